@@ -31,6 +31,11 @@ class Capture:
         # With -v a packet takes several lines, the later ones indented: one line a packet.
         self.lines = re.sub(r"\n\s+", " ", output).splitlines()
 
+    @staticmethod
+    def pause(seconds: float) -> None:
+        """Give an answer that must not come the time in which it would have come."""
+        time.sleep(seconds)
+
     def having(self, *patterns: str) -> list[str]:
         """The packets that match each of the regular expressions."""
         return [line for line in self.lines if all(re.search(pattern, line) for pattern in patterns)]

@@ -73,6 +73,14 @@ def advertisement(src_mac: str, src: str, target: str, dst: str = "ff02::1", dst
     return ip6(dst_mac, src_mac, src, dst, 58, body, 2, hops=255)
 
 
+def router_advertisement(src_mac: str, src: str, prefix: str = "", lifetime: int = 1800) -> bytes:
+    """A router advertisement, with an on-link autonomous /64 when `prefix` is given."""
+    body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, lifetime, 0, 0) + b"\x01\x01" + mac_bytes(src_mac)
+    if prefix:
+        body += struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 86400, 14400, 0) + IPv6Address(prefix).packed
+    return ip6("33:33:00:00:00:01", src_mac, src, "ff02::1", 58, body, 2, hops=255)
+
+
 def main(ifname: str, *frames: str) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         sock.bind((ifname, 0))
