@@ -85,7 +85,6 @@ HALF = {
     "proxies": "ip -6 neigh del proxy 2001:db8::10 dev up0; ip -6 neigh del proxy 2001:db8::1 dev tap10",
     "neighbours": "ip neigh del 192.0.2.10 dev tap10; ip -6 neigh del 2001:db8::10 dev tap10",
     "sysctls": "echo 0 > /proc/sys/net/ipv4/conf/tap10/proxy_arp; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding",
-    "tap down": "ip link set tap10 down",
     "table name": "rm /etc/iproute2/rt_tables.d/vmnet-*",
     "elements": "nft flush map arp vmnet arp_source; nft flush set inet vmnet sources4; nft flush set inet vmnet guarded",
 }
