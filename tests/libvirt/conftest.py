@@ -1,4 +1,4 @@
-"""One libvirt host and router for the tier. A test that leaves anything behind fails, and the next one gets a new host."""
+"""One libvirt host and router for the tier. A test that leaves anything behind fails; the next one gets a new host."""
 from __future__ import annotations
 
 import os
@@ -36,7 +36,7 @@ class Lab:
         assert not found, f"left behind on the host:\n{found}"
 
     def reset(self) -> None:
-        """Take away what a test may have left: domains, hooks, configuration. Not the kernel state: that is what is tested."""
+        """Take away a test's domains, hooks and configuration. Not the kernel state: that is what is tested."""
         host = self.host
         for name in host.virsh("list", "--all", "--name").stdout.split():
             host.virsh("destroy", name, check=False)

@@ -60,7 +60,9 @@ def domain_xml(name: str, nics: Sequence[Nic], cmdline: str | None = None) -> st
         boot = (f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd>"
                 f"<cmdline>console=ttyS0 quiet panic=-1 {cmdline}</cmdline>")
     claimed = "".join(nic.metadata() for nic in nics if nic.network)
-    metadata = f"<metadata><vmnet:domain xmlns:vmnet='{NAMESPACE}'>{claimed}</vmnet:domain></metadata>" if claimed else ""
+    metadata = ""
+    if claimed:
+        metadata = f"<metadata><vmnet:domain xmlns:vmnet='{NAMESPACE}'>{claimed}</vmnet:domain></metadata>"
     # One UUID per name: what libvirt and the hook remember of it is the same domain's in every start.
     return f"""<domain type='qemu'>
   <name>{name}</name><uuid>{uuid.uuid5(uuid.NAMESPACE_URL, name)}</uuid>{metadata}

@@ -1,13 +1,13 @@
 #!/usr/bin/python3
-"""A libvirt host of our own, and the router that it is wired to; nothing of the machine's own libvirt is seen or changed.
+"""A libvirt host of our own, and the router that it is wired to; the machine's own libvirt is not seen or changed.
 
-`Host` is a `Node` that also has its own process, host name and IPC namespaces, its own /etc (a copy: what a test writes
-there is gone with it) and /var/{lib,log,cache}/libvirt, and runs libvirtd and virtlogd in them. The hook is linked as the
-Debian package does it. Process 1 of the host ends when our end of its stdin closes, also by SIGKILL of the test
-run, and takes every process of the host with it: daemons, guests, hooks.
+`Host` is a `Node` that also has its own process, host name and IPC namespaces, its own /etc (a copy: what a test
+writes there is gone with it) and /var/{lib,log,cache}/libvirt, and runs libvirtd and virtlogd in them. The hook is
+linked as the Debian package does it. Process 1 of the host ends when our end of its stdin closes, also by SIGKILL of
+the test run, and takes every process of the host with it: daemons, guests, hooks.
 
-`Router` is the world outside: gateway of the routed network on `public0`, a peer on the bridged network on `lan0`, and an
-address beyond the gateway.
+`Router` is the world outside: gateway of the routed network on `public0`, a peer on the bridged network on `lan0`, and
+an address beyond the gateway.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,15 +78,24 @@ def missing() -> list[str]:
     return lacking
 
 
+class Inside(subprocess.Popen):
+    """A command run by nsenter, which had to fork to enter a process namespace: signals are for its child."""
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split():
+                os.kill(int(pid), sig)
+
+
 class Host(Node):
-    """A hypervisor with its own libvirtd. `eth1` is the uplink, `br0` the bridge of network `lan`, both wired to `router`."""
+    """A hypervisor with its own libvirtd. `eth1` is the uplink, `br0` the bridge of network `lan`."""
 
     def __init__(self, name: str, router: Router | None = None, hook: Path = HOOK):
         self.name = name
         self.children: list[subprocess.Popen] = []
         self.holder = subprocess.Popen(
-            ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--propagation", "private",
-             sys.executable, "-I", __file__, "process-1", name],
+            ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--propagation", "private",
+             "--fork", "--kill-child", sys.executable, "-I", __file__, "process-1", name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
         if self.holder.stdout.readline().strip() != "ready":
             self.holder.kill()
@@ -107,6 +116,12 @@ class Host(Node):
     def enter(self, argv: Iterable[object]) -> list[str]:
         return ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", "-u", "-i", "--", *map(str, argv)]
 
+    def popen(self, argv: Sequence[object] | str, **options: object) -> subprocess.Popen:
+        words = argv.split() if isinstance(argv, str) else argv
+        child = Inside(self.enter(words), env=ENV, **{"stdin": subprocess.DEVNULL, "text": True, **options})
+        self.children.append(child)
+        return child
+
     def close(self) -> None:
         """End process 1; the kernel kills the rest before unshare returns."""
         self.holder.stdin.close()
@@ -125,13 +140,13 @@ class Host(Node):
     # Hooks
 
     def link_hook(self, name: str, target: Path) -> None:
-        """A link in qemu.d, as the package makes it. libvirtd only looks for hooks at all if one was there when it started."""
+        """A link in qemu.d, as the package makes it. libvirtd never looks again if it found no hook when it started."""
         directory = self.path("/etc/libvirt/hooks/qemu.d")
         directory.mkdir(parents=True, exist_ok=True)
         (directory / name).symlink_to(target)
 
     def add_hook(self, name: str, script: str) -> None:
-        """A second hook in qemu.d (they run in byte order). `script` is the body of a sh script: $1 domain, $2 operation."""
+        """A second hook in qemu.d (they run in byte order). `script`: sh, without its first line; $1 domain, $2 op."""
         self.write(f"/etc/libvirt/hooks/qemu.d/{name}", "#!/bin/sh\n" + script)
         self.path(f"/etc/libvirt/hooks/qemu.d/{name}").chmod(0o755)
 
@@ -236,7 +251,7 @@ class Router(Node):
         """)
 
 
-# --- process 1 of a host -----------------------------------------------------------------------------------------------
+# --- process 1 of a host ------------------------------------------------------------------------------------
 
 def _mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True)

@@ -1,4 +1,4 @@
-"""`vmnet-hook` beside a running libvirtd: metadata is written through libvirt, and start/stop by hand equal the hook's."""
+"""`vmnet-hook` beside a running libvirtd: metadata goes through libvirt, start and stop by hand equal the hook's."""
 from __future__ import annotations
 
 import json

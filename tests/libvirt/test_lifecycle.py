@@ -1,4 +1,4 @@
-"""A real guest through real libvirtd: it reaches the world while it runs, and leaves nothing when it ends, however it ends."""
+"""A real guest through real libvirtd: it reaches the world while it runs, and leaves nothing however it ends."""
 from __future__ import annotations
 
 import json
@@ -72,7 +72,7 @@ def check_is_clean(lab) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# --- starts, and each way to end ------------------------------------------------------------------------------------------
+# --- starts, and each way to end ----------------------------------------------------------------------------------
 
 def test_guest_reaches_the_world_until_destroy(lab):
     booted(lab)
@@ -127,7 +127,7 @@ def test_reboot_changes_nothing(lab):
     lab.assert_clean()
 
 
-# --- libvirtd itself ends -------------------------------------------------------------------------------------------------
+# --- libvirtd itself ends -----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("signal", ["TERM", "KILL"])
 def test_libvirtd_restarts_under_a_running_guest(lab, signal):
@@ -207,7 +207,7 @@ def test_libvirtd_is_killed_during_start(lab):
     check_is_clean(lab)
 
 
-# --- a start that fails ---------------------------------------------------------------------------------------------------
+# --- a start that fails -------------------------------------------------------------------------------------------
 
 OTHER = Nic("52:54:00:aa:00:20", dev="tap9", network="public", ips=("192.0.2.10",))
 
@@ -257,7 +257,7 @@ def test_another_hook_fails(lab, operation):
     lab.assert_clean()
 
 
-# --- many at once ---------------------------------------------------------------------------------------------------------
+# --- many at once -------------------------------------------------------------------------------------------------
 
 def test_five_domains_at_once(lab):
     domains = {
@@ -279,12 +279,13 @@ def test_five_domains_at_once(lab):
             lab.assert_clean()
 
 
-# --- what is not ours -----------------------------------------------------------------------------------------------------
+# --- what is not ours ---------------------------------------------------------------------------------------------
 
 def test_nic_that_nothing_claims_is_left_alone(lab):
     """A bridge that is not declared, and an ethernet NIC without metadata: the same as without the hook."""
     lab.host.sh("ip link add br7 type bridge; ip link set br7 up")
-    xml = idle("dom1", Nic("52:54:00:aa:00:12", dev="tap2"), Nic("52:54:00:aa:00:13", "bridge", dev="tap3", bridge="br7"))
+    xml = idle("dom1", Nic("52:54:00:aa:00:12", dev="tap2"),
+               Nic("52:54:00:aa:00:13", "bridge", dev="tap3", bridge="br7"))
     seen = []
     try:
         for hooked in (True, False):

@@ -34,7 +34,8 @@ def qemu(lab, name: str) -> subprocess.Popen:
     kernel, initrd = guest_image.build()
     scripts = f"script={IFUP},downscript={IFDOWN}"
     return lab.host.popen([
-        "qemu-system-x86_64", "-name", name, "-accel", "tcg", "-m", "96", "-nodefaults", "-display", "none", "-no-reboot",
+        "qemu-system-x86_64", "-name", name, "-accel", "tcg", "-m", "96",
+        "-nodefaults", "-display", "none", "-no-reboot",
         "-kernel", kernel, "-initrd", initrd, "-append", f"console=ttyS0 quiet panic=-1 {CMDLINE}",
         "-serial", f"file:{serial(name, 'log')}", "-serial", f"unix:{serial(name, 'sock')},server=on,wait=off",
         "-netdev", f"tap,id=n0,ifname=tap0,{scripts}", "-device", f"virtio-net-pci,netdev=n0,mac={MAC}",
@@ -66,7 +67,7 @@ def test_plain_qemu_is_killed(lab):
     process = qemu(lab, "plain")
     lab.host.wait_for(lambda: lab.host.path(serial("plain", "sock")).exists()
                       and "tap1" in lab.host.cli("status").stdout, "both taps to be set up")
-    lab.host.sh("kill -9 $(pidof qemu-system-x86_64)")
+    process.kill()
     process.wait(20)
     assert lab.host.cli("check").returncode == 1
     repaired = lab.host.cli("repair")
