@@ -1,0 +1,57 @@
+"""What each action means: an event is matched with the configuration and the records, and handed to the engine if it matters.
+
+The engine (pyroute2) is imported only for a domain that has something of ours.
+"""
+
+import os
+from collections.abc import Iterable
+from importlib import import_module
+
+from . import compose, config, store
+from .domain import Action, Event, Owner
+from .modes import MODES
+
+
+def act(event: Event) -> str:
+    """Carries an event out. Returns what was done, for the log; "" if nothing was. Raises VmnetError."""
+    domain = event.domain
+    recorded = os.path.exists(f"{store.DIRECTORY}/state.db")
+    if event.action is Action.INCOMING:
+        store.Store().expect(domain.uuid)
+        return ""
+    if event.action in (Action.PLUG, Action.RECONNECT):
+        declared = config.load(MODES)
+        if not compose.bind(domain, declared, declared.claims(domain.name)) and not (recorded and _records(event)):
+            return ""
+    elif not recorded or not _records(event):
+        return ""
+    engine = import_module("vmnet_hooks.host").engine()
+    try:
+        match event.action:
+            case Action.PLUG | Action.RECONNECT:
+                owners = engine.plug(domain, event.frontend)
+                if event.announce:
+                    engine.activate(domain, event.ifname)
+                return described(owners)
+            case Action.ACTIVATE:
+                return described(engine.activate(domain, event.ifname))
+            case Action.UNPLUG:
+                return described(engine.unplug(domain, event.ifname))
+    finally:
+        engine.close()
+    return ""
+
+
+def _records(event: Event) -> list[Owner]:
+    records = store.Store()
+    try:
+        if event.action is Action.UNPLUG:
+            records.expected(event.domain.uuid)
+        return records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
+    finally:
+        records.close()
+
+
+def described(owners: Iterable[Owner]) -> str:
+    """Each vif with its network and addresses."""
+    return "; ".join(f"{o.ifname} on {o.network}" + (f" ({', '.join(o.addresses)})" if o.addresses else "") for o in owners)

@@ -1,0 +1,222 @@
+"""What the admin declared: /etc/vmnet-hooks/vmnet.toml, conf.d/*.toml and domains.d/DOMAIN.toml.
+
+An `Option` row sits beside the mode that uses it; this file knows how to read and check rows, not what they mean.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from . import values
+from .domain import Claim
+from .errors import ConfigError, one_line
+
+DIRECTORY = "/etc/vmnet-hooks"
+MAX_BYTES = 4 << 20
+
+
+class Required:
+    """Stands for the default of an option that has none."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A key of a network. `parse` raises ValueError. An option with `keys` is a table of options."""
+
+    name: str
+    parse: Callable[[object], Any]
+    default: Any
+    doc: str
+    keys: tuple["Option", ...] = ()
+
+    @property
+    def required(self) -> bool:
+        return self.default is Required
+
+
+@dataclass(frozen=True)
+class Network:
+    """A declared network. `options` holds every option of its mode; `source` is the file that declared it."""
+
+    name: str
+    mode: str
+    options: Mapping[str, Any]
+    source: str
+
+    def __getitem__(self, option: str) -> Any:
+        return self.options[option]
+
+    def error(self, option: str, problem: str) -> ConfigError:
+        key = f"networks.{self.name}" + (f".{option}" if option else "")
+        return ConfigError(f"{self.source}: {key}: {problem}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every declared network, by name, and the folder that holds domains.d."""
+
+    networks: Mapping[str, Network]
+    directory: str = DIRECTORY
+
+    def network(self, name: str, where: str) -> Network:
+        """The network `name`. Raises ConfigError, for the claim made at `where`, if there is none."""
+        if name not in self.networks:
+            raise ConfigError(f"{where}: no network {one_line(repr(name))} is declared{nearest(name, self.networks)}")
+        return self.networks[name]
+
+    def claims(self, domain: str) -> list[Claim]:
+        """What domains.d/DOMAIN.toml claims; nothing if there is no such file."""
+        if not domain or "/" in domain or "\0" in domain or domain.startswith(".") or len(domain.encode()) > 200:
+            return []
+        path = f"{self.directory}/domains.d/{domain}.toml"
+        return _claims(path) if os.path.exists(path) else []
+
+    def claims_by_tap(self, ifname: str) -> tuple[str, Claim] | None:
+        """The domain and the claim that domains.d makes for a tap's name. Raises ConfigError if two domains claim it."""
+        found = []
+        for path in toml_files(f"{self.directory}/domains.d"):
+            domain = os.path.basename(path).removesuffix(".toml")
+            found += [(domain, claim) for claim in _claims(path) if claim.ifname == ifname]
+        if len(found) > 1:
+            raise ConfigError(f"{found[1][1].source}: ifname {ifname} is also claimed in {found[0][1].source}; remove one")
+        return found[0] if found else None
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """A hint for a misspelt word: the nearest known one, else all of them."""
+    choices = list(known)
+    if close := difflib.get_close_matches(str(word), choices, 1):
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(choices)}" if choices else ""
+
+
+def toml_files(directory: str) -> list[str]:
+    """The *.toml files of a folder in byte order; none if there is no folder."""
+    try:
+        names = sorted(n for n in os.listdir(directory) if n.endswith(".toml") and not n.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}; check its permissions") from None
+    return [os.path.join(directory, name) for name in names]
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """One TOML file. Raises ConfigError."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB; is it the right file?")
+        return tomllib.loads(data.decode())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; check that it is a file that root can read") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {one_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply to be read as TOML") from None
+
+
+def parse_options(rows: Sequence[Option], table: object, where: str) -> dict[str, Any]:
+    """The values of a table by its option rows. Raises ConfigError that names `where` (file: key), value and remedy."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: must be a table, is {one_line(repr(table))[:80]}")
+    known = {row.name: row for row in rows}
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {one_line(repr(key))}{nearest(key, known)}")
+    result = {}
+    for row in rows:
+        key = f"{where}.{row.name}"
+        if row.name not in table:
+            if row.required:
+                raise ConfigError(f"{key}: missing; {row.doc}")
+            result[row.name] = row.default
+        elif row.keys:
+            result[row.name] = row.parse(parse_options(row.keys, table[row.name], key))
+        else:
+            try:
+                result[row.name] = row.parse(table[row.name])
+            except ValueError as error:
+                raise ConfigError(f"{key}: {one_line(repr(table[row.name]))[:80]} {error}") from None
+    return result
+
+
+def load(modes: Mapping[str, ModuleType], directory: str = DIRECTORY) -> Config:
+    """Reads and checks the whole configuration. No file at all is an empty configuration. Raises ConfigError."""
+    paths = [f"{directory}/vmnet.toml"] if os.path.exists(f"{directory}/vmnet.toml") else []
+    paths += toml_files(f"{directory}/conf.d")
+    networks: dict[str, Network] = {}
+    for path in paths:
+        document = read_toml(path)
+        for key in document:
+            if key != "networks":
+                raise ConfigError(f"{path}: unknown key {one_line(repr(key))}{nearest(key, ['networks'])}")
+        declared = document.get("networks", {})
+        if not isinstance(declared, dict):
+            raise ConfigError(f"{path}: networks: must be tables, [networks.NAME]")
+        for name, table in declared.items():
+            where = f"{path}: networks.{one_line(name)}"
+            if name in networks:
+                raise ConfigError(f"{where}: already declared in {networks[name].source}; remove one")
+            networks[name] = _network(name, table, where, path, modes)
+    for mode, module in modes.items():
+        module.check_together([network for network in networks.values() if network.mode == mode])
+    return Config(networks, directory)
+
+
+def _network(name: str, table: object, where: str, path: str, modes: Mapping[str, ModuleType]) -> Network:
+    try:
+        values.name(name)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: must be a table, is {one_line(repr(table))[:80]}")
+    mode = table.get("mode")
+    if not isinstance(mode, str) or mode not in modes:
+        problem = "missing" if mode is None else f"{one_line(repr(mode))} is not a mode"
+        raise ConfigError(f"{where}.mode: {problem}; use one of {', '.join(modes)}")
+    rows = modes[mode].OPTIONS
+    network = Network(name, mode, parse_options(rows, {k: v for k, v in table.items() if k != "mode"}, where), path)
+    modes[mode].check(network)
+    return network
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError('must be a list of addresses, ["192.0.2.10"]')
+    return tuple(str(values.address(item)) for item in value)
+
+
+INTERFACE_OPTIONS = (
+    Option("network", values.name, Required, "name the network that this NIC is on"),
+    Option("mac", values.mac, "", "the NIC's MAC address; may be left out if `ifname` is given and the front end tells the MAC"),
+    Option("ifname", values.ifname, "", "the tap's name; plain QEMU's ifup and ifdown know nothing else"),
+    Option("ips", _addresses, (), "the guest's addresses, IPv4 and IPv6, without prefix lengths"),
+    Option("filter", values.boolean, True, "let only the guest's own MAC and addresses out of the tap (routed networks)"),
+)
+"""The keys of an `[[interfaces]]` table in domains.d/DOMAIN.toml."""
+
+
+def _claims(path: str) -> list[Claim]:
+    document = read_toml(path)
+    for key in document:
+        if key != "interfaces":
+            raise ConfigError(f"{path}: unknown key {one_line(repr(key))}{nearest(key, ['interfaces'])}")
+    tables = document.get("interfaces", [])
+    if not isinstance(tables, list):
+        raise ConfigError(f"{path}: interfaces: must be a list of tables, [[interfaces]]")
+    claims = []
+    for number, table in enumerate(tables, 1):
+        where = f"{path}: interfaces[{number}]"
+        row = parse_options(INTERFACE_OPTIONS, table, where)
+        if not row["mac"] and not row["ifname"]:
+            raise ConfigError(f"{where}: names neither a mac nor an ifname; add one")
+        claims.append(Claim(row["network"], row["mac"], row["ifname"], row["ips"], row["filter"], where))
+    return claims

@@ -1,0 +1,94 @@
+"""What a hypervisor said: a domain, its virtual interfaces, and what happens to it. Plain data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+
+class Action(Enum):
+    """What a front end asks for. PLUG: the tap exists, the guest does not run yet. ACTIVATE: the guest runs *here*.
+    RECONNECT: the hypervisor's daemon restarted; must never fail."""
+
+    PLUG = "plug"
+    ACTIVATE = "activate"
+    UNPLUG = "unplug"
+    RECONNECT = "reconnect"
+    INCOMING = "incoming"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Somebody's word that a NIC (by MAC, or by tap name where a front end knows no MAC) is on a network.
+    `source` is where it was said, for error messages."""
+
+    network: str
+    mac: str = ""
+    ifname: str = ""
+    addresses: Sequence[str] = ()
+    filter: bool = True
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Vif:
+    """A NIC of a guest. `ifname` is the host's side of it ("" where there is none yet); `bridge` what the hypervisor's own
+    configuration says; `network`, `addresses` and `filter` what was claimed for it."""
+
+    mac: str
+    ifname: str = ""
+    index: int = 0
+    bridge: str = ""
+    network: str = ""
+    addresses: tuple[str, ...] = ()
+    filter: bool = True
+
+    def claimed(self, claim: Claim) -> "Vif":
+        return replace(self, network=claim.network, addresses=tuple(claim.addresses), filter=claim.filter)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A guest. `uuid` is "" where the front end knows none. `vifs` is empty where the front end can't tell (UNPLUG), and
+    `partial` where it sees only some of the guest's NICs."""
+
+    name: str
+    uuid: str = ""
+    vifs: tuple[Vif, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    partial: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.uuid or f"name:{self.name}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened. With `ifname`, only that vif of the domain is meant. With `announce`, no ACTIVATE will follow the PLUG.
+    `warning` is what a front end could not read of an event that must not fail for it."""
+
+    action: Action
+    domain: Domain
+    frontend: str
+    ifname: str = ""
+    warning: str = ""
+    announce: bool = False
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who claims resources: a vif of a domain, or (with no domain) a network that was brought up alone.
+    `phase` is plugged, active, or leftover (a clean-up that could not do all)."""
+
+    id: str
+    domain: str
+    domain_id: str
+    ifname: str
+    ifindex: int
+    mac: str
+    network: str
+    frontend: str
+    phase: str = "plugged"
+    addresses: tuple[str, ...] = ()
+    filter: bool = True
+    since: float = 0.0

@@ -1,0 +1,444 @@
+"""The pipeline: compose → diff → apply → verify → record, with undo. Every front end and the CLI come through here.
+
+All or nothing for a whole domain. A failed step puts everything back; a killed process leaves a journal, and the next one to
+take the lock puts everything back. Clean-up does all it can, then reports.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+
+from typing import Protocol
+
+from . import compose, plan
+from .config import Config
+from .domain import Domain, Owner, Vif
+from .errors import ConfigError, ConflictError, InputError, KernelError, VmnetError
+from .modes import MODES
+from .plan import Change, Plan, Release
+from .state import NftElement, NftTable, Resource, Sysctl
+
+
+class Kernel(Protocol):
+    """What the engine needs of a kernel: kernel.Kernel, or a fake one."""
+
+    def close(self) -> None: ...
+    def link(self, ifname: str) -> compose.Link | None: ...
+    def host(self, links: Iterable[str]) -> compose.Host: ...
+    def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]: ...
+    def apply(self, step: Plan) -> None: ...
+    def ours(self) -> dict[str, Resource]: ...
+    def announce(self, pairs: Sequence[tuple[str, str]]) -> None: ...
+
+
+class Store(Protocol):
+    """What the engine needs of the records: see store.Store."""
+
+    def close(self) -> None: ...
+    def lock(self) -> AbstractContextManager[None]: ...
+    def owners(self, **match: str) -> list[Owner]: ...
+    def of_domain(self, name: str, uuid: str, ifname: str = "") -> list[Owner]: ...
+    def holder(self, network: str, address: str, but: Iterable[str]) -> Owner | None: ...
+    def holder_of_mac(self, network: str, mac: str, but: Iterable[str]) -> Owner | None: ...
+    def claims(self, owner: str) -> dict[str, Resource]: ...
+    def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool: ...
+    def recorded(self, key: str) -> tuple[Resource, Resource | None] | None: ...
+    def resources(self) -> dict[str, Resource]: ...
+    def elements(self, family: str) -> dict[str, Resource]: ...
+    def journal(self) -> tuple[str, list[Change]]: ...
+    def open_journal(self, what: str, plan: Plan) -> None: ...
+    def close_journal(self) -> None: ...
+    def commit(
+        self, drop: Iterable[str], add: Mapping[Owner, Iterable[str]], wants: Mapping[str, Resource],
+        originals: Mapping[str, Resource | None],
+    ) -> None: ...
+    def forget(self, owner: str, keep: Iterable[str] = ()) -> None: ...
+    def set_phase(self, owner: str, phase: str) -> None: ...
+    def expect(self, uuid: str) -> None: ...
+    def expected(self, uuid: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A plan together with what it means for the records."""
+
+    plan: Plan
+    add: Mapping[Owner, Sequence[str]] = field(default_factory=dict)
+    drop: Sequence[str] = ()
+    wants: Mapping[str, Resource] = field(default_factory=dict)
+    originals: Mapping[str, Resource | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A difference that `check` found: where, what it is, and what `repair` will do about it."""
+
+    owner: str
+    what: str
+    remedy: str
+
+
+class Engine:
+    """One engine per process. `kernel` and `store` are the edges; tests bring their own."""
+
+    def __init__(self, declared: Config, kernel: Kernel, store: Store) -> None:
+        self.config = declared
+        self.kernel = kernel
+        self.store = store
+
+    def close(self) -> None:
+        self.kernel.close()
+        self.store.close()
+
+    # --- plug ------------------------------------------------------------------------------------------------------
+
+    def bind(self, domain: Domain) -> list[compose.Bound]:
+        """The domain's NICs that somebody claims. Raises InputError or ConfigError."""
+        bound = compose.bind(domain, self.config, self.config.claims(domain.name))
+        compose.check_domain(domain, bound)
+        return bound
+
+    def plug(self, domain: Domain, frontend: str) -> list[Owner]:
+        """Sets up every claimed NIC of a domain whose taps exist. Returns the vifs. Raises VmnetError, with nothing changed."""
+        bound = self.bind(domain)
+        if not bound:
+            # Something may have been claimed before.
+            self.unplug(domain)
+            return []
+        with self.store.lock():
+            self._recover()
+            transaction = self._plug(domain, bound, frontend)
+            self._run(transaction, f"plug {domain.name}")
+        return list(transaction.add)
+
+    def plan_plug(self, domain: Domain, frontend: str) -> Plan:
+        """What `plug` would do now. Taps that do not exist yet are taken to be fresh."""
+        return self._plug(domain, self.bind(domain), frontend, imagine=True).plan
+
+    def up(self, name: str) -> Owner:
+        """Brings a network up on its own, as a router node without guests needs it."""
+        network = self.config.network(name, "vmnet-hook up")
+        owner = Owner(f"network:{name}", "", "", "", 0, "", name, "cli", "active", since=time.time())
+        with self.store.lock():
+            self._recover()
+            host = self.kernel.host(MODES[network.mode].links(network))
+            self._run(self._transaction({owner: compose.compose_network(network, host)}), f"up {name}")
+        return owner
+
+    def _plug(self, domain: Domain, bound: Sequence[compose.Bound], frontend: str, imagine: bool = False) -> Transaction:
+        host = self.kernel.host(name for vif, network in bound for name in compose.links_of(vif, network))
+        wanted: dict[Owner, dict[str, Resource]] = {}
+        drop: list[str] = []
+        owners: dict[str, compose.Bound] = {}
+        for vif, network in bound:
+            if not vif.ifname:
+                raise InputError(f"{domain.name}: NIC {vif.mac} has no tap (no target dev in the XML); start the domain first")
+            if vif.ifname not in host.links and not imagine:
+                raise KernelError(f"{domain.name}: tap {vif.ifname} of NIC {vif.mac} does not exist; was the domain stopped?")
+            owners[f"{domain.id}/{vif.mac}"] = (vif, network)
+        for identity, (vif, network) in owners.items():
+            stale = [owner for owner in self.store.owners(ifname=vif.ifname) if owner.id not in owners]
+            drop += [owner.id for owner in stale]
+        for identity, (vif, network) in owners.items():
+            self._check_holders(domain, vif, network.name, [*owners, *drop])
+            link = host.links.get(vif.ifname)
+            known = [o for o in self.store.owners(id=identity) if link and o.ifindex == link.index]
+            owner = Owner(identity, domain.name, domain.id, vif.ifname, link.index if link else 0, vif.mac, network.name,
+                          frontend, "plugged", vif.addresses, vif.filter, time.time())
+            if known:
+                owner = replace(owner, phase=known[0].phase, since=known[0].since)
+            wanted[owner] = compose.compose(vif, network, host)
+        if not domain.partial:
+            # NICs that the domain had and that nothing claims any more.
+            drop += [owner.id for owner in self.store.owners(domain_id=domain.id) if owner.id not in owners and owner.id not in drop]
+        return self._transaction(wanted, drop)
+
+    def _check_holders(self, domain: Domain, vif: Vif, network: str, but: Sequence[str]) -> None:
+        for address in vif.addresses:
+            if (holder := self.store.holder(network, address, but)) and self._lives(holder):
+                raise ConflictError(
+                    f"{domain.name}: address {address} of network {network} is held by {holder.domain} ({holder.ifname}); "
+                    f"give {vif.mac} another, or stop {holder.domain}"
+                )
+        if (holder := self.store.holder_of_mac(network, vif.mac, but)) and self._lives(holder):
+            raise ConflictError(
+                f"{domain.name}: MAC {vif.mac} on network {network} is held by {holder.domain} ({holder.ifname}); "
+                f"make another with `vmnet-hook mac`, or stop {holder.domain}"
+            )
+
+    def _lives(self, owner: Owner) -> bool:
+        """Whether the tap of a record is still that tap. A name can come back as another domain's."""
+        link = self.kernel.link(owner.ifname)
+        return link is not None and link.index == owner.ifindex
+
+    def _transaction(self, wanted: Mapping[Owner, Mapping[str, Resource]], drop: Sequence[str] = ()) -> Transaction:
+        """Works out the plan: what the owners want, what nobody claims any more, what is there."""
+        wants: dict[str, Resource] = {}
+        for resources in wanted.values():
+            wants.update(resources)
+        gone = [*drop, *(owner.id for owner in wanted)]
+        release = self._release(gone, wants)
+        current = self.kernel.read([*wants.values(), *(item.ours for item in release.values())])
+        originals: dict[str, Resource | None] = {}
+        for key, resource in wants.items():
+            if self.store.recorded(key):
+                continue
+            have = current.get(key)
+            originals[key] = None if have is None or have.ours else have
+            if isinstance(resource, NftTable):
+                # No record of it: a table left by a lost record goes, with every element in it.
+                current.pop(key, None)
+        for table in [r for r in wants.values() if isinstance(r, NftTable) and current.get(r.key) != r]:
+            # The table is made anew: so is every guest's element in it.
+            lost = self.store.elements(table.family)
+            wants = {**{k: r for k, r in lost.items() if k not in release}, **wants}
+            current = {k: r for k, r in current.items() if not (isinstance(r, NftElement) and r.family == table.family)}
+        add = {owner: list(resources) for owner, resources in wanted.items()}
+        return Transaction(plan.diff(wants, release, current), add, list(drop), wants, originals)
+
+    def _release(self, owners: Sequence[str], wants: Mapping[str, Resource]) -> dict[str, Release]:
+        release = {}
+        for owner in owners:
+            for key in self.store.claims(owner):
+                if key not in wants and not self.store.claimed_elsewhere(key, owners):
+                    recorded = self.store.recorded(key)
+                    assert recorded is not None
+                    release[key] = Release(*recorded)
+        return release
+
+    def _run(self, transaction: Transaction, what: str) -> None:
+        """Journal, apply, verify, record; on any failure everything is put back."""
+        self.store.open_journal(what, transaction.plan)
+        done: list[Change] = []
+        try:
+            for step in plan.batches(transaction.plan):
+                # Before the call: a step that fails half-way is put back too.
+                done += step
+                self.kernel.apply(step)
+            self._verify(transaction)
+            self.store.commit(transaction.drop, transaction.add, transaction.wants, transaction.originals)
+        except BaseException as error:
+            left = self._undo(done)
+            self.store.close_journal()
+            if left and isinstance(error, VmnetError):
+                raise type(error)(f"{error} (and putting back failed: {'; '.join(left)})") from None
+            raise
+
+    def _verify(self, transaction: Transaction) -> None:
+        changed = [change.want for change in transaction.plan if change.want is not None]
+        current = self.kernel.read(changed)
+        for resource in changed:
+            have = current.get(resource.key)
+            if have is None or not resource.covers(have):
+                raise KernelError(f"{resource.key}: was set, but the kernel does not hold it; is another program at work here?")
+
+    def _undo(self, done: Sequence[Change]) -> list[str]:
+        """Takes back what holds, newest first. Returns what could not be taken back."""
+        left = []
+        for change in reversed(done):
+            subject = change.subject
+            try:
+                have = self.kernel.read([subject]).get(subject.key)
+                if change.want is None:
+                    undone = have is not None
+                else:
+                    undone = have is None or not change.want.covers(have)
+                if not undone and change.have != have:
+                    self.kernel.apply([change.inverse])
+            except VmnetError as error:
+                left.append(str(error))
+        return left
+
+    def _recover(self) -> None:
+        """Takes back what a killed process left half-done."""
+        what, changes = self.store.journal()
+        if not what:
+            return
+        if not what.startswith("unplug"):
+            # An interrupted clean-up is not taken back: its records still stand, and the next one finishes it.
+            self._undo(changes)
+        self.store.close_journal()
+
+    # --- unplug ----------------------------------------------------------------------------------------------------
+
+    def unplug(self, domain: Domain, ifname: str = "") -> list[Owner]:
+        """Removes everything that was set up for a domain (or for one tap of it), from the records alone. Does all it can;
+        then raises KernelError with what it could not do."""
+        with self.store.lock():
+            self._recover()
+            owners = self.store.of_domain(domain.name, domain.uuid, ifname)
+            self._unplug(owners, f"unplug {domain.name or ifname}")
+        return owners
+
+    def down(self, name: str) -> None:
+        """The inverse of `up`. Guests that run keep what they need."""
+        with self.store.lock():
+            self._recover()
+            owners = self.store.owners(id=f"network:{name}")
+            if not owners:
+                raise InputError(f"network {name} is not up; see `vmnet-hook status`")
+            self._unplug(owners, f"unplug {name}")
+
+    def plan_unplug(self, domain: Domain) -> Plan:
+        """What `unplug` would do now."""
+        owners = self.store.of_domain(domain.name, domain.uuid)
+        return self._transaction({}, [owner.id for owner in owners]).plan
+
+    def _unplug(self, owners: Sequence[Owner], what: str) -> None:
+        if not owners:
+            return
+        ids = [owner.id for owner in owners]
+        transaction = self._transaction({}, ids)
+        self.store.open_journal(what, transaction.plan)
+        failed: dict[str, str] = {}
+        for step in plan.batches(transaction.plan):
+            try:
+                self.kernel.apply(step)
+            except VmnetError:
+                # Half of it may be gone already: one by one, and only what is still there.
+                for change in step:
+                    failed.update(self._take_away(change))
+        for owner in owners:
+            self.store.forget(owner.id, [key for key in failed if key in self.store.claims(owner.id)])
+        if failed:
+            raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
+
+    def _take_away(self, change: Change) -> dict[str, str]:
+        key = change.subject.key
+        try:
+            if self.kernel.read([change.subject]):
+                self.kernel.apply([change])
+        except VmnetError as error:
+            return {key: str(error)}
+        return {}
+
+    # --- activate --------------------------------------------------------------------------------------------------
+
+    def activate(self, domain: Domain, ifname: str = "") -> list[Owner]:
+        """The guest runs here: announces its addresses. A guest that came in by migration runs only later: not announced."""
+        if self.store.expected(domain.uuid):
+            return []
+        with self.store.lock():
+            owners = self.store.of_domain(domain.name, domain.uuid, ifname)
+            for owner in owners:
+                self.store.set_phase(owner.id, "active")
+        pairs = []
+        for owner in owners:
+            if network := self.config.networks.get(owner.network):
+                pairs += compose.announcements(_vif(owner), network)
+        self.kernel.announce(pairs)
+        return owners
+
+    # --- check and repair ------------------------------------------------------------------------------------------
+
+    def check(self, domain: str = "", gone: Iterable[str] = ()) -> list[Drift]:
+        """Every difference between records, configuration and kernel. `gone` are ids of domains that run no more."""
+        drifts: list[Drift] = []
+        with self.store.lock():
+            what, changes = self.store.journal()
+            if what:
+                drifts.append(Drift("", f"interrupted: {what}, {len(changes)} changes", "take them back"))
+            owners = self.store.owners(domain=domain) if domain else self.store.owners()
+            claimed = self.store.resources()
+            current = self.kernel.read(claimed.values())
+            dead = self._dead(owners, set(gone))
+            reported: set[str] = set()
+            for owner in owners:
+                label = owner.domain or f"network {owner.network}"
+                if owner in dead:
+                    reason = "could not be cleaned up" if owner.phase == "leftover" else f"{owner.ifname} is gone"
+                    drifts.append(Drift(label, f"{owner.network}: {reason}", "remove its state"))
+                    continue
+                wants, problem = self._wants(owner)
+                if problem:
+                    drifts.append(Drift(label, problem, "keep what was set up"))
+                for key in sorted({*wants, *self.store.claims(owner.id)} - reported):
+                    have, want = current.get(key), wants.get(key)
+                    if want is None:
+                        drifts.append(Drift(label, f"{key}: no longer wanted by the configuration", "remove it"))
+                    elif key not in claimed or claimed[key] != want:
+                        drifts.append(Drift(label, f"{key}: the configuration wants {_value(want)}", str(Change(have, want))))
+                    elif have is None:
+                        drifts.append(Drift(label, f"{key}: missing", str(Change(None, want))))
+                    elif not want.covers(have):
+                        drifts.append(Drift(label, f"{key}: is {_value(have)}", str(Change(have, want))))
+                    else:
+                        continue
+                    reported.add(key)
+            if not domain:
+                orphans = {key: r for key, r in self.kernel.ours().items() if key not in claimed}
+                drifts += [Drift("", f"{key}: ours, but in no record", r.unset_command()) for key, r in orphans.items()]
+        return drifts
+
+    def repair(self, domain: str = "", gone: Iterable[str] = ()) -> list[Drift]:
+        """Makes `check` clean. Returns what it mended. Raises KernelError for what it could not mend."""
+        drifts = self.check(domain, gone)
+        failed: list[str] = []
+        with self.store.lock():
+            self._recover()
+            owners = self.store.owners(domain=domain) if domain else self.store.owners()
+            dead = self._dead(owners, set(gone))
+            steps = [lambda owner=owner: self._unplug([owner], f"unplug {owner.domain}") for owner in dead]
+            steps.append(lambda: self._reapply([owner for owner in owners if owner not in dead]))
+            if not domain:
+                steps.append(self._remove_orphans)
+            for step in steps:
+                try:
+                    step()
+                except VmnetError as error:
+                    failed.append(str(error))
+        if failed:
+            raise KernelError("; ".join(failed))
+        return drifts
+
+    def _dead(self, owners: Sequence[Owner], gone: set[str]) -> list[Owner]:
+        return [
+            owner
+            for owner in owners
+            if owner.phase == "leftover" or owner.domain_id in gone or (owner.domain and not self._lives(owner))
+        ]
+
+    def _wants(self, owner: Owner) -> tuple[dict[str, Resource], str]:
+        """What a vif shall have by today's configuration; by its record where the configuration has lost it."""
+        try:
+            network = self.config.network(owner.network, owner.domain or "up")
+            if not owner.domain:
+                return compose.compose_network(network, self.kernel.host(MODES[network.mode].links(network))), ""
+            vif = MODES[network.mode].bind(_vif(owner), network, owner.domain)
+            host = self.kernel.host(compose.links_of(vif, network))
+            wants = compose.compose(vif, network, host)
+        except (ConfigError, InputError) as error:
+            return self.store.claims(owner.id), str(error)
+        # A link that lives on router advertisements shows up, and goes, by itself: not the admin's doing.
+        claims = self.store.claims(owner.id)
+        kept = {key: r for key, r in claims.items() if isinstance(r, Sysctl) and r.path.endswith("/accept_ra")}
+        return {**wants, **kept}, ""
+
+    def _reapply(self, owners: Sequence[Owner]) -> None:
+        if owners:
+            self._run(self._transaction({owner: self._wants(owner)[0] for owner in owners}), "repair")
+
+    def _remove_orphans(self) -> None:
+        claimed = self.store.resources()
+        orphans = [Change(r, None) for key, r in self.kernel.ours().items() if key not in claimed]
+        orphans.sort(key=lambda change: -change.subject.order)
+        for family in ("inet", "arp"):
+            table = NftTable(family, "", ())
+            if table.key not in claimed and self.kernel.read([table]):
+                orphans = [c for c in orphans if not (isinstance(c.subject, NftElement) and c.subject.family == family)]
+                orphans.append(Change(table, None))
+        failed: dict[str, str] = {}
+        for change in orphans:
+            failed.update(self._take_away(change))
+        if failed:
+            raise KernelError("; ".join(failed.values()))
+
+
+def _vif(owner: Owner) -> Vif:
+    return Vif(owner.mac, owner.ifname, network=owner.network, addresses=owner.addresses, filter=owner.filter)
+
+
+def _value(resource: Resource) -> str:
+    value = getattr(resource, "value", None)
+    return repr(value) if value is not None else str(resource.set_command(None)).splitlines()[0]

@@ -1,0 +1,34 @@
+"""The error taxonomy. A message is one line: it names the object and the remedy."""
+
+
+class VmnetError(Exception):
+    """Base of every error that a user is meant to read. `exit_code` is the process's status."""
+
+    exit_code = 1
+
+
+class InputError(VmnetError):
+    """What we were given (arguments, XML, metadata) can't be used."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration file can't be used. The message starts with the file's name and the key."""
+
+
+class ConflictError(VmnetError):
+    """The wish collides with another guest or with somebody else's kernel object."""
+
+
+class KernelError(VmnetError):
+    """The kernel refused a step."""
+
+
+class StoreError(VmnetError):
+    """The records under /run/vmnet-hooks can't be read or written."""
+
+
+def one_line(text: object) -> str:
+    """`text` with control characters and line breaks made visible, so that it stays one line in a log or a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

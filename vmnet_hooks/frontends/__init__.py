@@ -1,0 +1,20 @@
+"""The registry of front ends: what each installed hook is called, and which calls matter at all.
+
+A front end is a module with `parse(argv, stdin) -> Event | None`. This file must stay free of imports: every hook reads it.
+"""
+
+# hook (the link's last two path components): (module, position of the operation in argv or 0, operations that matter)
+FRONTENDS = {
+    "libvirt/qemu": ("libvirt", 2, ("start", "started", "stopped", "release", "reconnect", "migrate")),
+    "qemu/ifup": ("qemu", 0, ()),
+    "qemu/ifdown": ("qemu", 0, ()),
+}
+
+
+def of(path: str) -> str:
+    """The front end that a hook's path stands for; "" if none."""
+    name = "/".join(path.split("/")[-2:])
+    if name in FRONTENDS:
+        return name
+    # An admin's copy or link in libvirt's own folder.
+    return "libvirt/qemu" if path.endswith("/hooks/qemu") or "/hooks/qemu.d/" in path else ""

@@ -1,0 +1,121 @@
+"""libvirt's qemu hook (https://libvirt.org/hooks.html): argv DOMAIN OPERATION SUB-OPERATION EXTRA, the domain's XML on stdin.
+
+Never call libvirt from here: it waits for us.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from lxml import etree
+
+from .. import values
+from ..domain import Action, Claim, Domain, Event, Vif
+from ..errors import InputError, one_line
+
+NAMESPACE = "urn:vmnet-hooks:domain:1"
+MAX_BYTES = 8 << 20
+"""libvirt's own domains are a few 10 kB."""
+
+_ACTIONS = {
+    "migrate": Action.INCOMING,
+    "start": Action.PLUG,
+    "started": Action.ACTIVATE,
+    "stopped": Action.UNPLUG,
+    "release": Action.UNPLUG,
+    "reconnect": Action.RECONNECT,
+}
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+    """The event of a call. Raises InputError; but clean-up goes by the domain's name if the XML can't be read."""
+    if len(argv) < 3:
+        raise InputError("usage: qemu DOMAIN OPERATION SUB-OPERATION EXTRA <domain.xml (libvirt calls this, see vmnet-hook(8))")
+    name, action = argv[1], _ACTIONS[argv[2]]
+    try:
+        domain = parse_domain(stdin.read(MAX_BYTES + 1), f"{one_line(name)}: XML")
+    except InputError as error:
+        if action is not Action.UNPLUG:
+            raise
+        return Event(action, Domain(name), "libvirt", warning=f"{error}; cleaned up by name")
+    return Event(action, domain, "libvirt")
+
+
+def parse_domain(data: bytes, where: str) -> Domain:
+    """A domain from libvirt's XML. Raises InputError."""
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{where}: larger than {MAX_BYTES >> 20} MiB; not a domain of libvirt's")
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True)
+    try:
+        root = etree.fromstring(data, parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise InputError(f"{where}: not XML: {one_line(error)}") from None
+    if root.getroottree().docinfo.doctype:
+        raise InputError(f"{where}: has a DOCTYPE; libvirt never writes one")
+    if root.tag != "domain":
+        raise InputError(f"{where}: the root element is <{one_line(root.tag)}>, not <domain>")
+    name = root.findtext("name") or ""
+    uuid = (root.findtext("uuid") or "").strip().lower()
+    if not name:
+        raise InputError(f"{where}: no <name>; is it a domain of libvirt's?")
+    if uuid and not _UUID.fullmatch(uuid):
+        raise InputError(f"{where}: uuid {one_line(repr(uuid))} is not a UUID")
+    vifs = tuple(_vif(index, element) for index, element in enumerate(root.iterfind("devices/interface")))
+    return Domain(name, uuid, vifs, tuple(_claims(root, where)))
+
+
+def _vif(index: int, element: etree._Element) -> Vif:
+    def attribute(path: str, key: str) -> str:
+        found = element.find(path)
+        return (found.get(key) or "") if found is not None else ""
+
+    # macvtap and passed-through devices have no tap of ours to work on.
+    has_tap = element.get("type") not in ("direct", "hostdev", "vdpa", "vhostuser", "user")
+    return Vif(
+        mac=attribute("mac", "address").strip().lower(),
+        ifname=attribute("target", "dev") if has_tap else "",
+        index=index,
+        bridge=attribute("source", "bridge"),
+    )
+
+
+def _claims(root: etree._Element, where: str) -> list[Claim]:
+    element = root.find(f"metadata/{{{NAMESPACE}}}domain")
+    if element is None:
+        return []
+    claims = []
+    for interface in _children(element, "interface", f"{where}: metadata"):
+        at = f"{where}: metadata: interface {one_line(interface.get('mac', '(no mac)'))}"
+        _known(interface, ("mac", "network", "filter"), at)
+        try:
+            mac, network = values.mac(interface.get("mac", "")), values.name(interface.get("network", ""))
+        except ValueError as error:
+            raise InputError(f"{at}: mac or network {error}; see `vmnet-hook set`") from None
+        if (is_open := interface.get("filter", "yes")) not in ("yes", "no"):
+            raise InputError(f"{at}: filter is {one_line(repr(is_open))}; use yes or no")
+        addresses = []
+        for ip in _children(interface, "ip", at):
+            _known(ip, ("address",), at)
+            try:
+                addresses.append(str(values.address(ip.get("address", ""))))
+            except ValueError as error:
+                raise InputError(f"{at}: ip {one_line(repr(ip.get('address', '')))} {error}") from None
+        claims.append(Claim(network, mac, "", tuple(addresses), is_open == "yes", at))
+    return claims
+
+
+def _children(element: etree._Element, tag: str, where: str) -> list[etree._Element]:
+    result = []
+    for child in element:
+        if child.tag != f"{{{NAMESPACE}}}{tag}":
+            name = child.tag if isinstance(child.tag, str) else str(child)
+            raise InputError(f"{where}: unknown element {one_line(name)}; only <vmnet:{tag}> goes there")
+        result.append(child)
+    return result
+
+
+def _known(element: etree._Element, attributes: Sequence[str], where: str) -> None:
+    for key in element.attrib:
+        if key not in attributes:
+            raise InputError(f"{where}: unknown attribute {one_line(repr(key))}; known: {', '.join(attributes)}")

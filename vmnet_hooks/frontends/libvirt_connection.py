@@ -1,0 +1,124 @@
+"""Conversations with libvirtd, for the command line only: a hook that talks to libvirt waits for itself.
+
+Metadata: https://libvirt.org/formatdomain.html#custom-metadata
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lxml import etree
+
+from ..errors import InputError, VmnetError, one_line
+from .libvirt import NAMESPACE
+
+try:
+    import libvirt
+except ImportError:
+    libvirt = None
+
+URI = "qemu:///system"
+
+
+class LibvirtError(VmnetError):
+    """libvirt said no, or is not there."""
+
+
+@contextmanager
+def _connection() -> Iterator[Any]:
+    if libvirt is None:
+        raise LibvirtError("the Python module libvirt is missing; install python3-libvirt, or use --xml FILE")
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    try:
+        connection = libvirt.open(URI)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    except libvirt.libvirtError as error:
+        raise LibvirtError(f"libvirt: {one_line(error)}") from None
+
+
+def domain_xml(name: str) -> bytes:
+    """The XML of a domain: live if it runs, else as defined. Raises LibvirtError."""
+    with _connection() as connection:
+        return connection.lookupByName(name).XMLDesc(0).encode()
+
+
+def known_macs() -> set[str]:
+    """Every MAC of every domain of this host; empty if libvirt is not there."""
+    try:
+        with _connection() as connection:
+            documents = [etree.fromstring(domain.XMLDesc(0)) for domain in connection.listAllDomains()]
+    except LibvirtError:
+        return set()
+    return {mac.get("address", "").lower() for document in documents for mac in document.iterfind("devices/interface/mac")}
+
+
+def not_running(uuids: set[str]) -> set[str]:
+    """Those of the UUIDs whose domains do not run. Nothing if libvirt can't be asked: silence is no proof of death."""
+    if not uuids or libvirt is None:
+        return set()
+    try:
+        with _connection() as connection:
+            return uuids - {domain.UUIDString() for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
+    except LibvirtError:
+        return set()
+
+
+def claim(domain: str, mac: str, network: str, addresses: list[str], is_open: bool) -> None:
+    """Writes a NIC's claim into the domain's metadata, live and persistent, in place of an older one."""
+    interface = etree.Element(f"{{{NAMESPACE}}}interface", {"mac": mac, "network": network}, nsmap={"vmnet": NAMESPACE})
+    if is_open:
+        interface.set("filter", "no")
+    for address in addresses:
+        etree.SubElement(interface, f"{{{NAMESPACE}}}ip", {"address": address})
+    _edit(domain, mac, interface)
+
+
+def unclaim(domain: str, mac: str) -> None:
+    """Removes a NIC's claim from the domain's metadata. Raises InputError if there is none."""
+    _edit(domain, mac, None)
+
+
+def _edit(domain: str, mac: str, interface: Any | None) -> None:
+    with _connection() as connection:
+        handle = connection.lookupByName(domain)
+        changed = False
+        scopes = [libvirt.VIR_DOMAIN_AFFECT_LIVE] if handle.isActive() else []
+        scopes += [libvirt.VIR_DOMAIN_AFFECT_CONFIG] if handle.isPersistent() else []
+        for scope in scopes:
+            flags = libvirt.VIR_DOMAIN_XML_INACTIVE if scope == libvirt.VIR_DOMAIN_AFFECT_CONFIG else 0
+            macs = [m.get("address", "").lower() for m in etree.fromstring(handle.XMLDesc(flags)).iterfind("devices/interface/mac")]
+            if interface is not None and mac not in macs:
+                raise InputError(f"{domain} has no NIC with MAC {mac}; it has {', '.join(macs) or 'none'}")
+            element = _metadata(handle, scope)
+            old = [child for child in element if child.get("mac", "").lower() == mac]
+            if interface is None and not old:
+                continue
+            for child in old:
+                element.remove(child)
+            if interface is not None:
+                element.append(etree.fromstring(etree.tostring(interface)))
+            text = etree.tostring(element).decode() if len(element) else None
+            handle.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, "vmnet", NAMESPACE, scope)
+            changed = True
+        if not changed:
+            raise InputError(f"{domain}: nothing is set for MAC {mac}; see `virsh metadata {domain} {NAMESPACE}`")
+
+
+def _metadata(handle: Any, scope: int) -> Any:
+    try:
+        text = handle.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE, scope)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            raise
+        return etree.Element(f"{{{NAMESPACE}}}domain", nsmap={"vmnet": NAMESPACE})
+    found = etree.fromstring(text)
+    # libvirt hands the element out without its namespace.
+    element = etree.Element(f"{{{NAMESPACE}}}domain", nsmap={"vmnet": NAMESPACE})
+    for child in found:
+        copy = etree.SubElement(element, f"{{{NAMESPACE}}}{etree.QName(child).localname}", dict(child.attrib))
+        for grandchild in child:
+            etree.SubElement(copy, f"{{{NAMESPACE}}}{etree.QName(grandchild).localname}", dict(grandchild.attrib))
+    return element

@@ -1,0 +1,46 @@
+"""Plain QEMU's `-netdev tap,script=,downscript=` and libvirt's <script>/<downscript> of type ethernet: argv TAP, nothing else.
+
+Which guest a tap belongs to stands in domains.d, under `ifname`.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from .. import config, values
+from ..domain import Action, Domain, Event, Vif
+from ..errors import ConfigError, InputError
+from ..modes import MODES
+
+
+def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+    """The event of a call; None where there is nothing to do. Raises InputError or ConfigError."""
+    if len(argv) < 2:
+        raise InputError("usage: ifup|ifdown TAP (QEMU and libvirt call this, see vmnet-hook(8))")
+    try:
+        tap = values.ifname(argv[1])
+    except ValueError as error:
+        raise InputError(f"tap {argv[1]!r} {error}") from None
+    if argv[0].endswith("ifdown"):
+        # The configuration may have changed since: the records know whose tap it was.
+        return Event(Action.UNPLUG, Domain(""), "qemu", ifname=tap)
+    found = config.load(MODES).claims_by_tap(tap)
+    if found is None:
+        if _parent() in ("libvirtd", "virtqemud"):
+            # libvirt's own hook knows the domain, and does the work.
+            return None
+        raise ConfigError(f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
+    domain, claim = found
+    if not claim.mac:
+        raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
+    guest = Domain(domain, "", (Vif(claim.mac, tap),), (claim,), partial=True)
+    return Event(Action.PLUG, guest, "qemu", ifname=tap, announce=True)
+
+
+def _parent() -> str:
+    try:
+        with open(f"/proc/{os.getppid()}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+

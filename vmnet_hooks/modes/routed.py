@@ -1,0 +1,367 @@
+"""Routed guests: the host has no address in the guests' subnet, and stands in for it with proxy ARP and proxy ND.
+
+Every network has a routing table of its own, reached by one pair of policy rules; every guest address is a host route in it.
+ARP requests leave a tap in the name of the gateway, and the uplink in the name of `arp_source`. Packets and ARP that leave a
+tap are checked against nft sets of `ifname . mac . ip`. All of it is O(1) per guest: elements, never rules.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+
+from .. import values
+from ..config import Network, Option, Required
+from ..domain import Vif
+from ..errors import InputError
+from ..state import (
+    FORWARDING_GATE,
+    MAIN_TABLE,
+    Address,
+    LinkAttribute,
+    Neighbour,
+    NftElement,
+    NftTable,
+    ProxyNeighbour,
+    Resource,
+    Route,
+    Rule,
+    Sysctl,
+    TableName,
+)
+
+
+def _subnet(version: int):
+    def parse(value: object) -> Any:
+        cls = ipaddress.IPv4Network if version == 4 else ipaddress.IPv6Network
+        try:
+            return cls(values.text(value))
+        except ValueError as error:
+            raise ValueError(f"is not an IPv{version} subnet ({error}); write NETWORK/LENGTH") from None
+
+    return parse
+
+
+def _address(version: int):
+    def parse(value: object) -> Any:
+        found = values.address(value)
+        if found.version != version:
+            raise ValueError(f"is not an IPv{version} address")
+        return found
+
+    return parse
+
+
+def _as_is(value: object) -> Any:
+    return value
+
+
+def _mac_or_none(value: object) -> str:
+    return values.mac(value) if value else ""
+
+
+OPTIONS = (
+    Option("uplink", values.ifname, Required, "name the interface that leads to the gateway and to the other nodes"),
+    Option("table", values.integer(1, 2**31 - 1), Required, "the routing table of this network: a number not in use by another"),
+    Option("table_name", values.name, "", "the table's name for iproute2, registered under rt_tables.d while guests run"),
+    Option("role", values.one_of("host", "router", "router+host"), "host",
+           "host: the gateway is elsewhere; router: this node is the gateway; router+host: it is, and runs guests too"),
+    Option("ipv4", _as_is, None, "the network's IPv4 side", (
+        Option("subnet", _subnet(4), Required, "write the subnet, as 192.0.2.0/24"),
+        Option("gateway", _address(4), Required, "write the gateway's address"),
+        Option("arp_source", _address(4), None,
+               "sender of ARP requests on the uplink: an unused address of the subnet, the same on every node (role host needs it)"),
+    )),
+    Option("ipv6", _as_is, None, "the network's IPv6 side", (
+        Option("subnet", _subnet(6), Required, "write the subnet, as 2001:db8::/64"),
+        Option("gateway", _address(6), Required, "write the gateway's address"),
+    )),
+    Option("masquerade", values.ifname, "", "router roles: translate guests' addresses on the way out of this interface"),
+    Option("external", values.ifname, "", "router roles: the interface to the outside, where forwarding is switched on too"),
+    Option("permanent_neighbours", values.boolean, True, "a permanent neighbour entry per guest address: no ARP or ND from the host"),
+    Option("tap_mac", _mac_or_none, "fe:ff:ff:ff:ff:ff",
+           'the MAC of every tap, the same on every node, so that a guest\'s neighbour entry survives migration; "" keeps the tap\'s own'),
+    Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own"),
+    Option("rule_priority", values.integer(1, 32765), 22000, "priority of the network's policy rules"),
+)
+
+# Sets are keyed by interface name: an element outlives the tap, and binds again by name.
+_INET = """\
+	comment "vmnet-hooks: routed guests"
+	set guarded { type ifname; }
+	set macs { type ifname . ether_addr; }
+	set sources4 { type ifname . ether_addr . ipv4_addr; }
+	set sources6 { type ifname . ether_addr . ipv6_addr; }
+	set masquerade4 { type ipv4_addr . ifname; flags interval; }
+	set masquerade6 { type ipv6_addr . ifname; flags interval; }
+	chain guard {
+		type filter hook prerouting priority raw; policy accept;
+		iifname @guarded goto guest
+	}
+	chain guest {
+		iifname . ether saddr . ip saddr @sources4 accept
+		iifname . ether saddr . ip6 saddr @sources6 accept
+		ip saddr 0.0.0.0 udp sport 68 udp dport 67 goto unnumbered
+		ip6 saddr :: icmpv6 type { nd-neighbor-solicit, mld2-listener-report } goto unnumbered
+		counter drop
+	}
+	chain unnumbered {
+		iifname . ether saddr @macs accept
+		counter drop
+	}
+	chain nat {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr . oifname @masquerade4 masquerade
+		ip6 saddr . oifname @masquerade6 masquerade
+	}"""
+_INET_RULES = (("guard", 1), ("guest", 5), ("nat", 2), ("unnumbered", 2))
+
+_ARP = """\
+	comment "vmnet-hooks: routed guests"
+	set guarded { type ifname; }
+	set macs { type ifname . ether_addr; }
+	set sources { type ifname . ether_addr . ipv4_addr; }
+	set own { type ifname . ipv4_addr; }
+	map arp_source { type ifname : ipv4_addr; }
+	chain input {
+		type filter hook input priority filter; policy accept;
+		iifname . arp daddr ip @own drop
+		iifname @guarded goto guest
+	}
+	chain guest {
+		iifname . ether saddr != @macs counter drop
+		iifname . arp saddr ether . arp saddr ip != @sources counter drop
+	}
+	chain output {
+		type filter hook output priority filter; policy accept;
+		arp operation request arp saddr ip set oifname map @arp_source
+	}"""
+_ARP_RULES = (("guest", 2), ("input", 2), ("output", 1))
+
+
+def _sides(network: Network) -> list[tuple[str, Any]]:
+    return [(key, network[key]) for key in ("ipv4", "ipv6") if network[key]]
+
+
+def check(network: Network) -> None:
+    sides = _sides(network)
+    router = network["role"] != "host"
+    if not sides:
+        raise network.error("", "has neither ipv4 nor ipv6; add ipv4 = { subnet = …, gateway = … }")
+    if network["table"] in (253, 254, 255):
+        raise network.error("table", f"{network['table']} is one of the kernel's own (default, main, local); choose another")
+    for key, side in sides:
+        for name in ("gateway", "arp_source"):
+            if side.get(name) is not None and (problem := _unusable(side[name], side["subnet"])):
+                raise network.error(f"{key}.{name}", f"{side[name]} {problem}; choose a host address of the subnet")
+    ipv4 = network["ipv4"]
+    if ipv4 and ipv4["arp_source"] == ipv4["gateway"]:
+        raise network.error("ipv4.arp_source", f"{ipv4['arp_source']} is the gateway; choose an unused address of the subnet")
+    if ipv4 and not router and ipv4["arp_source"] is None:
+        raise network.error("ipv4.arp_source", "missing; role host needs an unused address of the subnet as the uplink's ARP sender")
+    for name in ("masquerade", "external"):
+        if network[name] and not router:
+            raise network.error(name, f"{network[name]} is of no use with role host; set role to router or router+host")
+        if network[name] == network["uplink"]:
+            raise network.error(name, f"{network[name]} is the uplink itself; name the interface to the outside")
+
+
+def _unusable(address: values.IPAddress, subnet: Any) -> str:
+    if address not in subnet:
+        return f"is not in subnet {subnet}"
+    small = subnet.prefixlen >= subnet.max_prefixlen - 1
+    if not small and address == subnet.network_address:
+        return f"is the network address of {subnet}"
+    if not small and subnet.version == 4 and address == subnet.broadcast_address:
+        return f"is the broadcast address of {subnet}"
+    if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
+        return "is not a unicast address that can be routed"
+    return ""
+
+
+def check_together(networks: list[Network]) -> None:
+    for number, network in enumerate(networks):
+        for other in networks[:number]:
+            if network["table"] == other["table"]:
+                raise network.error("table", f"{network['table']} is already the table of networks.{other.name}; choose another")
+            if network["table_name"] and network["table_name"] == other["table_name"]:
+                raise network.error("table_name", f"{network['table_name']} is already that of networks.{other.name}; choose another")
+            for key, side in _sides(network):
+                if other[key] and side["subnet"].overlaps(other[key]["subnet"]):
+                    raise network.error(
+                        f"{key}.subnet", f"{side['subnet']} overlaps {other[key]['subnet']} of networks.{other.name}; separate them"
+                    )
+
+
+def bridge_of(network: Network) -> str:
+    return ""
+
+
+def links(network: Network) -> tuple[str, ...]:
+    return tuple(filter(None, (network["uplink"], network["masquerade"], network["external"])))
+
+
+def bind(vif: Vif, network: Network, where: str) -> Vif:
+    """Checks the guest's addresses, and gives it subnet + EUI-64 where it has no IPv6 address of its own."""
+    if network["role"] == "router":
+        raise InputError(f"{where}: network {network.name} has role router on this node, which runs no guests; use router+host")
+    addresses: list[values.IPAddress] = []
+    for text in vif.addresses:
+        try:
+            address = values.address(text)
+        except ValueError as error:
+            raise InputError(f"{where}: {text!r} {error}") from None
+        side = network[f"ipv{address.version}"]
+        if side is None:
+            raise InputError(f"{where}: {address}: network {network.name} has no ipv{address.version}; declare it, or drop the address")
+        problem = _unusable(address, side["subnet"])
+        problem = problem or ("is the gateway's" if address == side["gateway"] else "")
+        problem = problem or ("is the network's arp_source" if address == side.get("arp_source") else "")
+        problem = problem or ("is given twice" if address in addresses else "")
+        if problem:
+            raise InputError(f"{where}: {address} {problem}; choose another address of {side['subnet']}")
+        addresses.append(address)
+    ipv6 = network["ipv6"]
+    if ipv6 and not any(address.version == 6 for address in addresses) and ipv6["subnet"].prefixlen == 64:
+        addresses.append(values.eui64(ipv6["subnet"], vif.mac))
+    if not addresses:
+        raise InputError(f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one with --ip")
+    return Vif(vif.mac, vif.ifname, vif.index, vif.bridge, vif.network, tuple(map(str, addresses)), vif.filter)
+
+
+def network_resources(network: Network, host) -> list[Resource]:
+    """What belongs to the network: there from its first guest to its last."""
+    return list(_network(network, host))
+
+
+def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
+    return [*_network(network, host), *_filter(vif, network), *_tap(vif, network, host), *_paths(vif, network)]
+
+
+def _network(network: Network, host) -> Iterator[Resource]:
+    uplink, router, table = network["uplink"], network["role"] != "host", network["table"]
+    outside = [dev for dev in dict.fromkeys((network["masquerade"], network["external"])) if dev]
+    for option, dev in (("uplink", uplink), ("masquerade", network["masquerade"]), ("external", network["external"])):
+        if dev and dev not in host.links:
+            raise network.error(option, f"{dev} does not exist; create it, or name another interface")
+    if network["ipv6"] and not host.ipv6:
+        raise network.error("ipv6", "this kernel runs with IPv6 off (ipv6.disable=1); turn it on, or remove ipv6")
+    yield NftTable("inet", _INET, _INET_RULES)
+    yield NftTable("arp", _ARP, _ARP_RULES)
+    if network["ipv4"]:
+        if not router:
+            yield NftElement("arp", "arp_source", (f'"{uplink}"',), str(network["ipv4"]["arp_source"]))
+        for dev in (uplink, *outside):
+            yield Sysctl(f"net/ipv4/conf/{dev}/forwarding", "1")
+        if network["role"] != "router":
+            yield from _proxy_arp(uplink)
+        # The kernel sends redirects if either `all` or the device says so.
+        yield Sysctl("net/ipv4/conf/all/send_redirects", "0")
+        yield Sysctl(f"net/ipv4/conf/{uplink}/send_redirects", "0")
+    if network["ipv6"]:
+        # Turning forwarding on purges default routes learned by RA, except on links with accept_ra=2.
+        for dev in host.ra_links:
+            if dev != uplink:
+                yield Sysctl(f"net/ipv6/conf/{dev}/accept_ra", "2")
+        yield Sysctl(f"net/ipv6/conf/{uplink}/disable_ipv6", "0")
+        yield Sysctl(f"net/ipv6/conf/{uplink}/accept_ra", "2" if uplink in host.ra_links else "0")
+        yield Sysctl(FORWARDING_GATE, "1")
+        for dev in (uplink, *outside):
+            yield Sysctl(f"net/ipv6/conf/{dev}/forwarding", "1")
+        if network["role"] != "router":
+            yield from _proxy_ndp(uplink)
+    yield LinkAttribute(uplink, "state", "up")
+    if network["table_name"]:
+        yield TableName(table, network["table_name"])
+    for key, side in _sides(network):
+        subnet = str(side["subnet"])
+        if network["masquerade"]:
+            yield NftElement("inet", f"masquerade{key[-1]}", (subnet, f'"{network["masquerade"]}"'))
+        if router:
+            yield Address(uplink, f"{side['gateway']}/{side['subnet'].prefixlen}")
+        else:
+            yield Route(MAIN_TABLE, subnet, uplink)
+            yield Route(table, "0.0.0.0/0" if key == "ipv4" else "::/0", uplink, str(side["gateway"]))
+        yield Route(table, subnet, uplink)
+        # Both: with `from` alone, strict rp_filter drops what the uplink receives for guests.
+        for selector in ("from", "to"):
+            yield Rule(network["rule_priority"], selector, subnet, table)
+
+
+def _proxy_arp(dev: str) -> Iterator[Resource]:
+    yield Sysctl(f"net/ipv4/conf/{dev}/proxy_arp", "1")
+    # By default a proxied answer waits a random time of up to 0.8 s.
+    yield Sysctl(f"net/ipv4/neigh/{dev}/proxy_delay", "0")
+
+
+def _proxy_ndp(dev: str) -> Iterator[Resource]:
+    yield Sysctl(f"net/ipv6/conf/{dev}/proxy_ndp", "1")
+    yield Sysctl(f"net/ipv6/neigh/{dev}/proxy_delay", "0")
+
+
+def _filter(vif: Vif, network: Network) -> Iterator[Resource]:
+    """Elements for one tap: the ARP sender, the guest's own addresses, and unless opened, what may leave the tap."""
+    tap, mac = f'"{vif.ifname}"', vif.mac
+    ipv4 = [address for address in vif.addresses if ":" not in address]
+    ipv6 = [address for address in vif.addresses if ":" in address]
+    if network["ipv4"]:
+        yield NftElement("arp", "arp_source", (tap,), str(network["ipv4"]["gateway"]))
+    for address in ipv4:
+        # Else the kernel may answer, as a proxy, the guest's own duplicate-address probe.
+        yield NftElement("arp", "own", (tap, address))
+    if not vif.filter:
+        return
+    for family in ("inet", "arp"):
+        yield NftElement(family, "guarded", (tap,))
+        yield NftElement(family, "macs", (tap, mac))
+    # The sender of a probe (RFC 5227) is 0.0.0.0.
+    for address in (*ipv4, "0.0.0.0"):
+        yield NftElement("arp", "sources", (tap, mac, address))
+    for address in ipv4:
+        yield NftElement("inet", "sources4", (tap, mac, address))
+    if network["ipv6"]:
+        for address in (*ipv6, str(values.eui64(values.LINK_LOCAL, mac))):
+            yield NftElement("inet", "sources6", (tap, mac, address))
+
+
+def _tap(vif: Vif, network: Network, host) -> Iterator[Resource]:
+    tap = vif.ifname
+    if network["ipv4"]:
+        yield Sysctl(f"net/ipv4/conf/{tap}/forwarding", "1")
+        yield from _proxy_arp(tap)
+        yield Sysctl(f"net/ipv4/conf/{tap}/send_redirects", "0")
+        # The kernel uses the larger of `all` and the device: 2 is what opens a tap on a host that is strict.
+        yield Sysctl(f"net/ipv4/conf/{tap}/rp_filter", "1" if vif.filter else "2" if host.rp_filter else "0")
+    link = host.links.get(tap)
+    mac = network["tap_mac"] or (link.address if link else "")
+    if network["ipv6"]:
+        # EUI-64: the link-local that the kernel makes when the link comes up is the one that we give it.
+        yield Sysctl(f"net/ipv6/conf/{tap}/addr_gen_mode", "0")
+        yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "0")
+        yield Sysctl(f"net/ipv6/conf/{tap}/accept_ra", "0")
+        yield Sysctl(f"net/ipv6/conf/{tap}/forwarding", "1")
+        yield from _proxy_ndp(tap)
+    elif host.ipv6:
+        yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")
+    if network["mtu"]:
+        yield LinkAttribute(tap, "mtu", str(network["mtu"]))
+    if mac:
+        yield LinkAttribute(tap, "address", mac)
+        if network["ipv6"]:
+            yield LinkAttribute(tap, "lladdr", f"{values.eui64(values.LINK_LOCAL, mac)}/64")
+    yield LinkAttribute(tap, "state", "up")
+
+
+def _paths(vif: Vif, network: Network) -> Iterator[Resource]:
+    tap = vif.ifname
+    for address in vif.addresses:
+        if network["permanent_neighbours"]:
+            yield Neighbour(tap, address, vif.mac)
+        if ":" in address:
+            yield ProxyNeighbour(network["uplink"], address)
+        yield Route(network["table"], f"{address}/{128 if ':' in address else 32}", tap)
+    if network["ipv6"]:
+        yield ProxyNeighbour(tap, str(network["ipv6"]["gateway"]))
+
+
+def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:
+    return [(network["uplink"], address) for address in vif.addresses]

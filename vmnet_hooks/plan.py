@@ -1,0 +1,75 @@
+"""The difference between what shall be and what is, as an ordered list of invertible changes. Pure."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from .errors import ConflictError
+from .state import NftElement, NftTable, Resource, Route, State
+
+
+@dataclass(frozen=True)
+class Change:
+    """From `have` to `want`; None is absence. Prints as the command that does it."""
+
+    have: Resource | None
+    want: Resource | None
+
+    @property
+    def subject(self) -> Resource:
+        resource = self.want or self.have
+        assert resource is not None
+        return resource
+
+    @property
+    def inverse(self) -> "Change":
+        return Change(self.want, self.have)
+
+    def __str__(self) -> str:
+        return self.want.set_command(self.have) if self.want else self.subject.unset_command()
+
+
+Plan = Sequence[Change]
+
+
+@dataclass(frozen=True)
+class Release:
+    """A key that nobody claims any more: `ours` is what we put there, `original` what we found before (None: nothing)."""
+
+    ours: Resource
+    original: Resource | None
+
+
+def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
+    """The changes that bring `current` to `want`, clean-up first. A released key goes back to its original, but only if
+    it still holds what we put there: what somebody changed since is theirs.
+
+    Raises ConflictError where a route of somebody else's stands in the way.
+    """
+    clean_up, set_up = [], []
+    for key, item in release.items():
+        have = current.get(key)
+        if have is None or not item.ours.covers(have):
+            continue
+        if item.original is None or not item.original.covers(have):
+            clean_up.append(Change(have, item.original))
+    for key, resource in want.items():
+        have = current.get(key)
+        if have is not None and resource.covers(have):
+            continue
+        if isinstance(have, Route) and not have.ours:
+            raise ConflictError(f"somebody else's route is in the way: {have}; remove it, or correct the network's settings")
+        set_up.append(Change(have, resource))
+    clean_up.reverse()
+    clean_up.sort(key=lambda change: -change.subject.order)
+    set_up.sort(key=lambda change: change.subject.order)
+    return [*clean_up, *set_up]
+
+
+def batches(plan: Plan) -> Iterator[Plan]:
+    """The steps of a plan: neighbouring nft changes go in one transaction, every other change is a step of its own."""
+    for is_nft, group in groupby(plan, lambda change: isinstance(change.subject, NftTable | NftElement)):
+        if is_nft:
+            yield list(group)
+        else:
+            yield from ([change] for change in group)

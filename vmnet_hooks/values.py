@@ -1,0 +1,94 @@
+"""Parsers of the field's values: MACs, interface names, addresses. Each raises ValueError with what is wrong with the value."""
+
+import ipaddress
+import re
+
+# Stricter than the kernel (which only forbids '/', ':' and white space): names also go into nft and shell text.
+_IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}", re.ASCII)
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,62}", re.ASCII)
+
+IPv4 = ipaddress.IPv4Address
+IPv6 = ipaddress.IPv6Address
+IPAddress = IPv4 | IPv6
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is {type(value).__name__}, not a string")
+    return value
+
+
+def name(value: object) -> str:
+    """A name of ours (network, routing table): letters, digits and `_.+-`, at most 63."""
+    if not _NAME.fullmatch(text(value)):
+        raise ValueError("is not a name; use letters, digits and _ . + - (at most 63)")
+    return str(value)
+
+
+def ifname(value: object) -> str:
+    """An interface's name, at most 15 bytes (IFNAMSIZ - 1)."""
+    if not _IFNAME.fullmatch(text(value)):
+        if len(str(value)) > 15:
+            raise ValueError("is longer than an interface's name may be; use at most 15 characters")
+        raise ValueError("is not an interface's name; use letters, digits and _ . @ + - (at most 15)")
+    return str(value)
+
+
+def mac(value: object) -> str:
+    """A unicast MAC address in lower case, with colons."""
+    address = text(value).lower().replace("-", ":")
+    if not _MAC.fullmatch(address):
+        raise ValueError("is not a MAC address; write it as 52:54:00:12:34:56")
+    if int(address[:2], 16) & 1:
+        raise ValueError("is a multicast MAC address; the first octet must be even")
+    if address == "00:00:00:00:00:00":
+        raise ValueError("is the zero MAC address; make one with `vmnet-hook mac`")
+    return address
+
+
+def boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def integer(low: int, high: int):
+    """A parser of whole numbers from `low` to `high`."""
+
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def one_of(*words: str):
+    def parse(value: object) -> str:
+        if value not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return str(value)
+
+    return parse
+
+
+def address(value: object) -> IPAddress:
+    """An IPv4 or IPv6 address, without a prefix length."""
+    try:
+        found = ipaddress.ip_address(text(value))
+    except ValueError:
+        raise ValueError("is not an IP address; write it without a prefix length") from None
+    if getattr(found, "scope_id", None):
+        raise ValueError("has a zone; write the address without %zone")
+    return found
+
+
+def eui64(prefix: ipaddress.IPv6Network, hwaddr: str) -> IPv6:
+    """The address that a host with MAC `hwaddr` forms in `prefix` (a /64), RFC 4291 appendix A."""
+    octets = bytes.fromhex(hwaddr.replace(":", ""))
+    identifier = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return IPv6(int(prefix.network_address) | int.from_bytes(identifier, "big"))
+
+
+LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
