@@ -1,0 +1,124 @@
+# make demo      a throw-away lab in network namespaces: two guests start, talk, stop (root)
+# make check     every test (root); installs the Debian packages that it lacks
+# make deb       the Debian package, in dist/
+# make install   without packaging, below $(DESTDIR)$(PREFIX)
+# make clean
+SHELL = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
+LIBDIR = $(DESTDIR)$(PREFIX)/lib/vmnet-hooks
+
+RUN_PACKAGES := python3 python3-pyroute2 python3-lxml python3-click nftables iproute2
+DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu \
+	libvirt-clients qemu-system-x86 busybox-static cpio linux-image-amd64 tcpdump iputils-ping iputils-arping procps kmod
+BUILD_PACKAGES := dpkg-dev debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-pytest lintian \
+	man-db
+CHECK_PACKAGES := $(DEMO_PACKAGES) $(BUILD_PACKAGES) python3-pyfakefs python3-venv arptables mmdebstrap util-linux \
+	bash-completion ca-certificates
+
+# A skip in these tiers is a failure, see tests/conftest.py. Nothing is written beside the sources.
+PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1
+TIER = $(PYTEST) $(PYTHON) -m pytest -q -p no:cacheprovider
+
+.PHONY: help demo check lint check-debian check-pypi packages-demo packages-check packages-deb deb install clean
+
+help:
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -5
+
+# The services that come with the packages (libvirtd, virtlogd) are installed but not started: SYSTEMD_OFFLINE keeps
+# systemctl, and RUNLEVEL=1 keeps invoke-rc.d, from starting anything. The labs run daemons of their own.
+define need
+	@missing=; \
+	for package in $(1); do \
+	    [ "$$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null)" = installed ] || missing+=" $$package"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	echo "== installing:$$missing"; \
+	[ "$$(id -u)" = 0 ] || { echo "$(@): needs root to install packages; run: sudo make $(@)" >&2; exit 1; }; \
+	export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 SYSTEMD_OFFLINE=1; \
+	apt-get -q update && apt-get -q -y --no-install-recommends install $$missing
+endef
+
+packages-demo:
+	$(call need,$(DEMO_PACKAGES))
+packages-check:
+	$(call need,$(CHECK_PACKAGES))
+packages-deb:
+	$(call need,$(RUN_PACKAGES) $(BUILD_PACKAGES))
+
+demo: packages-demo
+	@[ "$$(id -u)" = 0 ] || { echo "make demo: needs root (network namespaces); run: sudo make demo" >&2; exit 1; }
+	$(PYTHON) tests/demo/demo.py
+
+check: packages-check
+	@[ "$$(id -u)" = 0 ] || { echo "make check: needs root (network namespaces); run: sudo make check" >&2; exit 1; }
+	@$(MAKE) --no-print-directory lint check-debian check-pypi
+	@echo "== make check: all passed"
+
+# Debian 12 has no ruff, and a mypy that is old. /usr/bin/python3 and not whatever else is in PATH: the venv must have the
+# Python that the hooks run with.
+.venv-check/ready: setup.cfg
+	@echo "== venv with the newest pyroute2, click, lxml, pytest, ruff, mypy"
+	rm -rf .venv-check
+	/usr/bin/python3 -m venv .venv-check
+	.venv-check/bin/pip -q install --upgrade pyroute2 lxml click pytest pyfakefs ruff mypy
+	.venv-check/bin/pip list 2>/dev/null | grep -iE '^(pyroute2|lxml|click|pytest|pyfakefs|ruff|mypy) '
+	touch $@
+
+lint: .venv-check/ready
+	@echo "== lint"
+	.venv-check/bin/ruff check --no-cache .
+	.venv-check/bin/mypy --cache-dir=/dev/null
+
+check-debian:
+	@echo "== tests with Debian's Python packages"
+	@for tier in unit cases netns libvirt package; do \
+	    echo "== tests/$$tier"; \
+	    $(TIER) tests/$$tier; \
+	done
+
+check-pypi: .venv-check/ready
+	@echo "== tests with PyPI's newest Python packages"
+	@for tier in unit cases netns; do \
+	    echo "== tests/$$tier (PyPI)"; \
+	    PATH="$(CURDIR)/.venv-check/bin:$$PATH" VIRTUAL_ENV=$(CURDIR)/.venv-check \
+	        $(PYTEST) .venv-check/bin/python -m pytest -q -p no:cacheprovider tests/$$tier; \
+	done
+
+# dpkg-buildpackage writes beside the tree that it builds, so it gets a copy.
+deb: packages-deb
+	@rm -rf dist/build && mkdir -p dist/build/src
+	git ls-files -z --cached --others --exclude-standard | xargs -0 cp -a --parents -t dist/build/src
+	cd dist/build/src && dpkg-buildpackage -us -uc
+	mv dist/build/*.{deb,dsc,changes,buildinfo,tar.*} dist/
+	rm -rf dist/build
+	lintian --fail-on error,warning dist/*.changes
+	@ls -l dist/*.deb
+
+# The hooks look for the package two folders above themselves, so it lives beside them.
+install:
+	install -d $(LIBDIR)/hooks/libvirt $(LIBDIR)/hooks/qemu $(DESTDIR)$(PREFIX)/bin
+	find vmnet_hooks -name '*.py' -exec install -D -m 644 {} $(LIBDIR)/{} \;
+	install -m 755 hooks/run $(LIBDIR)/hooks/run
+	ln -sf ../run $(LIBDIR)/hooks/libvirt/qemu
+	ln -sf ../run $(LIBDIR)/hooks/qemu/ifup
+	ln -sf ../run $(LIBDIR)/hooks/qemu/ifdown
+	printf '%s\n' '#!/usr/bin/python3 -I' 'import sys' 'sys.path.insert(0, "$(PREFIX)/lib/vmnet-hooks")' \
+	    'from vmnet_hooks.cli import main' 'sys.exit(main())' >$(DESTDIR)$(PREFIX)/bin/vmnet-hook
+	chmod 755 $(DESTDIR)$(PREFIX)/bin/vmnet-hook
+	install -D -m 644 man/vmnet-hook.8 $(DESTDIR)$(PREFIX)/share/man/man8/vmnet-hook.8
+	install -D -m 644 man/vmnet.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/vmnet.toml.5
+	install -D -m 644 etc/rt_protos.d/vmnet.conf $(DESTDIR)/etc/iproute2/rt_protos.d/vmnet.conf
+	install -D -m 644 etc/NetworkManager/vmnet-hooks.conf $(DESTDIR)/usr/lib/NetworkManager/conf.d/vmnet-hooks.conf
+	install -D -m 644 etc/networkd/10-vmnet-hooks.network $(DESTDIR)/usr/lib/systemd/network/10-vmnet-hooks.network
+	install -D -m 644 etc/networkd/10-vmnet-hooks.link $(DESTDIR)/usr/lib/systemd/network/10-vmnet-hooks.link
+	install -d $(DESTDIR)/etc/vmnet-hooks/conf.d $(DESTDIR)/etc/vmnet-hooks/domains.d $(DESTDIR)/etc/libvirt/hooks/qemu.d
+	[ -e $(DESTDIR)/etc/vmnet-hooks/vmnet.toml ] || install -m 644 etc/vmnet.toml $(DESTDIR)/etc/vmnet-hooks/vmnet.toml
+	ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/libvirt/qemu $(DESTDIR)/etc/libvirt/hooks/qemu.d/vmnet-hooks
+
+clean:
+	rm -rf dist build .venv-check *.egg-info .pybuild .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,194 @@
+"""The Debian package: build, lintian, install into a clean root, upgrade, remove, purge; the hook that libvirt runs there."""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clean_root import ENV, CleanRoot
+
+ROOT = Path(__file__).resolve().parents[2]
+HOOK = "/etc/libvirt/hooks/qemu.d/vmnet-hooks"
+HOOKS = "/usr/lib/vmnet-hooks/hooks"
+IGNORED = shutil.ignore_patterns(".git", "__pycache__", ".venv*", "dist", "*.egg-info", ".pytest_cache", ".mypy_cache",
+                                 ".ruff_cache", ".pybuild")
+
+pytestmark = pytest.mark.package
+
+
+def clean_copy(to: Path) -> Path:
+    shutil.copytree(ROOT, to, symlinks=True, ignore=IGNORED)
+    return to
+
+
+def run(argv: list[str], cwd: Path, **more: str) -> str:
+    done = subprocess.run(argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          env={**ENV, **more})
+    assert done.returncode == 0, f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout[-6000:]}"
+    return done.stdout
+
+
+def build(where: Path, version: str = "", **more: str) -> Path:
+    """Build source and binary packages of a clean copy of the tree; returns the .deb. `version`: another than ours."""
+    tree = clean_copy(where / "tree")
+    if version:
+        changelog = tree / "debian/changelog"
+        old = changelog.read_text()
+        changelog.write_text(re.sub(r"\(.*?\)", f"({version})", old, count=1) + "\n" + old)
+    run(["dpkg-buildpackage", "-us", "-uc"], tree, **more)
+    (deb,) = where.glob("*.deb")
+    return deb
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[CleanRoot]:
+    with CleanRoot(tmp_path / "overlay") as root:
+        yield root
+
+
+def xml(network: str) -> str:
+    return f"""<domain type='kvm'><name>dom1</name><uuid>5a9f0e0c-3a0c-4a53-8c7b-0d3c6a1f2b11</uuid><metadata>
+<vmnet:domain xmlns:vmnet='urn:vmnet-hooks:domain:1'><vmnet:interface mac='52:54:00:aa:00:10' network='{network}'>
+<vmnet:ip address='192.0.2.10'/></vmnet:interface></vmnet:domain></metadata><devices>
+<interface type='ethernet'><mac address='52:54:00:aa:00:10'/><target dev='tap0'/></interface></devices></domain>"""
+
+
+def test_source_and_binary_build(deb: Path) -> None:
+    assert {path.suffix for path in deb.parent.iterdir() if path.is_file()} >= {".deb", ".dsc", ".xz", ".changes", ".buildinfo"}
+    assert re.search(r'^__version__ = "(.*)"', (ROOT / "vmnet_hooks/__init__.py").read_text(), re.M)[1] in deb.name
+    assert re.search(r"^version = (.*)", (ROOT / "setup.cfg").read_text(), re.M)[1] in deb.name
+
+
+def test_build_leaves_the_tree_clean(deb: Path) -> None:
+    tree = deb.parent / "tree"
+    run(["debian/rules", "clean"], tree)
+    assert tracked(tree) == tracked(ROOT)
+
+
+def tracked(tree: Path) -> set[str]:
+    found = set()
+    for directory, folders, files in os.walk(tree):
+        folders[:] = [name for name in folders if name not in IGNORED(directory, folders)]
+        found |= {str(Path(directory, name).relative_to(tree)) for name in files if name not in IGNORED(directory, files)}
+    return found
+
+
+def test_lintian(deb: Path) -> None:
+    (changes,) = deb.parent.glob("*.changes")
+    print(run(["lintian", "--allow-root", "--tag-display-limit=0", "--fail-on=error,warning", str(changes)], deb.parent))
+
+
+def test_installed(root: CleanRoot, deb: Path) -> None:
+    root.install(deb)
+    for hook in (HOOK, f"{HOOKS}/libvirt/qemu", f"{HOOKS}/qemu/ifup", f"{HOOKS}/qemu/ifdown"):
+        assert root.path(hook).is_symlink(), hook
+        root.run(["test", "-x", hook])
+    # libvirtd's AppArmor profile lets it run what is in /usr/sbin; it looks at the end of the links.
+    assert root.run(["realpath", HOOK]).stdout == "/usr/sbin/vmnet-hook-run\n"
+    assert root.run("cat /etc/iproute2/rt_protos.d/vmnet.conf").stdout.split()[-2:] == ["86", "vmnet"]
+    assert "validate" in root.run(["vmnet-hook", "--help"]).stdout
+    root.run(["vmnet-hook", "validate"])
+    # Nothing is declared: a guest of somebody else's is left alone, a guest of ours is told what is missing.
+    for operation in ("prepare", "start", "started", "stopped", "release", "reconnect"):
+        root.run([HOOK, "dom1", operation, "begin", "-"], input="<domain type='kvm'><name>dom1</name></domain>")
+    refused = root.run([HOOK, "dom1", "start", "begin", "-"], input=xml("nowhere"), check=False)
+    assert refused.returncode == 2 and "nowhere" in refused.stdout and refused.stdout.count("\n") == 1, refused
+
+
+def test_shell_completion(root: CleanRoot, deb: Path) -> None:
+    root.install(deb)
+    script = """. /usr/share/bash-completion/bash_completion; _completion_loader vmnet-hook
+        COMP_WORDS=(vmnet-hook va); COMP_CWORD=1; complete -p vmnet-hook; _vmnet_hook_completion vmnet-hook va vmnet-hook
+        echo "reply: ${COMPREPLY[*]}" """
+    assert "reply: validate\n" in root.run(["bash", "-c", script]).stdout
+    for path in ("/usr/share/zsh/vendor-completions/_vmnet-hook", "/usr/share/fish/vendor_completions.d/vmnet-hook.fish"):
+        assert "_VMNET_HOOK_COMPLETE" in root.path(path).read_text()
+
+
+def test_guest_through_the_installed_hooks(root: CleanRoot, deb: Path) -> None:
+    """The package's own autopkgtest."""
+    root.install(deb)
+    root.write("/tmp/guest-in-namespaces", (ROOT / "debian/tests/guest-in-namespaces").read_text(), 0o755)
+    out = root.run(["/tmp/guest-in-namespaces"], timeout=180).stdout
+    print(out)
+    assert out.count("the host is as it was") == 2
+
+
+def test_virsh_start_through_the_installed_hook(root: CleanRoot, deb: Path) -> None:
+    """A real libvirtd and a real guest in the clean root. The lab's code comes from the tree, the hook from the package."""
+    root.install(deb)
+    for part in ("lab", "libvirt", "package"):
+        shutil.copytree(ROOT / "tests" / part, root.path(f"/srv/vmnet-test/tests/{part}"), ignore=IGNORED)
+    out = root.run(["/usr/bin/python3", "/srv/vmnet-test/tests/package/virsh_start.py"], timeout=300).stdout
+    print(out)
+    assert out.endswith("nothing is left\n"), out
+
+
+def test_upgrade_keeps_what_the_admin_wrote(root: CleanRoot, deb: Path, tmp_path: Path) -> None:
+    root.install(deb)
+    edited = "# edited\n" + (ROOT / "etc/examples/routed-and-bridged.toml").read_text()
+    root.write("/etc/vmnet-hooks/vmnet.toml", edited)
+    root.write("/etc/vmnet-hooks/domains.d/web1.toml", "# mine\n")
+    root.write("/run/vmnet-hooks/kept", "")
+    newer = build(tmp_path / "newer", "9.9.9", DEB_BUILD_OPTIONS="nocheck")
+    said = root.install(newer)
+    assert "stay as they are" not in said
+    assert root.run("dpkg-query -W -f '${Version} ${db:Status-Status}' vmnet-hooks").stdout == "9.9.9 installed"
+    assert root.path("/etc/vmnet-hooks/vmnet.toml").read_text() == edited
+    assert root.path("/etc/vmnet-hooks/domains.d/web1.toml").read_text() == "# mine\n"
+    assert root.path("/run/vmnet-hooks/kept").exists()
+    assert not [name for name in os.listdir(root.path("/etc/vmnet-hooks")) if "dpkg" in name]
+    root.run(["vmnet-hook", "validate"])
+    assert root.run([HOOK, "dom1", "start", "begin", "-"], input=xml("nowhere"), check=False).returncode == 2
+
+
+def test_remove_then_purge_leaves_nothing(root: CleanRoot, deb: Path) -> None:
+    before, status = root.files(), root.path("/var/lib/dpkg/status").read_text()
+    root.install(deb)
+    # What use leaves behind: bytecode, records, a table's name, the admin's files.
+    root.run(["vmnet-hook", "--help"])
+    root.run(["vmnet-hook", "validate"])
+    root.write("/run/vmnet-hooks/state.db", "x")
+    root.write("/run/vmnet-hooks/lock", "")
+    root.write("/etc/iproute2/rt_tables.d/vmnet-snf_routed.conf", "222 snf_routed\n")
+    root.write("/etc/iproute2/rt_tables.d/mine.conf", "77 mine\n")
+    root.write("/etc/vmnet-hooks/domains.d/web1.toml", "# mine\n")
+    root.write("/etc/vmnet-hooks/conf.d/more.toml", "# mine\n")
+    said = root.run(["dpkg", "-r", "vmnet-hooks"]).stdout
+    assert said.count("vmnet-hooks: routes and filters of running guests stay as they are") == 1, said
+    assert "warning" not in said, said
+    assert not root.path(HOOK).is_symlink() and not root.path(HOOKS).exists()
+    assert not root.path("/usr/lib/python3/dist-packages/vmnet_hooks").exists()
+    for kept in ("/etc/vmnet-hooks/vmnet.toml", "/etc/vmnet-hooks/domains.d/web1.toml", "/run/vmnet-hooks/state.db",
+                 "/etc/iproute2/rt_tables.d/vmnet-snf_routed.conf"):
+        assert root.path(kept).exists(), kept
+    said = root.run(["dpkg", "-P", "vmnet-hooks"]).stdout
+    assert "warning" not in said, said
+    root.path("/etc/iproute2/rt_tables.d/mine.conf").unlink()  # the admin's own: purge must not have touched it
+    after = root.files()
+    assert sorted(after - before) == [] and sorted(before - after) == []
+    assert root.path("/var/lib/dpkg/status").read_text() == status
+
+
+def test_libvirt_is_asked_to_look_for_hooks_once(root: CleanRoot, deb: Path, tmp_path: Path) -> None:
+    """libvirt notices its first hook at start and SIGHUP only. systemd is not here: a stand-in for systemctl tells."""
+    root.path("/run/systemd/system").mkdir(parents=True)
+    root.write("/usr/local/sbin/systemctl", """#!/bin/sh
+        case "$*" in *is-active*virtqemud*) exit 3;; esac
+        echo "systemctl $*" >>/run/asked\n""", 0o755)
+    root.install(deb)
+    assert "systemctl reload libvirtd.service\n" in root.path("/run/asked").read_text()
+    assert "reload virtqemud" not in root.path("/run/asked").read_text()
+    root.path("/run/asked").unlink()
+    root.install(build(tmp_path / "newer", "9.9.9", DEB_BUILD_OPTIONS="nocheck"))
+    asked = root.path("/run/asked")
+    assert not asked.exists() or "reload" not in asked.read_text()
