@@ -15,17 +15,16 @@ from .modes import MODES
 def act(event: Event) -> str:
     """Carries an event out. Returns what was done, for the log; "" if nothing was. Raises VmnetError."""
     domain = event.domain
-    recorded = os.path.exists(f"{store.DIRECTORY}/state.db")
     if event.action is Action.INCOMING:
-        store.Store().expect(domain.uuid)
+        if domain.uuid:
+            store.Store().expect(domain.uuid)
         return ""
-    if event.action in (Action.PLUG, Action.RECONNECT):
-        declared = config.load(MODES)
-        if not compose.bind(domain, declared, declared.claims(domain.name)) and not (recorded and _records(event)):
-            return ""
-    elif not recorded or not _records(event):
+    # Clean-up goes by the records alone: a broken configuration must not keep it from happening.
+    declared = config.Config({}) if event.action is Action.UNPLUG else config.load(MODES)
+    claimed = event.action in (Action.PLUG, Action.RECONNECT) and _claimed(event, declared)
+    if not claimed and not _recorded(event):
         return ""
-    engine = import_module("vmnet_hooks.host").engine()
+    engine = import_module("vmnet_hooks.host").engine(declared)
     try:
         match event.action:
             case Action.PLUG | Action.RECONNECT:
@@ -42,10 +41,17 @@ def act(event: Event) -> str:
     return ""
 
 
-def _records(event: Event) -> list[Owner]:
+def _claimed(event: Event, declared: config.Config) -> bool:
+    return bool(compose.bind(event.domain, declared, declared.claims(event.domain.name)))
+
+
+def _recorded(event: Event) -> list[Owner]:
+    if not os.path.exists(f"{store.DIRECTORY}/state.db"):
+        return []
     records = store.Store()
     try:
         if event.action is Action.UNPLUG:
+            # A migration that failed before the guest came.
             records.expected(event.domain.uuid)
         return records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
     finally:
@@ -54,4 +60,6 @@ def _records(event: Event) -> list[Owner]:
 
 def described(owners: Iterable[Owner]) -> str:
     """Each vif with its network and addresses."""
-    return "; ".join(f"{o.ifname} on {o.network}" + (f" ({', '.join(o.addresses)})" if o.addresses else "") for o in owners)
+    return "; ".join(
+        f"{o.ifname} on {o.network}" + (f" ({', '.join(o.addresses)})" if o.addresses else "") for o in owners
+    )

@@ -20,6 +20,10 @@ from .frontends import libvirt, libvirt_connection
 from .modes import MODES
 
 
+RECORDS_ALONE = config.Config({})
+"""Clean-up needs no configuration: a broken one must not keep it from happening."""
+
+
 class Commands(click.Group):
     """Turns our errors into one line on stderr and an exit status."""
 
@@ -36,24 +40,28 @@ def fail(reason: str, status: int) -> NoReturn:
 
 
 @contextmanager
-def engine() -> Iterator[Engine]:
+def engine(declared: config.Config | None = None) -> Iterator[Engine]:
     if os.geteuid() != 0:
         raise VmnetError("not root: kernel state and records can't be read; use sudo")
-    opened = host.engine()
+    opened = host.engine(declared)
     try:
         yield opened
     finally:
         opened.close()
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], paint: Callable[[str, str], str] = lambda _, cell: cell) -> None:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], paint: Callable[[str, str], str] = lambda _, cell: cell
+) -> None:
     """Aligned columns; `paint(column, cell)` may colour a cell (click drops colours where there is no terminal)."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     last = len(header) - 1
 
     def padded(row: Sequence[str]) -> list[str]:
-        return [cell if i == last else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        return [
+            cell if i == last else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
 
     click.echo(click.style("  ".join(padded(list(header))), bold=True))
     for row in cells:
@@ -97,8 +105,12 @@ def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 DOMAIN = click.argument("domain", shell_complete=domain_names)
 OPTIONAL_DOMAIN = click.argument("domain", default="", shell_complete=domain_names)
 NETWORK = click.argument("network", shell_complete=network_names)
-XML = click.option("--xml", metavar="FILE", help="Read the domain from a libvirt XML file instead of from libvirt.",
-                   type=click.Path(dir_okay=False))
+XML = click.option(
+    "--xml",
+    metavar="FILE",
+    help="Read the domain from a libvirt XML file instead of from libvirt.",
+    type=click.Path(dir_okay=False),
+)
 JSON = click.option("--json", "to_json", is_flag=True, help="Print JSON.")
 
 
@@ -132,7 +144,7 @@ def start(domain: str, xml: str | None) -> None:
 def stop(domain: str, xml: str | None) -> None:
     """Remove everything that was set up for DOMAIN. Needs only the records: neither libvirt nor the taps."""
     guest = describe(domain, xml) if xml else Domain(domain)
-    with engine() as opened:
+    with engine(RECORDS_ALONE) as opened:
         owners = opened.unplug(guest)
     if not owners:
         raise InputError(f"{domain}: nothing is set up for it; see `vmnet-hook status`")
@@ -172,14 +184,22 @@ def status(domain: str, to_json: bool) -> None:
         owners = opened.store.owners(domain=domain) if domain else opened.store.owners()
         drifts = opened.check(domain, gone(owners))
     drifted = {drift.owner for drift in drifts}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for owner in owners:
         name = owner.domain or f"network {owner.network}"
-        rows.append({
-            "domain": owner.domain, "ifname": owner.ifname, "network": owner.network, "mac": owner.mac,
-            "addresses": list(owner.addresses), "filter": owner.filter, "frontend": owner.frontend, "phase": owner.phase,
-            "state": "drift" if name in drifted else "ok",
-        })
+        rows.append(
+            {
+                "domain": owner.domain,
+                "ifname": owner.ifname,
+                "network": owner.network,
+                "mac": owner.mac,
+                "addresses": list(owner.addresses),
+                "filter": owner.filter,
+                "frontend": owner.frontend,
+                "phase": owner.phase,
+                "state": "drift" if name in drifted else "ok",
+            }
+        )
     if to_json:
         as_json(rows)
         return
@@ -188,9 +208,21 @@ def status(domain: str, to_json: bool) -> None:
     else:
         table(
             ("DOMAIN", "VIF", "NETWORK", "MAC", "ADDRESSES", "PHASE", "STATE"),
-            [(r["domain"] or "-", r["ifname"] or "-", r["network"], r["mac"] or "-", " ".join(r["addresses"]) or "-", r["phase"],
-              r["state"]) for r in rows],
-            lambda column, cell: click.style(cell, fg="green" if cell == "ok" else "red") if column == "STATE" else cell,
+            [
+                (
+                    r["domain"] or "-",
+                    r["ifname"] or "-",
+                    r["network"],
+                    r["mac"] or "-",
+                    " ".join(r["addresses"]) or "-",
+                    r["phase"],
+                    r["state"],
+                )
+                for r in rows
+            ],
+            lambda column, cell: (
+                click.style(cell, fg="green" if cell == "ok" else "red") if column == "STATE" else cell
+            ),
         )
     if drifts:
         click.echo(f"{len(drifts)} differences; see `vmnet-hook check`", err=True)
@@ -231,7 +263,10 @@ def show(drifts: Sequence[Drift], to_json: bool, nothing: str) -> None:
     elif not drifts:
         click.echo(nothing)
     else:
-        table(("DOMAIN", "DIFFERENCE", "REMEDY"), [(one_line(d.owner) or "-", one_line(d.what), d.remedy.splitlines()[0]) for d in drifts])
+        table(
+            ("DOMAIN", "DIFFERENCE", "REMEDY"),
+            [(one_line(d.owner) or "-", one_line(d.what), d.remedy.splitlines()[0]) for d in drifts],
+        )
 
 
 @main.command()
@@ -247,7 +282,7 @@ def up(network: str) -> None:
 @NETWORK
 def down(network: str) -> None:
     """Take down a NETWORK that was brought up. Guests that run keep what they need."""
-    with engine() as opened:
+    with engine(RECORDS_ALONE) as opened:
         opened.down(network)
     click.echo(f"down {network}")
 
@@ -286,7 +321,10 @@ def options(to_json: bool) -> None:
     if to_json:
         as_json(rows)
     else:
-        table(("KEY", "DEFAULT", "MEANING"), [(r["key"], "required" if r["required"] else _toml(r["default"]), r["doc"]) for r in rows])
+        table(
+            ("KEY", "DEFAULT", "MEANING"),
+            [(r["key"], "required" if r["required"] else _toml(r["default"]), r["doc"]) for r in rows],
+        )
 
 
 def _option_rows(rows: Sequence[Option], prefix: str) -> list[dict[str, Any]]:
@@ -339,7 +377,9 @@ def _mac(text: str) -> str:
 
 
 @main.command()
-@click.option("--oui", default="52:54:00", show_default=True, help="The first three octets (QEMU: 52:54:00, Xen: 00:16:3e).")
+@click.option(
+    "--oui", default="52:54:00", show_default=True, help="The first three octets (QEMU: 52:54:00, Xen: 00:16:3e)."
+)
 def mac(oui: str) -> None:
     """Print a MAC address that no guest of this host uses."""
     prefix = _mac(f"{oui}:00:00:01")[:8] if oui.count(":") == 2 else _mac(oui)[:8]

@@ -55,7 +55,9 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
             continue
         network = config.network(claim.network, claim.source)
         if macs[vif.mac] > 1:
-            raise InputError(f"{claim.source}: {domain.name} has {macs[vif.mac]} NICs with MAC {vif.mac}; give each its own")
+            raise InputError(
+                f"{claim.source}: {domain.name} has {macs[vif.mac]} NICs with MAC {vif.mac}; give each its own"
+            )
         try:
             values.mac(vif.mac)
         except ValueError as error:
@@ -70,7 +72,9 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
         if id(claim) not in taken and not domain.partial and not _overruled(claim, domain):
             have = ", ".join(vif.mac for vif in domain.vifs) or "none"
             what = f"MAC {claim.mac}" if claim.mac else f"ifname {claim.ifname}"
-            raise InputError(f"{claim.source}: {domain.name} has no NIC with {what} (it has: {have}); correct or unset it")
+            raise InputError(
+                f"{claim.source}: {domain.name} has no NIC with {what} (it has: {have}); correct or unset it"
+            )
     return result
 
 
@@ -105,7 +109,9 @@ def check_domain(domain: Domain, bound: Sequence[Bound]) -> None:
     for vif, network in bound:
         for what in (*((network.name, address) for address in vif.addresses), ("tap", vif.ifname)):
             if what[1] and what in seen:
-                raise ConflictError(f"{domain.name}: NICs {seen[what].mac} and {vif.mac} both hold {what[1]}; change one")
+                raise ConflictError(
+                    f"{domain.name}: NICs {seen[what].mac} and {vif.mac} both hold {what[1]}; change one"
+                )
             seen[what] = vif
 
 

@@ -5,9 +5,10 @@ take the lock puts everything back. Clean-up does all it can, then reports.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from typing import Protocol
 
@@ -50,7 +51,10 @@ class Store(Protocol):
     def open_journal(self, what: str, plan: Plan) -> None: ...
     def close_journal(self) -> None: ...
     def commit(
-        self, drop: Iterable[str], add: Mapping[Owner, Iterable[str]], wants: Mapping[str, Resource],
+        self,
+        drop: Iterable[str],
+        add: Mapping[Owner, Iterable[str]],
+        wants: Mapping[str, Resource],
         originals: Mapping[str, Resource | None],
     ) -> None: ...
     def forget(self, owner: str, keep: Iterable[str] = ()) -> None: ...
@@ -126,46 +130,74 @@ class Engine:
             self._run(self._transaction({owner: compose.compose_network(network, host)}), f"up {name}")
         return owner
 
-    def _plug(self, domain: Domain, bound: Sequence[compose.Bound], frontend: str, imagine: bool = False) -> Transaction:
+    def _plug(
+        self, domain: Domain, bound: Sequence[compose.Bound], frontend: str, imagine: bool = False
+    ) -> Transaction:
         host = self.kernel.host(name for vif, network in bound for name in compose.links_of(vif, network))
         wanted: dict[Owner, dict[str, Resource]] = {}
         drop: list[str] = []
         owners: dict[str, compose.Bound] = {}
         for vif, network in bound:
             if not vif.ifname:
-                raise InputError(f"{domain.name}: NIC {vif.mac} has no tap (no target dev in the XML); start the domain first")
+                raise InputError(
+                    f"{domain.name}: NIC {vif.mac} has no tap (no target dev in the XML); start the domain first"
+                )
             if vif.ifname not in host.links and not imagine:
-                raise KernelError(f"{domain.name}: tap {vif.ifname} of NIC {vif.mac} does not exist; was the domain stopped?")
+                raise KernelError(
+                    f"{domain.name}: tap {vif.ifname} of NIC {vif.mac} does not exist; was the domain stopped?"
+                )
             owners[f"{domain.id}/{vif.mac}"] = (vif, network)
+        for vif, _ in owners.values():
+            # A record of the same tap's name: its tap was another one, or another front end knows this one too.
+            drop += [owner.id for owner in self.store.owners(ifname=vif.ifname) if owner.id not in owners]
         for identity, (vif, network) in owners.items():
-            stale = [owner for owner in self.store.owners(ifname=vif.ifname) if owner.id not in owners]
-            drop += [owner.id for owner in stale]
-        for identity, (vif, network) in owners.items():
-            self._check_holders(domain, vif, network.name, [*owners, *drop])
+            drop += self._check_holders(domain, vif, network.name, [*owners, *drop])
             link = host.links.get(vif.ifname)
             known = [o for o in self.store.owners(id=identity) if link and o.ifindex == link.index]
-            owner = Owner(identity, domain.name, domain.id, vif.ifname, link.index if link else 0, vif.mac, network.name,
-                          frontend, "plugged", vif.addresses, vif.filter, time.time())
+            owner = Owner(
+                identity,
+                domain.name,
+                domain.id,
+                vif.ifname,
+                link.index if link else 0,
+                vif.mac,
+                network.name,
+                frontend,
+                "plugged",
+                vif.addresses,
+                vif.filter,
+                time.time(),
+            )
             if known:
                 owner = replace(owner, phase=known[0].phase, since=known[0].since)
             wanted[owner] = compose.compose(vif, network, host)
         if not domain.partial:
             # NICs that the domain had and that nothing claims any more.
-            drop += [owner.id for owner in self.store.owners(domain_id=domain.id) if owner.id not in owners and owner.id not in drop]
+            drop += [
+                owner.id
+                for owner in self.store.owners(domain_id=domain.id)
+                if owner.id not in owners and owner.id not in drop
+            ]
         return self._transaction(wanted, drop)
 
-    def _check_holders(self, domain: Domain, vif: Vif, network: str, but: Sequence[str]) -> None:
-        for address in vif.addresses:
-            if (holder := self.store.holder(network, address, but)) and self._lives(holder):
+    def _check_holders(self, domain: Domain, vif: Vif, network: str, but: Sequence[str]) -> list[str]:
+        """Raises ConflictError if another guest that lives holds an address or the MAC. Returns the dead ones' ids."""
+        dead = []
+        for what, holder in self._holders(vif, network, but):
+            if self._lives(holder):
                 raise ConflictError(
-                    f"{domain.name}: address {address} of network {network} is held by {holder.domain} ({holder.ifname}); "
-                    f"give {vif.mac} another, or stop {holder.domain}"
+                    f"{domain.name}: {what} of network {network} is held by {holder.domain} ({holder.ifname}); "
+                    f"give NIC {vif.mac} another, or stop {holder.domain}"
                 )
-        if (holder := self.store.holder_of_mac(network, vif.mac, but)) and self._lives(holder):
-            raise ConflictError(
-                f"{domain.name}: MAC {vif.mac} on network {network} is held by {holder.domain} ({holder.ifname}); "
-                f"make another with `vmnet-hook mac`, or stop {holder.domain}"
-            )
+            dead.append(holder.id)
+        return dead
+
+    def _holders(self, vif: Vif, network: str, but: Sequence[str]) -> Iterator[tuple[str, Owner]]:
+        for address in vif.addresses:
+            if holder := self.store.holder(network, address, but):
+                yield f"address {address}", holder
+        if holder := self.store.holder_of_mac(network, vif.mac, but):
+            yield f"MAC {vif.mac}", holder
 
     def _lives(self, owner: Owner) -> bool:
         """Whether the tap of a record is still that tap. A name can come back as another domain's."""
@@ -179,10 +211,13 @@ class Engine:
             wants.update(resources)
         gone = [*drop, *(owner.id for owner in wanted)]
         release = self._release(gone, wants)
-        current = self.kernel.read([*wants.values(), *(item.ours for item in release.values())])
+        recorded = {key: found[0] for key in wants if (found := self.store.recorded(key))}
+        # The recorded shape too: a route is looked for on its device, and the configuration may name another one now.
+        moved = [resource for key, resource in recorded.items() if resource != wants[key]]
+        current = self.kernel.read([*moved, *wants.values(), *(item.ours for item in release.values())])
         originals: dict[str, Resource | None] = {}
         for key, resource in wants.items():
-            if self.store.recorded(key):
+            if key in recorded:
                 continue
             have = current.get(key)
             originals[key] = None if have is None or have.ours else have
@@ -231,7 +266,9 @@ class Engine:
         for resource in changed:
             have = current.get(resource.key)
             if have is None or not resource.covers(have):
-                raise KernelError(f"{resource.key}: was set, but the kernel does not hold it; is another program at work here?")
+                raise KernelError(
+                    f"{resource.key}: was set, but the kernel does not hold it; is another program at work here?"
+                )
 
     def _undo(self, done: Sequence[Change]) -> list[str]:
         """Takes back what holds, newest first. Returns what could not be taken back."""
@@ -302,7 +339,9 @@ class Engine:
         for owner in owners:
             self.store.forget(owner.id, [key for key in failed if key in self.store.claims(owner.id)])
         if failed:
-            raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
+            raise KernelError(
+                f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`"
+            )
 
     def _take_away(self, change: Change) -> dict[str, str]:
         key = change.subject.key
@@ -358,7 +397,9 @@ class Engine:
                     if want is None:
                         drifts.append(Drift(label, f"{key}: no longer wanted by the configuration", "remove it"))
                     elif key not in claimed or claimed[key] != want:
-                        drifts.append(Drift(label, f"{key}: the configuration wants {_value(want)}", str(Change(have, want))))
+                        drifts.append(
+                            Drift(label, f"{key}: the configuration wants {_value(want)}", str(Change(have, want)))
+                        )
                     elif have is None:
                         drifts.append(Drift(label, f"{key}: missing", str(Change(None, want))))
                     elif not want.covers(have):
@@ -379,8 +420,10 @@ class Engine:
             self._recover()
             owners = self.store.owners(domain=domain) if domain else self.store.owners()
             dead = self._dead(owners, set(gone))
-            steps = [lambda owner=owner: self._unplug([owner], f"unplug {owner.domain}") for owner in dead]
-            steps.append(lambda: self._reapply([owner for owner in owners if owner not in dead]))
+            steps: list[Callable[[], None]] = [
+                partial(self._unplug, [owner], f"unplug {owner.domain}") for owner in dead
+            ]
+            steps.append(partial(self._reapply, [owner for owner in owners if owner not in dead]))
             if not domain:
                 steps.append(self._remove_orphans)
             for step in steps:

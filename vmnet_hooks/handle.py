@@ -1,6 +1,6 @@
 """Handles a call that matters, in this process: front end → event → engine → exit status and log."""
 
-
+import io
 import site
 import sys
 import syslog
@@ -23,8 +23,9 @@ def handle(frontend: str, argv: Sequence[str]) -> int:
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
     module, position, _ = FRONTENDS[frontend]
     operation = argv[position] if 0 < position < len(argv) else ""
+    stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()
     try:
-        event = import_module(f"vmnet_hooks.frontends.{module}").parse(argv, sys.stdin.buffer)
+        event = import_module(f"vmnet_hooks.frontends.{module}").parse(argv, stdin)
         if event is not None:
             done = import_module("vmnet_hooks.actions").act(event)
             if done:
@@ -44,5 +45,3 @@ def handle(frontend: str, argv: Sequence[str]) -> int:
 def log(priority: int, text: str) -> None:
     """One line to the journal, whatever is in it."""
     syslog.syslog(priority, one_line(text)[:2000])
-
-

@@ -7,6 +7,6 @@ from .modes import MODES
 from .store import Store
 
 
-def engine() -> Engine:
-    """Raises VmnetError."""
-    return Engine(config.load(MODES), Kernel(), Store())
+def engine(declared: config.Config | None = None) -> Engine:
+    """The engine, with the configuration if it was read already. Raises VmnetError."""
+    return Engine(declared or config.load(MODES), Kernel(), Store())

@@ -58,7 +58,9 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
         if have is not None and resource.covers(have):
             continue
         if isinstance(have, Route) and not have.ours:
-            raise ConflictError(f"somebody else's route is in the way: {have}; remove it, or correct the network's settings")
+            raise ConflictError(
+                f"somebody else's route is in the way: {have}; remove it, or correct the network's settings"
+            )
         set_up.append(Change(have, resource))
     clean_up.reverse()
     clean_up.sort(key=lambda change: -change.subject.order)

@@ -162,7 +162,7 @@ class Sysctl(Resource):
         if self.path != FORWARDING_GATE:
             return write
         return (
-            "( cd /proc/sys/net/ipv6/conf; for f in */forwarding; do echo \"$f=$(cat $f)\"; done >/run/vmnet-forwarding; "
+            '( cd /proc/sys/net/ipv6/conf; for f in */forwarding; do echo "$f=$(cat $f)"; done >/run/vmnet-forwarding; '
             f"{write}; while IFS== read -r f v; do [ $f = all/forwarding ] || echo $v >$f; done </run/vmnet-forwarding; "
             "rm /run/vmnet-forwarding )  # the gate alone: every device keeps its own value"
         )
@@ -179,7 +179,14 @@ class LinkAttribute(Resource):
 
     kind = "link"
     rank = 20
-    ORDER: ClassVar[Mapping[str, int]] = {"mtu": 20, "address": 21, "master": 22, "isolated": 23, "lladdr": 24, "state": 30}
+    ORDER: ClassVar[Mapping[str, int]] = {
+        "mtu": 20,
+        "address": 21,
+        "master": 22,
+        "isolated": 23,
+        "lladdr": 24,
+        "state": 30,
+    }
 
     @property
     def key(self) -> str:
@@ -228,7 +235,9 @@ class Address(Resource):
         return f"addr {self.ifname} {self.address}"
 
     def set_command(self, have: Self | None) -> str:
-        return f"{_ip(self.address)} addr add {self.address} {_dev(self.ifname)}" + (" nodad" if ":" in self.address else "")
+        return f"{_ip(self.address)} addr add {self.address} {_dev(self.ifname)}" + (
+            " nodad" if ":" in self.address else ""
+        )
 
     def unset_command(self) -> str:
         return f"{_ip(self.address)} addr del {self.address} {_dev(self.ifname)}"
@@ -250,7 +259,9 @@ class Neighbour(Resource):
         return f"neigh {self.ifname} {self.address}"
 
     def set_command(self, have: Self | None) -> str:
-        return f"{_ip(self.address)} neigh replace {self.address} lladdr {self.lladdr} {_dev(self.ifname)} nud permanent"
+        return (
+            f"{_ip(self.address)} neigh replace {self.address} lladdr {self.lladdr} {_dev(self.ifname)} nud permanent"
+        )
 
     def unset_command(self) -> str:
         return f"{_ip(self.address)} neigh del {self.address} {_dev(self.ifname)}"
@@ -397,10 +408,19 @@ class Rule(Resource):
 State = Mapping[str, Resource]
 """What is, or shall be, there: resources by key."""
 
-KINDS: Mapping[str, type[Resource]] = {
-    c.kind: c
-    for c in (NftTable, NftElement, Sysctl, LinkAttribute, Address, Neighbour, ProxyNeighbour, TableName, Route, Rule)
-}
+_CLASSES: tuple[type[Resource], ...] = (
+    NftTable,
+    NftElement,
+    Sysctl,
+    LinkAttribute,
+    Address,
+    Neighbour,
+    ProxyNeighbour,
+    TableName,
+    Route,
+    Rule,
+)
+KINDS = {cls.kind: cls for cls in _CLASSES}
 
 
 def encode(resource: Resource | None) -> str | None:

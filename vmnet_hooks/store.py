@@ -1,7 +1,8 @@
 """The records under /run/vmnet-hooks: what was set up for which vif, what was found before, and the one lock.
 
 An owner (a vif, or a network that was brought up alone) *claims* resources by key; a resource that no owner claims any more
-is taken away. The journal holds the changes under way: whoever takes the lock next undoes what a killed process left half-done.
+is taken away. The journal holds the changes under way: whoever takes the
+lock next undoes what a killed process left half-done.
 """
 
 import fcntl
@@ -11,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from .domain import Owner
 from .errors import StoreError
@@ -30,9 +31,11 @@ CREATE TABLE IF NOT EXISTS owner (
 CREATE INDEX IF NOT EXISTS owner_domain ON owner (domain_id);
 CREATE INDEX IF NOT EXISTS owner_ifname ON owner (ifname);
 CREATE INDEX IF NOT EXISTS owner_mac ON owner (network, mac);
-CREATE TABLE IF NOT EXISTS address (network TEXT, address TEXT, owner TEXT, PRIMARY KEY (network, address, owner)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS address (
+    network TEXT, address TEXT, owner TEXT, PRIMARY KEY (network, address, owner)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS address_owner ON address (owner);
-CREATE TABLE IF NOT EXISTS resource (key TEXT PRIMARY KEY, kind TEXT NOT NULL, want TEXT NOT NULL, original TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS resource (
+    key TEXT PRIMARY KEY, kind TEXT NOT NULL, want TEXT NOT NULL, original TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claim (owner TEXT, key TEXT, PRIMARY KEY (owner, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS claim_key ON claim (key);
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, what TEXT NOT NULL, have TEXT, want TEXT);
@@ -55,10 +58,19 @@ class Store:
         except OSError as error:
             raise StoreError(f"{directory}: {error.strerror}; run as root") from None
         except sqlite3.Error as error:
-            raise StoreError(f"{directory}/state.db: {error}; remove it and run `vmnet-hook repair`") from None
+            raise self._broken(error) from None
 
     def close(self) -> None:
         self._db.close()
+
+    def _query(self, sql: str, values: Sequence[object] = ()) -> list[tuple]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except (sqlite3.Error, UnicodeEncodeError) as error:
+            raise self._broken(error) from None
+
+    def _broken(self, error: Exception) -> StoreError:
+        return StoreError(f"{self.directory}/state.db: {error}; remove it, and `vmnet-hook start` every guest again")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -73,11 +85,13 @@ class Store:
                 except BlockingIOError:
                     if time.monotonic() > deadline:
                         path = f"{self.directory}/lock"
-                        raise StoreError(f"{path}: held by another process for {LOCK_SECONDS:.0f} s; see `fuser {path}`") from None
+                        raise StoreError(
+                            f"{path}: held by another process for {LOCK_SECONDS:.0f} s; see `fuser {path}`"
+                        ) from None
                     time.sleep(0.002)
             yield
         except sqlite3.Error as error:
-            raise StoreError(f"{self.directory}/state.db: {error}; remove it and run `vmnet-hook repair`") from None
+            raise self._broken(error) from None
         finally:
             os.close(fd)
 
@@ -86,7 +100,7 @@ class Store:
     def owners(self, **match: str) -> list[Owner]:
         """The owners whose columns equal `match`, oldest first."""
         where = " AND ".join(f"{column} = ?" for column in match) or "1"
-        rows = self._db.execute(f"SELECT * FROM owner WHERE {where} ORDER BY since, id", tuple(match.values()))
+        rows = self._query(f"SELECT * FROM owner WHERE {where} ORDER BY since, id", tuple(match.values()))
         return [_owner(row) for row in rows]
 
     def of_domain(self, name: str, uuid: str, ifname: str = "") -> list[Owner]:
@@ -98,19 +112,19 @@ class Store:
 
     def holder(self, network: str, address: str, but: Iterable[str]) -> Owner | None:
         """Who else holds an address of a network."""
-        rows = self._db.execute(
-            "SELECT owner.* FROM address JOIN owner ON owner.id = address.owner WHERE address.network = ? AND address = ?",
+        rows = self._query(
+            "SELECT owner.* FROM address JOIN owner ON owner.id = owner WHERE address.network = ? AND address = ?",
             (network, address),
         )
         return _first_other(rows, but)
 
     def holder_of_mac(self, network: str, mac: str, but: Iterable[str]) -> Owner | None:
         """Who else has a NIC with that MAC on a network."""
-        return _first_other(self._db.execute("SELECT * FROM owner WHERE network = ? AND mac = ?", (network, mac)), but)
+        return _first_other(self._query("SELECT * FROM owner WHERE network = ? AND mac = ?", (network, mac)), but)
 
     def claims(self, owner: str) -> dict[str, Resource]:
         """What an owner claims, by key."""
-        rows = self._db.execute(
+        rows = self._query(
             "SELECT key, want FROM resource WHERE key IN (SELECT key FROM claim WHERE owner = ?)", (owner,)
         )
         return {key: _decoded(want) for key, want in rows}
@@ -119,20 +133,20 @@ class Store:
         """Whether anybody but `owners` claims a key."""
         marks = ",".join("?" * len(owners))
         query = f"SELECT 1 FROM claim WHERE key = ? AND owner NOT IN ({marks}) LIMIT 1"
-        return self._db.execute(query, (key, *owners)).fetchone() is not None
+        return self._query(query, (key, *owners)) != []
 
     def recorded(self, key: str) -> tuple[Resource, Resource | None] | None:
         """What we put at a key, and what was there before; None if nobody claims it."""
-        row = self._db.execute("SELECT want, original FROM resource WHERE key = ?", (key,)).fetchone()
-        return (_decoded(row[0]), decode(row[1])) if row else None
+        rows = self._query("SELECT want, original FROM resource WHERE key = ?", (key,))
+        return (_decoded(rows[0][0]), decode(rows[0][1])) if rows else None
 
     def resources(self) -> dict[str, Resource]:
         """Everything that anybody claims."""
-        return {key: _decoded(want) for key, want in self._db.execute("SELECT key, want FROM resource")}
+        return {key: _decoded(want) for key, want in self._query("SELECT key, want FROM resource")}
 
     def elements(self, family: str) -> dict[str, Resource]:
         """Every claimed element of our nft table of one family."""
-        rows = self._db.execute("SELECT key, want FROM resource WHERE kind = 'nft-element'")
+        rows = self._query("SELECT key, want FROM resource WHERE kind = 'nft-element'")
         found = {key: _decoded(want) for key, want in rows}
         return {key: r for key, r in found.items() if isinstance(r, NftElement) and r.family == family}
 
@@ -140,7 +154,7 @@ class Store:
 
     def journal(self) -> tuple[str, list[Change]]:
         """What was under way ("" if nothing) and its changes."""
-        rows = self._db.execute("SELECT what, have, want FROM journal ORDER BY id").fetchall()
+        rows = self._query("SELECT what, have, want FROM journal ORDER BY id")
         return (rows[0][0] if rows else ""), [Change(decode(have), decode(want)) for _, have, want in rows]
 
     def open_journal(self, what: str, plan: Plan) -> None:
@@ -165,8 +179,8 @@ class Store:
         """In one transaction: forgets the owners `drop`, records the owners `add` with the keys that they claim, and
         closes the journal. `wants` are the resources by key, `originals` what was found at keys that were unclaimed."""
         with self._transaction():
-            for owner in drop:
-                self._forget(owner)
+            for name in drop:
+                self._forget(name)
             for owner, keys in add.items():
                 self._forget(owner.id)
                 row = asdict(owner) | {"addresses": json.dumps(owner.addresses), "filter": int(owner.filter)}
@@ -211,6 +225,7 @@ class Store:
     def expected(self, uuid: str) -> bool:
         """Whether a domain came in by live migration; answers once."""
         try:
+            # uuid "" names no file of ours.
             os.unlink(f"{self.directory}/incoming-{uuid}")
         except OSError:
             return False
@@ -242,8 +257,8 @@ class Store:
 
 
 def _owner(row: Sequence) -> Owner:
-    *head, addresses, is_open, since = row
-    return Owner(*head, tuple(json.loads(addresses)), bool(is_open), since)
+    *head, addresses, has_filter, since = row
+    return replace(Owner(*head), addresses=tuple(json.loads(addresses)), filter=bool(has_filter), since=since)
 
 
 def _first_other(rows: Iterable[Sequence], but: Iterable[str]) -> Owner | None:
@@ -255,4 +270,3 @@ def _decoded(line: str) -> Resource:
     resource = decode(line)
     assert resource is not None
     return resource
-

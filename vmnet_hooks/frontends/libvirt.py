@@ -31,7 +31,9 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
     """The event of a call. Raises InputError; but clean-up goes by the domain's name if the XML can't be read."""
     if len(argv) < 3:
-        raise InputError("usage: qemu DOMAIN OPERATION SUB-OPERATION EXTRA <domain.xml (libvirt calls this, see vmnet-hook(8))")
+        raise InputError(
+            "usage: qemu DOMAIN OPERATION SUB-OPERATION EXTRA <domain.xml (libvirt calls this, see vmnet-hook(8))"
+        )
     name, action = argv[1], _ACTIONS[argv[2]]
     try:
         domain = parse_domain(stdin.read(MAX_BYTES + 1), f"{one_line(name)}: XML")
@@ -46,7 +48,9 @@ def parse_domain(data: bytes, where: str) -> Domain:
     """A domain from libvirt's XML. Raises InputError."""
     if len(data) > MAX_BYTES:
         raise InputError(f"{where}: larger than {MAX_BYTES >> 20} MiB; not a domain of libvirt's")
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True)
+    parser = etree.XMLParser(
+        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True
+    )
     try:
         root = etree.fromstring(data, parser)
     except (etree.XMLSyntaxError, ValueError) as error:

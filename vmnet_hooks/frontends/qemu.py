@@ -29,7 +29,9 @@ def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
         if _parent() in ("libvirtd", "virtqemud"):
             # libvirt's own hook knows the domain, and does the work.
             return None
-        raise ConfigError(f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
+        raise ConfigError(
+            f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it"
+        )
     domain, claim = found
     if not claim.mac:
         raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
@@ -43,4 +45,3 @@ def _parent() -> str:
             return file.read().strip()
     except OSError:
         return ""
-

@@ -1,5 +1,6 @@
 """The kernel edge: the only code that reads and changes kernel state."""
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 
@@ -109,7 +110,9 @@ class Kernel:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, NetlinkError):
-        return os.strerror(error.code)
+        if error.code == errno.EEXIST:
+            return "something is in the way there already; remove it, or see `vmnet-hook check`"
+        return os.strerror(error.code) + ("; run as root" if error.code == errno.EPERM else "")
     if isinstance(error, PermissionError):
         return f"{error.strerror}; run as root"
     if isinstance(error, OSError):

@@ -85,6 +85,7 @@ class Netlink:
         cache: dict[Any, Any] = {}
         found: dict[str, Resource] = {}
         for resource in wanted:
+            have: Resource | None
             match resource:
                 case LinkAttribute():
                     have = self._read_attribute(resource, cache)
@@ -159,7 +160,9 @@ class Netlink:
     def _dump_addresses(self, index: int) -> set[str]:
         messages = self._ip.addr("dump", index=index)
         return {
-            f"{m.get_attr('IFA_LOCAL') or m.get_attr('IFA_ADDRESS')}/{m['prefixlen']}" for m in messages if m["index"] == index
+            f"{m.get_attr('IFA_LOCAL') or m.get_attr('IFA_ADDRESS')}/{m['prefixlen']}"
+            for m in messages
+            if m["index"] == index
         }
 
     def _read_neighbour(self, want: Neighbour, cache: dict[Any, Any]) -> Neighbour | None:
@@ -177,7 +180,9 @@ class Netlink:
             return []
         try:
             return list(
-                self._ip.neigh("get", family=_family(want.address), dst=want.address, ifindex=link["index"], flags=flags)
+                self._ip.neigh(
+                    "get", family=_family(want.address), dst=want.address, ifindex=link["index"], flags=flags
+                )
             )
         except NetlinkError as error:
             if error.code in _ABSENT:
@@ -185,20 +190,13 @@ class Netlink:
             raise
 
     def _read_route(self, want: Route, cache: dict[Any, Any]) -> Route | None:
-        # The dump is filtered by the kernel to one table and one device; a route through another device is found only
-        # when ours is not there.
+        # The dump is filtered by the kernel to one table and one device. A route through another device is not looked for
+        # (a router may hold a million of them): the kernel itself refuses to add a second one.
         key = ("route", want.family, want.table, want.dev)
         if key not in cache:
             link = self._cached(want.dev, cache)
             cache[key] = {r.dst: r for r in self._routes(want.family, want.table, link["index"])} if link else {}
-        if want.dst in cache[key]:
-            return cache[key][want.dst]
-        if want.table == MAIN_TABLE or want.dst.endswith("/0"):
-            key = ("route", want.family, want.table)
-            if key not in cache:
-                cache[key] = {r.dst: r for r in self._routes(want.family, want.table, None)}
-            return cache[key].get(want.dst)
-        return None
+        return cache[key].get(want.dst)
 
     def _routes(self, family: int, table: int, oif: int | None, **match: int) -> list[Route]:
         if oif is not None:
@@ -211,8 +209,11 @@ class Netlink:
             dst = m.get_attr("RTA_DST") or ("::" if family == 6 else "0.0.0.0")
             index = m.get_attr("RTA_OIF")
             route = Route(
-                m.get_attr("RTA_TABLE"), f"{dst}/{m['dst_len']}", self._name(index) if index else "",
-                m.get_attr("RTA_GATEWAY") or "", m["proto"],
+                m.get_attr("RTA_TABLE"),
+                f"{dst}/{m['dst_len']}",
+                self._name(index) if index else "",
+                m.get_attr("RTA_GATEWAY") or "",
+                m["proto"],
             )
             if priority == route.metric:
                 routes.append(route)
@@ -229,10 +230,15 @@ class Netlink:
             for m in self._ip.rule("dump", family=constant):
                 for selector, attribute, length in (("from", "FRA_SRC", m["src_len"]), ("to", "FRA_DST", m["dst_len"])):
                     if address := m.get_attr(attribute):
-                        result.append(Rule(
-                            m.get_attr("FRA_PRIORITY") or 0, selector, f"{address}/{length}",
-                            m.get_attr("FRA_TABLE") or m["table"], m.get_attr("FRA_PROTOCOL") or 0,
-                        ))
+                        result.append(
+                            Rule(
+                                m.get_attr("FRA_PRIORITY") or 0,
+                                selector,
+                                f"{address}/{length}",
+                                m.get_attr("FRA_TABLE") or m["table"],
+                                m.get_attr("FRA_PROTOCOL") or 0,
+                            )
+                        )
         return result
 
     # --- changing --------------------------------------------------------------------------------------------------
@@ -245,11 +251,22 @@ class Netlink:
             case Address():
                 self._addr("add", self._index(want.ifname), want.address)
             case Neighbour():
-                self._ip.neigh("replace", family=_family(want.address), dst=want.address, lladdr=want.lladdr,
-                               ifindex=self._index(want.ifname), state=_NUD_PERMANENT)
+                self._ip.neigh(
+                    "replace",
+                    family=_family(want.address),
+                    dst=want.address,
+                    lladdr=want.lladdr,
+                    ifindex=self._index(want.ifname),
+                    state=_NUD_PERMANENT,
+                )
             case ProxyNeighbour():
-                self._ip.neigh("replace", family=socket.AF_INET6, dst=want.address, ifindex=self._index(want.ifname),
-                               flags=_NTF_PROXY)
+                self._ip.neigh(
+                    "replace",
+                    family=socket.AF_INET6,
+                    dst=want.address,
+                    ifindex=self._index(want.ifname),
+                    flags=_NTF_PROXY,
+                )
             case Route():
                 self._route("replace" if have else "add", want)
             case Rule():
@@ -264,10 +281,17 @@ class Netlink:
                 case Address():
                     self._addr("del", self._index(have.ifname), have.address)
                 case Neighbour():
-                    self._ip.neigh("del", family=_family(have.address), dst=have.address, ifindex=self._index(have.ifname))
+                    self._ip.neigh(
+                        "del", family=_family(have.address), dst=have.address, ifindex=self._index(have.ifname)
+                    )
                 case ProxyNeighbour():
-                    self._ip.neigh("del", family=socket.AF_INET6, dst=have.address, ifindex=self._index(have.ifname),
-                                   flags=_NTF_PROXY)
+                    self._ip.neigh(
+                        "del",
+                        family=socket.AF_INET6,
+                        dst=have.address,
+                        ifindex=self._index(have.ifname),
+                        flags=_NTF_PROXY,
+                    )
                 case Route():
                     self._route("del", have)
                 case Rule():
@@ -319,8 +343,14 @@ class Netlink:
     def _rule(self, verb: str, rule: Rule) -> None:
         address, length = rule.subnet.split("/")
         side = "src" if rule.selector == "from" else "dst"
-        self._ip.rule(verb, family=_FAMILY[rule.family], priority=rule.priority, table=rule.table, protocol=rule.proto,
-                      **{side: address, f"{side}_len": int(length)})
+        self._ip.rule(
+            verb,
+            family=_FAMILY[rule.family],
+            priority=rule.priority,
+            table=rule.table,
+            protocol=rule.proto,
+            **{side: address, f"{side}_len": int(length)},
+        )
 
 
 def _family(address: str) -> int:

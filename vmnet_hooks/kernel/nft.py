@@ -7,6 +7,7 @@ import ctypes
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from ..errors import KernelError, one_line
 from ..plan import Change, Plan
@@ -128,8 +129,8 @@ def _reason(error: str) -> str:
     return one_line(error.splitlines()[0]) if error else "failed"
 
 
-def _from_json(family: str, name: str, raw: object, is_map: bool) -> NftElement:
-    key, value = raw if is_map else (raw, "")  # type: ignore[misc]
+def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
+    key, value = raw if is_map else (raw, "")
     if isinstance(key, dict) and "elem" in key:
         key = key["elem"]["val"]
     items = key["concat"] if isinstance(key, dict) and "concat" in key else [key]

@@ -7,7 +7,6 @@ its process wait ~12 ms.
 import os
 import socket
 import struct
-import sys
 import syslog
 import time
 from collections.abc import Iterable, Sequence
@@ -40,7 +39,6 @@ def announce(pairs: Sequence[tuple[str, str]]) -> None:
     except Exception as error:
         syslog.syslog(syslog.LOG_WARNING, f"announcements not sent: {error}")
     finally:
-        sys.stdout = sys.stderr = None
         os._exit(0)
 
 

@@ -61,25 +61,65 @@ def _mac_or_none(value: object) -> str:
 
 OPTIONS = (
     Option("uplink", values.ifname, Required, "name the interface that leads to the gateway and to the other nodes"),
-    Option("table", values.integer(1, 2**31 - 1), Required, "the routing table of this network: a number not in use by another"),
-    Option("table_name", values.name, "", "the table's name for iproute2, registered under rt_tables.d while guests run"),
-    Option("role", values.one_of("host", "router", "router+host"), "host",
-           "host: the gateway is elsewhere; router: this node is the gateway; router+host: it is, and runs guests too"),
-    Option("ipv4", _as_is, None, "the network's IPv4 side", (
-        Option("subnet", _subnet(4), Required, "write the subnet, as 192.0.2.0/24"),
-        Option("gateway", _address(4), Required, "write the gateway's address"),
-        Option("arp_source", _address(4), None,
-               "sender of ARP requests on the uplink: an unused address of the subnet, the same on every node (role host needs it)"),
-    )),
-    Option("ipv6", _as_is, None, "the network's IPv6 side", (
-        Option("subnet", _subnet(6), Required, "write the subnet, as 2001:db8::/64"),
-        Option("gateway", _address(6), Required, "write the gateway's address"),
-    )),
-    Option("masquerade", values.ifname, "", "router roles: translate guests' addresses on the way out of this interface"),
-    Option("external", values.ifname, "", "router roles: the interface to the outside, where forwarding is switched on too"),
-    Option("permanent_neighbours", values.boolean, True, "a permanent neighbour entry per guest address: no ARP or ND from the host"),
-    Option("tap_mac", _mac_or_none, "fe:ff:ff:ff:ff:ff",
-           'the MAC of every tap, the same on every node, so that a guest\'s neighbour entry survives migration; "" keeps the tap\'s own'),
+    Option(
+        "table",
+        values.integer(1, 2**31 - 1),
+        Required,
+        "the routing table of this network: a number not in use by another",
+    ),
+    Option(
+        "table_name", values.name, "", "the table's name for iproute2, registered under rt_tables.d while guests run"
+    ),
+    Option(
+        "role",
+        values.one_of("host", "router", "router+host"),
+        "host",
+        "host: the gateway is elsewhere; router: this node is the gateway; router+host: it is, and runs guests too",
+    ),
+    Option(
+        "ipv4",
+        _as_is,
+        None,
+        "the network's IPv4 side",
+        (
+            Option("subnet", _subnet(4), Required, "write the subnet, as 192.0.2.0/24"),
+            Option("gateway", _address(4), Required, "write the gateway's address"),
+            Option(
+                "arp_source",
+                _address(4),
+                None,
+                "sender of ARP requests on the uplink: an unused address of the subnet, the same on every node (role host needs it)",
+            ),
+        ),
+    ),
+    Option(
+        "ipv6",
+        _as_is,
+        None,
+        "the network's IPv6 side",
+        (
+            Option("subnet", _subnet(6), Required, "write the subnet, as 2001:db8::/64"),
+            Option("gateway", _address(6), Required, "write the gateway's address"),
+        ),
+    ),
+    Option(
+        "masquerade", values.ifname, "", "router roles: translate guests' addresses on the way out of this interface"
+    ),
+    Option(
+        "external", values.ifname, "", "router roles: the interface to the outside, where forwarding is switched on too"
+    ),
+    Option(
+        "permanent_neighbours",
+        values.boolean,
+        True,
+        "a permanent neighbour entry per guest address: no ARP or ND from the host",
+    ),
+    Option(
+        "tap_mac",
+        _mac_or_none,
+        "fe:ff:ff:ff:ff:ff",
+        "the MAC of every tap, the same on every node, so that a guest's neighbour entry survives migration; \"\" keeps the tap's own",
+    ),
     Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own"),
     Option("rule_priority", values.integer(1, 32765), 22000, "priority of the network's policy rules"),
 )
@@ -148,16 +188,30 @@ def check(network: Network) -> None:
     if not sides:
         raise network.error("", "has neither ipv4 nor ipv6; add ipv4 = { subnet = …, gateway = … }")
     if network["table"] in (253, 254, 255):
-        raise network.error("table", f"{network['table']} is one of the kernel's own (default, main, local); choose another")
+        raise network.error(
+            "table", f"{network['table']} is one of the kernel's own (default, main, local); choose another"
+        )
+    if network["table_name"] in ("main", "local", "default", "unspec"):
+        raise network.error(
+            "table_name", f"{network['table_name']} is one of the kernel's own tables; choose another name"
+        )
     for key, side in sides:
+        if side["subnet"].prefixlen == 0:
+            raise network.error(
+                f"{key}.subnet", f"{side['subnet']} is every address there is; write the guests' own subnet"
+            )
         for name in ("gateway", "arp_source"):
             if side.get(name) is not None and (problem := _unusable(side[name], side["subnet"])):
                 raise network.error(f"{key}.{name}", f"{side[name]} {problem}; choose a host address of the subnet")
     ipv4 = network["ipv4"]
     if ipv4 and ipv4["arp_source"] == ipv4["gateway"]:
-        raise network.error("ipv4.arp_source", f"{ipv4['arp_source']} is the gateway; choose an unused address of the subnet")
+        raise network.error(
+            "ipv4.arp_source", f"{ipv4['arp_source']} is the gateway; choose an unused address of the subnet"
+        )
     if ipv4 and not router and ipv4["arp_source"] is None:
-        raise network.error("ipv4.arp_source", "missing; role host needs an unused address of the subnet as the uplink's ARP sender")
+        raise network.error(
+            "ipv4.arp_source", "missing; role host needs an unused address of the subnet as the uplink's ARP sender"
+        )
     for name in ("masquerade", "external"):
         if network[name] and not router:
             raise network.error(name, f"{network[name]} is of no use with role host; set role to router or router+host")
@@ -182,13 +236,24 @@ def check_together(networks: list[Network]) -> None:
     for number, network in enumerate(networks):
         for other in networks[:number]:
             if network["table"] == other["table"]:
-                raise network.error("table", f"{network['table']} is already the table of networks.{other.name}; choose another")
+                raise network.error(
+                    "table", f"{network['table']} is already the table of networks.{other.name}; choose another"
+                )
             if network["table_name"] and network["table_name"] == other["table_name"]:
-                raise network.error("table_name", f"{network['table_name']} is already that of networks.{other.name}; choose another")
+                raise network.error(
+                    "table_name", f"{network['table_name']} is already that of networks.{other.name}; choose another"
+                )
+            sources = [n["ipv4"]["arp_source"] for n in (network, other) if n["ipv4"]]
+            if network["uplink"] == other["uplink"] and len(set(sources)) > 1:
+                raise network.error(
+                    "ipv4.arp_source",
+                    f"{sources[0]} is not that of networks.{other.name} on the same uplink; use one, or another uplink",
+                )
             for key, side in _sides(network):
                 if other[key] and side["subnet"].overlaps(other[key]["subnet"]):
                     raise network.error(
-                        f"{key}.subnet", f"{side['subnet']} overlaps {other[key]['subnet']} of networks.{other.name}; separate them"
+                        f"{key}.subnet",
+                        f"{side['subnet']} overlaps {other[key]['subnet']} of networks.{other.name}; separate them",
                     )
 
 
@@ -203,7 +268,9 @@ def links(network: Network) -> tuple[str, ...]:
 def bind(vif: Vif, network: Network, where: str) -> Vif:
     """Checks the guest's addresses, and gives it subnet + EUI-64 where it has no IPv6 address of its own."""
     if network["role"] == "router":
-        raise InputError(f"{where}: network {network.name} has role router on this node, which runs no guests; use router+host")
+        raise InputError(
+            f"{where}: network {network.name} has role router on this node, which runs no guests; use router+host"
+        )
     addresses: list[values.IPAddress] = []
     for text in vif.addresses:
         try:
@@ -212,7 +279,9 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
             raise InputError(f"{where}: {text!r} {error}") from None
         side = network[f"ipv{address.version}"]
         if side is None:
-            raise InputError(f"{where}: {address}: network {network.name} has no ipv{address.version}; declare it, or drop the address")
+            raise InputError(
+                f"{where}: {address}: network {network.name} has no ipv{address.version}; declare it, or drop the address"
+            )
         problem = _unusable(address, side["subnet"])
         problem = problem or ("is the gateway's" if address == side["gateway"] else "")
         problem = problem or ("is the network's arp_source" if address == side.get("arp_source") else "")
@@ -224,7 +293,9 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
     if ipv6 and not any(address.version == 6 for address in addresses) and ipv6["subnet"].prefixlen == 64:
         addresses.append(values.eui64(ipv6["subnet"], vif.mac))
     if not addresses:
-        raise InputError(f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one with --ip")
+        raise InputError(
+            f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one with --ip"
+        )
     return Vif(vif.mac, vif.ifname, vif.index, vif.bridge, vif.network, tuple(map(str, addresses)), vif.filter)
 
 
