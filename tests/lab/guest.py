@@ -1,25 +1,14 @@
 """Guests without QEMU: a node whose `eth0` ends in a "tap" of the host.
 
 `wired`: the host's end is one half of a veth pair with a tap's name: cheap, and the product only needs the name.
-`tapped`: the host's end is a real tap (persistent, as libvirt's managed='no'); the pump below plays QEMU, also as a program:
-`python3 guest.py TAP PID`.
+`tapped`: the host's end is a real tap (persistent, as libvirt's managed='no'), and a process (tap.py) plays QEMU.
 """
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import os
-import select
-import signal
-import struct
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from .nodes import Node, wire
-
-TUNSETIFF = 0x400454CA
-IFF_TAP_NO_PI = 0x0002 | 0x1000
+from .tap import __file__ as TAP
 
 
 @dataclass(frozen=True)
@@ -64,38 +53,8 @@ def tapped(host: Node, tap: str, name: str, nic: Nic) -> Node:
     """A guest on a real tap, which outlives the guest (`ip link del` ends it)."""
     guest = Node(name)
     host.sh(f"[ -e /sys/class/net/{tap} ] || ip tuntap add {tap} mode tap\nip link set {tap} address fe{nic.mac[2:]} up")
-    host.popen(["/usr/bin/python3", "-m", "lab.guest", tap, guest.pid],
-               env={"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"]})
+    host.popen(["/usr/bin/python3", "-IS", TAP, tap, guest.pid])
     guest.sh("for i in $(seq 100); do [ -e /sys/class/net/eth0 ] && exit 0; sleep 0.05; done; exit 1")
     guest.run(f"ip link set eth0 address {nic.mac}")
     configure(guest, nic)
     return guest
-
-
-def open_tap(ifname: str) -> int:
-    fd = os.open("/dev/net/tun", os.O_RDWR)
-    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", ifname.encode(), IFF_TAP_NO_PI))
-    return fd
-
-
-def pump(tap: str, guest_pid: int) -> None:
-    """Carry frames between the host's tap, in this namespace, and a new tap `eth0` in the guest's, for ever."""
-    host = open_tap(tap)
-    libc = ctypes.CDLL(None, use_errno=True)
-    netns = os.open(f"/proc/{guest_pid}/ns/net", os.O_RDONLY)
-    if libc.setns(netns, 0x40000000):  # CLONE_NEWNET; os.setns came with Python 3.12
-        raise OSError(ctypes.get_errno(), "setns")
-    guest = open_tap("eth0")
-    peer = {host: guest, guest: host}
-    while True:
-        for fd in select.select([host, guest], [], [])[0]:
-            frame = os.read(fd, 65536)
-            try:
-                os.write(peer[fd], frame)
-            except OSError:
-                pass  # the other side is down: a cable that is not plugged in loses frames
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    pump(sys.argv[1], int(sys.argv[2]))

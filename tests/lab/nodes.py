@@ -242,7 +242,7 @@ UNORDERED = ("route", "neigh", "fdb", "grep", "maddr")
 NOISE = (
     (re.compile(r" (\w+_timer) +[0-9.]+"), r" \1 *"),                 # bridge timers run
     (re.compile(r" (valid_lft|preferred_lft|expires) +\w+"), ""),     # lifetimes run down
-    (re.compile(r" (tentative|dadfailed|optimistic)\b"), ""),         # duplicate address detection runs on its own clock
+    (re.compile(r" (tentative|optimistic|nodad)\b"), ""),             # duplicate address detection runs on its own clock
     (re.compile(r" age [0-9]+sec"), ""),                              # route ages
     (re.compile(r" promiscuity \d+ "), " promiscuity * "),            # a tcpdump that has just ended
     (re.compile(r" linkdown\b"), ""),                                 # follows the carrier, which the guest's end decides

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 
 from .domains import Interface
 from .nodes import Node, Switch, changes, settled, wire
-from .routed import PUBLIC, call
+from .routed import PUBLIC, call, eventually
+from .tap import __file__ as TAP
 
 LAN = '\n[networks.lan]\nmode = "bridged"\nbridge = "br0"\n'
 V4 = PUBLIC.replace("\nipv6 =", "\n# ipv6 =")
@@ -57,6 +58,9 @@ class Single:
             if foreign:
                 host.sh(FOREIGN)
             host.config(config)
+            # The kernel notices carriers late (linkwatch), and only then adds link-local addresses and their routes.
+            for ifname in ("up0", "eth9", "lan0", "br0"):
+                assert eventually(lambda name=ifname: "fe80::" in host.run(f"ip -6 addr show dev {name} -tentative").stdout), ifname
         except BaseException:
             self.stack.close()
             raise
@@ -67,12 +71,18 @@ class Single:
     def __exit__(self, *_exc: object) -> None:
         self.stack.close()
 
-    def tap(self, name: str, mac: str = "", up: bool = True, bridge: str = "") -> None:
-        """A real tap as libvirt leaves it to the hook: up, fe: MAC, in its bridge if it has one."""
+    def tap(self, name: str, mac: str = "", up: bool = True, bridge: str = "", held: bool = True) -> None:
+        """A real, persistent tap as libvirt leaves it to the hook: up, fe: MAC, in its bridge if it has one, and held open by
+        somebody (who plays QEMU, and reads nothing), so that it has a carrier."""
         self.host.sh(f"ip tuntap add {name} mode tap\n"
                      + (f"ip link set {name} address fe{mac[2:]}\n" if mac else "")
                      + (f"ip link set {name} master {bridge}\n" if bridge else "")
                      + (f"ip link set {name} up\n" if up else ""))
+        if held:
+            self.host.popen(["/usr/bin/python3", "-IS", TAP, name], stdout=-1).stdout.readline()
+        if up and held and not bridge:
+            assert eventually(lambda: "fe80::" in self.host.run(f"ip -6 addr show dev {name} -tentative").stdout
+                              or self.host.sysctl(f"ipv6/conf/{name}/disable_ipv6") == "1"), name
 
     def untap(self, name: str) -> None:
         self.host.run(f"ip link del {name}")

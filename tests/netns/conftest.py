@@ -24,7 +24,7 @@ def missing() -> str:
         return f"needs tools that are not installed: apt-get install {' '.join(packages)}"
     if not os.path.exists("/dev/net/tun"):
         return "needs /dev/net/tun: modprobe tun (in a container: give it the device)"
-    test = ("mount -t sysfs sysfs /sys && ip link add a type veth peer name b && ip link add c type bridge"
+    test = ("mount -t sysfs sysfs /sys && ip link add name va type veth peer name vb && ip link add name vc type bridge"
             " && nft add table arp t && nft add table inet t")
     tried = subprocess.run(["unshare", "--mount", "--net", "--propagation", "private", "sh", "-ec", test],
                            capture_output=True, text=True)

@@ -116,6 +116,20 @@ def test_tap_that_was_down_and_odd():
         same(before, one.state())
 
 
+def test_tap_without_a_carrier():
+    """Nobody holds the persistent tap open yet."""
+    with Single(PUBLIC) as one:
+        nic = routed(10)
+        one.tap(nic.tap, nic.mac, held=False)
+        before = one.state()
+        one.start("dom", nic)
+        one.stop("dom", nic)
+        # The kernel adds this route with the first IPv6 address of a link, and drops it only when the link goes down: a
+        # link with a carrier has it anyway.
+        ours = [line for line in one.state().splitlines() if "ff00::/8 dev tap10" not in line]
+        same(before, "\n".join(ours))
+
+
 def test_applying_twice_changes_nothing():
     config, nics, others = MODES["routed+bridged"]
     with Single(config) as one:
