@@ -1,6 +1,6 @@
 """What each action means: an event is matched with the configuration and the records, and handed to the engine if it matters.
 
-The engine (pyroute2) is imported only for a domain that has something of ours.
+The kernel edge (pyroute2) is imported only for a domain that has something of ours.
 """
 
 import os
@@ -9,6 +9,8 @@ from importlib import import_module
 
 from . import compose, config, store
 from .domain import Action, Event, Owner
+from .engine import activate
+from .kernel import packet
 from .modes import MODES
 
 
@@ -24,21 +26,26 @@ def act(event: Event) -> str:
     claimed = event.action in (Action.PLUG, Action.RECONNECT) and _claimed(event, declared)
     if not claimed and not _recorded(event):
         return ""
+    if event.action is Action.ACTIVATE:
+        return described(_activate(event, declared))
     engine = import_module("vmnet_hooks.host").engine(declared)
     try:
-        match event.action:
-            case Action.PLUG | Action.RECONNECT:
-                owners = engine.plug(domain, event.frontend)
-                if event.announce:
-                    engine.activate(domain, event.ifname)
-                return described(owners)
-            case Action.ACTIVATE:
-                return described(engine.activate(domain, event.ifname))
-            case Action.UNPLUG:
-                return described(engine.unplug(domain, event.ifname))
+        if event.action is Action.UNPLUG:
+            return described(engine.unplug(domain, event.ifname))
+        owners = engine.plug(domain, event.frontend)
     finally:
         engine.close()
-    return ""
+    if event.announce:
+        _activate(event, declared)
+    return described(owners)
+
+
+def _activate(event: Event, declared: config.Config) -> list[Owner]:
+    records = store.Store()
+    try:
+        return activate(declared, records, packet.announce, event.domain, event.ifname)
+    finally:
+        records.close()
 
 
 def _claimed(event: Event, declared: config.Config) -> bool:

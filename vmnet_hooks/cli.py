@@ -14,9 +14,10 @@ import click
 from . import __version__, actions, compose, config, host, store, values
 from .config import INTERFACE_OPTIONS, Option, Required
 from .domain import Domain, Owner
-from .engine import Drift, Engine
+from .engine import Drift, Engine, activate
 from .errors import InputError, VmnetError, one_line
 from .frontends import libvirt, libvirt_connection
+from .kernel import packet
 from .modes import MODES
 
 
@@ -134,7 +135,7 @@ def start(domain: str, xml: str | None) -> None:
         owners = opened.plug(guest, "cli")
         if not owners:
             raise InputError(f"{domain}: nothing claims any of its NICs; see `vmnet-hook set --help`")
-        opened.activate(guest)
+        activate(opened.config, opened.store, packet.announce, guest)
     report("start", domain, owners)
 
 

@@ -22,7 +22,7 @@ from .state import NftElement, NftTable, Resource, Sysctl
 
 
 class Kernel(Protocol):
-    """What the engine needs of a kernel: kernel.Kernel, or a fake one."""
+    """What the engine needs of a kernel: kernel.linux.Kernel, or a fake one."""
 
     def close(self) -> None: ...
     def link(self, ifname: str) -> compose.Link | None: ...
@@ -30,7 +30,6 @@ class Kernel(Protocol):
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]: ...
     def apply(self, step: Plan) -> None: ...
     def ours(self) -> dict[str, Resource]: ...
-    def announce(self, pairs: Sequence[tuple[str, str]]) -> None: ...
 
 
 class Store(Protocol):
@@ -352,23 +351,6 @@ class Engine:
             return {key: str(error)}
         return {}
 
-    # --- activate --------------------------------------------------------------------------------------------------
-
-    def activate(self, domain: Domain, ifname: str = "") -> list[Owner]:
-        """The guest runs here: announces its addresses. A guest that came in by migration runs only later: not announced."""
-        if self.store.expected(domain.uuid):
-            return []
-        with self.store.lock():
-            owners = self.store.of_domain(domain.name, domain.uuid, ifname)
-            for owner in owners:
-                self.store.set_phase(owner.id, "active")
-        pairs = []
-        for owner in owners:
-            if network := self.config.networks.get(owner.network):
-                pairs += compose.announcements(_vif(owner), network)
-        self.kernel.announce(pairs)
-        return owners
-
     # --- check and repair ------------------------------------------------------------------------------------------
 
     def check(self, domain: str = "", gone: Iterable[str] = ()) -> list[Drift]:
@@ -476,6 +458,27 @@ class Engine:
             failed.update(self._take_away(change))
         if failed:
             raise KernelError("; ".join(failed.values()))
+
+
+def activate(
+    declared: Config, store: Store, announce: Callable[[list[tuple[str, str]]], None], domain: Domain, ifname: str = ""
+) -> list[Owner]:
+    """The guest runs here: announces its addresses. Needs no kernel but a raw socket, and so none of the engine.
+
+    A guest that came in by live migration does not run yet when its hypervisor says so: it is not announced.
+    """
+    if store.expected(domain.uuid):
+        return []
+    with store.lock():
+        owners = store.of_domain(domain.name, domain.uuid, ifname)
+        for owner in owners:
+            store.set_phase(owner.id, "active")
+    pairs = []
+    for owner in owners:
+        if network := declared.networks.get(owner.network):
+            pairs += compose.announcements(_vif(owner), network)
+    announce(pairs)
+    return owners
 
 
 def _vif(owner: Owner) -> Vif:

@@ -2,7 +2,7 @@
 
 from . import config
 from .engine import Engine
-from .kernel import Kernel
+from .kernel.linux import Kernel
 from .modes import MODES
 from .store import Store
 

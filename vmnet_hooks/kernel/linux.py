@@ -1,0 +1,126 @@
+"""The kernel of this process's network namespace, behind one face: netlink, nftables, sysctls and iproute2's table names."""
+
+import errno
+import os
+from collections.abc import Iterable
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from ..compose import Host, Link
+from ..errors import KernelError
+from ..plan import Plan
+from ..state import NftElement, NftTable, Resource, Sysctl, TableName
+from . import sysctl
+from .netlink import Netlink
+from .nft import Nft
+
+
+class Kernel:
+    """Reads and changes the network namespace of this process."""
+
+    def __init__(self) -> None:
+        try:
+            self.netlink = Netlink()
+        except (NetlinkError, OSError) as error:
+            raise KernelError(f"no rtnetlink socket: {error}") from None
+        self.nft = Nft()
+
+    def close(self) -> None:
+        self.netlink.close()
+        self.nft.close()
+
+    def link(self, ifname: str) -> Link | None:
+        """What the kernel says of a link; None if there is none of that name."""
+        return self.netlink.link(ifname)
+
+    def host(self, links: Iterable[str]) -> Host:
+        """The facts that a composition depends on. Links that do not exist are left out."""
+        ipv6 = os.path.exists(f"{sysctl.ROOT}/net/ipv6/conf")
+        found = {name: link for name in dict.fromkeys(links) if name and (link := self.netlink.link(name))}
+        ra_links = self.netlink.ra_links() if ipv6 else ()
+        return Host(found, ipv6, ra_links, int(sysctl.read("net/ipv4/conf/all/rp_filter") or 0))
+
+    def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
+        """What is there now under the keys of `wanted`. Raises KernelError."""
+        found: dict[str, Resource] = {}
+        elements, rest = [], []
+        for resource in wanted:
+            match resource:
+                case NftTable():
+                    have: Resource | None = self.nft.table(resource)
+                case NftElement():
+                    elements.append(resource)
+                    continue
+                case Sysctl():
+                    value = sysctl.read(resource.path)
+                    have = Sysctl(resource.path, value) if value is not None else None
+                case TableName():
+                    have = resource if os.path.exists(resource.path) else None
+                case _:
+                    rest.append(resource)
+                    continue
+            if have is not None:
+                found[resource.key] = have
+        try:
+            found.update(self.netlink.read(rest))
+        except (NetlinkError, OSError) as error:
+            raise KernelError(f"reading the kernel's state: {_reason(error)}") from None
+        found.update(self.nft.elements(elements))
+        return found
+
+    def apply(self, step: Plan) -> None:
+        """Does one step of `plan.batches`: one change, or several nft changes as one transaction. Raises KernelError that
+        names the step."""
+        first = step[0]
+        try:
+            match first.subject:
+                case NftTable() | NftElement():
+                    self.nft.apply(step)
+                case Sysctl() as value:
+                    if first.want:
+                        sysctl.write(value)
+                case TableName() as name:
+                    _write_table_name(name, present=first.want is not None)
+                case _:
+                    if first.want:
+                        self.netlink.set(first.want, first.have)
+                    else:
+                        self.netlink.unset(first.subject)
+        except (KernelError, NetlinkError, OSError) as error:
+            label = str(first) if len(step) == 1 else f"nft transaction of {len(step)} changes on {first.subject.key}"
+            raise KernelError(f"{label.splitlines()[0]}: {_reason(error)}") from None
+
+    def ours(self) -> dict[str, Resource]:
+        """Everything in the kernel that shows by itself that it is ours: routes and rules by their protocol number, and
+        the elements of our nft tables."""
+        found: dict[str, Resource] = {}
+        try:
+            for resource in (*self.netlink.our_routes(), *(r for r in self.netlink.rules() if r.ours)):
+                found[resource.key] = resource
+        except (NetlinkError, OSError) as error:
+            raise KernelError(f"reading the kernel's state: {_reason(error)}") from None
+        for family in ("inet", "arp"):
+            found.update(self.nft.listing(family))
+        return found
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, NetlinkError):
+        if error.code == errno.EEXIST:
+            return "something is in the way there already; remove it, or see `vmnet-hook check`"
+        return os.strerror(error.code) + ("; run as root" if error.code == errno.EPERM else "")
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}; run as root"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)
+
+
+def _write_table_name(name: TableName, present: bool) -> None:
+    if not present:
+        if os.path.exists(name.path):
+            os.unlink(name.path)
+        return
+    os.makedirs(name.DIRECTORY, exist_ok=True)
+    with open(name.path, "w") as file:
+        file.write(f"{name.table} {name.name}\n")
