@@ -162,9 +162,8 @@ class Sysctl(Resource):
         if self.path != FORWARDING_GATE:
             return write
         return (
-            '( cd /proc/sys/net/ipv6/conf; for f in */forwarding; do echo "$f=$(cat $f)"; done >/run/vmnet-forwarding; '
-            f"{write}; while IFS== read -r f v; do [ $f = all/forwarding ] || echo $v >$f; done </run/vmnet-forwarding; "
-            "rm /run/vmnet-forwarding )  # the gate alone: every device keeps its own value"
+            f"( cd /proc/sys/net/ipv6/conf; old=$(grep -H . */forwarding); {write}; for i in $old; do "
+            "[ ${i%%:*} = all/forwarding ] || echo ${i##*:} >${i%%:*}; done )  # the gate alone: devices keep their values"
         )
 
 
