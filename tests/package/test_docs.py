@@ -1,0 +1,134 @@
+"""The man pages and the examples say what the program does. No root needed."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ENV = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+MAN8, MAN5 = ROOT / "man/vmnet-hook.8", ROOT / "man/vmnet.toml.5"
+
+
+def vmnet_hook(*argv: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["/usr/bin/python3", "-m", "vmnet_hooks.cli", *map(str, argv)], capture_output=True, text=True,
+                          cwd=ROOT, env=ENV)
+
+
+def words(page: Path) -> str:
+    """The page without its markup."""
+    text = re.sub(r"^\.(It )?", "", page.read_text(), flags=re.M)
+    return re.sub(r"\b(Fl|Ar|Cm|Ic|Pa|Op|Li|Oo|Oc|Ns) ", "", text.replace("Fl -", "--"))
+
+
+def listed(help_text: str, heading: str) -> list[str]:
+    """First words of a section of click's help."""
+    section = help_text.split(f"{heading}:\n", 1)[1].split("\n\n")[0]
+    return re.findall(r"^  (\S.*?)(?:  |$)", section, flags=re.M)
+
+
+def commands() -> list[str]:
+    return [line.split()[0] for line in listed(vmnet_hook("--help").stdout, "Commands")]
+
+
+def test_every_command_and_option_is_in_the_man_page() -> None:
+    page, text = MAN8.read_text(), words(MAN8)
+    found = commands()
+    assert len(found) > 10
+    lacking = []
+    for command in found:
+        described = re.search(rf"^\.It Cm {command}\b.*", page, flags=re.M)
+        if not described or not re.search(rf"^\.Cm {command}$", page, flags=re.M):
+            lacking.append(command)
+            continue
+        for option in re.findall(r"--[a-z-]+", " ".join(listed(vmnet_hook(command, "--help").stdout, "Options"))):
+            if option != "--help" and option not in described[0].replace("Fl -", "--"):
+                lacking.append(f"{command} {option}")
+    for option in re.findall(r"--[a-z-]+", " ".join(listed(vmnet_hook("--help").stdout, "Options"))):
+        if option not in text:
+            lacking.append(option)
+    assert not lacking
+
+
+def test_the_man_page_has_no_command_that_does_not_exist() -> None:
+    assert set(re.findall(r"^\.It Cm (\S+)", MAN8.read_text(), flags=re.M)) == set(commands())
+
+
+def test_every_key_is_in_the_man_page_and_nothing_else() -> None:
+    page = MAN5.read_text()
+    keys = {row["key"].rpartition(".")[2] for row in json.loads(vmnet_hook("options", "--json").stdout)}
+    described = set(re.findall(r"^\.It Ic (\S+)", page, flags=re.M))
+    # ipv6's subnet and gateway are described in one sentence.
+    assert keys == described
+    for row in json.loads(vmnet_hook("options", "--json").stdout):
+        key, default = row["key"].rpartition(".")[2], row["default"]
+        if isinstance(default, str | int) and not isinstance(default, bool) and default not in ("", None):
+            entry = page.split(f".It Ic {key}\n", 1)[1].split("\n.It Ic ", 1)[0]
+            assert str(default) in entry, f"{key}: default {default}"
+
+
+def test_exit_codes_and_files_are_in_the_man_page() -> None:
+    text = words(MAN8)
+    for path in ("/etc/vmnet-hooks/vmnet.toml", "/run/vmnet-hooks/state.db", "/etc/iproute2/rt_protos.d/vmnet.conf"):
+        assert path in text
+    assert re.search(r"EXIT STATUS.*\n0\n.*\n1\n.*\n2\n", text, flags=re.S)
+
+
+def test_example_configuration_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "vmnet.toml").write_text((ROOT / "etc/examples/routed-and-bridged.toml").read_text())
+    (tmp_path / "domains.d").mkdir()
+    (tmp_path / "domains.d/example.toml").write_text((ROOT / "etc/domains.d/example.toml").read_text())
+    done = vmnet_hook("validate", "--config-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shipped_configuration_is_valid_as_it_is_and_uncommented(tmp_path: Path) -> None:
+    """Prose starts with `# `, configuration with `#`."""
+    shipped = (ROOT / "etc/vmnet.toml").read_text()
+    assert tomllib.loads(shipped) == {}
+    uncommented = re.sub(r"^#(?=[^ \n])", "", shipped, flags=re.M)
+    assert set(tomllib.loads(uncommented)["networks"]) == {"public", "lan"}
+    (tmp_path / "vmnet.toml").write_text(uncommented)
+    done = vmnet_hook("validate", "--config-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def literals(page: Path) -> list[str]:
+    return [re.sub(r"\\e", r"\\", text) for text in
+            re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", page.read_text(), flags=re.M | re.S)]
+
+
+def test_configuration_in_the_man_page_is_valid(tmp_path: Path) -> None:
+    networks = [text for text in literals(MAN5) if text.startswith("[networks")]
+    assert len(networks) == 2
+    (guest,) = [text for text in literals(MAN5) if text.startswith("[[interfaces]]")]
+    for number, text in enumerate(networks):
+        folder = tmp_path / str(number)
+        (folder / "domains.d").mkdir(parents=True)
+        (folder / "vmnet.toml").write_text(text)
+        if "ipv6" in text:
+            (folder / "domains.d/web1.toml").write_text(guest)
+        done = vmnet_hook("validate", "--config-dir", folder)
+        assert done.returncode == 0, done.stderr
+
+
+def test_example_domain_can_be_planned_for() -> None:
+    """The same metadata in the example, in the man page and in what the front end reads."""
+    example = ElementTree.parse(ROOT / "etc/examples/dom1.xml")
+    (metadata,) = [text for text in literals(MAN5) if text.startswith("<metadata>")]
+    page = ElementTree.fromstring(metadata)
+    expected = ElementTree.tostring(page, encoding="unicode").split()
+    assert ElementTree.tostring(example.find("metadata"), encoding="unicode").split() == expected
+
+
+@pytest.mark.parametrize("page", [MAN8, MAN5], ids=lambda path: path.name)
+def test_man_page_is_well_formed(page: Path) -> None:
+    done = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(page)], capture_output=True, text=True,
+                          env={**ENV, "MANROFFSEQ": "", "MANWIDTH": "80", "LC_ALL": "C.UTF-8"})
+    assert done.returncode == 0 and done.stderr == "", done.stderr
