@@ -29,7 +29,7 @@ class Capture:
         self.process.send_signal(signal.SIGINT)
         output, _ = self.process.communicate(timeout=10)
         # With -v a packet takes several lines, the later ones indented: one line a packet.
-        self.lines = re.sub(r"\n\s+", " ", output).splitlines()
+        self.lines = [line for line in re.sub(r"\n[ \t]+", " ", output).splitlines() if line]
 
     @staticmethod
     def pause(seconds: float) -> None:

@@ -76,13 +76,15 @@ class Single:
         somebody (who plays QEMU, and reads nothing), so that it has a carrier."""
         self.host.sh(f"ip tuntap add {name} mode tap\n"
                      + (f"ip link set {name} address fe{mac[2:]}\n" if mac else "")
-                     + (f"ip link set {name} master {bridge}\n" if bridge else "")
-                     + (f"ip link set {name} up\n" if up else ""))
+                     + (f"ip link set {name} master {bridge}\n" if bridge else "") + f"ip link set {name} up")
         if held:
             self.host.popen(["/usr/bin/python3", "-IS", TAP, name], stdout=-1).stdout.readline()
-        if up and held and not bridge:
-            assert eventually(lambda: "fe80::" in self.host.run(f"ip -6 addr show dev {name} -tentative").stdout
-                              or self.host.sysctl(f"ipv6/conf/{name}/disable_ipv6") == "1"), name
+            if not bridge:
+                assert eventually(lambda: "fe80::" in self.host.run(f"ip -6 addr show dev {name} -tentative").stdout
+                                  or self.host.sysctl(f"ipv6/conf/{name}/disable_ipv6") == "1"), name
+        if not up:
+            # Having been up once is something that the kernel does not forget (qdisc, multicast): so it was, before us.
+            self.host.run(f"ip link set {name} down")
 
     def untap(self, name: str) -> None:
         self.host.run(f"ip link del {name}")

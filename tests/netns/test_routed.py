@@ -164,7 +164,7 @@ def test_host_asks_for_gateway_as_arp_source(lab):
     lab.forget_neighbours()
     with Capture(lab.router, "eth0", "arp") as seen:
         assert ping(a1.node, GATEWAY4)
-    asked = [line for line in seen.lines if f"who-has {GATEWAY4}" in line]
+    asked = seen.having(rf"who-has {GATEWAY4} ")
     assert asked and all(line.startswith(lab.mac_of(lab.a)) for line in asked), str(seen)
     assert set(who_has(seen, GATEWAY4)) == {ARP_SOURCE}, str(seen)
 
@@ -289,13 +289,6 @@ def test_own_probe_is_not_answered(lab):
     assert not seen.having(rf"Reply {a1.ip4}\b"), str(seen)
     assert seen.having(rf"who has {a1.ip6}\b"), str(seen)
     assert not seen.having(rf"neighbor advertisement.* tgt is {a1.ip6},"), str(seen)
-
-
-def test_probe_for_a_peers_address_is_answered(lab):
-    """The other way round: an IPv4 probe for a live guest's address is answered, so a duplicate is found out."""
-    a1, a2 = lab.guests["a1"], lab.guests["a2"]
-    done = a1.node.run(["arping", "-D", "-c", "2", "-w", "2", "-I", "eth0", a2.ip4], check=False)
-    assert done.returncode == 1, done.stdout
 
 
 # --- the source filter -------------------------------------------------------------------------------------------------
