@@ -1,0 +1,138 @@
+"""A host made of a fake kernel, real records and real configuration files, and the guests that the laws are tested with."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from fake_kernel import FakeKernel
+from vmnet_hooks import config
+from vmnet_hooks.domain import Claim, Domain, Owner, Vif
+from vmnet_hooks.engine import Engine
+from vmnet_hooks.modes import MODES
+from vmnet_hooks.state import LinkAttribute, Resource, Route, Rule, Sysctl
+from vmnet_hooks.store import Store
+
+V4 = 'ipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }\n'
+V6 = 'ipv6 = { subnet = "2001:db8::/64", gateway = "2001:db8::1" }\n'
+PUBLIC = '[networks.public]\nmode = "routed"\nuplink = "eth1"\ntable = 222\ntable_name = "routed"\n'
+ROUTER = (
+    '[networks.edge]\nmode = "routed"\nuplink = "eth2"\ntable = 333\nrole = "router+host"\nmasquerade = "eth9"\n'
+    'ipv4 = { subnet = "198.51.100.0/24", gateway = "198.51.100.1" }\n'
+    'ipv6 = { subnet = "2001:db8:1::/64", gateway = "2001:db8:1::1" }\n'
+)
+LAN = '[networks.lan]\nmode = "bridged"\nbridge = "br0"\n'
+EVERYTHING = PUBLIC + V4 + V6 + ROUTER + LAN
+
+
+def uuid(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012d}"
+
+
+def mac(number: int, nic: int = 0) -> str:
+    return f"52:54:00:aa:{number:02x}:{nic:02x}"
+
+
+def guest(number: int, *nics: tuple[str, Sequence[str]], filter: bool = True) -> Domain:
+    """Domain dN with taps tN.0, tN.1 …, one NIC for each (network, addresses)."""
+    vifs = tuple(Vif(mac(number, i), f"t{number}.{i}", i) for i in range(len(nics)))
+    claims = tuple(
+        Claim(network, mac(number, i), "", tuple(addresses), filter, f"d{number}: metadata")
+        for i, (network, addresses) in enumerate(nics)
+    )
+    return Domain(f"d{number}", uuid(number), vifs, claims)
+
+
+class Host:
+    def __init__(self, path: Path, toml: str = EVERYTHING, **facts) -> None:
+        self.path = path
+        self.kernel = FakeKernel(**facts)
+        for name in ("eth0", "eth1", "eth2", "eth3", "eth9"):
+            self.kernel.add_link(name, up=name not in ("eth2",))
+        self.kernel.add_link("br0", "bridge", mtu=1400, up=True)
+        self.kernel.put(
+            # Somebody else's.
+            Route(254, "0.0.0.0/0", "eth0", "203.0.113.1", 3),
+            Route(222, "203.0.113.0/24", "eth0", "", 3),
+            Rule(100, "from", "203.0.113.0/24", 7, 4),
+            Sysctl("net/ipv4/conf/eth1/forwarding", "1"),
+        )
+        self.configure(toml)
+
+    def configure(self, toml: str) -> None:
+        (self.path / "etc").mkdir(exist_ok=True)
+        (self.path / "etc" / "vmnet.toml").write_text(toml)
+
+    def engine(self) -> Engine:
+        """A fresh process on this host."""
+        return Engine(config.load(MODES, str(self.path / "etc")), self.kernel, self.store())
+
+    def store(self) -> Store:
+        return Store(str(self.path / "run"))
+
+    def add_taps(self, domain: Domain) -> None:
+        for vif in domain.vifs:
+            if vif.ifname not in self.kernel.links:
+                self.kernel.add_link(vif.ifname, "tun")
+
+    def remove_taps(self, domain: Domain) -> None:
+        for vif in domain.vifs:
+            self.kernel.remove_link(vif.ifname)
+
+    # --- each in a process of its own ----------------------------------------------------------------------------------
+
+    def plug(self, domain: Domain) -> list[Owner]:
+        return self._do(lambda engine: engine.plug(domain, "libvirt"))
+
+    def unplug(self, domain: Domain, ifname: str = "") -> list[Owner]:
+        return self._do(lambda engine: engine.unplug(domain, ifname))
+
+    def up(self, network: str):
+        return self._do(lambda engine: engine.up(network))
+
+    def down(self, network: str):
+        return self._do(lambda engine: engine.down(network))
+
+    def check(self, **kw) -> list:
+        return self._do(lambda engine: engine.check(**kw))
+
+    def repair(self, **kw) -> list:
+        return self._do(lambda engine: engine.repair(**kw))
+
+    def _do(self, call):
+        engine = self.engine()
+        try:
+            return call(engine)
+        finally:
+            engine.store.close()
+
+    # --- what there is -------------------------------------------------------------------------------------------------
+
+    def records(self) -> dict[str, list]:
+        """Every row of every table."""
+        self.store().close()
+        db = sqlite3.connect(self.path / "run" / "state.db")
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        dump = {name: sorted(db.execute(f"SELECT * FROM {name}"), key=repr) for name in tables}
+        db.close()
+        return dump
+
+    def everything(self) -> tuple:
+        return self.kernel.snapshot(), dict(self.kernel.links), self.records()
+
+    def assert_no_records(self) -> None:
+        left = {name: rows for name, rows in self.records().items() if rows}
+        assert not left
+
+    def claimed(self) -> dict[str, Resource]:
+        store = self.store()
+        try:
+            return store.resources()
+        finally:
+            store.close()
+
+
+def difference(before: dict, after: dict) -> dict:
+    return {k: (before.get(k), after.get(k)) for k in {*before, *after} if before.get(k) != after.get(k)}
+
+
+__all__ = ["EVERYTHING", "LAN", "PUBLIC", "ROUTER", "V4", "V6", "Host", "LinkAttribute", "difference", "guest", "mac", "uuid"]
