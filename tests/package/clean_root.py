@@ -3,6 +3,7 @@
 Its base is bootstrapped once from the machine's own package sources and kept in CACHE. Each `CleanRoot` is an overlay
 on it that its processes have as `/` (pivot_root, so that they can make namespaces in turn).
 """
+
 from __future__ import annotations
 
 import fcntl
@@ -14,12 +15,30 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 CACHE = Path("/var/cache/vmnet-hooks-tests")
-ENV = {"LC_ALL": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root",
-       "DEBIAN_FRONTEND": "noninteractive"}
+ENV = {
+    "LC_ALL": "C.UTF-8",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
 # What our package depends on and recommends, then what the tests in the root use.
-PACKAGES = ("python3-pyroute2", "python3-lxml", "python3-click", "nftables", "iproute2", "libvirt-daemon-system",
-            "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt", "qemu-system-x86",
-            "iputils-ping", "procps", "busybox-static", "man-db", "bash-completion")
+PACKAGES = (
+    "python3-pyroute2",
+    "python3-lxml",
+    "python3-click",
+    "nftables",
+    "iproute2",
+    "libvirt-daemon-system",
+    "libvirt-daemon-driver-qemu",
+    "libvirt-clients",
+    "python3-libvirt",
+    "qemu-system-x86",
+    "iputils-ping",
+    "procps",
+    "busybox-static",
+    "man-db",
+    "bash-completion",
+)
 
 # Shown to the root: what the test guest is made of, and the device nodes.
 HOLDER = """
@@ -43,8 +62,9 @@ exec cat >/dev/null
 
 def base() -> Path:
     """The bootstrapped root; about a minute when the cache lacks it."""
-    codename = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines()
-                    if "=" in line)["VERSION_CODENAME"].strip('"')
+    codename = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)[
+        "VERSION_CODENAME"
+    ].strip('"')
     key = hashlib.sha256(f"{codename} {PACKAGES}".encode()).hexdigest()[:12]
     root = CACHE / f"root-{codename}-{key}"
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -55,15 +75,34 @@ def base() -> Path:
         partial = root.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         # How the machine reaches its package mirror (a proxy, a certificate) is configured for apt.
-        options = subprocess.run(["apt-config", "dump", "--no-empty", "Acquire"], capture_output=True, text=True, check=True)
-        sources = [str(path) for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*")))
-                   if path.suffix in (".list", ".sources") and path.exists()]
+        options = subprocess.run(
+            ["apt-config", "dump", "--no-empty", "Acquire"], capture_output=True, text=True, check=True
+        )
+        sources = [
+            str(path)
+            for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*")))
+            if path.suffix in (".list", ".sources") and path.exists()
+        ]
         opts = CACHE / "apt.conf"
         opts.write_text(options.stdout)
         done = subprocess.run(
-            ["mmdebstrap", "--mode=root", "--variant=minbase", f"--aptopt={opts}", f"--include={','.join(PACKAGES)}",
-             "--dpkgopt=force-unsafe-io", codename, str(partial), *sources],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENV | _proxies())
+            [
+                "mmdebstrap",
+                "--mode=root",
+                "--variant=minbase",
+                f"--aptopt={opts}",
+                f"--include={','.join(PACKAGES)}",
+                "--dpkgopt=force-unsafe-io",
+                codename,
+                str(partial),
+                *sources,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=ENV | _proxies(),
+        )
         if done.returncode:
             raise AssertionError(f"mmdebstrap: exit status {done.returncode}\n{done.stdout[-3000:]}")
         partial.rename(root)
@@ -79,7 +118,12 @@ class CleanRoot:
         where.mkdir(parents=True, exist_ok=True)
         self.holder = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-ec", HOLDER, "holder", str(where), str(base())],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENV,
+        )
         if self.holder.stdout.readline().strip() != "ready":
             self.holder.kill()
             raise AssertionError(f"the clean root did not start: {self.holder.stderr.read()}")
@@ -102,12 +146,25 @@ class CleanRoot:
         self.path(path).write_text(text)
         self.path(path).chmod(mode)
 
-    def run(self, argv: Sequence[str] | str, input: str = "", check: bool = True, timeout: float = 120,
-            env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        argv: Sequence[str] | str,
+        input: str = "",
+        check: bool = True,
+        timeout: float = 120,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command (a string: by sh) in the root. Its standard error is part of its output."""
         words = ["sh", "-ec", argv] if isinstance(argv, str) else [str(word) for word in argv]
-        done = subprocess.run(["nsenter", "-t", str(self.holder.pid), "-m", "--", *words], input=input, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=timeout, env=ENV | (env or {}))
+        done = subprocess.run(
+            ["nsenter", "-t", str(self.holder.pid), "-m", "--", *words],
+            input=input,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            env=ENV | (env or {}),
+        )
         if check and done.returncode:
             raise AssertionError(f"{argv}: exit status {done.returncode}\n{done.stdout}")
         return done
@@ -124,8 +181,21 @@ class CleanRoot:
         return set(_files(self.path("/").resolve(strict=False), ""))
 
 
-SKIPPED = ("/proc", "/sys", "/dev", "/tmp", "/boot", "/lib/modules", "/usr/lib/modules", "/var/log", "/var/cache",
-           "/var/lib/dpkg/status-old", "/var/lib/dpkg/lock", "/var/lib/dpkg/triggers", "/var/lib/dpkg/available")
+SKIPPED = (
+    "/proc",
+    "/sys",
+    "/dev",
+    "/tmp",
+    "/boot",
+    "/lib/modules",
+    "/usr/lib/modules",
+    "/var/log",
+    "/var/cache",
+    "/var/lib/dpkg/status-old",
+    "/var/lib/dpkg/lock",
+    "/var/lib/dpkg/triggers",
+    "/var/lib/dpkg/available",
+)
 
 
 def _files(root: Path, below: str) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""The package tier needs root and Debian's packaging tools. Without them it is skipped, with the remedy; in CI that is a failure."""
+"""The package tier needs root and packaging tools. It is skipped without them, with the remedy; in CI it fails."""
+
 from __future__ import annotations
 
 import os
@@ -10,8 +11,15 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-TOOLS = {"dpkg-buildpackage": "dpkg-dev", "dh": "debhelper", "dh_python3": "dh-python", "lintian": "lintian",
-         "mmdebstrap": "mmdebstrap", "unshare": "util-linux", "man": "man-db"}
+TOOLS = {
+    "dpkg-buildpackage": "dpkg-dev",
+    "dh": "debhelper",
+    "dh_python3": "dh-python",
+    "lintian": "lintian",
+    "mmdebstrap": "mmdebstrap",
+    "unshare": "util-linux",
+    "man": "man-db",
+}
 
 
 def missing() -> str:

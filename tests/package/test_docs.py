@@ -1,4 +1,5 @@
 """The man pages and the examples say what the program does. No root needed."""
+
 from __future__ import annotations
 
 import json
@@ -17,8 +18,13 @@ MAN8, MAN5 = ROOT / "man/vmnet-hook.8", ROOT / "man/vmnet.toml.5"
 
 
 def vmnet_hook(*argv: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["/usr/bin/python3", "-m", "vmnet_hooks.cli", *map(str, argv)], capture_output=True, text=True,
-                          cwd=ROOT, env=ENV)
+    return subprocess.run(
+        ["/usr/bin/python3", "-m", "vmnet_hooks.cli", *map(str, argv)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=ENV,
+    )
 
 
 def words(page: Path) -> str:
@@ -100,8 +106,10 @@ def test_shipped_configuration_is_valid_as_it_is_and_uncommented(tmp_path: Path)
 
 
 def literals(page: Path) -> list[str]:
-    return [re.sub(r"\\e", r"\\", text) for text in
-            re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", page.read_text(), flags=re.M | re.S)]
+    return [
+        re.sub(r"\\e", r"\\", text)
+        for text in re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", page.read_text(), flags=re.M | re.S)
+    ]
 
 
 def test_configuration_in_the_man_page_is_valid(tmp_path: Path) -> None:
@@ -129,6 +137,10 @@ def test_example_domain_can_be_planned_for() -> None:
 
 @pytest.mark.parametrize("page", [MAN8, MAN5], ids=lambda path: path.name)
 def test_man_page_is_well_formed(page: Path) -> None:
-    done = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(page)], capture_output=True, text=True,
-                          env={**ENV, "MANROFFSEQ": "", "MANWIDTH": "80", "LC_ALL": "C.UTF-8"})
+    done = subprocess.run(
+        ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(page)],
+        capture_output=True,
+        text=True,
+        env={**ENV, "MANROFFSEQ": "", "MANWIDTH": "80", "LC_ALL": "C.UTF-8"},
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr

@@ -3,6 +3,7 @@
 Prints what it saw, "nothing is left" last. Uses the lab of the libvirt tier, but no code of vmnet_hooks: what plugs the
 guest in is what the package installed.
 """
+
 from __future__ import annotations
 
 import sys
@@ -17,7 +18,7 @@ from lab.nodes import changes, settled  # noqa: E402
 
 ROUTED = Nic("52:54:00:aa:00:10", dev="tap0", network="public", ips=("192.0.2.10", "2001:db8::10"))
 BRIDGED = Nic("52:54:00:aa:00:11", kind="bridge", dev="tap1", bridge="br0")
-CMDLINE = ("ip0=192.0.2.10/24 gw0=192.0.2.1 ip6_0=2001:db8::10/128 gw6_0=2001:db8::1 ip1=10.9.0.10/24")
+CMDLINE = "ip0=192.0.2.10/24 gw0=192.0.2.1 ip6_0=2001:db8::10/128 gw6_0=2001:db8::1 ip1=10.9.0.10/24"
 
 
 def main() -> None:
