@@ -271,6 +271,9 @@ def canonical(command: str, output: str) -> str:
             else:
                 flat.append(f"{ifname} {' '.join(line.split())}")
         lines = flat
+    if command.startswith("nft"):
+        # Tables print in the order in which they were made.
+        return "".join(sorted(re.split(r"(?m)^(?=table )", "\n".join(lines) + "\n")))
     if any(word in command for word in UNORDERED):
         lines.sort()
     return "\n".join(lines)

@@ -17,7 +17,10 @@ from lab.routed import GATEWAY4, GATEWAY6, PUBLIC, call, ping, ran, reach
 from lab.single import routed, same
 
 OUT4, OUT6 = "203.0.113.2", "2001:db8:f::2"
-ROLE = PUBLIC + 'role = "{role}"\n'
+
+
+def of_role(role: str) -> str:
+    return PUBLIC + f'role = "{role}"\n'
 
 
 class Roles:
@@ -73,7 +76,7 @@ def roles():
 @pytest.mark.parametrize("role", ["router", "router+host"])
 def test_masquerade(roles, role):
     """Guests of a host node reach the world through the router, under the router's address; `down` restores everything."""
-    lab = roles(ROLE.format(role=role) + 'masquerade = "ext0"\n')
+    lab = roles(of_role(role) + 'masquerade = "ext0"\n')
     before = settled(lab.gate)
     lab.up()
     up = settled(lab.gate)
@@ -97,7 +100,7 @@ def test_masquerade(roles, role):
 @pytest.mark.parametrize("role", ["router", "router+host"])
 def test_without_masquerade(roles, role):
     """The world routes to the guests itself: it sees their own addresses. `external` forwards without translating."""
-    lab = roles(ROLE.format(role=role) + 'external = "ext0"\n')
+    lab = roles(of_role(role) + 'external = "ext0"\n')
     lab.world.sh("ip route add 192.0.2.0/24 via 203.0.113.1; ip -6 route add 2001:db8::/64 via 2001:db8:f::1")
     before = settled(lab.gate)
     lab.up()
@@ -114,7 +117,7 @@ def test_without_masquerade(roles, role):
 @pytest.mark.parametrize("strict", [0, 1, 2])
 def test_router_and_host(roles, strict):
     """A node that is both: its own guest reaches the gateway (its own host), guests elsewhere, and the world."""
-    lab = roles(ROLE.format(role="router+host") + 'masquerade = "ext0"\n')
+    lab = roles(of_role("router+host") + 'masquerade = "ext0"\n')
     for node in (lab.gate, lab.host):
         node.sysctl("ipv4/conf/all/rp_filter", strict)
     before = settled(lab.gate)
@@ -133,7 +136,7 @@ def test_router_and_host(roles, strict):
 
 def test_network_is_up_for_its_guest_alone(roles):
     """router+host without `up`: the guest brings the network, and takes it away again. `up` in between keeps it."""
-    lab = roles(ROLE.format(role="router+host"))
+    lab = roles(of_role("router+host"))
     before = settled(lab.gate)
     guest = lab.start(1)
     assert reach([(guest, GATEWAY4), (guest, GATEWAY6)]) == []
@@ -145,7 +148,7 @@ def test_network_is_up_for_its_guest_alone(roles):
 
 
 def test_down_keeps_what_a_running_guest_needs(roles):
-    lab = roles(ROLE.format(role="router+host"))
+    lab = roles(of_role("router+host"))
     before = settled(lab.gate)
     lab.up()
     guest = lab.start(1)
@@ -157,7 +160,7 @@ def test_down_keeps_what_a_running_guest_needs(roles):
 
 
 def test_a_router_runs_no_guests(roles):
-    lab = roles(ROLE.format(role="router"))
+    lab = roles(of_role("router"))
     before = settled(lab.gate)
     nic = lab.guests[1][0]
     done = lab.gate.hook("dom1", "start", "begin", domain_xml("dom1", nic, stage="start"))
@@ -167,7 +170,7 @@ def test_a_router_runs_no_guests(roles):
 
 def test_a_host_has_the_address_already(roles):
     """The gateway address was configured by the admin: `up` takes it as it is, `down` leaves it."""
-    lab = roles(ROLE.format(role="router"))
+    lab = roles(of_role("router"))
     lab.gate.sh(f"ip addr add {GATEWAY4}/24 dev up0; ip -6 addr add {GATEWAY6}/64 dev up0 nodad")
     before = settled(lab.gate)
     lab.up()
@@ -178,7 +181,7 @@ def test_a_host_has_the_address_already(roles):
 
 @pytest.mark.parametrize("network, why", [("nosuch", "nosuch"), ("lan", "lan")])
 def test_up_says_what_is_wrong(roles, network, why):
-    lab = roles(ROLE.format(role="router") + '[networks.lan]\nmode = "bridged"\nbridge = "br0"\n')
+    lab = roles(of_role("router") + '[networks.lan]\nmode = "bridged"\nbridge = "br0"\n')
     before = settled(lab.gate)
     done = lab.gate.cli("up", network)
     assert done.returncode in (1, 2) and why in done.stderr, (done.returncode, done.stdout, done.stderr)
