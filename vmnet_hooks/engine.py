@@ -375,19 +375,10 @@ class Engine:
                 if problem:
                     drifts.append(Drift(label, problem, "keep what was set up"))
                 for key in sorted({*wants, *self.store.claims(owner.id)} - reported):
-                    have, want = current.get(key), wants.get(key)
-                    if want is None:
-                        drifts.append(Drift(label, f"{key}: no longer wanted by the configuration", "remove it"))
-                    elif key not in claimed or claimed[key] != want:
-                        drifts.append(
-                            Drift(label, f"{key}: the configuration wants {_value(want)}", str(Change(have, want)))
-                        )
-                    elif have is None:
-                        drifts.append(Drift(label, f"{key}: missing", str(Change(None, want))))
-                    elif not want.covers(have):
-                        drifts.append(Drift(label, f"{key}: is {_value(have)}", str(Change(have, want))))
-                    else:
+                    drift = _drift(label, key, current.get(key), wants.get(key), claimed.get(key))
+                    if drift is None:
                         continue
+                    drifts.append(drift)
                     reported.add(key)
             if not domain:
                 orphans = {key: r for key, r in self.kernel.ours().items() if key not in claimed}
@@ -485,6 +476,12 @@ def _vif(owner: Owner) -> Vif:
     return Vif(owner.mac, owner.ifname, network=owner.network, addresses=owner.addresses, filter=owner.filter)
 
 
-def _value(resource: Resource) -> str:
-    value = getattr(resource, "value", None)
-    return repr(value) if value is not None else str(resource.set_command(None)).splitlines()[0]
+def _drift(label: str, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None) -> Drift | None:
+    if want is None:
+        return Drift(label, f"{key}: no longer wanted by the configuration", "remove it")
+    remedy = f"make table {want.family} vmnet anew" if isinstance(want, NftTable) else str(Change(have, want))
+    if recorded != want:
+        return Drift(label, f"{key}: the configuration has changed", remedy)
+    if have is None:
+        return Drift(label, f"{key}: missing", remedy)
+    return None if want.covers(have) else Drift(label, f"{key}: {want.difference(have)}", remedy)

@@ -49,6 +49,10 @@ class Resource:
     def covers(self, have: "Resource") -> bool:
         return self == have
 
+    def difference(self, have: Self) -> str:
+        """What is wrong with `have`, in an admin's words."""
+        return f"is {getattr(have, 'value', have)!s}"
+
     def set_command(self, have: Self | None) -> str:
         """The shell command that brings the kernel from `have` to this."""
         raise NotImplementedError
@@ -77,6 +81,11 @@ class NftTable(Resource):
     @property
     def ours(self) -> bool:
         return True
+
+    def difference(self, have: Self) -> str:
+        there = dict(have.rules)
+        wrong = [f"chain {name} has {there.get(name, 0)} of {n} rules" for name, n in self.rules if there.get(name) != n]
+        return ", ".join(wrong) or "has chains that are not ours"
 
     def statement(self) -> str:
         # Added first so that the deletion can't fail: a table left over from a lost record must not keep its elements.

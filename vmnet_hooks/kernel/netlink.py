@@ -195,14 +195,12 @@ class Netlink:
         key = ("route", want.family, want.table, want.dev)
         if key not in cache:
             link = self._cached(want.dev, cache)
-            cache[key] = {r.dst: r for r in self._routes(want.family, want.table, link["index"])} if link else {}
+            cache[key] = {r.dst: r for r in self._routes(want.family, table=want.table, oif=link["index"])} if link else {}
         return cache[key].get(want.dst)
 
-    def _routes(self, family: int, table: int, oif: int | None, **match: int) -> list[Route]:
-        if oif is not None:
-            match["oif"] = oif
+    def _routes(self, family: int, **match: int) -> list[Route]:
         routes = []
-        for m in self._ip.route("dump", family=_FAMILY[family], table=table, **match):
+        for m in self._ip.route("dump", family=_FAMILY[family], **match):
             if m["type"] != 1 or m["tos"]:
                 continue
             priority = m.get_attr("RTA_PRIORITY") or 0
@@ -221,7 +219,7 @@ class Netlink:
 
     def our_routes(self) -> list[Route]:
         """Every route that carries our protocol number, in any table."""
-        return [r for family in (4, 6) for r in self._routes(family, 0, None, proto=PROTO) if r.proto == PROTO]
+        return [r for family in (4, 6) for r in self._routes(family, proto=PROTO) if r.proto == PROTO]
 
     def rules(self) -> list[Rule]:
         """Every rule that selects by one subnet."""
