@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 TOOLS = {
-    "dpkg-buildpackage": "dpkg-dev",
+    "dpkg-buildpackage": "build-essential",
     "dh": "debhelper",
     "dh_python3": "dh-python",
     "lintian": "lintian",
