@@ -121,7 +121,7 @@ class Host:
 
     def assert_no_records(self) -> None:
         left = {name: rows for name, rows in self.records().items() if rows}
-        assert not left
+        assert not left, left
 
     def claimed(self) -> dict[str, Resource]:
         store = self.store()
