@@ -1,0 +1,161 @@
+"""diff, order, inverse, batches, and the commands that resources print as."""
+
+import subprocess
+
+import pytest
+from vmnet_hooks import state
+from vmnet_hooks.errors import ConflictError
+from vmnet_hooks.plan import Change, Release, batches, diff
+from vmnet_hooks.state import (
+    Address,
+    LinkAttribute,
+    Neighbour,
+    NftElement,
+    NftTable,
+    ProxyNeighbour,
+    Route,
+    Rule,
+    Sysctl,
+    TableName,
+    decode,
+    encode,
+)
+
+ONE_OF_EACH = [
+    NftTable("arp", "\tset a { type ifname; }", (("guard", 1), ("input", 2))),
+    NftElement("arp", "arp_source", ('"tap0"',), "192.0.2.1"),
+    NftElement("inet", "sources4", ('"tap0"', "52:54:00:aa:00:10", "192.0.2.10")),
+    Sysctl("net/ipv4/conf/eth0.222/forwarding", "1"),
+    Sysctl("net/ipv6/conf/all/forwarding", "1"),
+    LinkAttribute("tap0", "mtu", "1400"),
+    LinkAttribute("tap0", "address", "fe:ff:ff:ff:ff:ff"),
+    LinkAttribute("tap0", "master", "br0"),
+    LinkAttribute("tap0", "isolated", "on"),
+    LinkAttribute("tap0", "lladdr", "fe80::1/64,fe80::2/64"),
+    LinkAttribute("tap0", "state", "up"),
+    Address("eth1", "2001:db8::1/64"),
+    Neighbour("tap0", "192.0.2.10", "52:54:00:aa:00:10"),
+    ProxyNeighbour("eth1", "2001:db8::10"),
+    TableName(222, "snf_routed"),
+    Route(222, "192.0.2.10/32", "tap0"),
+    Route(222, "::/0", "eth1", "2001:db8::1"),
+    Rule(22000, "from", "192.0.2.0/24", 222),
+]
+each = pytest.mark.parametrize("resource", ONE_OF_EACH, ids=lambda r: r.key)
+
+
+def by_key(*resources):
+    return {r.key: r for r in resources}
+
+
+@each
+def test_records_keep_everything(resource):
+    again = decode(encode(resource))
+    assert again == resource and type(again) is type(resource) and again.key == resource.key
+    assert getattr(again, "body", None) == getattr(resource, "body", None)
+
+
+def test_no_record():
+    assert encode(None) is None and decode(None) is None
+
+
+def test_keys_differ():
+    assert len({r.key for r in ONE_OF_EACH}) == len(ONE_OF_EACH)
+    assert {type(r) for r in ONE_OF_EACH} == set(state.KINDS.values())
+
+
+@each
+def test_what_is_there_needs_no_change(resource):
+    assert diff(by_key(resource), {}, by_key(resource)) == []
+
+
+@each
+def test_change_and_inverse(resource):
+    change = Change(None, resource)
+    assert change.inverse == Change(resource, None) and change.inverse.inverse == change
+    assert change.subject is resource and change.inverse.subject is resource
+    assert str(change)
+
+
+@each
+def test_commands_are_shell(resource):
+    for change in (Change(None, resource), Change(resource, None)):
+        if isinstance(resource, Sysctl) and change.want is None:
+            # A value is never removed, only changed.
+            continue
+        done = subprocess.run(["sh", "-n"], input=str(change), text=True, capture_output=True)
+        assert not done.returncode, done.stderr
+
+
+def test_only_ours_and_only_what_is_still_ours_is_released():
+    ours, theirs = Sysctl("a/b/c/eth1/x", "1"), Sysctl("a/b/c/eth1/x", "7")
+    before = Sysctl("a/b/c/eth1/x", "0")
+    release = {ours.key: Release(ours, before)}
+    assert diff({}, release, by_key(ours)) == [Change(ours, before)]
+    assert diff({}, release, by_key(theirs)) == []
+    assert diff({}, release, {}) == []
+    assert diff({}, {ours.key: Release(ours, ours)}, by_key(ours)) == []
+
+
+def test_a_foreign_route_is_a_conflict_and_ours_is_replaced():
+    want = Route(222, "0.0.0.0/0", "eth1", "192.0.2.1")
+    with pytest.raises(ConflictError, match="somebody else's route is in the way: default via 203.0.113.1 dev eth0 table 222 proto 3"):
+        diff(by_key(want), {}, by_key(Route(222, "0.0.0.0/0", "eth0", "203.0.113.1", 3)))
+    [change] = diff(by_key(want), {}, by_key(Route(222, "0.0.0.0/0", "eth0", "203.0.113.1")))
+    assert str(change) == "ip route replace default via 192.0.2.1 dev eth1 table 222 proto 86 onlink"
+    # The same way, whoever made it, is good enough.
+    assert diff(by_key(want), {}, by_key(Route(222, "0.0.0.0/0", "eth1", "192.0.2.1", 3))) == []
+
+
+def test_clean_up_first_and_backwards_then_set_up():
+    wants = [r for r in ONE_OF_EACH if r.key != "link tap0 isolated"]
+    set_up = [c.subject for c in diff(by_key(*reversed(wants)), {}, {})]
+    assert [r.order for r in set_up] == sorted(r.order for r in wants)
+    kinds = [r.key for r in set_up]
+    assert kinds.index("nft arp") < kinds.index('nft arp arp_source "tap0"') < kinds.index("link tap0 state")
+    assert kinds.index("link tap0 mtu") < kinds.index("link tap0 master") < kinds.index("link tap0 state")
+    assert kinds.index("link tap0 state") < kinds.index("route 222 192.0.2.10/32") < kinds.index("route 222 ::/0")
+    release = {r.key: Release(r, None) for r in wants}
+    assert [c.subject.order for c in diff({}, release, by_key(*wants))] == sorted((r.order for r in wants), reverse=True)
+
+
+def test_nft_changes_share_a_transaction():
+    plan = [Change(None, r) for r in ONE_OF_EACH]
+    steps = list(batches(plan))
+    assert [len(step) for step in steps] == [3, *[1] * (len(plan) - 3)]
+    assert [c for step in steps for c in step] == plan
+
+
+def test_spelling():
+    assert [str(Change(None, r)) for r in ONE_OF_EACH[1:]] == [
+        "nft 'add element arp vmnet arp_source { \"tap0\" : 192.0.2.1 }'"
+        "  # arptables -A OUTPUT -o tap0 --opcode Request -j mangle --mangle-ip-s 192.0.2.1",
+        "nft 'add element inet vmnet sources4 { \"tap0\" . 52:54:00:aa:00:10 . 192.0.2.10 }'",
+        "sysctl -qw net/ipv4/conf/eth0.222/forwarding=1",
+        str(Change(None, ONE_OF_EACH[4])),
+        "ip link set dev tap0 mtu 1400",
+        "ip link set dev tap0 address fe:ff:ff:ff:ff:ff",
+        "ip link set dev tap0 master br0",
+        "bridge link set dev tap0 isolated on",
+        "ip -6 addr add fe80::1/64 dev tap0 nodad\nip -6 addr add fe80::2/64 dev tap0 nodad",
+        "ip link set dev tap0 up",
+        "ip -6 addr add 2001:db8::1/64 dev eth1 nodad",
+        "ip neigh replace 192.0.2.10 lladdr 52:54:00:aa:00:10 dev tap0 nud permanent",
+        "ip -6 neigh add proxy 2001:db8::10 dev eth1",
+        "mkdir -p /etc/iproute2/rt_tables.d; echo '222 snf_routed' > /etc/iproute2/rt_tables.d/vmnet-snf_routed.conf",
+        "ip route add 192.0.2.10/32 dev tap0 table 222 proto 86",
+        "ip -6 route add default via 2001:db8::1 dev eth1 table 222 proto 86 onlink",
+        "ip rule add from 192.0.2.0/24 lookup 222 pref 22000 protocol 86",
+    ]
+
+
+def test_an_update_of_a_map_deletes_first():
+    old, new = (NftElement("arp", "arp_source", ('"tap0"',), a) for a in ("192.0.2.1", "192.0.2.9"))
+    assert new.statement(old) == (
+        'delete element arp vmnet arp_source { "tap0" }\nadd element arp vmnet arp_source { "tap0" : 192.0.2.9 }\n'
+    )
+
+
+def test_link_local_addresses_change_one_by_one():
+    old, new = LinkAttribute("t", "lladdr", "fe80::1/64,fe80::2/64"), LinkAttribute("t", "lladdr", "fe80::2/64,fe80::3/64")
+    assert new.set_command(old) == "ip -6 addr del fe80::1/64 dev t\nip -6 addr add fe80::3/64 dev t nodad"

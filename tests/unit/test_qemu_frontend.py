@@ -1,0 +1,74 @@
+"""ifup and ifdown: a tap's name becomes an event, by way of domains.d."""
+
+import io
+
+import pytest
+from scenario import EVERYTHING
+from vmnet_hooks import config
+from vmnet_hooks.domain import Action, Domain, Vif
+from vmnet_hooks.errors import ConfigError, InputError
+from vmnet_hooks.frontends import qemu
+
+MAC = "52:54:00:aa:00:10"
+
+
+@pytest.fixture
+def etc(tmp_path, monkeypatch):
+    (tmp_path / "domains.d").mkdir()
+    (tmp_path / "vmnet.toml").write_text(EVERYTHING)
+    monkeypatch.setattr(config.load, "__defaults__", (str(tmp_path),))
+    monkeypatch.setattr(config, "DIRECTORY", str(tmp_path))
+    (tmp_path / "domains.d" / "web.toml").write_text(
+        f'[[interfaces]]\nmac = "{MAC}"\nifname = "tap0"\nnetwork = "public"\nips = ["192.0.2.10"]\n'
+        '[[interfaces]]\nifname = "tap1"\nnetwork = "lan"\n'
+    )
+    return tmp_path
+
+
+def parse(hook: str, *argv: str):
+    return qemu.parse([f"/x/hooks/qemu/{hook}", *argv], io.BytesIO())
+
+
+def test_ifup(etc):
+    event = parse("ifup", "tap0")
+    assert (event.action, event.ifname, event.frontend) == (Action.PLUG, "tap0", "qemu")
+    assert event.announce, "nobody tells us when the guest runs"
+    assert event.domain.name == "web" and event.domain.vifs == (Vif(MAC, "tap0"),)
+    assert event.domain.partial, "the other NICs have a call of their own"
+    assert event.domain.claims[0].addresses == ("192.0.2.10",)
+
+
+def test_ifdown_needs_no_configuration(etc):
+    (etc / "vmnet.toml").write_text("rubbish")
+    event = parse("ifdown", "tap0")
+    assert (event.action, event.ifname, event.domain) == (Action.UNPLUG, "tap0", Domain(""))
+
+
+def test_a_tap_that_nothing_claims(etc, monkeypatch):
+    with pytest.raises(ConfigError, match=r"domains.d: no file claims ifname 'tap7'; add an \[\[interfaces\]\] table"):
+        parse("ifup", "tap7")
+    for daemon in ("libvirtd", "virtqemud"):
+        monkeypatch.setattr(qemu, "_parent", lambda daemon=daemon: daemon)
+        assert parse("ifup", "tap7") is None
+
+
+def test_a_tap_without_mac(etc):
+    with pytest.raises(ConfigError, match=r"web.toml: interfaces\[2\].mac: missing; plain QEMU does not tell us the MAC of tap1"):
+        parse("ifup", "tap1")
+
+
+def test_a_tap_of_two_domains(etc):
+    (etc / "domains.d" / "www.toml").write_text((etc / "domains.d" / "web.toml").read_text())
+    with pytest.raises(ConfigError, match="ifname tap0 is also claimed in"):
+        parse("ifup", "tap0")
+
+
+@pytest.mark.parametrize("argv", [[], [""], ["a" * 16], ["a b"], ["../x"]])
+@pytest.mark.parametrize("hook", ["ifup", "ifdown"])
+def test_wrong_argv(hook, argv, etc):
+    with pytest.raises(InputError, match="usage|is not an interface's name|is longer"):
+        parse(hook, *argv)
+
+
+def test_the_parents_name():
+    assert qemu._parent()

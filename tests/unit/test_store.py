@@ -1,0 +1,170 @@
+"""The records: owners, claims, the journal, the lock."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from vmnet_hooks import store as module
+from vmnet_hooks.domain import Owner
+from vmnet_hooks.errors import StoreError
+from vmnet_hooks.plan import Change
+from vmnet_hooks.state import NftElement, Route, Sysctl
+from vmnet_hooks.store import Store
+
+A = Owner("u1/m1", "d1", "u1", "tap1", 7, "m1", "public", "libvirt", addresses=("192.0.2.1", "2001:db8::1"), since=1.0)
+B = Owner("u2/m2", "d2", "u2", "tap2", 8, "m2", "public", "libvirt", addresses=("192.0.2.2",), filter=False, since=2.0)
+SHARED, OWN = Route(222, "192.0.2.0/24", "eth1"), Route(222, "192.0.2.1/32", "tap1")
+VALUE, BEFORE = Sysctl("a/b/c/eth1/x", "1"), Sysctl("a/b/c/eth1/x", "0")
+ELEMENT = NftElement("arp", "own", ('"tap1"', "192.0.2.1"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(str(tmp_path))
+    yield opened
+    opened.close()
+
+
+def add(store, owner, *resources, originals=None, drop=()):
+    by_key = {r.key: r for r in resources}
+    store.commit(drop, {owner: list(by_key)}, by_key, originals or {})
+
+
+def test_owners_come_back_as_they_were(store):
+    add(store, B, SHARED)
+    add(store, A, SHARED, OWN)
+    assert store.owners() == [A, B]
+    assert store.owners(domain="d1") == [A] and store.owners(ifname="tap2") == [B] and store.owners(id="nobody") == []
+    assert store.of_domain("d1", "u1") == [A] and store.of_domain("d1", "") == [A] and store.of_domain("d1", "u2") == [B]
+    assert store.of_domain("d1", "", "tap2") == [] and store.of_domain("", "", "tap2") == [B] and store.of_domain("", "") == []
+
+
+def test_a_resource_lives_as_long_as_somebody_claims_it(store):
+    add(store, A, SHARED, OWN)
+    add(store, B, SHARED)
+    assert store.claimed_elsewhere(SHARED.key, [A.id]) and not store.claimed_elsewhere(OWN.key, [A.id])
+    assert not store.claimed_elsewhere(SHARED.key, [A.id, B.id])
+    store.forget(A.id)
+    assert store.resources() == {SHARED.key: SHARED} and store.owners() == [B]
+    store.forget(B.id)
+    assert store.resources() == {}
+
+
+def test_the_value_found_first_is_kept(store):
+    add(store, A, VALUE, originals={VALUE.key: BEFORE})
+    add(store, B, replace(VALUE, value="2"), originals={VALUE.key: VALUE})
+    assert store.recorded(VALUE.key) == (replace(VALUE, value="2"), BEFORE)
+    assert store.recorded("nothing") is None
+
+
+def test_replacing_an_owner_releases_what_it_wants_no_more(store):
+    add(store, A, SHARED, OWN)
+    add(store, A, SHARED)
+    assert store.claims(A.id) == {SHARED.key: SHARED} and set(store.resources()) == {SHARED.key}
+
+
+def test_commit_drops_others(store):
+    add(store, A, SHARED, OWN)
+    add(store, B, SHARED, drop=[A.id])
+    assert store.owners() == [B] and set(store.resources()) == {SHARED.key}
+
+
+def test_a_leftover_keeps_what_stays_and_nothing_else(store):
+    add(store, A, SHARED, OWN, ELEMENT)
+    store.forget(A.id, [OWN.key])
+    assert [o.phase for o in store.owners()] == ["leftover"]
+    assert store.claims(A.id) == {OWN.key: OWN}
+    assert store.resources() == {OWN.key: OWN}, "what could be removed is in no record any more"
+    assert store.holder("public", "192.0.2.1", []) is None, "its addresses are free"
+
+
+def test_holders(store):
+    add(store, A, OWN)
+    assert store.holder("public", "192.0.2.1", []) == A and store.holder("public", "192.0.2.1", [A.id]) is None
+    assert store.holder("other", "192.0.2.1", []) is None
+    assert store.holder_of_mac("public", "m1", [B.id]) == A and store.holder_of_mac("lan", "m1", []) is None
+
+
+def test_elements(store):
+    add(store, A, OWN, ELEMENT)
+    assert store.elements("arp") == {ELEMENT.key: ELEMENT} and store.elements("inet") == {}
+
+
+def test_the_journal_outlives_the_process(tmp_path):
+    first = Store(str(tmp_path))
+    changes = [Change(None, OWN), Change(BEFORE, VALUE), Change(ELEMENT, None)]
+    first.open_journal("plug d1", changes)
+    first.close()
+    second = Store(str(tmp_path))
+    assert second.journal() == ("plug d1", changes)
+    add(second, A, OWN)
+    assert second.journal() == ("", []), "a commit closes it"
+    second.open_journal("x", changes)
+    second.close_journal()
+    assert second.journal() == ("", [])
+    second.close()
+
+
+def test_a_commit_is_all_or_nothing(store):
+    add(store, A, SHARED)
+    with pytest.raises(AttributeError):
+        store.commit([A.id], {B: [OWN.key]}, {OWN.key: None}, {})
+    assert store.owners() == [A] and set(store.resources()) == {SHARED.key}
+
+
+def test_phase(store):
+    add(store, A, OWN)
+    store.set_phase(A.id, "active")
+    assert store.owners() == [replace(A, phase="active")]
+
+
+def test_migration_is_remembered_once(store):
+    assert not store.expected("u1")
+    store.expect("u1")
+    assert store.expected("u1") and not store.expected("u1")
+
+
+def test_only_root_reads_the_records(tmp_path):
+    Store(str(tmp_path / "run")).close()
+    assert os.stat(tmp_path / "run").st_mode & 0o777 == 0o700
+
+
+def test_the_lock_is_one_per_host(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOCK_SECONDS", 0.05)
+    one, two = Store(str(tmp_path)), Store(str(tmp_path))
+    with one.lock():
+        with pytest.raises(StoreError, match="held by another process for .* s; see `fuser"), two.lock():
+            pass
+    with two.lock():
+        pass
+    one.close()
+    two.close()
+
+
+def test_the_lock_dies_with_its_holder(tmp_path):
+    code = (
+        "import sys, os; sys.path.insert(0, sys.argv[1]); from vmnet_hooks.store import Store; s = Store(sys.argv[2]);"
+        "c = s.lock(); c.__enter__(); print('locked', flush=True); os.kill(os.getpid(), 9)"
+    )
+    root = os.path.dirname(os.path.dirname(module.__file__))
+    done = subprocess.run([sys.executable, "-c", code, root, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout == "locked\n" and done.returncode == -9
+    opened = Store(str(tmp_path))
+    with opened.lock():
+        pass
+    opened.close()
+
+
+@pytest.mark.parametrize("content", [b"rubbish" * 1000, b"SQLite format 3\0" + b"x" * 5000], ids=["text", "damaged"])
+def test_broken_records(content, tmp_path):
+    (tmp_path / "state.db").write_bytes(content)
+    with pytest.raises(StoreError, match="state.db: .*; remove it"):
+        Store(str(tmp_path))
+
+
+def test_a_folder_that_can_not_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="run as root"):
+        Store(str(tmp_path / "file" / "run"))

@@ -1,0 +1,88 @@
+"""Parsers of MACs, names and addresses."""
+
+import ipaddress
+
+import pytest
+from vmnet_hooks import values
+from vmnet_hooks.errors import one_line
+
+
+@pytest.mark.parametrize("text", ["tap0", "eth0.222", "vnet12", "a", "a23456789012345", "br-ex", "if@2", "1x"])
+def test_ifname(text):
+    assert values.ifname(text) == text
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "a/b", "a b", "a" * 16, "-a", "a\n", 'a"', "a*", "täp", "a:b", None, 3, True, ["a"]])
+def test_not_an_ifname(text):
+    with pytest.raises(ValueError):
+        values.ifname(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "mac"), [("52:54:00:AA:00:10", "52:54:00:aa:00:10"), ("52-54-00-aa-00-10", "52:54:00:aa:00:10"), ("00:00:00:00:00:01",) * 2]
+)
+def test_mac(text, mac):
+    assert values.mac(text) == mac
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("52:54:00:aa:00", "is not a MAC"),
+        ("52:54:00:aa:00:1g", "is not a MAC"),
+        ("525400aa0010", "is not a MAC"),
+        ("52:54:00:aa:00:10\n", "is not a MAC"),
+        ("01:00:5e:00:00:01", "multicast"),
+        ("ff:ff:ff:ff:ff:ff", "multicast"),
+        ("00:00:00:00:00:00", "zero MAC"),
+        (3, "is int, not a string"),
+    ],
+)
+def test_not_a_mac(text, message):
+    with pytest.raises(ValueError, match=message):
+        values.mac(text)
+
+
+@pytest.mark.parametrize("text", ["public", "a", "a.b-c_d+e", "_x", "a" * 63])
+def test_name(text):
+    assert values.name(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "a" * 64, ".a", "-a", "a b", "a/b", "ä", "a\n", 1, None])
+def test_not_a_name(text):
+    with pytest.raises(ValueError):
+        values.name(text)
+
+
+def test_address():
+    assert str(values.address("2001:DB8:0::10")) == "2001:db8::10"
+    for text in ("192.0.2.1/24", "192.0.2.01", "x", "", 3, None, "fe80::1%eth0"):
+        with pytest.raises(ValueError):
+            values.address(text)
+
+
+def test_integer_is_no_boolean():
+    parse = values.integer(1, 3)
+    assert parse(1) == 1 and parse(3) == 3
+    for value in (0, 4, True, 1.0, "1", None):
+        with pytest.raises(ValueError, match="from 1 to 3"):
+            parse(value)
+
+
+@pytest.mark.parametrize(
+    ("mac", "address"),
+    [
+        # RFC 4291 appendix A: 34-56-78-9A-BC-DE becomes 3656:78FF:FE9A:BCDE (the u bit is flipped).
+        ("34:56:78:9a:bc:de", "2001:db8::3656:78ff:fe9a:bcde"),
+        ("52:54:00:aa:00:10", "2001:db8::5054:ff:feaa:10"),
+        ("02:00:00:00:00:01", "2001:db8::ff:fe00:1"),
+        ("fe:ff:ff:ff:ff:ff", "2001:db8::fcff:ffff:feff:ffff"),
+    ],
+)
+def test_eui64(mac, address):
+    assert str(values.eui64(ipaddress.IPv6Network("2001:db8::/64"), mac)) == address
+
+
+def test_one_line():
+    assert one_line("a\nb\tc\x1b[31m\u202e\u2028") == "a\\nb\\tc\\x1b[31m\\u202e\\u2028"
+    assert one_line("grün 域") == "grün 域"
