@@ -271,6 +271,9 @@ def canonical(command: str, output: str) -> str:
             else:
                 flat.append(f"{ifname} {' '.join(line.split())}")
         lines = flat
+    if " rule " in command:
+        # Rules of one priority: in the order in which they came; ours of one priority all say the same.
+        lines.sort(key=lambda line: (int(line.split(":")[0]), line) if line else (0, ""))
     if command.startswith("nft"):
         # Tables print in the order in which they were made.
         return "".join(sorted(re.split(r"(?m)^(?=table )", "\n".join(lines) + "\n")))
