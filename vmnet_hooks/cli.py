@@ -15,7 +15,7 @@ from . import __version__, actions, compose, config, host, store, values
 from .config import INTERFACE_OPTIONS, Option, Required
 from .domain import Domain, Owner
 from .engine import Drift, Engine, activate
-from .errors import InputError, VmnetError, one_line
+from .errors import InputError, VmnetError, one_line, shortened
 from .frontends import libvirt, libvirt_connection
 from .kernel import packet
 from .modes import MODES
@@ -36,7 +36,7 @@ class Commands(click.Group):
 
 
 def fail(reason: str, status: int) -> NoReturn:
-    click.echo(f"vmnet-hook: {one_line(reason)}", err=True)
+    click.echo(f"vmnet-hook: {shortened(reason)}", err=True)
     raise SystemExit(status)
 
 

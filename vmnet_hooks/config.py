@@ -119,7 +119,8 @@ def read_toml(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror}; check that it is a file that root can read") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
+        # TOMLDecodeError, and what int() says of a number with thousands of digits.
         raise ConfigError(f"{path}: not TOML: {one_line(error)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply to be read as TOML") from None

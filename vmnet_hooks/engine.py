@@ -30,6 +30,7 @@ class Kernel(Protocol):
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]: ...
     def apply(self, step: Plan) -> None: ...
     def ours(self) -> dict[str, Resource]: ...
+    def finish(self) -> None: ...
 
 
 class Store(Protocol):
@@ -167,7 +168,7 @@ class Engine:
                 vif.filter,
                 time.time(),
             )
-            if known:
+            if known and known[0].phase != "leftover":
                 owner = replace(owner, phase=known[0].phase, since=known[0].since)
             wanted[owner] = compose.compose(vif, network, host)
         if not domain.partial:
@@ -291,6 +292,7 @@ class Engine:
         what, changes = self.store.journal()
         if not what:
             return
+        self.kernel.finish()
         if not what.startswith("unplug"):
             # An interrupted clean-up is not taken back: its records still stand, and the next one finishes it.
             self._undo(changes)

@@ -29,6 +29,12 @@ class StoreError(VmnetError):
     """The records under /run/vmnet-hooks can't be read or written."""
 
 
+def shortened(reason: str) -> str:
+    """`reason` as one line for a terminal: a hostile value of 10 kB must not hide what is wrong with it, nor the remedy."""
+    line = one_line(reason)
+    return line if len(line) <= 1200 else f"{line[:700]} … {line[-400:]}"
+
+
 def one_line(text: object) -> str:
     """`text` with control characters and line breaks made visible, so that it stays one line in a log or a terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -7,7 +7,7 @@ import syslog
 from collections.abc import Sequence
 from importlib import import_module
 
-from .errors import VmnetError, one_line
+from .errors import VmnetError, one_line, shortened
 from .frontends import FRONTENDS
 
 if sys.flags.no_site:
@@ -38,7 +38,7 @@ def handle(frontend: str, argv: Sequence[str]) -> int:
     except Exception as error:
         status, reason = 1, f"internal error: {type(error).__name__}: {error}; please report it"
     log(syslog.LOG_ERR, f"{' '.join(argv[1:3])}: {reason}")
-    print(f"vmnet-hook: {one_line(reason)}", file=sys.stderr)
+    print(f"vmnet-hook: {shortened(reason)}", file=sys.stderr)
     return 0 if operation in SAFE else status
 
 

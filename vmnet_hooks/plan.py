@@ -51,7 +51,7 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
         have = current.get(key)
         if have is None or not item.ours.covers(have):
             continue
-        if item.original is None or not item.original.covers(have):
+        if item.original is None or item.original != have:
             clean_up.append(Change(have, item.original))
     for key, resource in want.items():
         have = current.get(key)

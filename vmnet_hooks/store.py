@@ -206,7 +206,9 @@ class Store:
                 self._db.execute("UPDATE owner SET phase = 'leftover' WHERE id = ?", (owner,))
                 self._db.execute("DELETE FROM address WHERE owner = ?", (owner,))
                 marks = ",".join("?" * len(kept))
-                self._db.execute(f"DELETE FROM claim WHERE owner = ? AND key NOT IN ({marks})", (owner, *kept))
+                released = f"FROM claim WHERE owner = ? AND key NOT IN ({marks})"
+                self._db.execute(f"INSERT INTO temp.unclaimed SELECT key {released}", (owner, *kept))
+                self._db.execute(f"DELETE {released}", (owner, *kept))
             else:
                 self._forget(owner)
             self._db.execute("DELETE FROM journal")

@@ -48,6 +48,9 @@ def parse_domain(data: bytes, where: str) -> Domain:
     """A domain from libvirt's XML. Raises InputError."""
     if len(data) > MAX_BYTES:
         raise InputError(f"{where}: larger than {MAX_BYTES >> 20} MiB; not a domain of libvirt's")
+    if b"\0" in data:
+        # The parser would stop there, or take it for UTF-16.
+        raise InputError(f"{where}: holds NUL bytes; libvirt writes UTF-8 without any")
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True
     )

@@ -90,6 +90,13 @@ class Kernel:
             label = str(first) if len(step) == 1 else f"nft transaction of {len(step)} changes on {first.subject.key}"
             raise KernelError(f"{label.splitlines()[0]}: {_reason(error)}") from None
 
+    def finish(self) -> None:
+        """Ends the one step that a process can be killed in the middle of. Needs the lock. Raises KernelError."""
+        try:
+            sysctl.finish()
+        except OSError as error:
+            raise KernelError(f"{sysctl.SAVED}: {_reason(error)}") from None
+
     def ours(self) -> dict[str, Resource]:
         """Everything in the kernel that shows by itself that it is ours: routes and rules by their protocol number, and
         the elements of our nft tables."""

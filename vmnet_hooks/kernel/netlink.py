@@ -316,10 +316,11 @@ class Netlink:
                 self._ip.link("set", index=index, state=want.value)
             case "lladdr":
                 have = {a for a in self._dump_addresses(index) if a.startswith("fe80:")}
-                for address in sorted(have - want.addresses):
-                    self._addr("del", index, address)
+                # New before old: killed in between, the link has both, which still shows (and covers) what we put there.
                 for address in sorted(want.addresses - have):
                     self._addr("add", index, address)
+                for address in sorted(have - want.addresses):
+                    self._addr("del", index, address)
 
     def _addr(self, verb: str, index: int, address: str) -> None:
         host, length = address.split("/")

@@ -5,6 +5,8 @@ import os
 from ..state import FORWARDING_GATE, Sysctl
 
 ROOT = "/proc/sys"
+SAVED = "/run/vmnet-hooks/forwarding"
+"""The devices' own values while the gate is being written."""
 
 
 def read(path: str) -> str | None:
@@ -18,9 +20,36 @@ def read(path: str) -> str | None:
 
 def write(sysctl: Sysctl) -> None:
     """Sets one value. A write to the IPv6 forwarding gate also writes every device: each gets its own value back, so that
-    only the gate moves, and links that live on router advertisements stay hosts. Raises OSError."""
-    before = _per_device() if sysctl.path == FORWARDING_GATE else {}
+    only the gate moves, and links that live on router advertisements stay hosts. Raises OSError.
+
+    The values are kept in SAVED while that goes on: the devices are no change of anybody's plan, so no journal knows them."""
+    if sysctl.path != FORWARDING_GATE:
+        _write(sysctl.path, sysctl.value)
+        return
+    finish()
+    before = _per_device()
+    os.makedirs(os.path.dirname(SAVED), mode=0o700, exist_ok=True)
+    with open(f"{SAVED}.new", "w") as file:
+        file.writelines(f"{path} {value}\n" for path, value in {FORWARDING_GATE: read(FORWARDING_GATE), **before}.items())
+    os.replace(f"{SAVED}.new", SAVED)
     _write(sysctl.path, sysctl.value)
+    _put_back(before)
+    os.unlink(SAVED)
+
+
+def finish() -> None:
+    """Gives every device its own forwarding back, if a process was killed in the middle of `write`. Needs the lock."""
+    try:
+        with open(SAVED) as file:
+            before = dict(line.split() for line in file)
+    except FileNotFoundError:
+        return
+    if read(FORWARDING_GATE) != before.pop(FORWARDING_GATE, None):
+        _put_back(before)
+    os.unlink(SAVED)
+
+
+def _put_back(before: dict[str, str]) -> None:
     for path, value in before.items():
         if read(path) not in (value, None):
             _write(path, value)
