@@ -1,12 +1,12 @@
-"""A kernel that is a dictionary: engine.Kernel's protocol over `world`, with the side effects that matter, and with faults.
+"""A kernel that is a dictionary: engine.Kernel's protocol over `world`, with the side effects that matter, and faults.
 
-Faithful where undo and clean-up could go wrong: nft transactions are atomic and take their table's elements along, adding what is there
-already and deleting nft elements that are not fail, a link that goes takes everything bound to it, one that goes down loses its routes,
-neighbours and IPv6 addresses, and `isolated` exists only for a bridge's port.
+Faithful where undo and clean-up could go wrong: nft transactions are atomic and take their table's elements along,
+adding what is there already and deleting nft elements that are not fail, a link that goes takes everything bound to it,
+one that goes down loses its routes, neighbours and IPv6 addresses, and `isolated` exists only for a bridge's port.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from vmnet_hooks import values
@@ -51,15 +51,14 @@ _DEVICE_SYSCTLS6 = {
 
 
 class FakeKernel:
-    """`fail_at` and `kill_at` count calls of `apply` from 0; `late` lets the step happen first. `stuck` keys can't be changed, `lost`
-    keys are changed without effect, `vanish` = (call, link) takes a link away before that call."""
+    """`fail_at` and `kill_at` count calls of `apply` from 0; `late` lets the step happen first. `stuck` keys can't be
+    changed, `lost` keys are changed without effect, `vanish` = (call, link) takes a link away before that call."""
 
     def __init__(self, ipv6: bool = True, ra_links: tuple[str, ...] = (), rp_filter: int = 0) -> None:
         self.world: dict[str, Resource] = {}
         self.links: dict[str, Link] = {}
         self.ipv6, self.ra_links, self.rp_filter = ipv6, ra_links, rp_filter
         self._indexes = itertools.count(1)
-        self.announced: list[tuple[str, str]] = []
         self.put(Sysctl("net/ipv4/conf/all/send_redirects", "1"))
         if ipv6:
             self.put(Sysctl("net/ipv6/conf/all/forwarding", "0"))
@@ -133,9 +132,8 @@ class FakeKernel:
         self._alive()
         return {k: r for k, r in self.world.items() if isinstance(r, Route | Rule | NftElement) and r.ours}
 
-    def announce(self, pairs: Sequence[tuple[str, str]]) -> None:
+    def finish(self) -> None:
         self._alive()
-        self.announced += pairs
 
     def apply(self, step: Plan) -> None:
         self._alive()

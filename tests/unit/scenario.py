@@ -1,15 +1,16 @@
-"""A host made of a fake kernel, real records and real configuration files, and the guests that the laws are tested with."""
+"""A host made of a fake kernel, real records and real configuration files, and guests to test the laws with."""
 
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 from fake_kernel import FakeKernel
+
 from vmnet_hooks import config
 from vmnet_hooks.domain import Claim, Domain, Owner, Vif
 from vmnet_hooks.engine import Engine
 from vmnet_hooks.modes import MODES
-from vmnet_hooks.state import LinkAttribute, Resource, Route, Rule, Sysctl
+from vmnet_hooks.state import Resource, Route, Rule, Sysctl
 from vmnet_hooks.store import Store
 
 V4 = 'ipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }\n'
@@ -78,7 +79,7 @@ class Host:
         for vif in domain.vifs:
             self.kernel.remove_link(vif.ifname)
 
-    # --- each in a process of its own ----------------------------------------------------------------------------------
+    # --- each in a process of its own --------------------------------------------------------------------------------
 
     def plug(self, domain: Domain) -> list[Owner]:
         return self._do(lambda engine: engine.plug(domain, "libvirt"))
@@ -105,7 +106,7 @@ class Host:
         finally:
             engine.store.close()
 
-    # --- what there is -------------------------------------------------------------------------------------------------
+    # --- what there is -----------------------------------------------------------------------------------------------
 
     def records(self) -> dict[str, list]:
         """Every row of every table."""
@@ -133,6 +134,3 @@ class Host:
 
 def difference(before: dict, after: dict) -> dict:
     return {k: (before.get(k), after.get(k)) for k in {*before, *after} if before.get(k) != after.get(k)}
-
-
-__all__ = ["EVERYTHING", "LAN", "PUBLIC", "ROUTER", "V4", "V6", "Host", "LinkAttribute", "difference", "guest", "mac", "uuid"]

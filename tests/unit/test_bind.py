@@ -1,9 +1,11 @@
 """Which NIC is on which network, and what addresses it gets."""
+# ruff: noqa: E501  (tables of inputs and messages)
 
 from dataclasses import replace
 
 import pytest
 from scenario import EVERYTHING, PUBLIC, V4
+
 from vmnet_hooks import compose, config
 from vmnet_hooks.domain import Claim, Domain, Vif
 from vmnet_hooks.errors import ConfigError, ConflictError, InputError
@@ -88,7 +90,9 @@ def test_addresses_that_no_guest_may_have(address, message, declared):
 
 def test_a_multicast_subnet_gives_no_guest_address(tmp_path):
     with pytest.raises(ConfigError, match="not a unicast address"):
-        (tmp_path / "vmnet.toml").write_text(PUBLIC + 'ipv4 = { subnet = "224.0.0.0/24", gateway = "224.0.0.1", arp_source = "224.0.0.2" }\n')
+        (tmp_path / "vmnet.toml").write_text(
+            PUBLIC + 'ipv4 = { subnet = "224.0.0.0/24", gateway = "224.0.0.1", arp_source = "224.0.0.2" }\n'
+        )
         config.load(MODES, str(tmp_path))
 
 
@@ -116,7 +120,9 @@ def test_duplicate_claims(declared):
 
 def test_a_claim_of_a_nic_that_is_not_there(declared):
     other = claim("public", "192.0.2.10", mac="52:54:00:aa:00:99")
-    with pytest.raises(InputError, match=f"metadata: d has no NIC with MAC 52:54:00:aa:00:99 .it has: {MAC}.; correct or unset it"):
+    with pytest.raises(
+        InputError, match=f"metadata: d has no NIC with MAC 52:54:00:aa:00:99 .it has: {MAC}.; correct or unset it"
+    ):
         bind(declared, [TAP], [other])
     # A front end that sees one NIC of several can't tell.
     assert bind(declared, [TAP], [other], partial=True) == []
@@ -152,5 +158,7 @@ def test_one_domain_with_one_address_twice(declared):
 
 def test_a_router_runs_no_guests(tmp_path):
     (tmp_path / "vmnet.toml").write_text(EVERYTHING.replace("router+host", "router"))
-    with pytest.raises(InputError, match="network edge has role router on this node, which runs no guests; use router.host"):
+    with pytest.raises(
+        InputError, match="network edge has role router on this node, which runs no guests; use router.host"
+    ):
         bind(config.load(MODES, str(tmp_path)), [TAP], [claim("edge", "198.51.100.10")])

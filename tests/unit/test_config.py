@@ -1,6 +1,8 @@
 """Every rule of the configuration, with the message that it gives: file, key, value, remedy."""
+# ruff: noqa: E501  (tables of inputs and messages)
 
 import pytest
+
 from vmnet_hooks import config
 from vmnet_hooks.config import Network, Option, Required
 from vmnet_hooks.errors import ConfigError
@@ -113,7 +115,9 @@ def test_no_file_is_an_empty_configuration(tmp_path):
 
 
 def test_everything(tmp_path):
-    declared = load(tmp_path, routed(V4, V6, 'table_name = "snf_routed"', uplink="eth0.222"), bridged("isolated = true"))
+    declared = load(
+        tmp_path, routed(V4, V6, 'table_name = "snf_routed"', uplink="eth0.222"), bridged("isolated = true")
+    )
     assert list(declared.networks) == ["public", "lan"]
     public, lan = declared.networks.values()
     assert public["uplink"] == "eth0.222" and public["role"] == "host" and public["permanent_neighbours"] is True
@@ -124,12 +128,16 @@ def test_everything(tmp_path):
 
 
 def test_conf_d_is_read_in_order_and_names_both_files(tmp_path):
-    with pytest.raises(ConfigError, match=r"conf.d/1.toml: networks.lan: already declared in .*/vmnet.toml; remove one"):
+    with pytest.raises(
+        ConfigError, match=r"conf.d/1.toml: networks.lan: already declared in .*/vmnet.toml; remove one"
+    ):
         load(tmp_path, bridged(), bridged())
 
 
 def test_rules_across_files_name_the_later(tmp_path):
-    with pytest.raises(ConfigError, match=r"^.*/conf.d/1.toml: networks.b.table: 222 is already the table of networks.public"):
+    with pytest.raises(
+        ConfigError, match=r"^.*/conf.d/1.toml: networks.b.table: 222 is already the table of networks.public"
+    ):
         load(tmp_path, routed(V4), routed(V6, name="b"))
 
 
@@ -167,7 +175,12 @@ def test_claims(tmp_path):
     found = claims(tmp_path, '[[interfaces]]\nmac = "52:54:00:AA:00:10"\nnetwork = "public"\nips = ["192.0.2.10", "2001:DB8::10"]\n'
                              '[[interfaces]]\nifname = "tap1"\nnetwork = "lan"\nfilter = false\n')  # fmt: skip
     first, second = found
-    assert (first.mac, first.network, first.addresses, first.filter) == ("52:54:00:aa:00:10", "public", ("192.0.2.10", "2001:db8::10"), True)
+    assert (first.mac, first.network, first.addresses, first.filter) == (
+        "52:54:00:aa:00:10",
+        "public",
+        ("192.0.2.10", "2001:db8::10"),
+        True,
+    )
     assert first.source == f"{tmp_path}/domains.d/dom1.toml: interfaces[1]"
     assert (second.ifname, second.mac, second.addresses, second.filter) == ("tap1", "", (), False)
 
@@ -179,10 +192,22 @@ def test_claims(tmp_path):
         ('[interfaces]\nmac = "x"', "interfaces: must be a list of tables, [[interfaces]]"),
         ('[[interfaces]]\nnetwork = "a"', "interfaces[1]: names neither a mac nor an ifname; add one"),
         ('[[interfaces]]\nmac = "52:54:00:aa:00:10"', "interfaces[1].network: missing; name the network"),
-        ('[[interfaces]]\nnetwork = "a"\nmac = "01:00:5e:00:00:01"', "interfaces[1].mac: '01:00:5e:00:00:01' is a multicast MAC"),
-        ('[[interfaces]]\nnetwork = "a"\nifname = "a234567890123456"', "interfaces[1].ifname: 'a234567890123456' is longer"),
-        ('[[interfaces]]\nnetwork = "a"\nifname = "t"\nips = "192.0.2.1"', "interfaces[1].ips: '192.0.2.1' must be a list of addresses"),
-        ('[[interfaces]]\nnetwork = "a"\nifname = "t"\nips = ["192.0.2.1/24"]', "is not an IP address; write it without a prefix length"),
+        (
+            '[[interfaces]]\nnetwork = "a"\nmac = "01:00:5e:00:00:01"',
+            "interfaces[1].mac: '01:00:5e:00:00:01' is a multicast MAC",
+        ),
+        (
+            '[[interfaces]]\nnetwork = "a"\nifname = "a234567890123456"',
+            "interfaces[1].ifname: 'a234567890123456' is longer",
+        ),
+        (
+            '[[interfaces]]\nnetwork = "a"\nifname = "t"\nips = "192.0.2.1"',
+            "interfaces[1].ips: '192.0.2.1' must be a list of addresses",
+        ),
+        (
+            '[[interfaces]]\nnetwork = "a"\nifname = "t"\nips = ["192.0.2.1/24"]',
+            "is not an IP address; write it without a prefix length",
+        ),
         ('[[interfaces]]\nnetwork = "a"\nifname = "t"\nip = ["192.0.2.1"]', "unknown key 'ip'; did you mean 'ips'?"),
     ],
 )
@@ -196,7 +221,10 @@ def test_wrong_claims(text, message, tmp_path):
 def test_a_tap_of_two_domains(tmp_path):
     for name in ("a", "b"):
         claims(tmp_path, '[[interfaces]]\nifname = "tap0"\nmac = "52:54:00:aa:00:10"\nnetwork = "lan"\n', name)
-    with pytest.raises(ConfigError, match=r"b.toml: interfaces\[1\]: ifname tap0 is also claimed in .*a.toml: interfaces\[1\]; remove one"):
+    with pytest.raises(
+        ConfigError,
+        match=r"b.toml: interfaces\[1\]: ifname tap0 is also claimed in .*a.toml: interfaces\[1\]; remove one",
+    ):
         config.Config({}, str(tmp_path)).claims_by_tap("tap0")
 
 

@@ -1,5 +1,6 @@
 """Malformed and hostile input, through the real front ends: one clear line, an exit status that is not 0 (but 0 where libvirt would
 kill a guest that runs), nothing changed."""
+# ruff: noqa: E501  (tables of inputs and messages)
 
 import io
 import sqlite3
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from vmnet_hooks import config, store
 from vmnet_hooks import host as this_host
 from vmnet_hooks.handle import handle
@@ -89,7 +91,9 @@ def snapshot(path: Path) -> dict[str, bytes]:
 # --- XML -------------------------------------------------------------------------------------------------------------
 
 
-def domain(name: str = "dom1", *, nics: str | None = None, metadata: str = "", extra: str = "", uuid: str = UUID) -> str:
+def domain(
+    name: str = "dom1", *, nics: str | None = None, metadata: str = "", extra: str = "", uuid: str = UUID
+) -> str:
     """A domain whose metadata claims its NIC; text is put in as it is."""
     if nics is None:
         nics = nic()
@@ -113,12 +117,22 @@ def claim(mac: str = MAC, network: str = "public", ips: tuple[str, ...] = ("192.
 
 
 def escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;").replace("\n", "&#10;").replace("\t", "&#9;")
+    return (
+        text.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace('"', "&quot;")
+        .replace("\n", "&#10;")
+        .replace("\t", "&#9;")
+    )
 
 
-BOMB = '<!DOCTYPE domain [<!ENTITY a "ha">' + "".join(
-    f'<!ENTITY {chr(98 + i)} "{"&" + chr(97 + i) + ";" * 1}{("&" + chr(97 + i) + ";") * 9}">' for i in range(12)
-) + "]>"
+BOMB = (
+    '<!DOCTYPE domain [<!ENTITY a "ha">'
+    + "".join(
+        f'<!ENTITY {chr(98 + i)} "{"&" + chr(97 + i) + ";" * 1}{("&" + chr(97 + i) + ";") * 9}">' for i in range(12)
+    )
+    + "]>"
+)
 GOOD = domain(metadata=claim())
 
 XML = {
@@ -165,7 +179,7 @@ XML = {
     "unclosed comment": b"<domain><!-- <name>d</name></domain>",
     "wrong root": b"<network><name>dom1</name></network>",
     "root of another namespace": b'<domain xmlns="urn:evil"><name>dom1</name></domain>',
-    "root with shell text": "<domain.$IFS-rm><name>d</name></domain.$IFS-rm>".encode(),
+    "root with shell text": b"<domain.$IFS-rm><name>d</name></domain.$IFS-rm>",
     "status file": b"<domstatus><domain><name>dom1</name></domain></domstatus>",
     "no name": b"<domain><uuid/></domain>",
     "empty name": b"<domain><name></name></domain>",
@@ -179,7 +193,9 @@ XML = {
     "doctype with an unused entity": b'<!DOCTYPE domain [<!ENTITY x "y">]>' + GOOD.encode(),
     "billion laughs": (BOMB + domain("&m;")).encode(),
     "billion laughs in an attribute": (BOMB + domain(nics='<interface type="&m;"/>')).encode(),
-    "quadratic blow-up": ('<!DOCTYPE d [<!ENTITY a "' + "a" * 50000 + '">]><domain><name>' + "&a;" * 5000 + "</name></domain>").encode(),
+    "quadratic blow-up": (
+        '<!DOCTYPE d [<!ENTITY a "' + "a" * 50000 + '">]><domain><name>' + "&a;" * 5000 + "</name></domain>"
+    ).encode(),
     "entity that contains itself": b'<!DOCTYPE d [<!ENTITY a "&a;">]><domain><name>&a;</name></domain>',
     "external entity": b'<!DOCTYPE d [<!ENTITY x SYSTEM "file:///etc/passwd">]><domain><name>&x;</name></domain>',
     "external entity over the network": b'<!DOCTYPE d [<!ENTITY x SYSTEM "http://192.0.2.1/">]><domain><name>&x;</name></domain>',
@@ -202,7 +218,9 @@ def test_xml(data, operation, host, monkeypatch, capsys):
     if operation not in ("start", "stopped") and len(data) > 1_000_000:
         return
     before = snapshot(host)
-    status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/hooks/libvirt/qemu", "dom1", operation, "begin", "-"], data)
+    status, err = call(
+        monkeypatch, capsys, "libvirt/qemu", ["/x/hooks/libvirt/qemu", "dom1", operation, "begin", "-"], data
+    )
     assert_refused(err)
     assert status == (0 if operation in ("started", "reconnect") else status), "libvirt kills the guest otherwise"
     if operation in ("start", "migrate"):
@@ -215,7 +233,25 @@ def test_xml(data, operation, host, monkeypatch, capsys):
 
 # --- what is well-formed, and still wrong ----------------------------------------------------------------------------
 
-SHELL = ["; rm -rf /", "$(reboot)", "`id`", "a'b", 'a"b', "a|b", "a&b", "*", "?", "a b", "a\\b", "-rf", "~root", "a>b", "{a,b}", "!x", "#"]
+SHELL = [
+    "; rm -rf /",
+    "$(reboot)",
+    "`id`",
+    "a'b",
+    'a"b',
+    "a|b",
+    "a&b",
+    "*",
+    "?",
+    "a b",
+    "a\\b",
+    "-rf",
+    "~root",
+    "a>b",
+    "{a,b}",
+    "!x",
+    "#",
+]
 TRAVERSAL = ["../../etc/passwd", "..", ".", "/etc/passwd", "a/../b", "./a", ".hidden", "domains.d/x"]
 UNICODE = ["dömäin", "域", "💥", "a\u202eb", "a\u200bb", "a\u0301", "\ufeffa", "ﬃ", "١٢٣", "a\u2028b", "a\u0085b"]
 LINES = ["a\nb", "a\n\nvmnet-hook: all is well", "a\tb", " a", "a ", "\n"]
@@ -223,9 +259,26 @@ LONG = ["a" * 10_000, "a" * 256, "é" * 200]
 NAMES = [*SHELL, *TRAVERSAL, *UNICODE, *LINES, *LONG]
 
 MACS = [
-    "", "x", "52:54:00:aa:00", "52:54:00:aa:00:10:11", "52:54:00:aa:00:1g", "5254.00aa.0010", "525400aa0010", "01:00:5e:00:00:01",
-    "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "52:54:00:aa:00:10 ", "52:54:00:aa:00:10\n", "52:54:00:aa:00:10; rm -rf /", "$(id)",
-    '52:54:00:aa:00:10"', "52:54:00:aa:00:1٠", "5２:54:00:aa:00:10", "*", "-1", "52:54:00:aa:00:10" * 1000,
+    "",
+    "x",
+    "52:54:00:aa:00",
+    "52:54:00:aa:00:10:11",
+    "52:54:00:aa:00:1g",
+    "5254.00aa.0010",
+    "525400aa0010",
+    "01:00:5e:00:00:01",
+    "ff:ff:ff:ff:ff:ff",
+    "00:00:00:00:00:00",
+    "52:54:00:aa:00:10 ",
+    "52:54:00:aa:00:10\n",
+    "52:54:00:aa:00:10; rm -rf /",
+    "$(id)",
+    '52:54:00:aa:00:10"',
+    "52:54:00:aa:00:1٠",
+    "5２:54:00:aa:00:10",
+    "*",
+    "-1",
+    "52:54:00:aa:00:10" * 1000,
 ]
 IPS = [
     "", "x", "192.0.2.10/24", "192.0.2.256", "192.0.2", "192.0.2.010", "0xc000020a", "3221225994", "192.0.2.10 ", "192.0.2.10\n", "0",
@@ -264,21 +317,28 @@ for text in IFNAMES:
 WRONG |= {
     "ip twice": xml_with(metadata=claim(ips=("192.0.2.10", "192.0.2.10"))),
     "ip twice, spelt differently": xml_with(metadata=claim(ips=("2001:db8::10", "2001:DB8:0::10"))),
-    "claim twice": xml_with(metadata=claims(claim()[len(claims("")) - 12 : -12] * 2).replace("<v:domain", "<v:domain", 1)),
+    "claim twice": xml_with(
+        metadata=claims(claim()[len(claims("")) - 12 : -12] * 2).replace("<v:domain", "<v:domain", 1)
+    ),
     "claim of another MAC": xml_with(metadata=claim(mac="52:54:00:aa:00:99")),
     "no address": xml_with(metadata=claim(network="lan", attributes=' filter="maybe"', ips=())),
     "two NICs of one MAC": xml_with(nics=nic() + nic(dev="tap1"), metadata=claim()),
     "two NICs of one tap": xml_with(
         nics=nic() + nic("52:54:00:aa:00:11"),
-        metadata=claims("".join(
-            f'<v:interface mac="52:54:00:aa:00:{n}" network="public"><v:ip address="192.0.2.{n}"/></v:interface>' for n in (10, 11)
-        )),
+        metadata=claims(
+            "".join(
+                f'<v:interface mac="52:54:00:aa:00:{n}" network="public"><v:ip address="192.0.2.{n}"/></v:interface>'
+                for n in (10, 11)
+            )
+        ),
     ),
     "unknown network": xml_with(metadata=claim(network="publik")),
     "unknown element": xml_with(metadata=claims("<v:nic/>")),
     "unknown element of another namespace": xml_with(metadata=claims('<x:interface xmlns:x="urn:x"/>')),
     "unknown element without a namespace": xml_with(metadata=claims("<interface/>")),
-    "unknown element in an interface": xml_with(metadata=claims(f'<v:interface mac="{MAC}" network="public"><v:mtu/></v:interface>')),
+    "unknown element in an interface": xml_with(
+        metadata=claims(f'<v:interface mac="{MAC}" network="public"><v:mtu/></v:interface>')
+    ),
     "unknown attribute": xml_with(metadata=claim(attributes=' vlan="3"')),
     "unknown attribute of an ip": xml_with(metadata=claim().replace("<v:ip ", '<v:ip prefix="24" ')),
     "attribute of a namespace": xml_with(metadata=claim(attributes=' v:filter="no"')),
@@ -296,7 +356,9 @@ WRONG |= {
 def test_well_formed_and_wrong(data, host, monkeypatch, capsys):
     before = snapshot(host)
     for operation in ("start", "reconnect"):
-        status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/hooks/libvirt/qemu", "dom1", operation, "begin", "-"], data)
+        status, err = call(
+            monkeypatch, capsys, "libvirt/qemu", ["/x/hooks/libvirt/qemu", "dom1", operation, "begin", "-"], data
+        )
         assert_refused(err)
         assert status == (0 if operation == "reconnect" else status)
         assert status or operation == "reconnect"
@@ -357,12 +419,28 @@ BROKEN_TOML = {
     "network's name is long": b"[networks." + b"a" * 10_000 + b"]\nmode = 'bridged'\nbridge = 'br0'",
     "network's name has unicode": "[networks.'ö']\nmode = 'bridged'\nbridge = 'br0'".encode(),
     "bridge twice": NETWORKS.encode() + b"\n[networks.lan2]\nmode = 'bridged'\nbridge = 'br0'\n",
-    "table twice": NETWORKS.encode() + NETWORKS.replace("public", "p2").replace("lan", "l2").replace("br0", "br1").encode(),
+    "routing table twice": NETWORKS.encode()
+    + NETWORKS.replace("public", "p2").replace("lan", "l2").replace("br0", "br1").encode(),
 }
-WRONG_TYPES = {"bool": "true", "int": "7777777777777", "negative": "-1", "float": "1.5", "text": '"\\u001b; rm -rf / $(id) *"',
-               "empty": '""', "list": "[1]", "table": "{ a = 1 }", "date": "2024-01-01", "lines": '"a\\nb"', "nan": "nan"}
+WRONG_TYPES = {
+    "bool": "true",
+    "int": "7777777777777",
+    "negative": "-1",
+    "float": "1.5",
+    "text": '"\\u001b; rm -rf / $(id) *"',
+    "empty": '""',
+    "list": "[1]",
+    "table": "{ a = 1 }",
+    "date": "2024-01-01",
+    "lines": '"a\\nb"',
+    "nan": "nan",
+}
 RIGHT = {
-    "routed": {"uplink": '"eth1"', "table": "222", "ipv4": '{ subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }'},
+    "routed": {
+        "uplink": '"eth1"',
+        "table": "222",
+        "ipv4": '{ subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }',
+    },
     "bridged": {"bridge": '"br0"'},
 }
 ACCEPTED = {
@@ -400,7 +478,9 @@ def test_toml(data, host, monkeypatch, capsys):
     (host / "etc" / "vmnet.toml").write_bytes(data)
     before = snapshot(host)
     for operation in ("start", "reconnect"):
-        status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", operation, "begin", "-"], GOOD.encode())
+        status, err = call(
+            monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", operation, "begin", "-"], GOOD.encode()
+        )
         assert_refused(err)
         assert str(host / "etc" / "vmnet.toml") in err, "names the file"
         assert status == (0 if operation == "reconnect" else 2)
@@ -424,7 +504,10 @@ def _domain_files():
     yield "not a list", f'[interfaces]\nmac = "{MAC}"\nnetwork = "public"\n'
     yield "neither mac nor ifname", '[[interfaces]]\nnetwork = "public"\n'
     yield "no network", f'[[interfaces]]\nmac = "{MAC}"\n'
-    yield "two claims of a NIC", f'[[interfaces]]\nmac = "{MAC}"\nifname = "tap0"\nnetwork = "public"\nips = ["192.0.2.10"]\n' * 2
+    yield (
+        "two claims of a NIC",
+        f'[[interfaces]]\nmac = "{MAC}"\nifname = "tap0"\nnetwork = "public"\nips = ["192.0.2.10"]\n' * 2,
+    )
     yield "broken", "[[interfaces"
 
 
@@ -433,7 +516,9 @@ def test_domain_toml(text, host, monkeypatch, capsys):
     path = host / "etc" / "domains.d" / "dom1.toml"
     path.write_text(text)
     before = snapshot(host)
-    status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", "start", "begin", "-"], domain().encode())
+    status, err = call(
+        monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", "start", "begin", "-"], domain().encode()
+    )
     assert_refused(err)
     assert str(path) in err, "names the file"
     assert status == 2
@@ -452,7 +537,9 @@ def test_files_that_are_none(what, host, monkeypatch, capsys):
         path.symlink_to("/nonexistent")
     else:
         path.symlink_to("/dev/zero")
-    status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", "start", "begin", "-"], domain().encode())
+    status, err = call(
+        monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", "start", "begin", "-"], domain().encode()
+    )
     if what == "a dangling link":
         assert (status, err) == (0, "")
         return

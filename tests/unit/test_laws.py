@@ -1,7 +1,8 @@
 """The laws of the engine, against a fake kernel that can fail at any step, with real records:
 
-applying twice changes nothing; a failure at any step leaves the world as it was, and names the step; nothing that we do not own is
-touched; plug then unplug is identity; what a killed process leaves is taken back by the next; check is clean after repair.
+applying twice changes nothing; a failure at any step leaves the world as it was, and names the step; nothing that we do
+not own is touched; plug then unplug is identity; what a killed process leaves is taken back by the next; check is clean
+after repair.
 """
 
 import random
@@ -10,7 +11,8 @@ from itertools import permutations
 
 import pytest
 from fake_kernel import FakeKernel, Killed, label
-from scenario import EVERYTHING, LAN, PUBLIC, ROUTER, V4, V6, Host, difference, guest
+from scenario import EVERYTHING, LAN, PUBLIC, V4, V6, Host, difference, guest
+
 from vmnet_hooks.domain import Domain
 from vmnet_hooks.errors import ConflictError, KernelError, VmnetError
 from vmnet_hooks.state import LinkAttribute, Neighbour, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
@@ -21,7 +23,9 @@ OPEN = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]), filter=False)
 BOTH = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]), ("lan", ()))
 SECOND = guest(2, ("public", ["192.0.2.20"]))
 EDGE = guest(3, ("edge", ["198.51.100.5", "2001:db8:1::5"]))
-EDITED = EVERYTHING.replace("table = 222", "table = 223").replace("192.0.2.254", "192.0.2.253").replace('"eth1"', '"eth3"')
+EDITED = (
+    EVERYTHING.replace("table = 222", "table = 223").replace("192.0.2.254", "192.0.2.253").replace('"eth1"', '"eth3"')
+)
 ISOLATED = LAN + "isolated = true\nmtu = 1300\n"
 
 
@@ -52,7 +56,9 @@ PLUGS = {
     "routed v6, RA host": Case(guest(1, ("public", ["2001:db8::10"])), PUBLIC + V6, ra_links=("eth0", "eth1")),
     "routed v4+v6": Case(ROUTED),
     "routed v4+v6, open, strict host": Case(OPEN, rp_filter=1),
-    "routed, no neighbours, own MAC, mtu": Case(ROUTED, PUBLIC + 'permanent_neighbours = false\ntap_mac = ""\nmtu = 1400\n' + V4 + V6),
+    "routed, no neighbours, own MAC, mtu": Case(
+        ROUTED, PUBLIC + 'permanent_neighbours = false\ntap_mac = ""\nmtu = 1400\n' + V4 + V6
+    ),
     "routed and bridged": Case(BOTH),
     "second guest of a network": Case(SECOND, first=[ROUTED]),
     "router+host with masquerade": Case(EDGE),
@@ -429,7 +435,13 @@ def test_shared_resources_live_until_the_last_guest_leaves(order, tmp_path):
     before = host.everything()
     for domain in guests:
         host.plug(domain)
-    shared = ["route 254 192.0.2.0/24", "rule 22000 from 192.0.2.0/24 222", "nft inet", "nft arp", 'nft arp arp_source "eth1"']
+    shared = [
+        "route 254 192.0.2.0/24",
+        "rule 22000 from 192.0.2.0/24 222",
+        "nft inet",
+        "nft arp",
+        'nft arp arp_source "eth1"',
+    ]
     for left, number in enumerate(order, 1):
         host.unplug(guests[number])
         assert all((key in host.kernel.world) == (left < 3) for key in shared)
@@ -462,7 +474,12 @@ def recoveries(case: Case):
         "plug": lambda host: host.plug(case.domain),
         "unplug": lambda host: host.unplug(case.domain),
         "repair": lambda host: host.repair(),
-        "another guest": lambda host: (host.add_taps(OTHER), host.plug(OTHER), host.unplug(OTHER), host.remove_taps(OTHER)),
+        "another guest": lambda host: (
+            host.add_taps(OTHER),
+            host.plug(OTHER),
+            host.unplug(OTHER),
+            host.remove_taps(OTHER),
+        ),
     }
 
 
@@ -472,7 +489,9 @@ OTHER = guest(9, ("public", ["192.0.2.99"]), ("lan", ()))
 @pytest.mark.parametrize("next_call", ["plug", "unplug", "repair", "another guest"])
 @plugs
 def test_killed_at_every_step_of_plug(case, next_call, tmp_path):
-    if next_call == "another guest" and not all(n in case.toml for n in ("[networks.public]", "[networks.lan]", "ipv4")):
+    if next_call == "another guest" and not all(
+        n in case.toml for n in ("[networks.public]", "[networks.lan]", "ipv4")
+    ):
         return
     steps = count_steps(case, _folder(tmp_path, "count"))
     # After one step is before the next.
@@ -762,8 +781,10 @@ def test_repair_removes_orphans(tmp_path):
     host.repair()
     assert_clean(host)
     left = difference(before, host.kernel.snapshot())
-    assert all(isinstance(pair[1][0], Sysctl | LinkAttribute | Neighbour | ProxyNeighbour) or k.startswith("table-name")
-               for k, pair in left.items())
+    assert all(
+        isinstance(pair[1][0], Sysctl | LinkAttribute | Neighbour | ProxyNeighbour) or k.startswith("table-name")
+        for k, pair in left.items()
+    )
 
 
 def test_repair_removes_domains_that_are_gone(tmp_path):
@@ -813,7 +834,9 @@ def assert_invariant(host: Host, base: dict, running: set[str]) -> None:
     for key, want in claims.items():
         if (have := host.kernel.world.get(key)) is None or not want.covers(have):
             owners = [o for o in host.store().owners() if key in host.store().claims(o.id)]
-            assert all(o.ifname not in alive or o.domain not in running for o in owners), f"{key} is claimed, but not there"
+            assert all(o.ifname not in alive or o.domain not in running for o in owners), (
+                f"{key} is claimed, but not there"
+            )
     # The kernel makes and removes link-local addresses with a link's state.
     skip = {*claims, *(k.replace(" state", " lladdr") for k in claims if k.endswith(" state"))}
     world = {k: v for k, v in host.kernel.snapshot().items() if k not in skip and not _of_tap(k)}
@@ -960,4 +983,3 @@ def _random_sequence(rng: random.Random, path, history: list[str]) -> None:
     host.assert_no_records()
     world = {k: v for k, v in host.kernel.snapshot().items() if not _of_tap(k)}
     assert not (left := difference(base, world)), left
-

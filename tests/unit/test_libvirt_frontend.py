@@ -1,8 +1,10 @@
 """libvirt's qemu hook: argv and XML become an event."""
+# ruff: noqa: E501  (tables of inputs and messages)
 
 import io
 
 import pytest
+
 from vmnet_hooks.domain import Action, Claim
 from vmnet_hooks.errors import InputError
 from vmnet_hooks.frontends import FRONTENDS, libvirt, of
@@ -104,12 +106,24 @@ def metadata(inner: str) -> bytes:
         ("<v:interface/>", r"interface \(no mac\): mac or network is not a MAC address"),
         ("<v:interface mac='52:54:00:aa:00:10'/>", "interface 52:54:00:aa:00:10: mac or network is not a name"),
         ("<v:interface mac='01:00:5e:00:00:01' network='a'/>", "is a multicast MAC address"),
-        ("<v:interface mac='52:54:00:aa:00:10' network='a' vlan='3'/>", "unknown attribute 'vlan'; known: mac, network, filter"),
+        (
+            "<v:interface mac='52:54:00:aa:00:10' network='a' vlan='3'/>",
+            "unknown attribute 'vlan'; known: mac, network, filter",
+        ),
         ("<v:interface mac='52:54:00:aa:00:10' network='a' filter='off'/>", "filter is 'off'; use yes or no"),
         ("<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip/></v:interface>", "ip '' is not an IP address"),
-        ("<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip address='192.0.2.1/24'/></v:interface>", "ip '192.0.2.1/24' is not an IP"),
-        ("<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip address='192.0.2.1' dev='x'/></v:interface>", "unknown attribute 'dev'"),
-        ("<v:interface mac='52:54:00:aa:00:10' network='a'><v:route/></v:interface>", "unknown element .*route; only <vmnet:ip>"),
+        (
+            "<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip address='192.0.2.1/24'/></v:interface>",
+            "ip '192.0.2.1/24' is not an IP",
+        ),
+        (
+            "<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip address='192.0.2.1' dev='x'/></v:interface>",
+            "unknown attribute 'dev'",
+        ),
+        (
+            "<v:interface mac='52:54:00:aa:00:10' network='a'><v:route/></v:interface>",
+            "unknown element .*route; only <vmnet:ip>",
+        ),
     ],
 )
 def test_wrong_metadata(inner, message):

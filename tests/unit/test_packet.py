@@ -3,6 +3,7 @@
 import ipaddress
 
 import pytest
+
 from vmnet_hooks.kernel import packet
 
 MAC = bytes.fromhex("02a1b2c3d4e5")

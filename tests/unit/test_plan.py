@@ -1,8 +1,10 @@
 """diff, order, inverse, batches, and the commands that resources print as."""
+# ruff: noqa: E501  (tables of inputs and messages)
 
 import subprocess
 
 import pytest
+
 from vmnet_hooks import state
 from vmnet_hooks.errors import ConflictError
 from vmnet_hooks.plan import Change, Release, batches, diff
@@ -99,7 +101,9 @@ def test_only_ours_and_only_what_is_still_ours_is_released():
 
 def test_a_foreign_route_is_a_conflict_and_ours_is_replaced():
     want = Route(222, "0.0.0.0/0", "eth1", "192.0.2.1")
-    with pytest.raises(ConflictError, match="somebody else's route is in the way: default via 203.0.113.1 dev eth0 table 222 proto 3"):
+    with pytest.raises(
+        ConflictError, match="somebody else's route is in the way: default via 203.0.113.1 dev eth0 table 222 proto 3"
+    ):
         diff(by_key(want), {}, by_key(Route(222, "0.0.0.0/0", "eth0", "203.0.113.1", 3)))
     [change] = diff(by_key(want), {}, by_key(Route(222, "0.0.0.0/0", "eth0", "203.0.113.1")))
     assert str(change) == "ip route replace default via 192.0.2.1 dev eth1 table 222 proto 86 onlink"
@@ -116,7 +120,9 @@ def test_clean_up_first_and_backwards_then_set_up():
     assert kinds.index("link tap0 mtu") < kinds.index("link tap0 master") < kinds.index("link tap0 state")
     assert kinds.index("link tap0 state") < kinds.index("route 222 192.0.2.10/32") < kinds.index("route 222 ::/0")
     release = {r.key: Release(r, None) for r in wants}
-    assert [c.subject.order for c in diff({}, release, by_key(*wants))] == sorted((r.order for r in wants), reverse=True)
+    assert [c.subject.order for c in diff({}, release, by_key(*wants))] == sorted(
+        (r.order for r in wants), reverse=True
+    )
 
 
 def test_nft_changes_share_a_transaction():
@@ -157,5 +163,8 @@ def test_an_update_of_a_map_deletes_first():
 
 
 def test_link_local_addresses_change_one_by_one():
-    old, new = LinkAttribute("t", "lladdr", "fe80::1/64,fe80::2/64"), LinkAttribute("t", "lladdr", "fe80::2/64,fe80::3/64")
+    old, new = (
+        LinkAttribute("t", "lladdr", "fe80::1/64,fe80::2/64"),
+        LinkAttribute("t", "lladdr", "fe80::2/64,fe80::3/64"),
+    )
     assert new.set_command(old) == "ip -6 addr del fe80::1/64 dev t\nip -6 addr add fe80::3/64 dev t nodad"

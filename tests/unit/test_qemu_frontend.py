@@ -1,9 +1,11 @@
 """ifup and ifdown: a tap's name becomes an event, by way of domains.d."""
+# ruff: noqa: E501  (tables of inputs and messages)
 
 import io
 
 import pytest
 from scenario import EVERYTHING
+
 from vmnet_hooks import config
 from vmnet_hooks.domain import Action, Domain, Vif
 from vmnet_hooks.errors import ConfigError, InputError
@@ -53,7 +55,9 @@ def test_a_tap_that_nothing_claims(etc, monkeypatch):
 
 
 def test_a_tap_without_mac(etc):
-    with pytest.raises(ConfigError, match=r"web.toml: interfaces\[2\].mac: missing; plain QEMU does not tell us the MAC of tap1"):
+    with pytest.raises(
+        ConfigError, match=r"web.toml: interfaces\[2\].mac: missing; plain QEMU does not tell us the MAC of tap1"
+    ):
         parse("ifup", "tap1")
 
 

@@ -1,4 +1,5 @@
 """The records: owners, claims, the journal, the lock."""
+# ruff: noqa: E501  (tables of inputs and messages)
 
 import os
 import subprocess
@@ -6,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+
 from vmnet_hooks import store as module
 from vmnet_hooks.domain import Owner
 from vmnet_hooks.errors import StoreError
@@ -37,8 +39,14 @@ def test_owners_come_back_as_they_were(store):
     add(store, A, SHARED, OWN)
     assert store.owners() == [A, B]
     assert store.owners(domain="d1") == [A] and store.owners(ifname="tap2") == [B] and store.owners(id="nobody") == []
-    assert store.of_domain("d1", "u1") == [A] and store.of_domain("d1", "") == [A] and store.of_domain("d1", "u2") == [B]
-    assert store.of_domain("d1", "", "tap2") == [] and store.of_domain("", "", "tap2") == [B] and store.of_domain("", "") == []
+    assert (
+        store.of_domain("d1", "u1") == [A] and store.of_domain("d1", "") == [A] and store.of_domain("d1", "u2") == [B]
+    )
+    assert (
+        store.of_domain("d1", "", "tap2") == []
+        and store.of_domain("", "", "tap2") == [B]
+        and store.of_domain("", "") == []
+    )
 
 
 def test_a_resource_lives_as_long_as_somebody_claims_it(store):

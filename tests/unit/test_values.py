@@ -1,8 +1,10 @@
 """Parsers of MACs, names and addresses."""
+# ruff: noqa: E501  (tables of inputs and messages)
 
 import ipaddress
 
 import pytest
+
 from vmnet_hooks import values
 from vmnet_hooks.errors import one_line
 
@@ -12,14 +14,21 @@ def test_ifname(text):
     assert values.ifname(text) == text
 
 
-@pytest.mark.parametrize("text", ["", ".", "..", "a/b", "a b", "a" * 16, "-a", "a\n", 'a"', "a*", "täp", "a:b", None, 3, True, ["a"]])
+@pytest.mark.parametrize(
+    "text", ["", ".", "..", "a/b", "a b", "a" * 16, "-a", "a\n", 'a"', "a*", "täp", "a:b", None, 3, True, ["a"]]
+)
 def test_not_an_ifname(text):
     with pytest.raises(ValueError):
         values.ifname(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "mac"), [("52:54:00:AA:00:10", "52:54:00:aa:00:10"), ("52-54-00-aa-00-10", "52:54:00:aa:00:10"), ("00:00:00:00:00:01",) * 2]
+    ("text", "mac"),
+    [
+        ("52:54:00:AA:00:10", "52:54:00:aa:00:10"),
+        ("52-54-00-aa-00-10", "52:54:00:aa:00:10"),
+        ("00:00:00:00:00:01",) * 2,
+    ],
 )
 def test_mac(text, mac):
     assert values.mac(text) == mac

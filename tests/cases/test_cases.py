@@ -1,0 +1,139 @@
+"""Golden plans: one folder a case.
+
+    config.toml     the networks
+    domain.xml      what libvirt hands to the hook, or
+    domains.d.toml + argv   what QEMU's ifup gets: domains.d/dom1.toml, and the tap's name
+    before.json     the host: links, and what is unlike a fresh host's (see `host`); may be left out
+    first.xml       a guest that was started before (optional)
+    edited.toml     the configuration that takes the place of config.toml before the plan is made (optional)
+    operation       start (the default) or stop
+    plan.txt        the commands, as `vmnet-hook plan` prints them
+
+After a change of what is planned, look at `git diff` of
+
+    UPDATE_CASES=1 /usr/bin/python3 -m pytest tests/cases
+
+The plan is made by the real engine, on the fake kernel of tests/unit; then it is carried out, and made again: nothing is left to do.
+"""  # noqa: E501
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+for folder in (HERE.parents[1], HERE.parent / "unit"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+from fake_kernel import FakeKernel  # noqa: E402
+
+from vmnet_hooks import config  # noqa: E402
+from vmnet_hooks.engine import Engine  # noqa: E402
+from vmnet_hooks.frontends import libvirt, qemu  # noqa: E402
+from vmnet_hooks.modes import MODES  # noqa: E402
+from vmnet_hooks.state import LinkAttribute, Route, Rule, Sysctl  # noqa: E402
+from vmnet_hooks.store import Store  # noqa: E402
+
+CASES = (
+    sorted(path.parent.name for path in HERE.glob("*/plan.txt"))
+    if "UPDATE_CASES" not in os.environ
+    else sorted(path.parent.name for path in HERE.glob("*/config.toml"))
+)
+
+
+class Case:
+    def __init__(self, name: str, path: Path, monkeypatch) -> None:
+        self.source, self.etc, self.run = HERE / name, path / "etc", path / "run"
+        (self.etc / "domains.d").mkdir(parents=True)
+        monkeypatch.setattr(config.load, "__defaults__", (str(self.etc),))
+        monkeypatch.setattr(config, "DIRECTORY", str(self.etc))
+        self.configure("config.toml")
+        if claims := self.text("domains.d.toml"):
+            (self.etc / "domains.d" / "dom1.toml").write_text(claims)
+        self.operation = (self.text("operation") or "start").strip()
+        self.domain = self.event()
+        self.kernel = self.host(json.loads(self.text("before.json") or "{}"))
+
+    def text(self, name: str) -> str:
+        path = self.source / name
+        return path.read_text() if path.exists() else ""
+
+    def configure(self, name: str) -> None:
+        (self.etc / "vmnet.toml").write_text(self.text(name))
+
+    def event(self, xml: str = "domain.xml"):
+        if data := self.text(xml):
+            return libvirt.parse(
+                ["hooks/libvirt/qemu", "dom1", "start", "begin", "-"], io.BytesIO(data.encode())
+            ).domain
+        return qemu.parse(["hooks/qemu/ifup", *self.text("argv").split()], io.BytesIO()).domain
+
+    def host(self, before: dict) -> FakeKernel:
+        """`links`: {name: {kind, mtu, address, up, master}}; `sysctls`: {path: value}; `routes`, `rules`: arguments;
+        `ipv6`, `ra_links`, `rp_filter`: see compose.Host."""
+        facts = {key: before[key] for key in ("ipv6", "rp_filter") if key in before}
+        kernel = FakeKernel(ra_links=tuple(before.get("ra_links", ())), **facts)
+        links = {"eth1": {"up": True}, "br0": {"kind": "bridge", "up": True}, **before.get("links", {})}
+        domains = [self.domain] + ([self.event("first.xml")] if self.text("first.xml") else [])
+        for vif in (vif for domain in domains for vif in domain.vifs):
+            links.setdefault(vif.ifname, {"kind": "tun"})
+        for name, link in links.items():
+            master = link.pop("master", "")
+            kernel.add_link(name, **link)
+            if master:
+                kernel.put(LinkAttribute(name, "master", master), LinkAttribute(name, "isolated", "off"))
+        kernel.put(*(Sysctl(path, value) for path, value in before.get("sysctls", {}).items()))
+        kernel.put(
+            *(Route(*fields) for fields in before.get("routes", ())), *(Rule(*f) for f in before.get("rules", ()))
+        )
+        return kernel
+
+    def engine(self) -> Engine:
+        return Engine(config.load(MODES), self.kernel, Store(str(self.run)))
+
+    def plan(self) -> list:
+        engine = self.engine()
+        try:
+            if self.operation == "stop":
+                return list(engine.plan_unplug(self.domain))
+            return list(engine.plan_plug(self.domain, "libvirt"))
+        finally:
+            engine.close()
+
+    def carry_out(self, operation: str, domain) -> None:
+        engine = self.engine()
+        try:
+            engine.plug(domain, "libvirt") if operation == "start" else engine.unplug(domain)
+        finally:
+            engine.close()
+
+    def prepare(self) -> None:
+        if self.text("first.xml"):
+            self.carry_out("start", self.event("first.xml"))
+        if self.operation == "stop" or self.text("edited.toml"):
+            self.carry_out("start", self.domain)
+        if self.text("edited.toml"):
+            self.configure("edited.toml")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(name, tmp_path, monkeypatch):
+    case = Case(name, tmp_path, monkeypatch)
+    case.prepare()
+    printed = "".join(f"{change}\n" for change in case.plan())
+    if os.environ.get("UPDATE_CASES") == "1":
+        (case.source / "plan.txt").write_text(printed)
+    assert printed == case.text("plan.txt")
+    # A plan is a script, and it is all that there is to do.
+    assert not subprocess.run(["sh", "-n"], input=printed, text=True, capture_output=True).stderr
+    case.carry_out(case.operation, case.domain)
+    assert case.plan() == []
+
+
+def test_there_are_cases():
+    assert len(CASES) >= 12

@@ -1,0 +1,151 @@
+"""The commands that need no root: validate, options, mac, and how errors look."""
+# ruff: noqa: E501  (tables of inputs and messages)
+
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+from scenario import EVERYTHING
+
+from vmnet_hooks import cli, store, values
+from vmnet_hooks.modes import MODES
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    (tmp_path / "domains.d").mkdir()
+    (tmp_path / "vmnet.toml").write_text(EVERYTHING)
+    monkeypatch.setattr(cli.config.load, "__defaults__", (str(tmp_path),))
+    monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(cli.libvirt_connection, "known_macs", set)
+
+    def call(*argv: str):
+        result = CliRunner().invoke(cli.main, list(argv), prog_name="vmnet-hook")
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return call
+
+
+def test_validate(run, tmp_path):
+    (tmp_path / "domains.d" / "web.toml").write_text(
+        '[[interfaces]]\nifname = "tap0"\nnetwork = "public"\nips = ["192.0.2.10"]\n'
+    )
+    result = run("validate", "--config-dir", str(tmp_path))
+    assert (result.exit_code, result.output) == (0, "ok: 3 networks, 1 domains\n")
+    result = run("validate", "--config-dir", str(tmp_path), "--json")
+    assert json.loads(result.output) == {"networks": ["public", "edge", "lan"], "domains": ["web"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[interfaces]]\nifname = "t"\nnetwork = "publc"\n', r"interfaces\[1\].network: no network 'publc' is declared; did you mean 'public'"),
+        ('[[interfaces]]\nifname = "t"\nnetwork = "public"\nips = ["192.0.2.1"]\n', "192.0.2.1 is the gateway's"),
+        ('[[interfaces]]\nifname = "t"\nnetwork = "public"\nips = ["192.0.2.255"]\n', "is the broadcast address"),
+        ('[[interfaces]]\nifname = "t"\nnetwork = "public"\nips = ["192.0.2.9"]\n[[interfaces]]\nifname = "u"\nnetwork = "public"\n'
+         'ips = ["192.0.2.9"]\n', r"interfaces\[2\]: 192.0.2.9 is also given in .*interfaces\[1\]; change one"),
+        ("rubbish", "not TOML"),
+    ],
+)  # fmt: skip
+def test_validate_reads_domains(text, message, run, tmp_path):
+    (tmp_path / "domains.d" / "web.toml").write_text(text)
+    result = run("validate", "--config-dir", str(tmp_path))
+    assert result.exit_code == 2
+    assert (
+        re.search(message, result.output)
+        and result.output.startswith("vmnet-hook: ")
+        and result.output.count("\n") == 1
+    )
+
+
+def test_options_lists_every_key(run):
+    rows = json.loads(run("options", "--json").output)
+    keys = {row["key"] for row in rows}
+    for mode, module in MODES.items():
+        for row in module.OPTIONS:
+            assert f"networks.NAME({mode}).{row.name}" in keys
+            assert {f"networks.NAME({mode}).{row.name}.{sub.name}" for sub in row.keys} <= keys
+    assert all(row["doc"] for row in rows)
+    text = run("options").output.splitlines()
+    assert text[0].split() == ["KEY", "DEFAULT", "MEANING"] and len(text) == len(rows) + 1
+    column = text[0].index("MEANING")
+    assert all(line[column - 2 : column] == "  " for line in text), "aligned"
+    assert "\x1b" not in "".join(text), "no colour without a terminal"
+
+
+@pytest.mark.parametrize(
+    ("argv", "prefix"), [((), "52:54:00:"), (("--oui", "00:16:3e"), "00:16:3e:"), (("--oui", "00:16:3E"), "00:16:3e:")]
+)
+def test_mac(argv, prefix, run):
+    found = {run("mac", *argv).output.strip() for _ in range(5)}
+    assert len(found) == 5 and all(values.mac(mac) == mac and mac.startswith(prefix) for mac in found)
+
+
+@pytest.mark.parametrize("oui", ["", "xx:yy:zz", "01:00:5e", "52:54", "; id"])
+def test_mac_of_a_wrong_oui(oui, run):
+    result = run("mac", "--oui", oui)
+    assert result.exit_code == 2 and result.output.startswith("vmnet-hook: MAC ") and result.output.count("\n") == 1
+
+
+def test_a_mac_in_use_is_not_given(run, monkeypatch):
+    given = iter([bytes([0, 0, 1]), bytes([0, 0, 2])])
+    monkeypatch.setattr(cli.libvirt_connection, "known_macs", lambda: {"52:54:00:00:00:01"})
+    monkeypatch.setattr(cli.os, "urandom", lambda n: next(given))
+    assert run("mac").output == "52:54:00:00:00:02\n"
+
+
+@pytest.mark.parametrize("argv", [["status"], ["check"], ["repair"], ["up", "edge"], ["down", "edge"], ["stop", "x"]])
+def test_who_is_not_root_is_told(argv, run, monkeypatch):
+    monkeypatch.setattr(cli.os, "geteuid", lambda: 1000)
+    result = run(*argv)
+    assert result.exit_code == 1 and "use sudo" in result.output and result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv", [["set", "d", "rubbish", "--network", "public"], ["set", "d", "52:54:00:aa:00:10", "--network", "publik"],
+             ["set", "d", "52:54:00:aa:00:10", "--network", "public", "--ip", "192.0.2.1"], ["unset", "d", "x"],
+             ["start", "d", "--xml", "/nonexistent"], ["plan", "d", "--xml", "/dev/null"]],
+)  # fmt: skip
+def test_wrong_input(argv, run):
+    result = run(*argv)
+    assert result.exit_code == 2 and result.output.startswith("vmnet-hook: ") and result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [["nonsense"], ["start"], ["mac", "--nonsense"], ["set", "d", "52:54:00:aa:00:10"]])
+def test_usage(argv, run):
+    result = run(*argv)
+    assert result.exit_code == 2 and "Usage: vmnet-hook" in result.output and "Error: " in result.output
+
+
+def test_the_xml_must_be_of_that_domain(run, tmp_path):
+    (tmp_path / "xml").write_text("<domain><name>other\n\x0d</name></domain>")
+    result = run("plan", "d", "--xml", str(tmp_path / "xml"))
+    assert result.exit_code == 2 and "describes domain 'other" in result.output and result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", sorted(cli.main.commands))
+def test_help(command, run):
+    result = run(command, "--help")
+    assert result.exit_code == 0 and result.output.startswith("Usage: vmnet-hook ")
+
+
+def test_completion_of_networks(run):
+    assert cli.network_names(None, None, "e") == ["edge"]
+    assert cli.network_names(None, None, "") == ["public", "edge", "lan"]
+
+
+def test_set_and_unset_reach_libvirt(run, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli.libvirt_connection, "claim", lambda *a: calls.append(a))
+    monkeypatch.setattr(cli.libvirt_connection, "unclaim", lambda *a: calls.append(a))
+    mac = "52:54:00:AA:00:10"
+    assert (
+        run(
+            "set", "d", mac, "--network", "public", "--ip", "192.0.2.10", "--ip", "2001:DB8::10", "--no-filter"
+        ).exit_code
+        == 0
+    )
+    assert run("unset", "d", mac).exit_code == 0
+    assert calls == [("d", mac.lower(), "public", ["192.0.2.10", "2001:db8::10"], True), ("d", mac.lower())]

@@ -1,0 +1,86 @@
+"""What a hook loads: a call that is ignored costs the interpreter and next to nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scenario import EVERYTHING
+
+ROOT = Path(__file__).resolve().parents[2]
+HOOK = ROOT / "hooks" / "libvirt" / "qemu"
+HEAVY = frozenset(
+    "os site sitecustomize re json enum dataclasses typing collections collections.abc functools contextlib pathlib "
+    "tomllib ipaddress ctypes sqlite3 socket struct syslog subprocess logging lxml lxml.etree pyroute2 click libvirt "
+    "difflib fcntl inspect ast".split()
+)
+
+
+def loaded(*argv: str) -> tuple[subprocess.CompletedProcess, set[str]]:
+    command = [sys.executable, "-IS", "-X", "importtime", str(HOOK), *argv]
+    done = subprocess.run(command, input=b"<domain", capture_output=True, timeout=60)
+    lines = [line for line in done.stderr.decode().splitlines() if line.startswith("import time:")]
+    return done, {line.rpartition("|")[2].strip() for line in lines} - {"imported package"}
+
+
+@pytest.mark.parametrize("operation", ["prepare", "restore", "attach", "nonsense", ""])
+def test_an_ignored_call_loads_next_to_nothing(operation):
+    done, modules = loaded("dom1", operation, "begin", "-")
+    assert done.returncode == 0 and done.stdout == b""
+    assert modules & HEAVY == set()
+    mine = {m for m in modules if m.startswith("vmnet_hooks")}
+    assert mine == {"vmnet_hooks", "vmnet_hooks.hook", "vmnet_hooks.frontends"}
+    # Ours, and what the interpreter loads by itself.
+    bare = subprocess.run([sys.executable, "-IS", "-X", "importtime", "-c", "pass"], capture_output=True)
+    base = {line.rpartition("|")[2].strip() for line in bare.stderr.decode().splitlines()}
+    assert len(modules - base - mine) <= 5, sorted(modules - base - mine)
+
+
+def test_a_call_that_matters_loads_more():
+    """So that the test above is known to look at the right thing."""
+    done, modules = loaded("dom1", "start", "begin", "-")
+    assert done.returncode == 2
+    assert {"lxml.etree", "re", "vmnet_hooks.errors"} <= modules
+    assert not {m for m in modules if m.startswith("pyroute2")}, "refused before the kernel's library is loaded"
+
+
+DRIVER = """
+import io, sys
+sys.path.insert(0, sys.argv[1])
+from vmnet_hooks import config, store
+config.DIRECTORY, store.DIRECTORY = sys.argv[2] + "/etc", sys.argv[2] + "/run"
+config.load.__defaults__ = (config.DIRECTORY,)
+store.Store.__init__.__defaults__ = (store.DIRECTORY,)
+from vmnet_hooks.hook import main
+sys.stdin = io.TextIOWrapper(io.BytesIO(open(sys.argv[4], "rb").read()))
+status = main(sys.argv[1] + "/hooks/libvirt/qemu", ["qemu", "dom1", sys.argv[3], "begin", "-"])
+print(status, *sorted(m for m in sys.modules if m in sys.argv[5].split() or m.startswith("vmnet_hooks.")))
+"""
+PLAIN = (
+    "<domain><name>dom1</name><devices><interface type='network'>"
+    "<mac address='52:54:00:aa:00:10'/></interface></devices></domain>"
+)
+
+
+@pytest.mark.parametrize("operation", ["start", "started", "stopped", "release", "reconnect"])
+def test_a_domain_with_nothing_of_ours_does_not_load_the_kernel(operation, tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "vmnet.toml").write_text(EVERYTHING)
+    (tmp_path / "xml").write_text(PLAIN)
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        DRIVER,
+        str(ROOT),
+        str(tmp_path),
+        operation,
+        str(tmp_path / "xml"),
+        "pyroute2 click libvirt ctypes",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    status, *modules = done.stdout.split()
+    assert status == "0" and "vmnet_hooks.actions" in modules
+    assert not {"pyroute2", "click", "libvirt", "ctypes", "vmnet_hooks.host", "vmnet_hooks.kernel.linux"} & set(modules)
+    assert not (tmp_path / "run").exists(), "no records are made for it"

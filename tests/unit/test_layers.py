@@ -1,0 +1,201 @@
+"""The shape of the program, read from its syntax trees: imports point down and stand at the top; no state, no eval."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "vmnet_hooks"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LAYERS = {
+    "base": ("errors",),
+    "data": ("domain", "config", "state", "values"),
+    "core": ("compose", "modes", "plan"),
+    "engine": ("engine",),
+    "edge": ("frontends", "kernel", "store"),
+    "entry": ("hook", "handle", "actions", "host", "cli"),
+}
+# What the core, the data and the base must not import.
+BANNED = frozenset(
+    "os sys time datetime random socket subprocess pathlib sqlite3 pyroute2 ctypes lxml click shutil tempfile "
+    "threading asyncio syslog".split()
+)
+RANK = {module: rank for rank, modules in enumerate(LAYERS.values()) for module in modules}
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def ours(path: Path) -> list[tuple[int, str]]:
+    """(line, top module) of every import from this package; import_module("vmnet_hooks.x") counts."""
+    package = ["vmnet_hooks", *path.relative_to(PACKAGE).parts[:-1]]
+    found = []
+    for node in ast.walk(tree(path)):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base += node.module.split(".") if node.module else []
+            names = [".".join(base)] if len(base) > 1 else [".".join([*base, alias.name]) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_module" and node.args:
+            text = node.args[0]
+            text = text.values[0] if isinstance(text, ast.JoinedStr) else text
+            names = [str(text.value)] if isinstance(text, ast.Constant) else []
+        for name in names:
+            parts = name.strip(".").split(".")
+            if parts[0] == "vmnet_hooks" and len(parts) > 1:
+                found.append((node.lineno, parts[1]))
+    return found
+
+
+def test_every_module_has_a_layer():
+    assert {module_of(path) for path in FILES} - {"__init__"} == set(RANK)
+
+
+@each_file
+def test_imports_point_down(path):
+    if path == PACKAGE / "__init__.py":
+        assert not ours(path)
+        return
+    here = module_of(path)
+    for line, module in ours(path):
+        if module in ("__version__", "__init__"):
+            continue
+        assert RANK[module] <= RANK[here], f"{path}:{line}: {here} imports {module} from above"
+
+
+def test_no_cycles_within_a_layer():
+    imports = {module: set() for module in RANK}
+    for path in FILES:
+        if module_of(path) in RANK:
+            imports[module_of(path)] |= {m for _, m in ours(path) if m in RANK and m != module_of(path)}
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"cycle: {' -> '.join([*trail, module])}"
+        for other in imports[module]:
+            visit(other, (*trail, module))
+
+    for module in imports:
+        visit(module, ())
+
+
+def test_the_core_and_the_data_touch_nothing():
+    """Pure: no clock, no processes, no kernel. Only the configuration reads files."""
+    for path in FILES:
+        if module_of(path) in (*LAYERS["core"], *LAYERS["data"], *LAYERS["base"]):
+            allowed = {"os"} if path.stem == "config" else set()
+            for node in ast.walk(tree(path)):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+                for name in names:
+                    top = name.split(".")[0]
+                    assert top not in BANNED - allowed, f"{path}:{node.lineno}: {top}"
+
+
+@each_file
+def test_only_the_edge_knows_the_libraries(path):
+    where = {
+        "pyroute2": "kernel",
+        "ctypes": "kernel",
+        "sqlite3": "store",
+        "lxml": "frontends",
+        "libvirt": "frontends",
+        "click": "cli",
+    }
+    for node in ast.walk(tree(path)):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        for name in names:
+            if owner := where.get(name.split(".")[0]):
+                assert module_of(path) == owner, f"{path}:{node.lineno}: {name} belongs to {owner}"
+
+
+@each_file
+def test_imports_stand_at_the_top(path):
+    for function in (
+        n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    ):
+        for node in ast.walk(function):
+            assert not isinstance(node, ast.Import | ast.ImportFrom), f"{path}:{node.lineno}: an import in a function"
+
+
+@each_file
+def test_no_mutable_state_in_modules(path):
+    """What is assigned in a module is a constant: no list, dict or set that anything changes, no `global`."""
+    root = tree(path)
+    for node in ast.walk(root):
+        assert not isinstance(node, ast.Global | ast.Nonlocal), f"{path}:{node.lineno}: global"
+    names = {}
+    for node in root.body:
+        if isinstance(node, ast.Assign):
+            names |= {t.id: node for t in node.targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names[node.target.id] = node
+    changing = {
+        "append",
+        "extend",
+        "insert",
+        "add",
+        "update",
+        "pop",
+        "popitem",
+        "remove",
+        "clear",
+        "setdefault",
+        "discard",
+        "sort",
+    }
+    for node in ast.walk(root):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+        ):
+            if node.func.value.id in names and node.func.attr in changing and node.func.value.id.lstrip("_").isupper():
+                pytest.fail(f"{path}:{node.lineno}: {node.func.value.id} is changed")
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.ctx, ast.Store | ast.Del)
+            and isinstance(node.value, ast.Name)
+        ):
+            assert not (node.value.id in names and node.value.id.lstrip("_").isupper()), f"{path}:{node.lineno}"
+    for name, node in names.items():
+        if isinstance(node.value, ast.List | ast.Set | ast.ListComp | ast.SetComp) and name != "__all__":
+            pytest.fail(f"{path}:{node.lineno}: {name} is mutable; use a tuple or a frozenset")
+
+
+@each_file
+def test_no_shell_and_no_eval(path):
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            assert name not in ("eval", "exec", "compile", "__import__", "system", "popen") or (
+                isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "re"
+            ), f"{path}:{node.lineno}: {name}"
+            for keyword in node.keywords:
+                assert keyword.arg != "shell", f"{path}:{node.lineno}: shell"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] + [getattr(node, "module", "") or ""]
+            assert not {"subprocess", "pickle", "marshal", "shelve"} & set(names), f"{path}:{node.lineno}"
+
+
+@each_file
+def test_files_are_short_and_say_what_they_are(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 620, "split it"
+    assert ast.get_docstring(tree(path)), "what is this file for?"
+    assert not any(word in path.stem for word in ("util", "helper", "manager", "common", "misc"))
+
+
+def test_the_registries_are_free_of_imports():
+    """Every hook reads it, ignored calls included."""
+    root = tree(PACKAGE / "frontends" / "__init__.py")
+    assert not [n for n in ast.walk(root) if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert not ours(PACKAGE / "__init__.py")
