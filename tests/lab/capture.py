@@ -1,4 +1,5 @@
 """What crossed a wire, as tcpdump's text: `with Capture(node, "eth0", "arp") as seen: …`, then `seen.lines`."""
+
 from __future__ import annotations
 
 import re
@@ -12,7 +13,20 @@ class Capture:
     """tcpdump on one interface while the block runs. `lines` are complete after the block."""
 
     def __init__(self, node: Node, ifname: str, expression: str = ""):
-        self.argv = ["tcpdump", "-Z", "root", "-l", "-n", "-e", "-t", "-v", "--immediate-mode", "-i", ifname, *expression.split()]
+        self.argv = [
+            "tcpdump",
+            "-Z",
+            "root",
+            "-l",
+            "-n",
+            "-e",
+            "-t",
+            "-v",
+            "--immediate-mode",
+            "-i",
+            ifname,
+            *expression.split(),
+        ]
         self.node = node
         self.lines: list[str] = []
 

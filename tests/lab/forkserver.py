@@ -1,11 +1,12 @@
-"""The product, loaded once and forked per call: hundreds of hook runs without hundreds of interpreter starts; and a SIGKILL at an
-exact point of one.
+"""The product, loaded once and forked per call: hundreds of hook runs without hundreds of interpreter starts; and a
+SIGKILL at an exact point of one.
 
-As a program (in a node): each line of stdin is a JSON list of calls, all started at once; the answer is one line, the list of
-results. A call is {"argv": [program, …], "stdin": text, "kill": N}; program is the path of a hook, or "vmnet-hook". With
-`kill`, the process kills itself just before its N-th change of the kernel or of the records (counted from 1).
+As a program (in a node): each line of stdin is a JSON list of calls, all started at once; the answer is one line, the
+list of results. A call is {"argv": [program, …], "stdin": text, "kill": N}; program is a hook's path, or `vmnet-hook`.
+With `kill`, the process kills itself just before its N-th change of the kernel or of the records (counted from 1).
 `ForkServer(node)` is the other end.
 """
+
 from __future__ import annotations
 
 import json
@@ -38,8 +39,11 @@ class ForkServer:
     """Runs calls of the product in a node. Ends with the node."""
 
     def __init__(self, node: Any):
-        self.process = node.popen([sys.executable if sys.prefix != sys.base_prefix else "/usr/bin/python3", __file__],
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = node.popen(
+            [sys.executable if sys.prefix != sys.base_prefix else "/usr/bin/python3", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def calls(self, calls: Sequence[dict[str, Any]]) -> list[Result]:
         self.process.stdin.write(json.dumps(calls) + "\n")
@@ -57,7 +61,8 @@ def hook_call(domain: str, op: str, sub: str, xml: str, kill: int = 0) -> dict[s
     return {"argv": [str(ROOT / "hooks/libvirt/qemu"), domain, op, sub, "-"], "stdin": xml, "kill": kill}
 
 
-# --- in the node -------------------------------------------------------------------------------------------------------
+# --- in the node ----------------------------------------------------------------------------------------------------
+
 
 def die_at(point: int) -> None:
     """Wrap whatever changes something, so that this process is gone just before the point-th of them."""
@@ -74,6 +79,7 @@ def die_at(point: int) -> None:
                 if seen == point:
                     os.kill(os.getpid(), signal.SIGKILL)
             return function(*args, **options)
+
         return counted
 
     class Socket:

@@ -2,6 +2,7 @@
 
 Also the builders of the frames that the tests send: honest, spoofed, and duplicate-address probes.
 """
+
 from __future__ import annotations
 
 import socket
@@ -20,11 +21,24 @@ def ethernet(dst: str, src: str, proto: int, payload: bytes) -> bytes:
     return (mac_bytes(dst) + mac_bytes(src) + struct.pack("!H", proto) + payload).ljust(60, b"\0")
 
 
-def arp(op: int, sender_mac: str, sender_ip: str, target_ip: str, *, dst: str = BROADCAST, src: str | None = None,
-        target_mac: str = "00:00:00:00:00:00") -> bytes:
+def arp(
+    op: int,
+    sender_mac: str,
+    sender_ip: str,
+    target_ip: str,
+    *,
+    dst: str = BROADCAST,
+    src: str | None = None,
+    target_mac: str = "00:00:00:00:00:00",
+) -> bytes:
     """An ARP packet; `src` is the Ethernet source when it is not the sender's MAC."""
-    body = (struct.pack("!HHBBH", 1, 0x0800, 6, 4, op) + mac_bytes(sender_mac) + IPv4Address(sender_ip).packed
-            + mac_bytes(target_mac) + IPv4Address(target_ip).packed)
+    body = (
+        struct.pack("!HHBBH", 1, 0x0800, 6, 4, op)
+        + mac_bytes(sender_mac)
+        + IPv4Address(sender_ip).packed
+        + mac_bytes(target_mac)
+        + IPv4Address(target_ip).packed
+    )
     return ethernet(dst, src or sender_mac, 0x0806, body)
 
 
@@ -39,8 +53,9 @@ def checksum(data: bytes) -> int:
 def udp4(dst_mac: str, src_mac: str, src: str, dst: str, port: int) -> bytes:
     """An IPv4 UDP datagram (no UDP checksum: IPv4 allows that)."""
     payload = struct.pack("!HHHH", 4444, port, 8 + 4, 0) + b"spoof"[:4]
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, 17, 0,
-                       IPv4Address(src).packed, IPv4Address(dst).packed)
+    head = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, 17, 0, IPv4Address(src).packed, IPv4Address(dst).packed
+    )
     head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
     return ethernet(dst_mac, src_mac, 0x0800, head + payload)
 
@@ -48,7 +63,7 @@ def udp4(dst_mac: str, src_mac: str, src: str, dst: str, port: int) -> bytes:
 def ip6(dst_mac: str, src_mac: str, src: str, dst: str, proto: int, payload: bytes, at: int, hops: int = 64) -> bytes:
     """An IPv6 packet; the checksum of `payload` is filled in at offset `at`."""
     pseudo = IPv6Address(src).packed + IPv6Address(dst).packed + struct.pack("!I3xB", len(payload), proto)
-    payload = payload[:at] + struct.pack("!H", checksum(pseudo + payload) or 0xFFFF) + payload[at + 2:]
+    payload = payload[:at] + struct.pack("!H", checksum(pseudo + payload) or 0xFFFF) + payload[at + 2 :]
     head = struct.pack("!IHBB", 6 << 28, len(payload), proto, hops) + IPv6Address(src).packed + IPv6Address(dst).packed
     return ethernet(dst_mac, src_mac, 0x86DD, head + payload)
 
@@ -67,7 +82,9 @@ def solicitation(src_mac: str, src: str, target: str, *, lladdr: bool = True) ->
     return ip6("33:33:ff:" + ":".join(f"{octet:02x}" for octet in last), src_mac, src, group, 58, body, 2, hops=255)
 
 
-def advertisement(src_mac: str, src: str, target: str, dst: str = "ff02::1", dst_mac: str = "33:33:00:00:00:01") -> bytes:
+def advertisement(
+    src_mac: str, src: str, target: str, dst: str = "ff02::1", dst_mac: str = "33:33:00:00:00:01"
+) -> bytes:
     """An unsolicited neighbour advertisement with Override set."""
     body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + IPv6Address(target).packed + b"\x02\x01" + mac_bytes(src_mac)
     return ip6(dst_mac, src_mac, src, dst, 58, body, 2, hops=255)

@@ -1,9 +1,10 @@
 """Machines made of namespaces: a `Node` is one mount and one network namespace, kept by one sleeping process.
 
-Nothing outside the namespaces is touched, except that `/etc/vmnet-hooks` is created on the machine when it is not there: a
-mount needs a directory to stand on. When the test run dies, even by SIGKILL, every node dies with it (the holder reads
-from a pipe that only we hold open).
+Nothing outside the namespaces is touched, except that `/etc/vmnet-hooks` is created on the machine when it is not
+there: a mount needs a directory to stand on. When the test run dies, even by SIGKILL, every node dies with it (the
+holder reads from a pipe that only we hold open).
 """
+
 from __future__ import annotations
 
 import difflib
@@ -58,8 +59,22 @@ class Node:
             os.makedirs(path, exist_ok=True)
         self.children: list[subprocess.Popen] = []
         self.holder = subprocess.Popen(
-            ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-ec", HOLDER.format(mounts=" ".join(MOUNTS))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+            [
+                "unshare",
+                "--mount",
+                "--net",
+                "--propagation",
+                "private",
+                "sh",
+                "-ec",
+                HOLDER.format(mounts=" ".join(MOUNTS)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENV,
+        )
         if self.holder.stdout.readline().strip() != "ready":
             self.holder.kill()
             raise CommandFailed(f"node {name} did not start: {self.holder.stderr.read()}")
@@ -119,12 +134,25 @@ class Node:
         """The command line that runs `argv` in this node, from outside."""
         return ["nsenter", "-t", str(self.pid), "-m", "-n", "--", *map(str, argv)]
 
-    def run(self, argv: Sequence[object] | str, input: str | None = None, check: bool = True, timeout: float = 60,
-            env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        argv: Sequence[object] | str,
+        input: str | None = None,
+        check: bool = True,
+        timeout: float = 60,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command (a string: split at blanks) to its end."""
         words = argv.split() if isinstance(argv, str) else [str(word) for word in argv]
-        done = subprocess.run(self.enter(words), input=input, stdin=None if input is not None else subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=timeout, env=env or ENV)
+        done = subprocess.run(
+            self.enter(words),
+            input=input,
+            stdin=None if input is not None else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=env or ENV,
+        )
         return ran([f"[{self.name}]", *words], done) if check else done
 
     def sh(self, script: str, check: bool = True, timeout: float = 60) -> str:
@@ -186,8 +214,12 @@ class Node:
     def cli(self, *argv: object, input: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run `vmnet-hook`. The exit status is the caller's to judge."""
         python = sys.executable if IN_VENV else "/usr/bin/python3"
-        return self.run([python, "-m", "vmnet_hooks.cli", *argv], input=input, check=False,
-                        env={**ENV, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"})
+        return self.run(
+            [python, "-m", "vmnet_hooks.cli", *argv],
+            input=input,
+            check=False,
+            env={**ENV, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"},
+        )
 
 
 class Switch(Node):
@@ -197,8 +229,10 @@ class Switch(Node):
         super().__init__(name)
         self.ports = 0
         # No IPv6 and no multicast snooping: the segment says nothing of its own and carries all multicast at once.
-        self.sh("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6\n"
-                "ip link add br0 type bridge mcast_snooping 0; ip link set br0 up")
+        self.sh(
+            "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6\n"
+            "ip link add br0 type bridge mcast_snooping 0; ip link set br0 up"
+        )
 
     def plug(self, node: Node, ifname: str, mac: str) -> None:
         """Give `node` an interface on this segment, up."""
@@ -217,7 +251,7 @@ def wire(a: Node, ifa: str, b: Node, ifb: str, mac_a: str | None = None, mac_b: 
     a.run(["ip", "link", "add", ifa, *words_a, "type", "veth", "peer", "name", ifb, *words_b, "netns", b.pid])
 
 
-# --- the state of a node as text ---------------------------------------------------------------------------------------
+# --- the state of a node as text ------------------------------------------------------------------------------------
 
 # -N: numbers, or a name that is registered in rt_tables.d would change how an unchanged route prints.
 COMMANDS = (
@@ -240,12 +274,12 @@ COMMANDS = (
 # Lines whose order says nothing: the kernel walks hash tables, or creation order.
 UNORDERED = ("route", "neigh", "fdb", "grep", "maddr")
 NOISE = (
-    (re.compile(r" (\w+_timer) +[0-9.]+"), r" \1 *"),                 # bridge timers run
-    (re.compile(r" (valid_lft|preferred_lft|expires) +\w+"), ""),     # lifetimes run down
-    (re.compile(r" (tentative|optimistic|nodad)\b"), ""),             # duplicate address detection runs on its own clock
-    (re.compile(r" age [0-9]+sec"), ""),                              # route ages
-    (re.compile(r" promiscuity \d+ "), " promiscuity * "),            # a tcpdump that has just ended
-    (re.compile(r" linkdown\b"), ""),                                 # follows the carrier, which the guest's end decides
+    (re.compile(r" (\w+_timer) +[0-9.]+"), r" \1 *"),  # bridge timers run
+    (re.compile(r" (valid_lft|preferred_lft|expires) +\w+"), ""),  # lifetimes run down
+    (re.compile(r" (tentative|optimistic|nodad)\b"), ""),  # duplicate address detection runs on its own clock
+    (re.compile(r" age [0-9]+sec"), ""),  # route ages
+    (re.compile(r" promiscuity \d+ "), " promiscuity * "),  # a tcpdump that has just ended
+    (re.compile(r" linkdown\b"), ""),  # follows the carrier, which the guest's end decides
 )
 # Counters that live among the sysctls, and one that is random by design.
 NOISY_SYSCTLS = re.compile(r"/(tcp_fastopen_key|nf_conntrack_count|fib_multipath_hash_seed|stable_secret):")
@@ -287,12 +321,14 @@ def dump(node: Node) -> str:
     script = "\n".join(f"echo '### {command}'; {command} 2>/dev/null || :" for command in COMMANDS)
     output = node.sh(script)
     parts = re.split(r"^### (.*)\n", output, flags=re.M)[1:]
-    return "\n".join(f"### {command}\n{canonical(command, text)}"
-                     for command, text in zip(parts[::2], parts[1::2], strict=True))
+    return "\n".join(
+        f"### {command}\n{canonical(command, text)}" for command, text in zip(parts[::2], parts[1::2], strict=True)
+    )
 
 
 def settled(node: Node, timeout: float = 5) -> str:
-    """`dump(node)` once two dumps in a row agree and no address is tentative (the kernel adds link-local ones by itself)."""
+    """`dump(node)` once two dumps in a row agree and no address is tentative (the kernel adds link-local ones by
+    itself)."""
     end = time.monotonic() + timeout
     last = ""
     while time.monotonic() < end:

@@ -2,10 +2,11 @@
 
     guests a1 a2 -- host-a -- up0 --+                        +-- lo 198.51.100.1, 2001:db8:ffff::1 ("the world")
                                     |== segment == eth0 -- router
-    guests b1 b2 -- host-b -- up0 --+                        +-- mg1, mg2 == eth9 of host-a, host-b (their only addresses)
+    guests b1 b2 -- host-b -- up0 --+                        +-- mg1, mg2 == eth9 of host-a, host-b
 
-The hosts have no address in the guests' subnet: `eth9` gives them a source address, and their default route.
+The hosts have no address in the guests' subnet: `eth9` gives them their only addresses, and their default route.
 """
+
 from __future__ import annotations
 
 import re
@@ -60,11 +61,6 @@ class Plugged:
         return replace(self, nic=replace(self.nic, filter=False))
 
 
-def hypervisor(name: str, number: int) -> Node:
-    """A host with an uplink MAC of its own, still without cables."""
-    return Node(name)
-
-
 class RoutedLab:
     """Everything up to, but without, the product's own work. Use as a context manager."""
 
@@ -101,14 +97,19 @@ class RoutedLab:
             host = self.add(Node(f"host-{letter}"))
             self.hosts.append(host)
             self.segment.plug(host, "up0", f"02:00:00:00:00:{letter}{letter}")
-            wire(host, "eth9", self.router, f"mg{number}", f"02:00:00:00:09:{number:02x}", f"02:00:00:00:08:{number:02x}")
-            self.router.sh(f"ip link set mg{number} up; ip addr add 10.0.{number}.254/24 dev mg{number}\n"
-                           f"ip -6 addr add fd00:{number}::254/64 dev mg{number} nodad")
+            wire(
+                host, "eth9", self.router, f"mg{number}", f"02:00:00:00:09:{number:02x}", f"02:00:00:00:08:{number:02x}"
+            )
+            self.router.sh(
+                f"ip link set mg{number} up; ip addr add 10.0.{number}.254/24 dev mg{number}\n"
+                f"ip -6 addr add fd00:{number}::254/64 dev mg{number} nodad"
+            )
             # A guest on the other host answers through the router, so the answer comes in at eth9, not where the
             # question left: the admin of such a host keeps rp_filter loose there.
             host.sh(f"""
                 echo 2 > /proc/sys/net/ipv4/conf/eth9/rp_filter; echo 0 > /proc/sys/net/ipv6/conf/eth9/accept_dad
-                ip link set eth9 up; ip addr add 10.0.{number}.1/24 dev eth9; ip -6 addr add fd00:{number}::1/64 dev eth9 nodad
+                ip link set eth9 up; ip addr add 10.0.{number}.1/24 dev eth9; ip -6 addr add fd00:{number}::1/64 dev
+                eth9 nodad
                 ip route add default via 10.0.{number}.254; ip -6 route add default via fd00:{number}::254
             """)
             host.config(config)
@@ -117,8 +118,9 @@ class RoutedLab:
 
     def guest(self, name: str, host: Node, last: int) -> Plugged:
         nic = Interface(f"52:54:00:aa:00:{last:02x}", f"tap-{name}", "public", (f"192.0.2.{last}", f"2001:db8::{last}"))
-        node = self.add(wired(host, nic.tap, f"guest-{name}", Nic(
-            nic.mac, nic.ips[0], 24, GATEWAY4, nic.ips[1], GATEWAY6)))
+        node = self.add(
+            wired(host, nic.tap, f"guest-{name}", Nic(nic.mac, nic.ips[0], 24, GATEWAY4, nic.ips[1], GATEWAY6))
+        )
         self.guests[name] = Plugged(name, host, nic, node)
         return self.guests[name]
 
@@ -155,8 +157,16 @@ class RoutedLab:
             node.run("ip neigh flush all", check=False)
 
 
-SUBOPERATION = {"prepare": "begin", "start": "begin", "started": "begin", "stopped": "end", "release": "end",
-                "reconnect": "begin", "migrate": "begin", "restore": "begin"}
+SUBOPERATION = {
+    "prepare": "begin",
+    "start": "begin",
+    "started": "begin",
+    "stopped": "end",
+    "release": "end",
+    "reconnect": "begin",
+    "migrate": "begin",
+    "restore": "begin",
+}
 
 
 def call(host: Node, domain: str, op: str, *nics: Interface, check: bool = True, metadata: bool = True) -> str:
@@ -176,8 +186,14 @@ def ping(node: Node, target: str, wait: float = 2) -> float | None:
 
 def reach(pairs: Iterable[tuple[Node, str]], wait: float = 3) -> list[str]:
     """Ping all of them at once; returns those that failed, as text."""
-    running = [(node, target, node.popen(["ping", "-n", "-c", "3", "-i", "0.3", "-W", str(wait), target], stdout=-1, stderr=-2))
-               for node, target in pairs]
+    running = [
+        (
+            node,
+            target,
+            node.popen(["ping", "-n", "-c", "3", "-i", "0.3", "-W", str(wait), target], stdout=-1, stderr=-2),
+        )
+        for node, target in pairs
+    ]
     failed = []
     for node, target, process in running:
         output, _ = process.communicate(timeout=30)

@@ -1,8 +1,10 @@
-"""One hypervisor alone, for tests that compare its state before and after: no packets, but things of others that must stay.
+"""One hypervisor alone, for tests that compare its state before and after: no packets, but things of others that must
+stay.
 
     up0   the uplink, on a segment          eth9  the host's own interface, with its addresses and default routes
     br0   a bridge with one port (lan0)     and, all over the place, what an admin may have put there
 """
+
 from __future__ import annotations
 
 from contextlib import ExitStack
@@ -60,7 +62,9 @@ class Single:
             host.config(config)
             # The kernel notices carriers late (linkwatch), and only then adds link-local addresses and their routes.
             for ifname in ("up0", "eth9", "lan0", "br0"):
-                assert eventually(lambda name=ifname: "fe80::" in host.run(f"ip -6 addr show dev {name} -tentative").stdout), ifname
+                assert eventually(
+                    lambda name=ifname: "fe80::" in host.run(f"ip -6 addr show dev {name} -tentative").stdout
+                ), ifname
         except BaseException:
             self.stack.close()
             raise
@@ -72,16 +76,24 @@ class Single:
         self.stack.close()
 
     def tap(self, name: str, mac: str = "", up: bool = True, bridge: str = "", held: bool = True) -> None:
-        """A real, persistent tap as libvirt leaves it to the hook: up, fe: MAC, in its bridge if it has one, and held open by
+        """A real, persistent tap as libvirt leaves it to the hook: up, fe: MAC, in its bridge if it has one, and held
+        open by
         somebody (who plays QEMU, and reads nothing), so that it has a carrier."""
-        self.host.sh(f"ip tuntap add {name} mode tap\n"
-                     + (f"ip link set {name} address fe{mac[2:]}\n" if mac else "")
-                     + (f"ip link set {name} master {bridge}\n" if bridge else "") + f"ip link set {name} up")
+        self.host.sh(
+            f"ip tuntap add {name} mode tap\n"
+            + (f"ip link set {name} address fe{mac[2:]}\n" if mac else "")
+            + (f"ip link set {name} master {bridge}\n" if bridge else "")
+            + f"ip link set {name} up"
+        )
         if held:
             self.host.popen(["/usr/bin/python3", "-IS", TAP, name], stdout=-1).stdout.readline()
             if not bridge:
-                assert eventually(lambda: "fe80::" in self.host.run(f"ip -6 addr show dev {name} -tentative").stdout
-                                  or self.host.sysctl(f"ipv6/conf/{name}/disable_ipv6") == "1"), name
+                assert eventually(
+                    lambda: (
+                        "fe80::" in self.host.run(f"ip -6 addr show dev {name} -tentative").stdout
+                        or self.host.sysctl(f"ipv6/conf/{name}/disable_ipv6") == "1"
+                    )
+                ), name
         if not up:
             # Having been up once is something that the kernel does not forget (qdisc, multicast): so it was, before us.
             self.host.run(f"ip link set {name} down")

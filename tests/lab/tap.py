@@ -1,6 +1,7 @@
-"""The process behind a real tap: `tap.py TAP` holds it open (a carrier, but nobody reads), `tap.py TAP PID` plays QEMU for a
-guest: it carries frames between the tap and a new tap `eth0` in the network namespace of PID, for ever.
+"""The process behind a real tap: `tap.py TAP` holds it open (a carrier, but nobody reads), `tap.py TAP PID` plays
+QEMU for a guest: it carries frames between the tap and a new tap `eth0` in the network namespace of PID, for ever.
 """
+
 from __future__ import annotations
 
 import ctypes

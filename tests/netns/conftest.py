@@ -1,4 +1,7 @@
-"""The netns tier needs root, namespaces and a few tools. Without them it is skipped, with the remedy; in CI that is a failure."""
+"""The netns tier needs root, namespaces and a few tools. Without them it is skipped, with the remedy; in CI that is a
+failure.
+"""
+
 from __future__ import annotations
 
 import os
@@ -11,8 +14,16 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
 
-TOOLS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "bridge": "iproute2", "nft": "nftables",
-         "tcpdump": "tcpdump", "ping": "iputils-ping", "arping": "iputils-arping"}
+TOOLS = {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "ip": "iproute2",
+    "bridge": "iproute2",
+    "nft": "nftables",
+    "tcpdump": "tcpdump",
+    "ping": "iputils-ping",
+    "arping": "iputils-arping",
+}
 
 
 def missing() -> str:
@@ -24,17 +35,28 @@ def missing() -> str:
         return f"needs tools that are not installed: apt-get install {' '.join(packages)}"
     if not os.path.exists("/dev/net/tun"):
         return "needs /dev/net/tun: modprobe tun (in a container: give it the device)"
-    test = ("mount -t sysfs sysfs /sys && ip link add name va type veth peer name vb && ip link add name vc type bridge"
-            " && nft add table arp t && nft add table inet t")
-    tried = subprocess.run(["unshare", "--mount", "--net", "--propagation", "private", "sh", "-ec", test],
-                           capture_output=True, text=True)
+    test = (
+        "mount -t sysfs sysfs /sys && ip link add name va type veth peer name vb && ip link add name vc type bridge"
+        " && nft add table arp t && nft add table inet t"
+    )
+    tried = subprocess.run(
+        ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-ec", test], capture_output=True, text=True
+    )
     if tried.returncode:
-        return (f"needs namespaces with veth, bridge and nftables, but got: {tried.stderr.strip()}; "
-                "modprobe veth bridge nf_tables (in a container: run it privileged)")
+        return (
+            f"needs namespaces with veth, bridge and nftables, but got: {tried.stderr.strip()}; "
+            "modprobe veth bridge nf_tables (in a container: run it privileged)"
+        )
     return ""
 
 
 REASON = missing()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.netns)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,4 +1,5 @@
 """The bridged mode: what a tap in a bridge must be like, and guests that talk through it."""
+
 from __future__ import annotations
 
 import re
@@ -48,7 +49,8 @@ def test_tap(one, joined):
 
 
 def test_bridge_mac_stays(one):
-    """The lowest MAC of its ports is a bridge's own, unless every tap's is high: hence fe:…, whatever the tap came with."""
+    """The lowest MAC of its ports is a bridge's own, unless every tap's is high: hence fe:…, whatever the tap came
+    with."""
     one.host.sh("ip link set lan0 nomaster; ip link set lan0 address 52:54:00:07:07:07; ip link set lan0 master br0")
     before = re.search(r"link/ether (\S+)", link(one, "br0"))[1]
     assert before == "52:54:00:07:07:07"
@@ -107,7 +109,10 @@ def test_something_else_than_a_bridge(one):
     one.tap(nic.tap, nic.mac)
     before = one.state()
     done = one.host.hook("dom", "start", "begin", domain_xml("dom", nic, stage="start"))
-    assert done.returncode in (1, 2) and "eth9" in done.stderr and "bridge" in done.stderr, (done.returncode, done.stderr)
+    assert done.returncode in (1, 2) and "eth9" in done.stderr and "bridge" in done.stderr, (
+        done.returncode,
+        done.stderr,
+    )
     same(before, one.state())
 
 

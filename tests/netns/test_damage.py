@@ -1,4 +1,5 @@
 """Somebody else damages what is ours: `check` lists it and exits 1, `repair` mends it, and the guests never know."""
+
 from __future__ import annotations
 
 import json
@@ -36,17 +37,35 @@ DAMAGE = {
     "nft set flushed": ("nft flush set inet vmnet sources4", ["sources4", "192.0.2.11", "192.0.2.12"]),
     "nft map changed": ("nft delete element arp vmnet arp_source '{ \"up0\" }'", ["arp_source", "up0"]),
     "rule of one family": ("ip rule del pref 22000; ip rule del pref 22000", ["192.0.2.0/24"]),
-    "all rules": ("ip rule flush; ip rule add lookup main pref 32766; ip rule add lookup default pref 32767\n"
-                  "ip -6 rule flush; ip -6 rule add lookup main pref 32766", ["192.0.2.0/24", "2001:db8::/64"]),
-    "table 222 flushed": ("ip route flush table 222; ip -6 route flush table 222", ["192.0.2.11", "2001:db8::11", "default"]),
-    "main route": ("ip route del 192.0.2.0/24 dev up0; ip -6 route del 2001:db8::/64 dev up0", ["192.0.2.0/24", "2001:db8::/64"]),
-    "neighbours": ("ip neigh del 192.0.2.11 dev tap-a1; ip -6 neigh del 2001:db8::11 dev tap-a1", ["192.0.2.11", "tap-a1"]),
-    "proxies": ("ip -6 neigh del proxy 2001:db8::11 dev up0; ip -6 neigh del proxy 2001:db8::1 dev tap-a1",
-                ["2001:db8::11", "2001:db8::1"]),
-    "sysctls of the uplink": ("cd /proc/sys/net; echo 0 > ipv4/conf/up0/proxy_arp; echo 0 > ipv6/conf/up0/proxy_ndp",
-                              ["proxy_arp", "proxy_ndp", "up0"]),
-    "sysctls of the tap": ("cd /proc/sys/net; echo 0 > ipv4/conf/tap-a1/forwarding; echo 80 > ipv4/neigh/tap-a1/proxy_delay",
-                           ["forwarding", "proxy_delay", "tap-a1"]),
+    "all rules": (
+        "ip rule flush; ip rule add lookup main pref 32766; ip rule add lookup default pref 32767\n"
+        "ip -6 rule flush; ip -6 rule add lookup main pref 32766",
+        ["192.0.2.0/24", "2001:db8::/64"],
+    ),
+    "table 222 flushed": (
+        "ip route flush table 222; ip -6 route flush table 222",
+        ["192.0.2.11", "2001:db8::11", "default"],
+    ),
+    "main route": (
+        "ip route del 192.0.2.0/24 dev up0; ip -6 route del 2001:db8::/64 dev up0",
+        ["192.0.2.0/24", "2001:db8::/64"],
+    ),
+    "neighbours": (
+        "ip neigh del 192.0.2.11 dev tap-a1; ip -6 neigh del 2001:db8::11 dev tap-a1",
+        ["192.0.2.11", "tap-a1"],
+    ),
+    "proxies": (
+        "ip -6 neigh del proxy 2001:db8::11 dev up0; ip -6 neigh del proxy 2001:db8::1 dev tap-a1",
+        ["2001:db8::11", "2001:db8::1"],
+    ),
+    "sysctls of the uplink": (
+        "cd /proc/sys/net; echo 0 > ipv4/conf/up0/proxy_arp; echo 0 > ipv6/conf/up0/proxy_ndp",
+        ["proxy_arp", "proxy_ndp", "up0"],
+    ),
+    "sysctls of the tap": (
+        "cd /proc/sys/net; echo 0 > ipv4/conf/tap-a1/forwarding; echo 80 > ipv4/neigh/tap-a1/proxy_delay",
+        ["forwarding", "proxy_delay", "tap-a1"],
+    ),
     "forwarding": ("cd /proc/sys/net; echo 0 > ipv6/conf/all/forwarding; echo 0 > ipv4/ip_forward", ["forwarding"]),
     "tap MAC": ("ip link set tap-a1 address 52:54:00:00:11:22", ["tap-a1"]),
     "tap down": ("ip link set tap-a1 down", ["tap-a1"]),
@@ -67,16 +86,23 @@ def test_damage(lab, damage):
     repair(lab.a)
     check(lab.a, status=0)
     if damage == "IPv6 off":
-        lab.a.sh("cd /proc/sys/net/ipv6/conf; echo 0 > all/disable_ipv6; ip -6 addr replace fd00:1::1/64 dev eth9 nodad\n"
-                 "ip -6 route replace default via fd00:1::254; ip -6 addr replace ::1/128 dev lo")
+        lab.a.sh(
+            "cd /proc/sys/net/ipv6/conf; echo 0 > all/disable_ipv6; ip -6 addr replace fd00:1::1/64 dev eth9 nodad\n"
+            "ip -6 route replace default via fd00:1::254; ip -6 addr replace ::1/128 dev lo"
+        )
         repair(lab.a)
     else:
         same(before, settled(lab.a))
     lab.forget_neighbours()
     guests = [guest for guest in lab.guests.values() if guest.host is lab.a]
-    assert reach([(guest.node, target) for guest in guests for target in (GATEWAY4, GATEWAY6, WORLD4, WORLD6)]
-                 + [(lab.router, ip) for guest in guests for ip in guest.nic.ips]
-                 + [(lab.guests["a1"].node, ip) for ip in lab.guests["a2"].nic.ips]) == []
+    assert (
+        reach(
+            [(guest.node, target) for guest in guests for target in (GATEWAY4, GATEWAY6, WORLD4, WORLD6)]
+            + [(lab.router, ip) for guest in guests for ip in guest.nic.ips]
+            + [(lab.guests["a1"].node, ip) for ip in lab.guests["a2"].nic.ips]
+        )
+        == []
+    )
 
 
 def test_check_of_one_domain_and_as_json(lab):
@@ -100,9 +126,12 @@ ORPHANS = {
     "IPv6 route": ("ip -6 route add 2001:db8::9999 dev tap-a1 table 222 proto 86", ["2001:db8::9999"]),
     "route in another table": ("ip route add 198.18.7.0/24 dev up0 table 777 proto 86", ["198.18.7.0/24"]),
     "rule": ("ip rule add from 198.18.0.0/15 lookup 222 pref 22001 protocol 86", ["198.18.0.0/15"]),
-    "nft elements": ("nft add element inet vmnet sources4 '{ \"tap-zz\" . 52:54:00:00:00:99 . 192.0.2.99 }'\n"
-                     "nft add element inet vmnet guarded '{ \"tap-zz\" }'\n"
-                     "nft add element arp vmnet arp_source '{ \"tap-zz\" : 192.0.2.1 }'", ["tap-zz", "192.0.2.99"]),
+    "nft elements": (
+        "nft add element inet vmnet sources4 '{ \"tap-zz\" . 52:54:00:00:00:99 . 192.0.2.99 }'\n"
+        "nft add element inet vmnet guarded '{ \"tap-zz\" }'\n"
+        "nft add element arp vmnet arp_source '{ \"tap-zz\" : 192.0.2.1 }'",
+        ["tap-zz", "192.0.2.99"],
+    ),
 }
 
 
@@ -120,16 +149,21 @@ def test_orphans(lab, orphan):
 
 def test_what_others_did_is_not_drift(lab):
     """Routes, rules, neighbours and tables of an admin, also in our table: not listed, and not touched by `repair`."""
-    lab.a.sh("ip route add 198.18.0.0/15 dev eth9 table 222; ip rule add from 10.9.0.0/16 lookup 100 pref 100\n"
-             "ip -6 neigh add proxy 2001:db8::abcd dev up0; nft add table inet theirs; ip route add 198.19.7.0/24 dev up0")
+    lab.a.sh(
+        "ip route add 198.18.0.0/15 dev eth9 table 222; ip rule add from 10.9.0.0/16 lookup 100 pref 100\n"
+        "ip -6 neigh add proxy 2001:db8::abcd dev up0; nft add table inet theirs; ip route add 198.19.7.0/24 dev up0"
+    )
     try:
         before = settled(lab.a)
         check(lab.a, status=0)
         repair(lab.a)
         same(before, settled(lab.a))
     finally:
-        lab.a.sh("ip route del 198.18.0.0/15 dev eth9 table 222; ip rule del pref 100\n"
-                 "ip -6 neigh del proxy 2001:db8::abcd dev up0; nft delete table inet theirs; ip route del 198.19.7.0/24 dev up0")
+        lab.a.sh(
+            "ip route del 198.18.0.0/15 dev eth9 table 222; ip rule del pref 100\n"
+            "ip -6 neigh del proxy 2001:db8::abcd dev up0; nft delete table inet theirs\n"
+            "ip route del 198.19.7.0/24 dev up0"
+        )
 
 
 def test_a_domain_that_is_gone(lab):
@@ -174,10 +208,12 @@ def test_everything_at_once():
         one.tap(nic.tap, nic.mac)
         one.start("dom", nic)
         up = one.state()
-        one.host.sh("nft delete table inet vmnet; nft delete table arp vmnet\n"
-                    "ip route flush proto 86 table all; ip -6 route flush proto 86 table all\n"
-                    "while ip rule del pref 22000 2>/dev/null; do :; done; while ip -6 rule del pref 22000 2>/dev/null; do :; done\n"
-                    "ip neigh flush nud permanent dev tap10; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding")
+        one.host.sh(
+            "nft delete table inet vmnet; nft delete table arp vmnet\n"
+            "ip route flush proto 86 table all; ip -6 route flush proto 86 table all\n"
+            "for f in -4 -6; do while ip $f rule del pref 22000 2>/dev/null; do :; done; done\n"
+            "ip neigh flush nud permanent dev tap10; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding"
+        )
         check(one.host, "dom", status=1)
         repair(one.host)
         same(up, one.state())

@@ -1,4 +1,5 @@
-"""`vmnet-hook plan` prints a shell script that does what the hook does: run in a twin namespace, it gives the same dump."""
+"""`vmnet-hook plan` prints a shell script that does what the hook does: in a twin namespace it gives the same dump."""
+
 from __future__ import annotations
 
 import pytest
@@ -12,7 +13,6 @@ CASES = {
     "routed-open": (PUBLIC, [routed(10, filter=False)]),
     "routed-dynamic": (PUBLIC + "permanent_neighbours = false\n", [routed(10)]),
     "routed-mtu": (PUBLIC + "mtu = 1400\n", [routed(10)]),
-    "bridged": (LAN, [bridged(10)]),
     "bridged-isolated": (LAN + "isolated = true\n", [bridged(10)]),
     "routed+bridged": (PUBLIC + LAN, [routed(10), bridged(10)]),
 }
@@ -76,5 +76,7 @@ def test_plan_of_what_is_there_already_is_empty():
     with Single(PUBLIC) as one:
         prepared(one, [routed(10)])
         one.start("dom", routed(10))
-        commands = [line for line in plan(one).splitlines() if line.strip() and not line.lstrip().startswith(("#", "set "))]
+        commands = [
+            line for line in plan(one).splitlines() if line.strip() and not line.lstrip().startswith(("#", "set "))
+        ]
         assert commands == []

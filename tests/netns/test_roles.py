@@ -1,9 +1,11 @@
-"""Nodes without a physical router: one of ours holds the gateway address, and translates guests' addresses on the way out.
+"""Nodes without a physical router: one of ours holds the gateway address, and translates guests' addresses on the way
+out.
 
     guest h1 -- host (role host) -- up0 --+
                                           |== segment == up0 -- gate (role router or router+host) -- ext0 -- world
     guest g1 -- gate (router+host only)                                                            203.0.113.2
 """
+
 from __future__ import annotations
 
 from contextlib import ExitStack
@@ -34,18 +36,23 @@ class Roles:
         self.segment.plug(self.gate, "up0", "02:00:00:00:00:01")
         self.segment.plug(self.host, "up0", "02:00:00:00:00:aa")
         wire(self.gate, "ext0", self.world, "eth0", "02:00:00:00:01:01", "02:00:00:00:01:02")
-        self.gate.sh("echo 0 > /proc/sys/net/ipv6/conf/ext0/accept_dad; ip link set ext0 up\n"
-                     "ip addr add 203.0.113.1/24 dev ext0; ip -6 addr add 2001:db8:f::1/64 dev ext0 nodad\n"
-                     f"ip route add default via {OUT4}; ip -6 route add default via {OUT6}")
-        self.world.sh("echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad; ip link set eth0 up\n"
-                      f"ip addr add {OUT4}/24 dev eth0; ip -6 addr add {OUT6}/64 dev eth0 nodad")
+        self.gate.sh(
+            "echo 0 > /proc/sys/net/ipv6/conf/ext0/accept_dad; ip link set ext0 up\n"
+            "ip addr add 203.0.113.1/24 dev ext0; ip -6 addr add 2001:db8:f::1/64 dev ext0 nodad\n"
+            f"ip route add default via {OUT4}; ip -6 route add default via {OUT6}"
+        )
+        self.world.sh(
+            "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad; ip link set eth0 up\n"
+            f"ip addr add {OUT4}/24 dev eth0; ip -6 addr add {OUT6}/64 dev eth0 nodad"
+        )
         self.gate.config(config)
         self.host.config(PUBLIC)
         self.guests = []
         for node, last, name in ((self.host, 10, "h1"), (self.gate, 20, "g1")):
             nic = routed(last, f"tap-{name}")
-            guest = stack.enter_context(wired(node, nic.tap, f"guest-{name}", Nic(
-                nic.mac, nic.ips[0], 24, GATEWAY4, nic.ips[1], GATEWAY6)))
+            guest = stack.enter_context(
+                wired(node, nic.tap, f"guest-{name}", Nic(nic.mac, nic.ips[0], 24, GATEWAY4, nic.ips[1], GATEWAY6))
+            )
             self.guests.append((nic, guest))
 
     def up(self) -> None:
@@ -75,7 +82,8 @@ def roles():
 
 @pytest.mark.parametrize("role", ["router", "router+host"])
 def test_masquerade(roles, role):
-    """Guests of a host node reach the world through the router, under the router's address; `down` restores everything."""
+    """Guests of a host node reach the world through the router, under the router's address; `down` restores
+    everything."""
     lab = roles(of_role(role) + 'masquerade = "ext0"\n')
     before = settled(lab.gate)
     lab.up()
@@ -124,9 +132,14 @@ def test_router_and_host(roles, strict):
     lab.up()
     up = settled(lab.gate)
     elsewhere, own = lab.start(0), lab.start(1)
-    assert reach([(own, target) for target in (GATEWAY4, GATEWAY6, OUT4, OUT6, "192.0.2.10", "2001:db8::10")]
-                 + [(elsewhere, target) for target in (GATEWAY4, GATEWAY6, OUT4, OUT6, "192.0.2.20", "2001:db8::20")]
-                 + [(lab.gate, target) for target in ("192.0.2.10", "2001:db8::10", "192.0.2.20", "2001:db8::20")]) == []
+    assert (
+        reach(
+            [(own, target) for target in (GATEWAY4, GATEWAY6, OUT4, OUT6, "192.0.2.10", "2001:db8::10")]
+            + [(elsewhere, target) for target in (GATEWAY4, GATEWAY6, OUT4, OUT6, "192.0.2.20", "2001:db8::20")]
+            + [(lab.gate, target) for target in ("192.0.2.10", "2001:db8::10", "192.0.2.20", "2001:db8::20")]
+        )
+        == []
+    )
     lab.stop(1)
     same(up, settled(lab.gate))
     lab.stop(0)

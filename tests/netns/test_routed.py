@@ -1,4 +1,5 @@
 """The routed mode as seen on the wires: router, two hypervisors, two guests each, IPv4 and IPv6. See lab/routed.py."""
+
 from __future__ import annotations
 
 import re
@@ -56,6 +57,7 @@ def dynamic(lab):
 
 def everybody(lab: RoutedLab, ipv4: bool = True, ipv6: bool = True, hosts: bool = True):
     """All pairs that the routed mode promises."""
+
     def both(v4: str, v6: str):
         return ([v4] if ipv4 else []) + ([v6] if ipv6 else [])
 
@@ -67,12 +69,20 @@ def everybody(lab: RoutedLab, ipv4: bool = True, ipv6: bool = True, hosts: bool 
     return pairs
 
 
-# --- who reaches whom --------------------------------------------------------------------------------------------------
+# --- who reaches whom -----------------------------------------------------------------------------------------------
+
 
 def test_first_ping(lab):
     """No random proxy delay (up to 0.8 s by default) before a first packet: under 50 ms, in both families."""
     guest = lab.guests["a1"].node
-    for target in (GATEWAY4, GATEWAY6, lab.guests["b1"].ip4, lab.guests["b1"].ip6, lab.guests["a2"].ip4, lab.guests["a2"].ip6):
+    for target in (
+        GATEWAY4,
+        GATEWAY6,
+        lab.guests["b1"].ip4,
+        lab.guests["b1"].ip6,
+        lab.guests["a2"].ip4,
+        lab.guests["a2"].ip6,
+    ):
         times = []
         # The median of three first pings: one alone also measures who else wanted this machine's processors.
         for _ in range(3):
@@ -99,7 +109,8 @@ def test_the_world_reaches_guests(lab):
     assert reach((lab.router, ip) for guest in lab.guests.values() for ip in guest.nic.ips) == []
 
 
-# --- ARP and ND --------------------------------------------------------------------------------------------------------
+# --- ARP and ND -----------------------------------------------------------------------------------------------------
+
 
 def test_guest_asks_for_gateway_and_gets_the_taps_mac(lab):
     a1 = lab.guests["a1"]
@@ -125,8 +136,11 @@ def test_guest_asks_for_its_peers_and_gets_the_taps_mac(lab):
 
 def who_has(seen: Capture, target: str) -> list[str]:
     """The senders of the ARP requests for `target` that were seen."""
-    return [found[1] for line in seen.lines
-            if (found := re.search(rf"Request who-has {re.escape(target)}(?: \([0-9a-f:]+\))? tell ([0-9.]+)", line))]
+    return [
+        found[1]
+        for line in seen.lines
+        if (found := re.search(rf"Request who-has {re.escape(target)}(?: \([0-9a-f:]+\))? tell ([0-9.]+)", line))
+    ]
 
 
 def test_host_asks_for_guest_as_the_gateway(dynamic):
@@ -203,20 +217,28 @@ def test_nobody_answers_for_an_address_that_nobody_has(lab):
     assert not seen.having("neighbor advertisement", "2001:db8::77"), str(seen)
 
 
-# --- announcements -----------------------------------------------------------------------------------------------------
+# --- announcements --------------------------------------------------------------------------------------------------
+
 
 def announced(seen: Capture, mac: str, ip4: str, ip6: str) -> dict[str, bool]:
-    """Which of the announcements were seen. tcpdump prints a gratuitous request as "Announcement" or as "who-has X tell X"."""
+    """Which of the announcements were seen. tcpdump prints a gratuitous request as "Announcement" or as "who-has X tell
+    X"."""
     return {
         "request": bool(seen.having(rf"^{mac} > ff:ff:ff:ff:ff:ff", rf"(Announcement|who-has) {ip4}\b")),
         "reply": bool(seen.having(rf"^{mac} > ff:ff:ff:ff:ff:ff", rf"Reply {ip4} is-at {mac}")),
-        "NA": bool(seen.having(rf"^{mac} > 33:33:00:00:00:01", rf"neighbor advertisement.* tgt is {ip6}, Flags \[.*override.*\]",
-                               rf"destination link-address option.*{mac}")),
+        "NA": bool(
+            seen.having(
+                rf"^{mac} > 33:33:00:00:00:01",
+                rf"neighbor advertisement.* tgt is {ip6}, Flags \[.*override.*\]",
+                rf"destination link-address option.*{mac}",
+            )
+        ),
     }
 
 
 def test_announcements(lab):
-    """`started` announces each address on the uplink: ARP in request and in reply form, NA with Override; `start` does not."""
+    """`started` announces each address on the uplink: ARP in request and in reply form, NA with Override; `start` does
+    not."""
     a1 = lab.guests["a1"]
     lab.stop(a1)
     with Capture(lab.router, "eth0", "arp or icmp6") as early:
@@ -226,7 +248,9 @@ def test_announcements(lab):
         call(a1.host, a1.domain, "started", a1.nic)
         # The hook does not wait for the packets; neither must this test give up on them at once.
         eventually(lambda: not any("vmnet" in command for command in commands(a1.host)))
-    assert announced(seen, lab.mac_of(a1.host), a1.ip4, a1.ip6) == {"request": True, "reply": True, "NA": True}, str(seen)
+    assert announced(seen, lab.mac_of(a1.host), a1.ip4, a1.ip6) == {"request": True, "reply": True, "NA": True}, str(
+        seen
+    )
 
 
 def commands(node) -> list[str]:
@@ -241,7 +265,7 @@ def commands(node) -> list[str]:
 
 
 def test_a_reply_form_announcement_beats_locktime(lab):
-    """The router's entry moves at once when the guest appears on another host: ARP in reply form has target MAC = sender MAC."""
+    """The router's entry moves at once when the guest appears on another host: the announcement is heard."""
     a1 = lab.guests["a1"]
     with Capture(lab.router, "eth0", "arp") as seen:
         call(a1.host, a1.domain, "started", a1.nic)
@@ -253,8 +277,9 @@ def test_a_reply_form_announcement_beats_locktime(lab):
     lab.router.run(f"ip neigh replace {a1.ip6} lladdr {other} dev eth0 nud reachable")
     call(a1.host, a1.domain, "started", a1.nic)
     for ip in a1.nic.ips:
-        assert eventually(lambda ip=ip: lab.mac_of(lab.a) in lab.router.run(f"ip neigh show {ip}").stdout), \
+        assert eventually(lambda ip=ip: lab.mac_of(lab.a) in lab.router.run(f"ip neigh show {ip}").stdout), (
             lab.router.run("ip neigh").stdout
+        )
 
 
 def test_a_migrated_domain_is_not_announced_at_started(lab):
@@ -271,7 +296,8 @@ def test_a_migrated_domain_is_not_announced_at_started(lab):
     assert reach([(a2.node, GATEWAY4), (a2.node, GATEWAY6)]) == []
 
 
-# --- duplicate address detection ---------------------------------------------------------------------------------------
+# --- duplicate address detection ------------------------------------------------------------------------------------
+
 
 def test_own_probe_is_not_answered(lab):
     """A guest that checks its own address must not hear from its own host, or it would give the address up."""
@@ -279,10 +305,13 @@ def test_own_probe_is_not_answered(lab):
     lab.forget_neighbours()
     with Capture(a1.node, "eth0", "arp or icmp6") as seen:
         done = a1.node.run(["arping", "-D", "-c", "2", "-w", "2", "-I", "eth0", a1.ip4], check=False)
-        send(a1.node, "eth0",
-             frames.arp(1, a1.nic.mac, "0.0.0.0", a1.ip4),
-             frames.arp(1, a1.nic.mac, a1.ip4, a1.ip4),
-             frames.solicitation(a1.nic.mac, "::", a1.ip6, lladdr=False))
+        send(
+            a1.node,
+            "eth0",
+            frames.arp(1, a1.nic.mac, "0.0.0.0", a1.ip4),
+            frames.arp(1, a1.nic.mac, a1.ip4, a1.ip4),
+            frames.solicitation(a1.nic.mac, "::", a1.ip6, lladdr=False),
+        )
         seen.pause(0.5)
     assert done.returncode == 0, done.stdout
     assert seen.having(rf"who-has {a1.ip4}"), str(seen)
@@ -291,7 +320,7 @@ def test_own_probe_is_not_answered(lab):
     assert not seen.having(rf"neighbor advertisement.* tgt is {a1.ip6},"), str(seen)
 
 
-# --- the source filter -------------------------------------------------------------------------------------------------
+# --- the source filter ----------------------------------------------------------------------------------------------
 
 OTHER_MAC = "52:54:00:ee:ee:ee"
 
@@ -336,13 +365,16 @@ def test_spoofed_arp_is_not_answered_nor_learnt(lab):
     """Neither the host nor anybody behind it hears a guest that claims another's address or MAC in ARP."""
     a1, a2 = lab.guests["a1"], lab.guests["a2"]
     with Capture(a1.node, "eth0", "arp") as seen, Capture(lab.router, "eth0", "arp") as outside:
-        send(a1.node, "eth0",
-             frames.arp(1, a1.nic.mac, a2.ip4, "192.0.2.50"),
-             frames.arp(1, a1.nic.mac, a2.ip4, GATEWAY4),
-             frames.arp(1, OTHER_MAC, a1.ip4, GATEWAY4),
-             frames.arp(1, OTHER_MAC, a1.ip4, GATEWAY4, src=a1.nic.mac),
-             frames.arp(2, a1.nic.mac, GATEWAY4, a2.ip4, target_mac=TAP_MAC, dst=TAP_MAC),
-             frames.arp(2, a1.nic.mac, a2.ip4, a2.ip4, target_mac=a1.nic.mac))
+        send(
+            a1.node,
+            "eth0",
+            frames.arp(1, a1.nic.mac, a2.ip4, "192.0.2.50"),
+            frames.arp(1, a1.nic.mac, a2.ip4, GATEWAY4),
+            frames.arp(1, OTHER_MAC, a1.ip4, GATEWAY4),
+            frames.arp(1, OTHER_MAC, a1.ip4, GATEWAY4, src=a1.nic.mac),
+            frames.arp(2, a1.nic.mac, GATEWAY4, a2.ip4, target_mac=TAP_MAC, dst=TAP_MAC),
+            frames.arp(2, a1.nic.mac, a2.ip4, a2.ip4, target_mac=a1.nic.mac),
+        )
         seen.pause(0.5)
     assert not seen.having("Reply", rf"^{TAP_MAC}"), str(seen)
     assert not outside.having(rf"tell {a2.ip4}\b") and not outside.having(OTHER_MAC), str(outside)
@@ -356,12 +388,15 @@ def test_spoofed_neighbour_discovery_is_not_heard(lab):
     """A solicitation or advertisement from an address or a MAC that is not the guest's changes nothing on the host."""
     a1, a2 = lab.guests["a1"], lab.guests["a2"]
     with Capture(a1.node, "eth0", "icmp6") as seen:
-        send(a1.node, "eth0",
-             frames.solicitation(a1.nic.mac, a2.ip6, GATEWAY6),
-             frames.solicitation(OTHER_MAC, a1.ip6, GATEWAY6),
-             frames.advertisement(a1.nic.mac, a2.ip6, a2.ip6),
-             frames.advertisement(OTHER_MAC, a1.ip6, a1.ip6),
-             frames.advertisement(a1.nic.mac, "fe80::bad", GATEWAY6))
+        send(
+            a1.node,
+            "eth0",
+            frames.solicitation(a1.nic.mac, a2.ip6, GATEWAY6),
+            frames.solicitation(OTHER_MAC, a1.ip6, GATEWAY6),
+            frames.advertisement(a1.nic.mac, a2.ip6, a2.ip6),
+            frames.advertisement(OTHER_MAC, a1.ip6, a1.ip6),
+            frames.advertisement(a1.nic.mac, "fe80::bad", GATEWAY6),
+        )
         seen.pause(0.5)
     assert not seen.having("neighbor advertisement", rf"^{TAP_MAC}"), str(seen)
     neighbours = a1.host.run("ip -6 neigh").stdout
@@ -396,14 +431,23 @@ def test_the_filter_is_there_before_the_link_is_up(lab):
     lab.stop(a1)
     a1.host.run(f"ip link set {a1.nic.tap} down")
     frame = spoofs(lab)["IPv4 of a peer"]
-    flood = a1.node.popen(["/usr/bin/python3", "-IS", "-c", (
-        "import socket, sys, time\n"
-        "sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); sock.bind(('eth0', 0))\n"
-        "frame = bytes.fromhex(sys.argv[1]); end = time.monotonic() + 20\n"
-        "while time.monotonic() < end:\n"
-        "    try: sock.send(frame)\n"
-        "    except OSError: pass\n"
-        "    time.sleep(0.0002)\n"), frame.hex()])
+    flood = a1.node.popen(
+        [
+            "/usr/bin/python3",
+            "-IS",
+            "-c",
+            (
+                "import socket, sys, time\n"
+                "sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); sock.bind(('eth0', 0))\n"
+                "frame = bytes.fromhex(sys.argv[1]); end = time.monotonic() + 20\n"
+                "while time.monotonic() < end:\n"
+                "    try: sock.send(frame)\n"
+                "    except OSError: pass\n"
+                "    time.sleep(0.0002)\n"
+            ),
+            frame.hex(),
+        ]
+    )
     try:
         with Capture(lab.router, "eth0", "udp port 7") as seen:
             lab.start(a1)
@@ -417,12 +461,22 @@ def test_the_filter_is_there_before_the_link_is_up(lab):
     assert eventually(lambda: ping(a1.node, GATEWAY6) is not None)
 
 
-# --- whatever the host's own settings are ------------------------------------------------------------------------------
+# --- whatever the host's own settings are ---------------------------------------------------------------------------
 
-ALL = ("ipv4/conf/all/rp_filter", "ipv4/conf/all/send_redirects", "ipv4/conf/all/arp_ignore", "ipv6/conf/all/disable_ipv6",
-       "ipv4/conf/default/forwarding", "ipv6/conf/default/forwarding")
+ALL = (
+    "ipv4/conf/all/rp_filter",
+    "ipv4/conf/all/send_redirects",
+    "ipv4/conf/all/arp_ignore",
+    "ipv6/conf/all/disable_ipv6",
+    "ipv4/conf/default/forwarding",
+    "ipv6/conf/default/forwarding",
+)
 MATRIX = [
-    *({"ipv4/conf/all/rp_filter": strict, "ipv4/conf/all/send_redirects": redirects} for strict in (0, 1, 2) for redirects in (0, 1)),
+    *(
+        {"ipv4/conf/all/rp_filter": strict, "ipv4/conf/all/send_redirects": redirects}
+        for strict in (0, 1, 2)
+        for redirects in (0, 1)
+    ),
     {"ipv4/conf/default/forwarding": 1, "ipv6/conf/default/forwarding": 1},
     {"ipv6/conf/all/disable_ipv6": 1},
 ]
@@ -439,12 +493,19 @@ def stopped(lab):
         host.sh("\n".join(f"echo {value} > /proc/sys/net/{key}" for key, value in found[host].items()))
         # disable_ipv6 took the addresses along.
         number = lab.hosts.index(host) + 1
-        host.sh(f"ip -6 addr replace fd00:{number}::1/64 dev eth9 nodad; ip -6 route replace default via fd00:{number}::254")
+        host.sh(
+            f"ip -6 addr replace fd00:{number}::1/64 dev eth9 nodad; ip -6 route replace default via fd00:{number}::254"
+        )
     lab.start()
 
 
-@pytest.mark.parametrize("settings", MATRIX, ids=lambda settings: ",".join(
-    f"{key.split('/', 2)[2].replace('/', '.')}={value}" for key, value in settings.items()))
+@pytest.mark.parametrize(
+    "settings",
+    MATRIX,
+    ids=lambda settings: ",".join(
+        f"{key.split('/', 2)[2].replace('/', '.')}={value}" for key, value in settings.items()
+    ),
+)
 def test_any_host_settings(stopped, settings):
     lab = stopped
     for host in lab.hosts:
