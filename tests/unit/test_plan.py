@@ -167,4 +167,4 @@ def test_link_local_addresses_change_one_by_one():
         LinkAttribute("t", "lladdr", "fe80::1/64,fe80::2/64"),
         LinkAttribute("t", "lladdr", "fe80::2/64,fe80::3/64"),
     )
-    assert new.set_command(old) == "ip -6 addr del fe80::1/64 dev t\nip -6 addr add fe80::3/64 dev t nodad"
+    assert new.set_command(old) == "ip -6 addr add fe80::3/64 dev t nodad\nip -6 addr del fe80::1/64 dev t"
