@@ -55,7 +55,7 @@ demo: packages-demo
 
 check: packages-check
 	@[ "$$(id -u)" = 0 ] || { echo "make check: needs root (network namespaces); run: sudo make check" >&2; exit 1; }
-	@$(MAKE) --no-print-directory lint check-debian check-pypi
+	@$(MAKE) --no-print-directory --keep-going lint check-debian check-pypi
 	@echo "== make check: all passed"
 
 # Debian 12 has no ruff, and a mypy that is old. /usr/bin/python3 and not whatever else is in PATH: the venv must have the
@@ -75,18 +75,20 @@ lint: .venv-check/ready
 
 check-debian:
 	@echo "== tests with Debian's Python packages"
-	@for tier in unit cases netns libvirt package; do \
+	@failed=; \
+	for tier in unit cases netns libvirt package; do \
 	    echo "== tests/$$tier"; \
-	    $(TIER) tests/$$tier; \
-	done
+	    $(TIER) tests/$$tier || failed+=" tests/$$tier"; \
+	done; \
+	[ -z "$$failed" ] || { echo "== failed:$$failed" >&2; exit 1; }
+
+# Without the slowest: whether a killed hook is cleaned up after is a matter of our own records, not of pyroute2's version.
+PYPI_TESTS = tests/unit tests/cases $(filter-out %/test_kill.py %/test_damage.py,$(wildcard tests/netns/test_*.py))
 
 check-pypi: .venv-check/ready
 	@echo "== tests with PyPI's newest Python packages"
-	@for tier in unit cases netns; do \
-	    echo "== tests/$$tier (PyPI)"; \
-	    PATH="$(CURDIR)/.venv-check/bin:$$PATH" VIRTUAL_ENV=$(CURDIR)/.venv-check \
-	        $(PYTEST) .venv-check/bin/python -m pytest -q -p no:cacheprovider tests/$$tier; \
-	done
+	@PATH="$(CURDIR)/.venv-check/bin:$$PATH" VIRTUAL_ENV=$(CURDIR)/.venv-check \
+	    $(PYTEST) .venv-check/bin/python -m pytest -q -p no:cacheprovider $(PYPI_TESTS)
 
 # dpkg-buildpackage writes beside the tree that it builds, so it gets a copy.
 deb: packages-deb
