@@ -130,6 +130,15 @@ class Node:
                     pass  # gone, or a kernel thread
         return found
 
+    @staticmethod
+    def command(pid: int) -> str:
+        """The command line of a process; empty if it is gone."""
+        try:
+            with open(f"/proc/{pid}/cmdline") as file:
+                return file.read().replace("\0", " ")
+        except OSError:
+            return ""
+
     def enter(self, argv: Iterable[object]) -> list[str]:
         """The command line that runs `argv` in this node, from outside."""
         return ["nsenter", "-t", str(self.pid), "-m", "-n", "--", *map(str, argv)]

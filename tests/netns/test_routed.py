@@ -9,6 +9,7 @@ from itertools import permutations
 import pytest
 from lab import frames
 from lab.capture import Capture
+from lab.nodes import HOOK
 from lab.routed import (
     ARP_SOURCE,
     GATEWAY4,
@@ -240,36 +241,34 @@ def test_announcements(lab):
     """`started` announces each address on the uplink: ARP in request and in reply form, NA with Override; `start` does
     not."""
     a1 = lab.guests["a1"]
+    announced_all(a1.host)
     lab.stop(a1)
     with Capture(lab.router, "eth0", "arp or icmp6") as early:
         call(a1.host, a1.domain, "start", a1.nic)
     assert not any(announced(early, lab.mac_of(a1.host), a1.ip4, a1.ip6).values()), str(early)
     with Capture(lab.router, "eth0", "arp or icmp6") as seen:
         call(a1.host, a1.domain, "started", a1.nic)
-        # The hook does not wait for the packets; neither must this test give up on them at once.
-        eventually(lambda: not any("vmnet" in command for command in commands(a1.host)))
+        announced_all(a1.host)
     assert announced(seen, lab.mac_of(a1.host), a1.ip4, a1.ip6) == {"request": True, "reply": True, "NA": True}, str(
         seen
     )
 
 
-def commands(node) -> list[str]:
-    found = []
-    for pid in node.processes():
-        try:
-            with open(f"/proc/{pid}/cmdline") as file:
-                found.append(file.read().replace("\0", " "))
-        except OSError:
-            pass
-    return found
+def announced_all(host) -> None:
+    """Wait for the hooks' detached children, which announce (twice) after the hook itself has returned."""
+
+    def announcing() -> bool:
+        return any(str(HOOK) in host.command(pid) for pid in host.processes())
+
+    assert eventually(lambda: not announcing()), "a hook's child never ends"
 
 
-def test_a_reply_form_announcement_beats_locktime(lab):
+def test_announcements_move_a_stale_entry(lab):
     """The router's entry moves at once when the guest appears on another host: the announcement is heard."""
     a1 = lab.guests["a1"]
     with Capture(lab.router, "eth0", "arp") as seen:
         call(a1.host, a1.domain, "started", a1.nic)
-        eventually(lambda: not any("vmnet" in command for command in commands(a1.host)))
+        announced_all(a1.host)
     assert seen.having(rf"Reply {a1.ip4} is-at"), str(seen)
     # A stale entry as a guest's old host leaves it.
     other = lab.mac_of(lab.b)
@@ -285,11 +284,12 @@ def test_a_reply_form_announcement_beats_locktime(lab):
 def test_a_migrated_domain_is_not_announced_at_started(lab):
     """At the destination `started` comes before the memory is copied: the guest still runs at the source."""
     a2 = lab.guests["a2"]
+    announced_all(a2.host)
     lab.stop(a2)
     with Capture(lab.router, "eth0", "arp or icmp6") as seen:
         for op in ("migrate", "prepare", "start", "started"):
             call(a2.host, a2.domain, op, a2.nic)
-        eventually(lambda: not any("vmnet" in command for command in commands(a2.host)), timeout=1)
+        announced_all(a2.host)
     assert not any(announced(seen, lab.mac_of(a2.host), a2.ip4, a2.ip6).values()), str(seen)
     lab.stop(a2)
     lab.start(a2)
