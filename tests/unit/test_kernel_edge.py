@@ -1,0 +1,162 @@
+"""The kernel edge without a kernel: errors that name the step, the forwarding gate, what nft prints."""
+
+import errno
+
+import pytest
+from pyroute2.netlink.exceptions import NetlinkError
+
+from vmnet_hooks.errors import KernelError
+from vmnet_hooks.kernel import linux, nft, sysctl
+from vmnet_hooks.plan import Change
+from vmnet_hooks.state import (
+    FORWARDING_GATE,
+    LinkAttribute,
+    NftElement,
+    NftTable,
+    Route,
+    Sysctl,
+    TableName,
+)
+
+
+class Refusing:
+    """A netlink socket, or an nft context, that says no to everything."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str):
+        def no(*args, **kw):
+            raise self.error
+
+        return no
+
+
+def kernel(error: Exception) -> linux.Kernel:
+    made = object.__new__(linux.Kernel)
+    made.netlink = made.nft = Refusing(error)
+    return made
+
+
+ELEMENTS = [NftElement("arp", "own", ('"tap0"', f"192.0.2.{n}")) for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("step", "label"),
+    [
+        ([Change(None, Route(222, "192.0.2.10/32", "tap0"))], "ip route add 192.0.2.10/32 dev tap0 table 222 proto 86"),
+        ([Change(LinkAttribute("t", "mtu", "1"), LinkAttribute("t", "mtu", "2"))], "ip link set dev t mtu 2"),
+        ([Change(ELEMENTS[0], None)], """nft 'delete element arp vmnet own { "tap0" . 192.0.2.1 }'"""),
+        ([Change(None, NftTable("arp", "x", ()))], "nft -f - <<'EOF'"),
+        (
+            [Change(None, e) for e in ELEMENTS],
+            'nft transaction of 2 changes on nft arp own "tap0" . 192.0.2.1',
+        ),
+    ],
+)
+def test_the_error_names_the_step(step, label):
+    for error, reason in (
+        (NetlinkError(errno.EINVAL, "x"), "Invalid argument"),
+        (OSError(errno.ENODEV, "tap0 does not exist (any more)"), "tap0 does not exist (any more)"),
+        (PermissionError(errno.EPERM, "Operation not permitted"), "Operation not permitted; run as root"),
+        (KernelError("Could not process rule"), "Could not process rule"),
+    ):
+        with pytest.raises(KernelError) as caught:
+            kernel(error).apply(step)
+        assert str(caught.value).startswith(label) and reason in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_sysctl_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysctl, "ROOT", str(tmp_path))
+    value = Sysctl("net/ipv4/conf/tap0/forwarding", "1")
+    assert sysctl.read(value.path) is None
+    with pytest.raises(KernelError, match="^sysctl -qw net/ipv4/conf/tap0/forwarding=1: No such file or directory$"):
+        kernel(OSError()).apply([Change(None, value)])
+
+
+def test_a_table_name_comes_and_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(TableName, "DIRECTORY", str(tmp_path / "rt_tables.d"))
+    name, edge = TableName(222, "snf_routed"), kernel(OSError())
+    edge.apply([Change(None, name)])
+    assert (tmp_path / "rt_tables.d" / "vmnet-snf_routed.conf").read_text() == "222 snf_routed\n"
+    edge.apply([Change(name, None)])
+    edge.apply([Change(name, None)])
+    assert not list((tmp_path / "rt_tables.d").iterdir())
+
+
+# --- the forwarding gate ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proc(tmp_path, monkeypatch):
+    """/proc/sys/net/ipv6/conf of which, as in the kernel, a write to all/forwarding writes every device."""
+    folder = tmp_path / "net/ipv6/conf"
+    for dev, value in {"all": "0", "default": "0", "eth0": "0", "eth1": "1", "lo": "0"}.items():
+        (folder / dev).mkdir(parents=True)
+        (folder / dev / "forwarding").write_text(value + "\n")
+    monkeypatch.setattr(sysctl, "ROOT", str(tmp_path))
+    monkeypatch.setattr(sysctl, "SAVED", str(tmp_path / "run" / "forwarding"))
+    real = sysctl._write
+
+    def write(path: str, value: str) -> None:
+        for dev in folder.iterdir() if path == FORWARDING_GATE else ():
+            (dev / "forwarding").write_text(value + "\n")
+        real(path, value)
+
+    monkeypatch.setattr(sysctl, "_write", write)
+    return lambda: {dev.name: (dev / "forwarding").read_text().strip() for dev in folder.iterdir()}
+
+
+BEFORE = {"all": "0", "default": "0", "eth0": "0", "eth1": "1", "lo": "0"}
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_only_the_gate_moves(value, proc):
+    sysctl.write(Sysctl(FORWARDING_GATE, value))
+    assert proc() == BEFORE | {"all": value}
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_killed_while_the_gate_is_written(writes, proc, monkeypatch):
+    real, count = sysctl._write, []
+
+    def dying(path: str, value: str) -> None:
+        if len(count) == writes:
+            raise SystemExit("killed")
+        count.append(path)
+        real(path, value)
+
+    monkeypatch.setattr(sysctl, "_write", dying)
+    try:
+        sysctl.write(Sysctl(FORWARDING_GATE, "1"))
+    except SystemExit:
+        pass
+    monkeypatch.setattr(sysctl, "_write", real)
+    sysctl.finish()
+    after = proc()
+    assert {**after, "all": "0"} == BEFORE, "every device has its own value"
+    sysctl.finish()
+    assert proc() == after
+
+
+# --- nft -------------------------------------------------------------------------------------------------------------
+
+
+def test_elements_from_json():
+    read = nft._from_json
+    assert read("inet", "guarded", "tap0", False) == NftElement("inet", "guarded", ('"tap0"',))
+    key = {"concat": ["tap0", "52:54:00:aa:00:10", "192.0.2.10"]}
+    assert read("inet", "sources4", key, False) == NftElement(
+        "inet", "sources4", ('"tap0"', "52:54:00:aa:00:10", "192.0.2.10")
+    )
+    assert read("arp", "arp_source", ["eth0.222", "192.0.2.254"], True) == NftElement(
+        "arp", "arp_source", ('"eth0.222"',), "192.0.2.254"
+    )
+    key = {"concat": [{"prefix": {"addr": "192.0.2.0", "len": 24}}, "eth9"]}
+    assert read("inet", "masquerade4", key, False) == NftElement("inet", "masquerade4", ("192.0.2.0/24", '"eth9"'))
+
+
+def test_rules_are_counted():
+    text = '\n\t\ttype filter hook input priority filter; policy accept;\n\t\tcomment "x"\n\t\ta drop\n\n\t\tb accept'
+    assert nft._rules(text) == 2 and nft._rules("") == 0
