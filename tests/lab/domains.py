@@ -25,8 +25,7 @@ def domain_xml(name: str, *nics: Interface, stage: str = "started", metadata: bo
     """The XML on a hook's stdin.
 
     `stage` release: as libvirt gives it then, without any <target dev>; stopped: `vnetN` names are stripped as well,
-    but
-    these tests use names of their own, which stay. Without `metadata` the description must come from domains.d.
+    but these tests use names of their own, which stay. Without `metadata` the description must come from domains.d.
     """
     running = stage in ("start", "started", "reconnect")
     told = [nic for nic in nics if nic.network]

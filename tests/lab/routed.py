@@ -108,8 +108,8 @@ class RoutedLab:
             # question left: the admin of such a host keeps rp_filter loose there.
             host.sh(f"""
                 echo 2 > /proc/sys/net/ipv4/conf/eth9/rp_filter; echo 0 > /proc/sys/net/ipv6/conf/eth9/accept_dad
-                ip link set eth9 up; ip addr add 10.0.{number}.1/24 dev eth9; ip -6 addr add fd00:{number}::1/64 dev
-                eth9 nodad
+                ip link set eth9 up; ip addr add 10.0.{number}.1/24 dev eth9
+                ip -6 addr add fd00:{number}::1/64 dev eth9 nodad
                 ip route add default via 10.0.{number}.254; ip -6 route add default via fd00:{number}::254
             """)
             host.config(config)

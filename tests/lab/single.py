@@ -77,8 +77,7 @@ class Single:
 
     def tap(self, name: str, mac: str = "", up: bool = True, bridge: str = "", held: bool = True) -> None:
         """A real, persistent tap as libvirt leaves it to the hook: up, fe: MAC, in its bridge if it has one, and held
-        open by
-        somebody (who plays QEMU, and reads nothing), so that it has a carrier."""
+        open by somebody (who plays QEMU, and reads nothing), so that it has a carrier."""
         self.host.sh(
             f"ip tuntap add {name} mode tap\n"
             + (f"ip link set {name} address fe{mac[2:]}\n" if mac else "")

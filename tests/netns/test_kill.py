@@ -205,8 +205,7 @@ def test_real_hooks_killed_at_any_time():
 @pytest.mark.parametrize("how", ["processes", "forks"])
 def test_twenty_domains_at_once(how):
     """20 domains, each with a routed and a bridged NIC, start and stop at once. One round with whole hook processes,
-    nine with
-    forks of a loaded one (the same code, without 20 interpreter starts in each other's way)."""
+    nine with forks of a loaded one (the same code, without 20 interpreter starts in each other's way)."""
     with Single(PUBLIC + LAN) as one:
         server = ForkServer(one.host)
         domains = {f"dom{number}": [routed(10 + number), bridged(10 + number)] for number in range(20)}
