@@ -1,4 +1,4 @@
-# make demo      a throw-away lab in network namespaces: two guests start, talk, stop (root)
+# make demo      a throw-away lab in network namespaces: a guest starts, talks, stops (root)
 # make check     every test (root); installs the Debian packages that it lacks
 # make deb       the Debian package, in dist/
 # make install   without packaging, below $(DESTDIR)$(PREFIX)
@@ -73,7 +73,7 @@ lint: .venv-check/ready
 	.venv-check/bin/ruff check --no-cache .
 	.venv-check/bin/mypy --cache-dir=/dev/null
 
-check-debian:
+check-debian: .venv-check/ready
 	@echo "== tests with Debian's Python packages"
 	@failed=; \
 	for tier in unit cases netns libvirt package; do \
