@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from lab.nodes import settled
@@ -28,6 +29,16 @@ def check(node, *words: str, status: int) -> str:
 def repair(node) -> None:
     done = node.cli("repair")
     assert done.returncode == 0, f"repair: {done.returncode}\n{done.stdout}{done.stderr}"
+
+
+def without_anycast(state: str) -> str:
+    """A dump without the links' memberships of the anycast address fe80::. The kernel joins it when forwarding comes on
+    with an address there, and leaves it with any address that goes, also one that never joined: so it depends on the
+    order of events long past. It is in no plan, and nobody uses it (a router's link-local anycast)."""
+    marks = re.compile(
+        r"^4 fe80:: dev tap|^tap\S+ (inet6 ff02::1:ff00:0|link 33:33:ff:00:00:00)\b|^33:33:ff:00:00:00 dev tap"
+    )
+    return "\n".join(line for line in state.splitlines() if not marks.search(line))
 
 
 # What is done to host-a, and words that `check` must say of it.
@@ -92,7 +103,7 @@ def test_damage(lab, damage):
         )
         repair(lab.a)
     else:
-        same(before, settled(lab.a))
+        same(without_anycast(before), without_anycast(settled(lab.a)))
     lab.forget_neighbours()
     guests = [guest for guest in lab.guests.values() if guest.host is lab.a]
     assert (
