@@ -4,12 +4,15 @@ The kernel edge (pyroute2) is imported only for a domain that has something of o
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 from . import compose, config, store
 from .domain import Action, Event, Owner
 from .engine import activate
+from .errors import InputError
 from .kernel import packet
 from .modes import MODES
 
@@ -21,23 +24,49 @@ def act(event: Event) -> str:
         if domain.uuid:
             store.Store().expect(domain.uuid)
         return ""
+    if event.action is Action.RECONNECT:
+        return described(_reconnect(event))
     # Clean-up goes by the records alone: a broken configuration must not keep it from happening.
     declared = config.Config({}) if event.action is Action.UNPLUG else config.load(MODES)
-    claimed = event.action in (Action.PLUG, Action.RECONNECT) and _claimed(event, declared)
+    claimed = event.action is Action.PLUG and _claimed(event, declared)
     if not claimed and not _recorded(event):
         return ""
     if event.action is Action.ACTIVATE:
         return described(_activate(event, declared))
-    engine = import_module("vmnet_hooks.host").engine(declared)
-    try:
+    with _engine(declared) as engine:
         if event.action is Action.UNPLUG:
             return described(engine.unplug(domain, event.ifname))
         owners = engine.plug(domain, event.frontend)
-    finally:
-        engine.close()
     if event.announce:
         _activate(event, declared)
     return described(owners)
+
+
+def _reconnect(event: Event) -> list[Owner]:
+    """The guest runs: it keeps what it was started with, above all its filter, whatever its description says by now."""
+    try:
+        declared = config.load(MODES)
+        if _claimed(event, declared):
+            with _engine(declared) as engine:
+                return engine.plug(event.domain, event.frontend)
+    except InputError:
+        if _recorded(event):
+            with _engine(config.Config({})) as engine:
+                engine.reassert(event.domain)
+        raise
+    if not _recorded(event):
+        return []
+    with _engine(declared) as engine:
+        return engine.reassert(event.domain)
+
+
+@contextmanager
+def _engine(declared: config.Config) -> Iterator[Any]:
+    engine = import_module("vmnet_hooks.host").engine(declared)
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 def _activate(event: Event, declared: config.Config) -> list[Owner]:
@@ -52,21 +81,23 @@ def _claimed(event: Event, declared: config.Config) -> bool:
     return bool(compose.bind(event.domain, declared, declared.claims(event.domain.name)))
 
 
-def _recorded(event: Event) -> list[Owner]:
+def _recorded(event: Event) -> bool:
     if not os.path.exists(f"{store.DIRECTORY}/state.db"):
-        return []
+        return False
     records = store.Store()
     try:
         if event.action is Action.UNPLUG:
             # A migration that failed before the guest came.
             records.expected(event.domain.uuid)
-        return records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
+        found = records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
+        if event.action is Action.UNPLUG and event.domain.uuid:
+            found += records.of_domain("", f"name:{event.domain.name}")
+        # A killed start left a journal and no record: this clean-up takes it back.
+        return bool(found) or (event.action is Action.UNPLUG and bool(records.journal()[0]))
     finally:
         records.close()
 
 
 def described(owners: Iterable[Owner]) -> str:
     """Each vif with its network and addresses."""
-    return "; ".join(
-        f"{o.ifname} on {o.network}" + (f" ({', '.join(o.addresses)})" if o.addresses else "") for o in owners
-    )
+    return "; ".join(f"{o.ifname} on {o.network}" + (f" ({', '.join(o.addresses)})" if o.addresses else "") for o in owners)

@@ -20,7 +20,6 @@ from .frontends import libvirt, libvirt_connection
 from .kernel import packet
 from .modes import MODES
 
-
 RECORDS_ALONE = config.Config({})
 """Clean-up needs no configuration: a broken one must not keep it from happening."""
 
@@ -60,9 +59,7 @@ def table(
     last = len(header) - 1
 
     def padded(row: Sequence[str]) -> list[str]:
-        return [
-            cell if i == last else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+        return [cell if i == last else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
 
     click.echo(click.style("  ".join(padded(list(header))), bold=True))
     for row in cells:
@@ -221,9 +218,7 @@ def status(domain: str, to_json: bool) -> None:
                 )
                 for r in rows
             ],
-            lambda column, cell: (
-                click.style(cell, fg="green" if cell == "ok" else "red") if column == "STATE" else cell
-            ),
+            lambda column, cell: click.style(cell, fg="green" if cell == "ok" else "red") if column == "STATE" else cell,
         )
     if drifts:
         click.echo(f"{len(drifts)} differences; see `vmnet-hook check`", err=True)
@@ -378,9 +373,7 @@ def _mac(text: str) -> str:
 
 
 @main.command()
-@click.option(
-    "--oui", default="52:54:00", show_default=True, help="The first three octets (QEMU: 52:54:00, Xen: 00:16:3e)."
-)
+@click.option("--oui", default="52:54:00", show_default=True, help="The first three octets (QEMU: 52:54:00, Xen: 00:16:3e).")
 def mac(oui: str) -> None:
     """Print a MAC address that no guest of this host uses."""
     prefix = _mac(f"{oui}:00:00:01")[:8] if oui.count(":") == 2 else _mac(oui)[:8]

@@ -24,17 +24,19 @@ class Link:
     address: str
     kind: str
     up: bool = True
+    master: str = ""
 
 
 @dataclass(frozen=True)
 class Host:
     """What a composition may depend on besides its own input. `ra_links` are links whose default route was learned from a
-    router advertisement; `rp_filter` is net.ipv4.conf.all.rp_filter."""
+    router advertisement; `rp_filter` is net.ipv4.conf.all.rp_filter; `router6` says that the host forwarded IPv6 before us."""
 
     links: Mapping[str, Link] = field(default_factory=dict)
     ipv6: bool = True
     ra_links: tuple[str, ...] = ()
     rp_filter: int = 0
+    router6: bool = False
 
 
 Bound = tuple[Vif, Network]
@@ -55,9 +57,7 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
             continue
         network = config.network(claim.network, claim.source)
         if macs[vif.mac] > 1:
-            raise InputError(
-                f"{claim.source}: {domain.name} has {macs[vif.mac]} NICs with MAC {vif.mac}; give each its own"
-            )
+            raise InputError(f"{claim.source}: {domain.name} has {macs[vif.mac]} NICs with MAC {vif.mac}; give each its own")
         try:
             values.mac(vif.mac)
         except ValueError as error:
@@ -67,14 +67,14 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
                 values.ifname(vif.ifname)
         except ValueError as error:
             raise InputError(f"{claim.source}: tap {vif.ifname!r} {error}") from None
+        if vif.ifname and vif.ifname in MODES[network.mode].links(network):
+            raise InputError(f"{claim.source}: tap {vif.ifname} has the name of a link of network {network.name}; rename it")
         result.append((MODES[network.mode].bind(vif.claimed(claim), network, claim.source), network))
     for claim in (*domain.claims, *file_claims):
         if id(claim) not in taken and not domain.partial and not _overruled(claim, domain):
             have = ", ".join(vif.mac for vif in domain.vifs) or "none"
             what = f"MAC {claim.mac}" if claim.mac else f"ifname {claim.ifname}"
-            raise InputError(
-                f"{claim.source}: {domain.name} has no NIC with {what} (it has: {have}); correct or unset it"
-            )
+            raise InputError(f"{claim.source}: {domain.name} has no NIC with {what} (it has: {have}); correct or unset it")
     return result
 
 
@@ -109,9 +109,7 @@ def check_domain(domain: Domain, bound: Sequence[Bound]) -> None:
     for vif, network in bound:
         for what in (*((network.name, address) for address in vif.addresses), ("tap", vif.ifname)):
             if what[1] and what in seen:
-                raise ConflictError(
-                    f"{domain.name}: NICs {seen[what].mac} and {vif.mac} both hold {what[1]}; change one"
-                )
+                raise ConflictError(f"{domain.name}: NICs {seen[what].mac} and {vif.mac} both hold {what[1]}; change one")
             seen[what] = vif
 
 

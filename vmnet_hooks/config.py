@@ -82,9 +82,7 @@ class Config:
             domain = os.path.basename(path).removesuffix(".toml")
             found += [(domain, claim) for claim in _claims(path) if claim.ifname == ifname]
         if len(found) > 1:
-            raise ConfigError(
-                f"{found[1][1].source}: ifname {ifname} is also claimed in {found[0][1].source}; remove one"
-            )
+            raise ConfigError(f"{found[1][1].source}: ifname {ifname} is also claimed in {found[0][1].source}; remove one")
         return found[0] if found else None
 
 
@@ -207,9 +205,7 @@ INTERFACE_OPTIONS = (
     ),
     Option("ifname", values.ifname, "", "the tap's name; plain QEMU's ifup and ifdown know nothing else"),
     Option("ips", _addresses, (), "the guest's addresses, IPv4 and IPv6, without prefix lengths"),
-    Option(
-        "filter", values.boolean, True, "let only the guest's own MAC and addresses out of the tap (routed networks)"
-    ),
+    Option("filter", values.boolean, True, "let only the guest's own MAC and addresses out of the tap (routed networks)"),
 )
 """The keys of an `[[interfaces]]` table in domains.d/DOMAIN.toml."""
 

@@ -9,16 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-
 from typing import Protocol
 
 from . import compose, plan
-from .config import Config
+from .config import Config, Network
 from .domain import Domain, Owner, Vif
 from .errors import ConfigError, ConflictError, InputError, KernelError, VmnetError
 from .modes import MODES
 from .plan import Change, Plan, Release
-from .state import NftElement, NftTable, Resource, Sysctl
+from .state import FORWARDING_GATE, Address, LinkAttribute, NftElement, NftTable, Resource, Rule, Sysctl
 
 
 class Kernel(Protocol):
@@ -40,6 +39,7 @@ class Store(Protocol):
     def lock(self) -> AbstractContextManager[None]: ...
     def owners(self, **match: str) -> list[Owner]: ...
     def of_domain(self, name: str, uuid: str, ifname: str = "") -> list[Owner]: ...
+    def neighbour(self, network: str, but: Iterable[str]) -> Owner | None: ...
     def holder(self, network: str, address: str, but: Iterable[str]) -> Owner | None: ...
     def holder_of_mac(self, network: str, mac: str, but: Iterable[str]) -> Owner | None: ...
     def claims(self, owner: str) -> dict[str, Resource]: ...
@@ -126,26 +126,31 @@ class Engine:
         owner = Owner(f"network:{name}", "", "", "", 0, "", name, "cli", "active", since=time.time())
         with self.store.lock():
             self._recover()
-            host = self.kernel.host(MODES[network.mode].links(network))
-            self._run(self._transaction({owner: compose.compose_network(network, host)}), f"up {name}")
+            host = self._host(MODES[network.mode].links(network))
+            wants = compose.compose_network(network, host)
+            if not wants:
+                raise network.error("mode", f"a {network.mode} network has nothing to bring up without a guest")
+            self._run(self._transaction({owner: wants}), f"up {name}")
         return owner
 
-    def _plug(
-        self, domain: Domain, bound: Sequence[compose.Bound], frontend: str, imagine: bool = False
-    ) -> Transaction:
-        host = self.kernel.host(name for vif, network in bound for name in compose.links_of(vif, network))
+    def _host(self, links: Iterable[str]) -> compose.Host:
+        """The kernel's facts. What we changed ourselves is no fact: the records know what was there before."""
+        host = self.kernel.host(links)
+        gate = self.store.recorded(f"sysctl {FORWARDING_GATE}")
+        if gate and isinstance(gate[1], Sysctl):
+            host = replace(host, router6=gate[1].value == "1")
+        return host
+
+    def _plug(self, domain: Domain, bound: Sequence[compose.Bound], frontend: str, imagine: bool = False) -> Transaction:
+        host = self._host(name for vif, network in bound for name in compose.links_of(vif, network))
         wanted: dict[Owner, dict[str, Resource]] = {}
         drop: list[str] = []
         owners: dict[str, compose.Bound] = {}
         for vif, network in bound:
             if not vif.ifname:
-                raise InputError(
-                    f"{domain.name}: NIC {vif.mac} has no tap (no target dev in the XML); start the domain first"
-                )
+                raise InputError(f"{domain.name}: NIC {vif.mac} has no tap (no target dev in the XML); start the domain first")
             if vif.ifname not in host.links and not imagine:
-                raise KernelError(
-                    f"{domain.name}: tap {vif.ifname} of NIC {vif.mac} does not exist; was the domain stopped?"
-                )
+                raise KernelError(f"{domain.name}: tap {vif.ifname} of NIC {vif.mac} does not exist; was the domain stopped?")
             owners[f"{domain.id}/{vif.mac}"] = (vif, network)
         for vif, _ in owners.values():
             # A record of the same tap's name: its tap was another one, or another front end knows this one too.
@@ -171,14 +176,26 @@ class Engine:
             if known and known[0].phase != "leftover":
                 owner = replace(owner, phase=known[0].phase, since=known[0].since)
             wanted[owner] = compose.compose(vif, network, host)
+            self._check_shared(network, host, [*owners, *drop])
         if not domain.partial:
             # NICs that the domain had and that nothing claims any more.
             drop += [
-                owner.id
-                for owner in self.store.owners(domain_id=domain.id)
-                if owner.id not in owners and owner.id not in drop
+                owner.id for owner in self.store.owners(domain_id=domain.id) if owner.id not in owners and owner.id not in drop
             ]
         return self._transaction(wanted, drop)
+
+    def _check_shared(self, network: Network, host: compose.Host, but: Sequence[str]) -> None:
+        """An edit that moves the network as a whole would leave its running guests where nobody looks for them."""
+        other = self.store.neighbour(network.name, but)
+        if other is None:
+            return
+        shared = compose.compose_network(network, host)
+        frame = {key for key, r in shared.items() if isinstance(r, Rule | LinkAttribute | Address)}
+        if not frame <= self.store.claims(other.id).keys():
+            raise ConflictError(
+                f"network {network.name}: its uplink, table, subnet, role or rule_priority was edited while "
+                f"{other.domain or 'the node'} uses it; move its guests with `vmnet-hook repair`, then try again"
+            )
 
     def _check_holders(self, domain: Domain, vif: Vif, network: str, but: Sequence[str]) -> list[str]:
         """Raises ConflictError if another guest that lives holds an address or the MAC. Returns the dead ones' ids."""
@@ -209,21 +226,27 @@ class Engine:
         wants: dict[str, Resource] = {}
         for resources in wanted.values():
             wants.update(resources)
+        for key, resource in wants.items():
+            # A default route learned from advertisements comes and goes: a value once chosen stands while anybody needs it.
+            if isinstance(resource, Sysctl) and resource.path.endswith("/accept_ra") and (found := self.store.recorded(key)):
+                wants[key] = found[0]
         gone = [*drop, *(owner.id for owner in wanted)]
         release = self._release(gone, wants)
         recorded = {key: found[0] for key in wants if (found := self.store.recorded(key))}
         # The recorded shape too: a route is looked for on its device, and the configuration may name another one now.
         moved = [resource for key, resource in recorded.items() if resource != wants[key]]
-        current = self.kernel.read([*moved, *wants.values(), *(item.ours for item in release.values())])
+        # An element that is in no record is added, not looked for: libnftables loads every set of the host to find that one
+        # element is missing, and does so again for the next.
+        known = [r for r in wants.values() if not isinstance(r, NftElement) or r.key in recorded]
+        current = self.kernel.read([*moved, *known, *(item.ours for item in release.values())])
         originals: dict[str, Resource | None] = {}
-        for key, resource in wants.items():
+        for key in wants:
             if key in recorded:
                 continue
             have = current.get(key)
             originals[key] = None if have is None or have.ours else have
-            if isinstance(resource, NftTable):
-                # No record of it: a table left by a lost record goes, with every element in it.
-                current.pop(key, None)
+            # A table without a record of it is kept, with its elements: they may guard guests that still run. What belongs
+            # to nobody is for `repair` to remove.
         for table in [r for r in wants.values() if isinstance(r, NftTable) and current.get(r.key) != r]:
             # The table is made anew: so is every guest's element in it.
             lost = self.store.elements(table.family)
@@ -261,14 +284,13 @@ class Engine:
             raise
 
     def _verify(self, transaction: Transaction) -> None:
-        changed = [change.want for change in transaction.plan if change.want is not None]
+        # nft transactions hold as a whole or not at all.
+        changed = [c.want for c in transaction.plan if c.want is not None and not isinstance(c.want, NftElement)]
         current = self.kernel.read(changed)
         for resource in changed:
             have = current.get(resource.key)
             if have is None or not resource.covers(have):
-                raise KernelError(
-                    f"{resource.key}: was set, but the kernel does not hold it; is another program at work here?"
-                )
+                raise KernelError(f"{resource.key}: was set, but the kernel does not hold it; is another program at work here?")
 
     def _undo(self, done: Sequence[Change]) -> list[str]:
         """Takes back what holds, newest first. Returns what could not be taken back."""
@@ -293,9 +315,7 @@ class Engine:
         if not what:
             return
         self.kernel.finish()
-        if not what.startswith("unplug"):
-            # An interrupted clean-up is not taken back: its records still stand, and the next one finishes it.
-            self._undo(changes)
+        self._undo(changes)
         self.store.close_journal()
 
     # --- unplug ----------------------------------------------------------------------------------------------------
@@ -306,7 +326,11 @@ class Engine:
         with self.store.lock():
             self._recover()
             owners = self.store.of_domain(domain.name, domain.uuid, ifname)
-            self._unplug(owners, f"unplug {domain.name or ifname}")
+            if domain.uuid and not ifname:
+                # Plugged in while the domain ran, by <script>, which knows no UUID; without <downscript> nobody else comes.
+                hot = self.store.owners(domain_id=f"name:{domain.name}")
+                owners += [owner for owner in hot if not self._lives(owner)]
+            self._unplug(owners)
         return owners
 
     def down(self, name: str) -> None:
@@ -316,19 +340,19 @@ class Engine:
             owners = self.store.owners(id=f"network:{name}")
             if not owners:
                 raise InputError(f"network {name} is not up; see `vmnet-hook status`")
-            self._unplug(owners, f"unplug {name}")
+            self._unplug(owners)
 
     def plan_unplug(self, domain: Domain) -> Plan:
         """What `unplug` would do now."""
         owners = self.store.of_domain(domain.name, domain.uuid)
         return self._transaction({}, [owner.id for owner in owners]).plan
 
-    def _unplug(self, owners: Sequence[Owner], what: str) -> None:
+    def _unplug(self, owners: Sequence[Owner]) -> None:
         if not owners:
             return
         ids = [owner.id for owner in owners]
         transaction = self._transaction({}, ids)
-        self.store.open_journal(what, transaction.plan)
+        # No journal: an interrupted clean-up is not taken back, and a full disk must not keep it from happening.
         failed: dict[str, str] = {}
         for step in plan.batches(transaction.plan):
             try:
@@ -340,9 +364,7 @@ class Engine:
         for owner in owners:
             self.store.forget(owner.id, [key for key in failed if key in self.store.claims(owner.id)])
         if failed:
-            raise KernelError(
-                f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`"
-            )
+            raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
 
     def _take_away(self, change: Change) -> dict[str, str]:
         key = change.subject.key
@@ -395,10 +417,9 @@ class Engine:
             self._recover()
             owners = self.store.owners(domain=domain) if domain else self.store.owners()
             dead = self._dead(owners, set(gone))
-            steps: list[Callable[[], None]] = [
-                partial(self._unplug, [owner], f"unplug {owner.domain}") for owner in dead
-            ]
-            steps.append(partial(self._reapply, [owner for owner in owners if owner not in dead]))
+            steps: list[Callable[[], None]] = [partial(self._unplug, [owner]) for owner in dead]
+            # Each on its own: a guest that can't be mended (its uplink is gone) must not keep the others open.
+            steps += [partial(self._reapply, [owner]) for owner in owners if owner not in dead]
             if not domain:
                 steps.append(self._remove_orphans)
             for step in steps:
@@ -409,6 +430,15 @@ class Engine:
         if failed:
             raise KernelError("; ".join(failed))
         return drifts
+
+    def reassert(self, domain: Domain) -> list[Owner]:
+        """Sets up again, from the records alone, what a domain that runs was given."""
+        with self.store.lock():
+            self._recover()
+            owners = [owner for owner in self.store.of_domain(domain.name, domain.uuid) if self._lives(owner)]
+            if owners:
+                self._run(self._transaction({owner: self.store.claims(owner.id) for owner in owners}), f"reassert {domain.name}")
+        return owners
 
     def _dead(self, owners: Sequence[Owner], gone: set[str]) -> list[Owner]:
         return [
@@ -422,9 +452,9 @@ class Engine:
         try:
             network = self.config.network(owner.network, owner.domain or "up")
             if not owner.domain:
-                return compose.compose_network(network, self.kernel.host(MODES[network.mode].links(network))), ""
+                return compose.compose_network(network, self._host(MODES[network.mode].links(network))), ""
             vif = MODES[network.mode].bind(_vif(owner), network, owner.domain)
-            host = self.kernel.host(compose.links_of(vif, network))
+            host = self._host(compose.links_of(vif, network))
             wants = compose.compose(vif, network, host)
         except (ConfigError, InputError) as error:
             return self.store.claims(owner.id), str(error)
@@ -454,7 +484,7 @@ class Engine:
 
 
 def activate(
-    declared: Config, store: Store, announce: Callable[[list[tuple[str, str]]], None], domain: Domain, ifname: str = ""
+    declared: Config, store: Store, announce: Callable[[list[tuple[str, str, str]]], None], domain: Domain, ifname: str = ""
 ) -> list[Owner]:
     """The guest runs here: announces its addresses. Needs no kernel but a raw socket, and so none of the engine.
 
@@ -469,7 +499,7 @@ def activate(
     pairs = []
     for owner in owners:
         if network := declared.networks.get(owner.network):
-            pairs += compose.announcements(_vif(owner), network)
+            pairs += [(*pair, owner.ifname) for pair in compose.announcements(_vif(owner), network)]
     announce(pairs)
     return owners
 

@@ -49,7 +49,7 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
     clean_up, set_up = [], []
     for key, item in release.items():
         have = current.get(key)
-        if have is None or not item.ours.covers(have):
+        if have is None or getattr(item.ours, "stays", False) or not item.ours.covers(have):
             continue
         if item.original is None or item.original != have:
             clean_up.append(Change(have, item.original))
@@ -58,9 +58,7 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
         if have is not None and resource.covers(have):
             continue
         if isinstance(have, Route) and not have.ours:
-            raise ConflictError(
-                f"somebody else's route is in the way: {have}; remove it, or correct the network's settings"
-            )
+            raise ConflictError(f"somebody else's route is in the way: {have}; remove it, or correct the network's settings")
         set_up.append(Change(have, resource))
     clean_up.reverse()
     clean_up.sort(key=lambda change: -change.subject.order)

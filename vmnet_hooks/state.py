@@ -179,11 +179,14 @@ class Sysctl(Resource):
 @dataclass(frozen=True)
 class LinkAttribute(Resource):
     """One attribute of a link: `mtu`, `address`, `master` ("" is none), `isolated` (on|off), `lladdr` (the link-local
-    addresses, comma-separated, each with /64), `state` (up|down)."""
+    addresses, comma-separated, each with /64), `state` (up|down).
+
+    With `stays` it is left as it is when nobody needs it any more."""
 
     ifname: str
     name: str
     value: str
+    stays: bool = field(default=False, compare=False)
 
     kind = "link"
     rank = 20
@@ -249,9 +252,7 @@ class Address(Resource):
         return f"addr {self.ifname} {self.address}"
 
     def set_command(self, have: Self | None) -> str:
-        return f"{_ip(self.address)} addr add {self.address} {_dev(self.ifname)}" + (
-            " nodad" if ":" in self.address else ""
-        )
+        return f"{_ip(self.address)} addr add {self.address} {_dev(self.ifname)}" + (" nodad" if ":" in self.address else "")
 
     def unset_command(self) -> str:
         return f"{_ip(self.address)} addr del {self.address} {_dev(self.ifname)}"
@@ -273,9 +274,7 @@ class Neighbour(Resource):
         return f"neigh {self.ifname} {self.address}"
 
     def set_command(self, have: Self | None) -> str:
-        return (
-            f"{_ip(self.address)} neigh replace {self.address} lladdr {self.lladdr} {_dev(self.ifname)} nud permanent"
-        )
+        return f"{_ip(self.address)} neigh replace {self.address} lladdr {self.lladdr} {_dev(self.ifname)} nud permanent"
 
     def unset_command(self) -> str:
         return f"{_ip(self.address)} neigh del {self.address} {_dev(self.ifname)}"

@@ -23,6 +23,9 @@ DIRECTORY = "/run/vmnet-hooks"
 LOCK_SECONDS = 30.0
 """libvirt waits for a hook for ever, xl kills it after 40 s: give up before."""
 
+EXPECT_SECONDS = 600.0
+"""How long after `migrate` a domain may come in: an offline migration has no other call."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (
     id TEXT PRIMARY KEY, domain TEXT NOT NULL, domain_id TEXT NOT NULL, ifname TEXT NOT NULL, ifindex INTEGER NOT NULL,
@@ -56,7 +59,7 @@ class Store:
                 with self.lock():
                     self._db.executescript(_SCHEMA)
         except OSError as error:
-            raise StoreError(f"{directory}: {error.strerror}; run as root") from None
+            raise StoreError(f"{directory}: {error.strerror}; it must be writable, run as root") from None
         except sqlite3.Error as error:
             raise self._broken(error) from None
 
@@ -70,12 +73,18 @@ class Store:
             raise self._broken(error) from None
 
     def _broken(self, error: Exception) -> StoreError:
-        return StoreError(f"{self.directory}/state.db: {error}; remove it, and `vmnet-hook start` every guest again")
+        remedy = "is there room, and may we write?"
+        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            remedy = "move it away, then restart libvirtd, or `vmnet-hook start` every guest again"
+        return StoreError(f"{self.directory}/state.db: {error}; {remedy}")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """The one lock of this host. Raises StoreError if it is not free within LOCK_SECONDS."""
-        fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"{self.directory}/lock: {error.strerror}; it must be writable, run as root") from None
         try:
             deadline = time.monotonic() + LOCK_SECONDS
             while True:
@@ -110,6 +119,13 @@ class Store:
             match["ifname"] = ifname
         return self.owners(**match) if match else []
 
+    def neighbour(self, network: str, but: Iterable[str]) -> Owner | None:
+        """Some other owner on a network."""
+        excluded = list(but)
+        marks = ",".join("?" * len(excluded))
+        rows = self._query(f"SELECT * FROM owner WHERE network = ? AND id NOT IN ({marks}) LIMIT 1", (network, *excluded))
+        return _owner(rows[0]) if rows else None
+
     def holder(self, network: str, address: str, but: Iterable[str]) -> Owner | None:
         """Who else holds an address of a network."""
         rows = self._query(
@@ -124,9 +140,7 @@ class Store:
 
     def claims(self, owner: str) -> dict[str, Resource]:
         """What an owner claims, by key."""
-        rows = self._query(
-            "SELECT key, want FROM resource WHERE key IN (SELECT key FROM claim WHERE owner = ?)", (owner,)
-        )
+        rows = self._query("SELECT key, want FROM resource WHERE key IN (SELECT key FROM claim WHERE owner = ?)", (owner,))
         return {key: _decoded(want) for key, want in rows}
 
     def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool:
@@ -226,12 +240,14 @@ class Store:
 
     def expected(self, uuid: str) -> bool:
         """Whether a domain came in by live migration; answers once."""
+        path = f"{self.directory}/incoming-{uuid}"
         try:
-            # uuid "" names no file of ours.
-            os.unlink(f"{self.directory}/incoming-{uuid}")
+            # An offline migration, or one that another hook refused, leaves it behind: `started` follows within seconds.
+            fresh = time.time() - os.stat(path).st_mtime < EXPECT_SECONDS
+            os.unlink(path)
         except OSError:
             return False
-        return True
+        return fresh
 
     def _forget(self, owner: str) -> None:
         self._db.execute("INSERT INTO temp.unclaimed SELECT key FROM claim WHERE owner = ?", (owner,))
@@ -252,10 +268,11 @@ class Store:
         try:
             self._db.execute("DELETE FROM temp.unclaimed")
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
 
 def _owner(row: Sequence) -> Owner:

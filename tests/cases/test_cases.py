@@ -68,9 +68,7 @@ class Case:
 
     def event(self, xml: str = "domain.xml"):
         if data := self.text(xml):
-            return libvirt.parse(
-                ["hooks/libvirt/qemu", "dom1", "start", "begin", "-"], io.BytesIO(data.encode())
-            ).domain
+            return libvirt.parse(["hooks/libvirt/qemu", "dom1", "start", "begin", "-"], io.BytesIO(data.encode())).domain
         return qemu.parse(["hooks/qemu/ifup", *self.text("argv").split()], io.BytesIO()).domain
 
     def host(self, before: dict) -> FakeKernel:
@@ -88,9 +86,7 @@ class Case:
             if master:
                 kernel.put(LinkAttribute(name, "master", master), LinkAttribute(name, "isolated", "off"))
         kernel.put(*(Sysctl(path, value) for path, value in before.get("sysctls", {}).items()))
-        kernel.put(
-            *(Route(*fields) for fields in before.get("routes", ())), *(Rule(*f) for f in before.get("rules", ()))
-        )
+        kernel.put(*(Route(*fields) for fields in before.get("routes", ())), *(Rule(*f) for f in before.get("rules", ())))
         return kernel
 
     def engine(self) -> Engine:

@@ -5,6 +5,7 @@ Everything happens in namespaces of its own: a router, and a hypervisor with its
 interfaces, rules and domains are neither seen nor touched. Exit status: 0 when everything was as claimed, 1 when not,
 2 when the machine lacks something.
 """
+
 from __future__ import annotations
 
 import re
@@ -81,13 +82,17 @@ def ping_line(source: str, target: str, note: str, first_try: bool, output: str,
 
 
 def pings(router: Node, guest: Guest) -> None:
-    for target, note in (("192.0.2.1", "gateway"), ("2001:db8::1", "gateway"), (lvhost.OUTSIDE4, "beyond the gateway"),
-                         (lvhost.OUTSIDE6, "beyond the gateway"), ("10.9.0.1", "peer on the bridge")):
+    for target, note in (
+        ("192.0.2.1", "gateway"),
+        ("2001:db8::1", "gateway"),
+        (lvhost.OUTSIDE4, "beyond the gateway"),
+        (lvhost.OUTSIDE6, "beyond the gateway"),
+        ("10.9.0.1", "peer on the bridge"),
+    ):
         words = f"ping -c 2 -i 0.2 -W 1 {target}"
         result = guest.run(words)
         ping_line("guest", target, note, result.status == 0, result.output, words)
-    for target, note in (("192.0.2.10", "guest, routed"), ("2001:db8::10", "guest, routed"),
-                         ("10.9.0.10", "guest, bridged")):
+    for target, note in (("192.0.2.10", "guest, routed"), ("2001:db8::10", "guest, routed"), ("10.9.0.10", "guest, bridged")):
         words = f"ping -n -c 2 -i 0.2 -W 1 {target}"
         done = router.run(words, check=False)
         ping_line("router", target, note, done.returncode == 0, done.stdout, words)
@@ -131,8 +136,10 @@ def show(host: lvhost.Host, router: lvhost.Router) -> None:
 
     heading("What will be done")
     plan = product(host, "plan", "dom1")
-    claim("the plan names tap, uplink, addresses and table",
-          all(word in plan for word in ("tap0", "eth1", "192.0.2.10", "2001:db8::10", "222")))
+    claim(
+        "the plan names tap, uplink, addresses and table",
+        all(word in plan for word in ("tap0", "eth1", "192.0.2.10", "2001:db8::10", "222")),
+    )
     claim("planning changed nothing", not changes(before, settled(host)))
 
     heading("Start, through libvirt's qemu hook")
@@ -150,22 +157,34 @@ def show(host: lvhost.Host, router: lvhost.Router) -> None:
         host.wait_for(lambda: "tentative" not in guest.run("ip -6 addr").output, "duplicate address detection")
     claim("no duplicate address was found by the guest", "dadfailed" not in guest.run("ip -6 addr").output)
     uplink_mac = "02:00:00:00:01:01"
-    seen(announced, "router", {
-        "gratuitous ARP for the guest, from the uplink": (f"^{uplink_mac}", "who-has 192.0.2.10 .*tell 192.0.2.10"),
-        "unsolicited NA for the guest, from the uplink": (f"^{uplink_mac}", "advertisement", "2001:db8::10", "override"),
-    })
+    seen(
+        announced,
+        "router",
+        {
+            "gratuitous ARP for the guest, from the uplink": (f"^{uplink_mac}", "who-has 192.0.2.10 .*tell 192.0.2.10"),
+            "unsolicited NA for the guest, from the uplink": (f"^{uplink_mac}", "advertisement", "2001:db8::10", "override"),
+        },
+    )
 
     heading("Pings, with tcpdump on tap and uplink")
     on_tap, on_uplink = Capture(host, "tap0", "arp or icmp6"), Capture(host, "eth1", "arp or icmp6")
     with on_tap, on_uplink:
         pings(router, guest)
-    seen(on_tap, "tap0", {
-        "the guest asks for its gateway": ("who-has 192.0.2.1 .*tell 192.0.2.10",),
-        "the hypervisor answers in its name": ("Reply 192.0.2.1 is-at fe:ff:ff:ff:ff:ff",),
-    })
-    seen(on_uplink, "eth1", {
-        "the hypervisor asks for the gateway with arp_source": (f"^{uplink_mac}", "who-has 192.0.2.1 .*tell 192.0.2.254"),
-    })
+    seen(
+        on_tap,
+        "tap0",
+        {
+            "the guest asks for its gateway": ("who-has 192.0.2.1 .*tell 192.0.2.10",),
+            "the hypervisor answers in its name": ("Reply 192.0.2.1 is-at fe:ff:ff:ff:ff:ff",),
+        },
+    )
+    seen(
+        on_uplink,
+        "eth1",
+        {
+            "the hypervisor asks for the gateway with arp_source": (f"^{uplink_mac}", "who-has 192.0.2.1 .*tell 192.0.2.254"),
+        },
+    )
 
     heading("The guest's neighbour entry is permanent; without it, the hypervisor asks in the gateway's name")
     command("ip neigh del 192.0.2.10 dev tap0")
@@ -189,8 +208,10 @@ def show(host: lvhost.Host, router: lvhost.Router) -> None:
     command("virsh destroy dom1")
     host.virsh("destroy", "dom1")
     after = settled(host)
-    block("links, addresses, routes, rules, neighbours, nft ruleset, sysctls: "
-          f"{len(before.splitlines())} lines compared;\n{len(differing)} differed while the guest ran")
+    block(
+        "links, addresses, routes, rules, neighbours, nft ruleset, sysctls: "
+        f"{len(before.splitlines())} lines compared;\n{len(differing)} differed while the guest ran"
+    )
     claim("nothing is left", before == after, changes(before, after))
 
 

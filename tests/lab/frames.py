@@ -82,9 +82,7 @@ def solicitation(src_mac: str, src: str, target: str, *, lladdr: bool = True) ->
     return ip6("33:33:ff:" + ":".join(f"{octet:02x}" for octet in last), src_mac, src, group, 58, body, 2, hops=255)
 
 
-def advertisement(
-    src_mac: str, src: str, target: str, dst: str = "ff02::1", dst_mac: str = "33:33:00:00:00:01"
-) -> bytes:
+def advertisement(src_mac: str, src: str, target: str, dst: str = "ff02::1", dst_mac: str = "33:33:00:00:00:01") -> bytes:
     """An unsolicited neighbour advertisement with Override set."""
     body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + IPv6Address(target).packed + b"\x02\x01" + mac_bytes(src_mac)
     return ip6(dst_mac, src_mac, src, dst, 58, body, 2, hops=255)

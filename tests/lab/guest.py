@@ -59,9 +59,7 @@ def wired(host: Node, tap: str, name: str, nic: Nic) -> Node:
 def tapped(host: Node, tap: str, name: str, nic: Nic) -> Node:
     """A guest on a real tap, which outlives the guest (`ip link del` ends it)."""
     guest = Node(name)
-    host.sh(
-        f"[ -e /sys/class/net/{tap} ] || ip tuntap add {tap} mode tap\nip link set {tap} address fe{nic.mac[2:]} up"
-    )
+    host.sh(f"[ -e /sys/class/net/{tap} ] || ip tuntap add {tap} mode tap\nip link set {tap} address fe{nic.mac[2:]} up")
     host.popen(["/usr/bin/python3", "-IS", TAP, tap, guest.pid])
     guest.sh("for i in $(seq 100); do [ -e /sys/class/net/eth0 ] && exit 0; sleep 0.05; done; exit 1")
     guest.run(f"ip link set eth0 address {nic.mac}")

@@ -330,9 +330,7 @@ def dump(node: Node) -> str:
     script = "\n".join(f"echo '### {command}'; {command} 2>/dev/null || :" for command in COMMANDS)
     output = node.sh(script)
     parts = re.split(r"^### (.*)\n", output, flags=re.M)[1:]
-    return "\n".join(
-        f"### {command}\n{canonical(command, text)}" for command, text in zip(parts[::2], parts[1::2], strict=True)
-    )
+    return "\n".join(f"### {command}\n{canonical(command, text)}" for command, text in zip(parts[::2], parts[1::2], strict=True))
 
 
 def settled(node: Node, timeout: float = 5) -> str:

@@ -97,9 +97,7 @@ class RoutedLab:
             host = self.add(Node(f"host-{letter}"))
             self.hosts.append(host)
             self.segment.plug(host, "up0", f"02:00:00:00:00:{letter}{letter}")
-            wire(
-                host, "eth9", self.router, f"mg{number}", f"02:00:00:00:09:{number:02x}", f"02:00:00:00:08:{number:02x}"
-            )
+            wire(host, "eth9", self.router, f"mg{number}", f"02:00:00:00:09:{number:02x}", f"02:00:00:00:08:{number:02x}")
             self.router.sh(
                 f"ip link set mg{number} up; ip addr add 10.0.{number}.254/24 dev mg{number}\n"
                 f"ip -6 addr add fd00:{number}::254/64 dev mg{number} nodad"
@@ -118,9 +116,7 @@ class RoutedLab:
 
     def guest(self, name: str, host: Node, last: int) -> Plugged:
         nic = Interface(f"52:54:00:aa:00:{last:02x}", f"tap-{name}", "public", (f"192.0.2.{last}", f"2001:db8::{last}"))
-        node = self.add(
-            wired(host, nic.tap, f"guest-{name}", Nic(nic.mac, nic.ips[0], 24, GATEWAY4, nic.ips[1], GATEWAY6))
-        )
+        node = self.add(wired(host, nic.tap, f"guest-{name}", Nic(nic.mac, nic.ips[0], 24, GATEWAY4, nic.ips[1], GATEWAY6)))
         self.guests[name] = Plugged(name, host, nic, node)
         return self.guests[name]
 

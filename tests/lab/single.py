@@ -62,9 +62,9 @@ class Single:
             host.config(config)
             # The kernel notices carriers late (linkwatch), and only then adds link-local addresses and their routes.
             for ifname in ("up0", "eth9", "lan0", "br0"):
-                assert eventually(
-                    lambda name=ifname: "fe80::" in host.run(f"ip -6 addr show dev {name} -tentative").stdout
-                ), ifname
+                assert eventually(lambda name=ifname: "fe80::" in host.run(f"ip -6 addr show dev {name} -tentative").stdout), (
+                    ifname
+                )
         except BaseException:
             self.stack.close()
             raise

@@ -1,4 +1,5 @@
 """One libvirt host and router for the tier. A test that leaves anything behind fails; the next one gets a new host."""
+
 from __future__ import annotations
 
 import os

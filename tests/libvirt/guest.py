@@ -1,4 +1,5 @@
 """Domains for a libvirt host: XML, and a running guest's serial console as a way to run commands in it."""
+
 from __future__ import annotations
 
 import itertools
@@ -57,8 +58,7 @@ def domain_xml(name: str, nics: Sequence[Nic], cmdline: str | None = None) -> st
     boot = ""
     if cmdline is not None:
         kernel, initrd = guest_image.build()
-        boot = (f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd>"
-                f"<cmdline>console=ttyS0 quiet panic=-1 {cmdline}</cmdline>")
+        boot = f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>console=ttyS0 quiet panic=-1 {cmdline}</cmdline>"
     claimed = "".join(nic.metadata() for nic in nics if nic.network)
     metadata = ""
     if claimed:

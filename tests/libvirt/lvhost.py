@@ -9,6 +9,7 @@ the test run, and takes every process of the host with it: daemons, guests, hook
 `Router` is the world outside: gateway of the routed network on `public0`, a peer on the bridged network on `lan0`, and
 an address beyond the gateway.
 """
+
 from __future__ import annotations
 
 import os
@@ -28,9 +29,17 @@ from lab.nodes import ENV, HOOK, CommandFailed, Node, wire  # noqa: E402
 
 # program → Debian package
 NEEDED = {
-    "libvirtd": "libvirt-daemon", "virtlogd": "libvirt-daemon", "virsh": "libvirt-clients",
-    "qemu-system-x86_64": "qemu-system-x86", "nft": "nftables", "ip": "iproute2", "tcpdump": "tcpdump",
-    "ping": "iputils-ping", "unshare": "util-linux", "nsenter": "util-linux", "busybox": "busybox-static",
+    "libvirtd": "libvirt-daemon",
+    "virtlogd": "libvirt-daemon",
+    "virsh": "libvirt-clients",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "tcpdump": "tcpdump",
+    "ping": "iputils-ping",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "busybox": "busybox-static",
 }
 
 CONFIG = """\
@@ -69,8 +78,9 @@ namespaces = []
 def missing() -> list[str]:
     """One line for each thing that the machine lacks, with how to get it."""
     path = ENV["PATH"]
-    lacking = [f"no {program}: apt-get install {package}" for program, package in NEEDED.items()
-               if not shutil.which(program, path=path)]
+    lacking = [
+        f"no {program}: apt-get install {package}" for program, package in NEEDED.items() if not shutil.which(program, path=path)
+    ]
     if os.geteuid():
         lacking.append("not root: run with sudo")
     if not os.path.exists("/dev/net/tun"):
@@ -94,9 +104,29 @@ class Host(Node):
         self.name = name
         self.children: list[subprocess.Popen] = []
         self.holder = subprocess.Popen(
-            ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--propagation", "private",
-             "--fork", "--kill-child", sys.executable, "-I", __file__, "process-1", name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+            [
+                "unshare",
+                "--mount",
+                "--net",
+                "--pid",
+                "--uts",
+                "--ipc",
+                "--propagation",
+                "private",
+                "--fork",
+                "--kill-child",
+                sys.executable,
+                "-I",
+                __file__,
+                "process-1",
+                name,
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENV,
+        )
         if self.holder.stdout.readline().strip() != "ready":
             self.holder.kill()
             raise CommandFailed(f"host {name} did not start: {self.holder.stderr.read()}")
@@ -252,6 +282,7 @@ class Router(Node):
 
 
 # --- process 1 of a host ------------------------------------------------------------------------------------
+
 
 def _mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True)

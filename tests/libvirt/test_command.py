@@ -1,4 +1,5 @@
 """`vmnet-hook` beside a running libvirtd: metadata goes through libvirt, start and stop by hand equal the hook's."""
+
 from __future__ import annotations
 
 import json
@@ -65,12 +66,15 @@ def test_set_on_a_defined_domain_is_what_the_next_start_uses(lab):
     lab.assert_clean()
 
 
-@pytest.mark.parametrize("words", [
-    ("set", "dom9", MAC, "--network", "public"),
-    ("set", "dom1", "52:54:00:aa:00:99", "--network", "public"),
-    ("set", "dom1", MAC, "--network", "nowhere"),
-    ("set", "dom1", MAC, "--network", "public", "--ip", "198.51.100.1"),
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("set", "dom9", MAC, "--network", "public"),
+        ("set", "dom1", "52:54:00:aa:00:99", "--network", "public"),
+        ("set", "dom1", MAC, "--network", "nowhere"),
+        ("set", "dom1", MAC, "--network", "public", "--ip", "198.51.100.1"),
+    ],
+)
 def test_set_refuses_what_cannot_work(lab, words):
     lab.host.define(domain_xml("dom1", [UNCLAIMED]))
     done = lab.host.cli(*words)
@@ -120,8 +124,13 @@ def test_damage_is_found_and_repaired(lab):
     host = lab.host
     host.create(domain_xml("dom1", [ROUTED, BRIDGED]), "--paused")
     first = unnumbered(lab)
-    for damage in ("nft flush ruleset", "ip rule del from 192.0.2.0/24", "ip route flush table 222",
-                   "ip -6 neigh del proxy 2001:db8::10 dev eth1", "echo 0 > /proc/sys/net/ipv4/conf/tap0/proxy_arp"):
+    for damage in (
+        "nft flush ruleset",
+        "ip rule del from 192.0.2.0/24",
+        "ip route flush table 222",
+        "ip -6 neigh del proxy 2001:db8::10 dev eth1",
+        "echo 0 > /proc/sys/net/ipv4/conf/tap0/proxy_arp",
+    ):
         host.sh(damage)
         found = host.cli("check")
         assert found.returncode == 1 and found.stdout.strip(), f"{damage}: not found\n{found.stdout}{found.stderr}"

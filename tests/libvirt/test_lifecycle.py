@@ -1,4 +1,5 @@
 """A real guest through real libvirtd: it reaches the world while it runs, and leaves nothing however it ends."""
+
 from __future__ import annotations
 
 import json
@@ -74,6 +75,7 @@ def check_is_clean(lab) -> None:
 
 # --- starts, and each way to end ----------------------------------------------------------------------------------
 
+
 def test_guest_reaches_the_world_until_destroy(lab):
     booted(lab)
     check_is_clean(lab)
@@ -128,6 +130,7 @@ def test_reboot_changes_nothing(lab):
 
 
 # --- libvirtd itself ends -----------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("signal", ["TERM", "KILL"])
 def test_libvirtd_restarts_under_a_running_guest(lab, signal):
@@ -230,8 +233,7 @@ BROKEN = {
     "no uplink": (CONFIG.replace('"eth1"', '"eth77"'), ROUTED, "eth77"),
     "no bridge": (CONFIG.replace('"br0"', '"br77"'), Nic("52:54:00:aa:00:12", dev="tap2", network="lan"), "br77"),
     "no such network": (CONFIG, Nic("52:54:00:aa:00:12", dev="tap2", network="lam"), "lam"),
-    "address outside": (CONFIG, Nic("52:54:00:aa:00:12", dev="tap2", network="public", ips=("198.51.100.7",)),
-                        "198.51.100.7"),
+    "address outside": (CONFIG, Nic("52:54:00:aa:00:12", dev="tap2", network="public", ips=("198.51.100.7",)), "198.51.100.7"),
     "not TOML": ("this is [not TOML", ROUTED, "vmnet.toml"),
 }
 
@@ -259,11 +261,14 @@ def test_another_hook_fails(lab, operation):
 
 # --- many at once -------------------------------------------------------------------------------------------------
 
+
 def test_five_domains_at_once(lab):
     domains = {
-        f"many{n}": idle(f"many{n}",
-                         Nic(f"52:54:00:bb:00:{n:02x}", network="public", ips=(f"192.0.2.{100 + n}",)),
-                         Nic(f"52:54:00:bc:00:{n:02x}", "bridge", bridge="br0"))
+        f"many{n}": idle(
+            f"many{n}",
+            Nic(f"52:54:00:bb:00:{n:02x}", network="public", ips=(f"192.0.2.{100 + n}",)),
+            Nic(f"52:54:00:bc:00:{n:02x}", "bridge", bridge="br0"),
+        )
         for n in range(5)
     }
     with ThreadPoolExecutor(len(domains)) as threads:
@@ -281,11 +286,11 @@ def test_five_domains_at_once(lab):
 
 # --- what is not ours ---------------------------------------------------------------------------------------------
 
+
 def test_nic_that_nothing_claims_is_left_alone(lab):
     """A bridge that is not declared, and an ethernet NIC without metadata: the same as without the hook."""
     lab.host.sh("ip link add br7 type bridge; ip link set br7 up")
-    xml = idle("dom1", Nic("52:54:00:aa:00:12", dev="tap2"),
-               Nic("52:54:00:aa:00:13", "bridge", dev="tap3", bridge="br7"))
+    xml = idle("dom1", Nic("52:54:00:aa:00:12", dev="tap2"), Nic("52:54:00:aa:00:13", "bridge", dev="tap3", bridge="br7"))
     seen = []
     try:
         for hooked in (True, False):

@@ -2,6 +2,7 @@
 
 They are told the tap's name and nothing else: domains.d says whose it is.
 """
+
 from __future__ import annotations
 
 import subprocess
@@ -33,14 +34,41 @@ CMDLINE = "ip0=192.0.2.10/24 gw0=192.0.2.1 ip6_0=2001:db8::10/128 gw6_0=2001:db8
 def qemu(lab, name: str) -> subprocess.Popen:
     kernel, initrd = guest_image.build()
     scripts = f"script={IFUP},downscript={IFDOWN}"
-    return lab.host.popen([
-        "qemu-system-x86_64", "-name", name, "-accel", "tcg", "-m", "96",
-        "-nodefaults", "-display", "none", "-no-reboot",
-        "-kernel", kernel, "-initrd", initrd, "-append", f"console=ttyS0 quiet panic=-1 {CMDLINE}",
-        "-serial", f"file:{serial(name, 'log')}", "-serial", f"unix:{serial(name, 'sock')},server=on,wait=off",
-        "-netdev", f"tap,id=n0,ifname=tap0,{scripts}", "-device", f"virtio-net-pci,netdev=n0,mac={MAC}",
-        "-netdev", f"tap,id=n1,ifname=tap1,{scripts}", "-device", f"virtio-net-pci,netdev=n1,mac={LAN_MAC}",
-    ], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return lab.host.popen(
+        [
+            "qemu-system-x86_64",
+            "-name",
+            name,
+            "-accel",
+            "tcg",
+            "-m",
+            "96",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-kernel",
+            kernel,
+            "-initrd",
+            initrd,
+            "-append",
+            f"console=ttyS0 quiet panic=-1 {CMDLINE}",
+            "-serial",
+            f"file:{serial(name, 'log')}",
+            "-serial",
+            f"unix:{serial(name, 'sock')},server=on,wait=off",
+            "-netdev",
+            f"tap,id=n0,ifname=tap0,{scripts}",
+            "-device",
+            f"virtio-net-pci,netdev=n0,mac={MAC}",
+            "-netdev",
+            f"tap,id=n1,ifname=tap1,{scripts}",
+            "-device",
+            f"virtio-net-pci,netdev=n1,mac={LAN_MAC}",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def guest_pings(lab, guest: Guest) -> None:
@@ -65,8 +93,10 @@ def test_plain_qemu_is_killed(lab):
     """Nobody calls ifdown then: `check` finds what is left, `repair` removes it."""
     lab.host.domain_toml("plain", TOML + TOML_LAN)
     process = qemu(lab, "plain")
-    lab.host.wait_for(lambda: lab.host.path(serial("plain", "sock")).exists()
-                      and "tap1" in lab.host.cli("status").stdout, "both taps to be set up")
+    lab.host.wait_for(
+        lambda: lab.host.path(serial("plain", "sock")).exists() and "tap1" in lab.host.cli("status").stdout,
+        "both taps to be set up",
+    )
     process.kill()
     process.wait(20)
     assert lab.host.cli("check").returncode == 1

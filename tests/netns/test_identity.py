@@ -87,9 +87,7 @@ def test_identity_whatever_the_admin_did_meanwhile(how, tap):
                 .replace("2001:db8::", "2001:db8:1::")
             )
         elif how == "network renamed":
-            one.host.config(
-                config.replace("networks.public", "networks.other").replace("networks.lan", "networks.office")
-            )
+            one.host.config(config.replace("networks.public", "networks.other").replace("networks.lan", "networks.office"))
         elif how == "config broken":
             one.host.config("this is [not TOML")
         ops = {"release alone": ["release"], "stopped alone": ["stopped"]}.get(how, ["stopped", "release"])

@@ -216,13 +216,9 @@ def test_twenty_domains_at_once(how):
         rounds = 1 if how == "processes" else 9
         for round_ in range(rounds):
             for op in ("start", "started", "stopped", "release"):
-                calls = [
-                    (name, op, SUBOPERATION[op], domain_xml(name, *nics, stage=op)) for name, nics in domains.items()
-                ]
+                calls = [(name, op, SUBOPERATION[op], domain_xml(name, *nics, stage=op)) for name, nics in domains.items()]
                 if how == "forks":
-                    failed = [
-                        result for result in server.calls([hook_call(*call) for call in calls]) if result.returncode
-                    ]
+                    failed = [result for result in server.calls([hook_call(*call) for call in calls]) if result.returncode]
                 else:
                     failed = at_once(one, calls)
                 assert not failed, failed
@@ -254,9 +250,7 @@ def test_starting_and_stopping_in_each_others_way():
 
         for round_ in range(6):
             mixed = [
-                call
-                for pair in zip(calls("start", round_ % 2), calls("stopped", 1 - round_ % 2), strict=True)
-                for call in pair
+                call for pair in zip(calls("start", round_ % 2), calls("stopped", 1 - round_ % 2), strict=True) for call in pair
             ]
             failed = [result for result in server.calls(mixed) if result.returncode]
             assert not failed, failed
@@ -267,18 +261,14 @@ def test_starting_and_stopping_in_each_others_way():
 
 def unchanged(before: str, after: str) -> None:
     """`same`, but for a route that the kernel adds to links without a carrier: see test_identity."""
-    same(
-        *("\n".join(line for line in state.splitlines() if "ff00::/8 dev tap" not in line) for state in (before, after))
-    )
+    same(*("\n".join(line for line in state.splitlines() if "ff00::/8 dev tap" not in line) for state in (before, after)))
 
 
 def at_once(one: Single, calls) -> list[str]:
     running = []
     for call in calls:
         *words, xml = call
-        process = one.host.popen(
-            one.host.program(hook_call(*call)["argv"][0], *words, "-"), stdin=-1, stdout=-1, stderr=-2
-        )
+        process = one.host.popen(one.host.program(hook_call(*call)["argv"][0], *words, "-"), stdin=-1, stdout=-1, stderr=-2)
         process.stdin.write(xml)
         process.stdin.close()
         process.stdin = None

@@ -76,7 +76,5 @@ def test_plan_of_what_is_there_already_is_empty():
     with Single(PUBLIC) as one:
         prepared(one, [routed(10)])
         one.start("dom", routed(10))
-        commands = [
-            line for line in plan(one).splitlines() if line.strip() and not line.lstrip().startswith(("#", "set "))
-        ]
+        commands = [line for line in plan(one).splitlines() if line.strip() and not line.lstrip().startswith(("#", "set "))]
         assert commands == []

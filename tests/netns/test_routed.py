@@ -249,9 +249,7 @@ def test_announcements(lab):
     with Capture(lab.router, "eth0", "arp or icmp6") as seen:
         call(a1.host, a1.domain, "started", a1.nic)
         announced_all(a1.host)
-    assert announced(seen, lab.mac_of(a1.host), a1.ip4, a1.ip6) == {"request": True, "reply": True, "NA": True}, str(
-        seen
-    )
+    assert announced(seen, lab.mac_of(a1.host), a1.ip4, a1.ip6) == {"request": True, "reply": True, "NA": True}, str(seen)
 
 
 def announced_all(host) -> None:
@@ -276,9 +274,9 @@ def test_announcements_move_a_stale_entry(lab):
     lab.router.run(f"ip neigh replace {a1.ip6} lladdr {other} dev eth0 nud reachable")
     call(a1.host, a1.domain, "started", a1.nic)
     for ip in a1.nic.ips:
-        assert eventually(lambda ip=ip: lab.mac_of(lab.a) in lab.router.run(f"ip neigh show {ip}").stdout), (
-            lab.router.run("ip neigh").stdout
-        )
+        assert eventually(lambda ip=ip: lab.mac_of(lab.a) in lab.router.run(f"ip neigh show {ip}").stdout), lab.router.run(
+            "ip neigh"
+        ).stdout
 
 
 def test_a_migrated_domain_is_not_announced_at_started(lab):
@@ -493,18 +491,14 @@ def stopped(lab):
         host.sh("\n".join(f"echo {value} > /proc/sys/net/{key}" for key, value in found[host].items()))
         # disable_ipv6 took the addresses along.
         number = lab.hosts.index(host) + 1
-        host.sh(
-            f"ip -6 addr replace fd00:{number}::1/64 dev eth9 nodad; ip -6 route replace default via fd00:{number}::254"
-        )
+        host.sh(f"ip -6 addr replace fd00:{number}::1/64 dev eth9 nodad; ip -6 route replace default via fd00:{number}::254")
     lab.start()
 
 
 @pytest.mark.parametrize(
     "settings",
     MATRIX,
-    ids=lambda settings: ",".join(
-        f"{key.split('/', 2)[2].replace('/', '.')}={value}" for key, value in settings.items()
-    ),
+    ids=lambda settings: ",".join(f"{key.split('/', 2)[2].replace('/', '.')}={value}" for key, value in settings.items()),
 )
 def test_any_host_settings(stopped, settings):
     lab = stopped

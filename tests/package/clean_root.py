@@ -75,9 +75,7 @@ def base() -> Path:
         partial = root.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         # How the machine reaches its package mirror (a proxy, a certificate) is configured for apt.
-        options = subprocess.run(
-            ["apt-config", "dump", "--no-empty", "Acquire"], capture_output=True, text=True, check=True
-        )
+        options = subprocess.run(["apt-config", "dump", "--no-empty", "Acquire"], capture_output=True, text=True, check=True)
         sources = [
             str(path)
             for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*")))

@@ -93,17 +93,13 @@ def tracked(tree: Path) -> set[str]:
     found = set()
     for directory, folders, files in os.walk(tree):
         folders[:] = [name for name in folders if name not in IGNORED(directory, folders)]
-        found |= {
-            str(Path(directory, name).relative_to(tree)) for name in files if name not in IGNORED(directory, files)
-        }
+        found |= {str(Path(directory, name).relative_to(tree)) for name in files if name not in IGNORED(directory, files)}
     return found
 
 
 def test_lintian(deb: Path) -> None:
     (changes,) = deb.parent.glob("*.changes")
-    print(
-        run(["lintian", "--allow-root", "--tag-display-limit=0", "--fail-on=error,warning", str(changes)], deb.parent)
-    )
+    print(run(["lintian", "--allow-root", "--tag-display-limit=0", "--fail-on=error,warning", str(changes)], deb.parent))
 
 
 def test_installed(root: CleanRoot, deb: Path) -> None:

@@ -107,8 +107,7 @@ def test_shipped_configuration_is_valid_as_it_is_and_uncommented(tmp_path: Path)
 
 def literals(page: Path) -> list[str]:
     return [
-        re.sub(r"\\e", r"\\", text)
-        for text in re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", page.read_text(), flags=re.M | re.S)
+        re.sub(r"\\e", r"\\", text) for text in re.findall(r"^\.Bd -literal.*?\n(.*?)^\.Ed", page.read_text(), flags=re.M | re.S)
     ]
 
 

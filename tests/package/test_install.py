@@ -38,9 +38,7 @@ def privately(*argv: object, input: str = "") -> subprocess.CompletedProcess[str
 def assert_hook_works(hook: Path) -> None:
     """It finds its package and its libraries: it can say that a network is not declared."""
     for operation in ("prepare", "start"):
-        ignored = privately(
-            hook, "dom1", operation, "begin", "-", input="<domain type='kvm'><name>dom1</name></domain>"
-        )
+        ignored = privately(hook, "dom1", operation, "begin", "-", input="<domain type='kvm'><name>dom1</name></domain>")
         assert ignored.returncode == 0, ignored.stdout
     refused = privately(hook, "dom1", "start", "begin", "-", input=xml("nowhere"))
     assert refused.returncode == 2 and "nowhere" in refused.stdout, refused.stdout
@@ -82,12 +80,8 @@ def test_make_install(tmp_path: Path) -> None:
     assert_hook_works(hooks / "libvirt/qemu")
     assert os.readlink(destination / "etc/libvirt/hooks/qemu.d/vmnet-hooks") == f"{HOOKS}/libvirt/qemu"
     installed = {path.name for path in destination.rglob("*") if path.is_file()}
-    shipped = {
-        path.name for path in (ROOT / "vmnet_hooks").rglob("*.py") if not set(IGNORED("", path.parts)) & set(path.parts)
-    }
-    assert (
-        shipped <= installed and {"vmnet-hook", "vmnet-hook.8", "vmnet.toml.5", "vmnet.conf", "vmnet.toml"} <= installed
-    )
+    shipped = {path.name for path in (ROOT / "vmnet_hooks").rglob("*.py") if not set(IGNORED("", path.parts)) & set(path.parts)}
+    assert shipped <= installed and {"vmnet-hook", "vmnet-hook.8", "vmnet.toml.5", "vmnet.conf", "vmnet.toml"} <= installed
     # The command, in the root that it was installed for.
     command = destination / "usr/bin/vmnet-hook"
     command.write_text(command.read_text().replace("/usr/lib/vmnet-hooks", str(destination / "usr/lib/vmnet-hooks")))

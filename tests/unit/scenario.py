@@ -48,7 +48,7 @@ class Host:
         self.path = path
         self.kernel = FakeKernel(**facts)
         for name in ("eth0", "eth1", "eth2", "eth3", "eth9"):
-            self.kernel.add_link(name, up=name not in ("eth2",))
+            self.kernel.add_link(name, up=True)
         self.kernel.add_link("br0", "bridge", mtu=1400, up=True)
         self.kernel.put(
             # Somebody else's.

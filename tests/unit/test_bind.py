@@ -158,7 +158,5 @@ def test_one_domain_with_one_address_twice(declared):
 
 def test_a_router_runs_no_guests(tmp_path):
     (tmp_path / "vmnet.toml").write_text(EVERYTHING.replace("router+host", "router"))
-    with pytest.raises(
-        InputError, match="network edge has role router on this node, which runs no guests; use router.host"
-    ):
+    with pytest.raises(InputError, match="network edge has role router on this node, which runs no guests; use router.host"):
         bind(config.load(MODES, str(tmp_path)), [TAP], [claim("edge", "198.51.100.10")])

@@ -53,11 +53,7 @@ def test_validate_reads_domains(text, message, run, tmp_path):
     (tmp_path / "domains.d" / "web.toml").write_text(text)
     result = run("validate", "--config-dir", str(tmp_path))
     assert result.exit_code == 2
-    assert (
-        re.search(message, result.output)
-        and result.output.startswith("vmnet-hook: ")
-        and result.output.count("\n") == 1
-    )
+    assert re.search(message, result.output) and result.output.startswith("vmnet-hook: ") and result.output.count("\n") == 1
 
 
 def test_options_lists_every_key(run):
@@ -141,11 +137,6 @@ def test_set_and_unset_reach_libvirt(run, monkeypatch):
     monkeypatch.setattr(cli.libvirt_connection, "claim", lambda *a: calls.append(a))
     monkeypatch.setattr(cli.libvirt_connection, "unclaim", lambda *a: calls.append(a))
     mac = "52:54:00:AA:00:10"
-    assert (
-        run(
-            "set", "d", mac, "--network", "public", "--ip", "192.0.2.10", "--ip", "2001:DB8::10", "--no-filter"
-        ).exit_code
-        == 0
-    )
+    assert run("set", "d", mac, "--network", "public", "--ip", "192.0.2.10", "--ip", "2001:DB8::10", "--no-filter").exit_code == 0
     assert run("unset", "d", mac).exit_code == 0
     assert calls == [("d", mac.lower(), "public", ["192.0.2.10", "2001:db8::10"], True), ("d", mac.lower())]

@@ -115,9 +115,7 @@ def test_no_file_is_an_empty_configuration(tmp_path):
 
 
 def test_everything(tmp_path):
-    declared = load(
-        tmp_path, routed(V4, V6, 'table_name = "snf_routed"', uplink="eth0.222"), bridged("isolated = true")
-    )
+    declared = load(tmp_path, routed(V4, V6, 'table_name = "snf_routed"', uplink="eth0.222"), bridged("isolated = true"))
     assert list(declared.networks) == ["public", "lan"]
     public, lan = declared.networks.values()
     assert public["uplink"] == "eth0.222" and public["role"] == "host" and public["permanent_neighbours"] is True
@@ -128,16 +126,12 @@ def test_everything(tmp_path):
 
 
 def test_conf_d_is_read_in_order_and_names_both_files(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"conf.d/1.toml: networks.lan: already declared in .*/vmnet.toml; remove one"
-    ):
+    with pytest.raises(ConfigError, match=r"conf.d/1.toml: networks.lan: already declared in .*/vmnet.toml; remove one"):
         load(tmp_path, bridged(), bridged())
 
 
 def test_rules_across_files_name_the_later(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"^.*/conf.d/1.toml: networks.b.table: 222 is already the table of networks.public"
-    ):
+    with pytest.raises(ConfigError, match=r"^.*/conf.d/1.toml: networks.b.table: 222 is already the table of networks.public"):
         load(tmp_path, routed(V4), routed(V6, name="b"))
 
 

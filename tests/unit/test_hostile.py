@@ -91,9 +91,7 @@ def snapshot(path: Path) -> dict[str, bytes]:
 # --- XML -------------------------------------------------------------------------------------------------------------
 
 
-def domain(
-    name: str = "dom1", *, nics: str | None = None, metadata: str = "", extra: str = "", uuid: str = UUID
-) -> str:
+def domain(name: str = "dom1", *, nics: str | None = None, metadata: str = "", extra: str = "", uuid: str = UUID) -> str:
     """A domain whose metadata claims its NIC; text is put in as it is."""
     if nics is None:
         nics = nic()
@@ -117,20 +115,12 @@ def claim(mac: str = MAC, network: str = "public", ips: tuple[str, ...] = ("192.
 
 
 def escaped(text: str) -> str:
-    return (
-        text.replace("&", "&amp;")
-        .replace("<", "&lt;")
-        .replace('"', "&quot;")
-        .replace("\n", "&#10;")
-        .replace("\t", "&#9;")
-    )
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;").replace("\n", "&#10;").replace("\t", "&#9;")
 
 
 BOMB = (
     '<!DOCTYPE domain [<!ENTITY a "ha">'
-    + "".join(
-        f'<!ENTITY {chr(98 + i)} "{"&" + chr(97 + i) + ";" * 1}{("&" + chr(97 + i) + ";") * 9}">' for i in range(12)
-    )
+    + "".join(f'<!ENTITY {chr(98 + i)} "{"&" + chr(97 + i) + ";" * 1}{("&" + chr(97 + i) + ";") * 9}">' for i in range(12))
     + "]>"
 )
 GOOD = domain(metadata=claim())
@@ -218,9 +208,7 @@ def test_xml(data, operation, host, monkeypatch, capsys):
     if operation not in ("start", "stopped") and len(data) > 1_000_000:
         return
     before = snapshot(host)
-    status, err = call(
-        monkeypatch, capsys, "libvirt/qemu", ["/x/hooks/libvirt/qemu", "dom1", operation, "begin", "-"], data
-    )
+    status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/hooks/libvirt/qemu", "dom1", operation, "begin", "-"], data)
     assert_refused(err)
     assert status == (0 if operation in ("started", "reconnect") else status), "libvirt kills the guest otherwise"
     if operation in ("start", "migrate"):
@@ -317,9 +305,7 @@ for text in IFNAMES:
 WRONG |= {
     "ip twice": xml_with(metadata=claim(ips=("192.0.2.10", "192.0.2.10"))),
     "ip twice, spelt differently": xml_with(metadata=claim(ips=("2001:db8::10", "2001:DB8:0::10"))),
-    "claim twice": xml_with(
-        metadata=claims(claim()[len(claims("")) - 12 : -12] * 2).replace("<v:domain", "<v:domain", 1)
-    ),
+    "claim twice": xml_with(metadata=claims(claim()[len(claims("")) - 12 : -12] * 2).replace("<v:domain", "<v:domain", 1)),
     "claim of another MAC": xml_with(metadata=claim(mac="52:54:00:aa:00:99")),
     "no address": xml_with(metadata=claim(network="lan", attributes=' filter="maybe"', ips=())),
     "two NICs of one MAC": xml_with(nics=nic() + nic(dev="tap1"), metadata=claim()),
@@ -356,9 +342,7 @@ WRONG |= {
 def test_well_formed_and_wrong(data, host, monkeypatch, capsys):
     before = snapshot(host)
     for operation in ("start", "reconnect"):
-        status, err = call(
-            monkeypatch, capsys, "libvirt/qemu", ["/x/hooks/libvirt/qemu", "dom1", operation, "begin", "-"], data
-        )
+        status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/hooks/libvirt/qemu", "dom1", operation, "begin", "-"], data)
         assert_refused(err)
         assert status == (0 if operation == "reconnect" else status)
         assert status or operation == "reconnect"
@@ -478,9 +462,7 @@ def test_toml(data, host, monkeypatch, capsys):
     (host / "etc" / "vmnet.toml").write_bytes(data)
     before = snapshot(host)
     for operation in ("start", "reconnect"):
-        status, err = call(
-            monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", operation, "begin", "-"], GOOD.encode()
-        )
+        status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", operation, "begin", "-"], GOOD.encode())
         assert_refused(err)
         assert str(host / "etc" / "vmnet.toml") in err, "names the file"
         assert status == (0 if operation == "reconnect" else 2)
@@ -516,9 +498,7 @@ def test_domain_toml(text, host, monkeypatch, capsys):
     path = host / "etc" / "domains.d" / "dom1.toml"
     path.write_text(text)
     before = snapshot(host)
-    status, err = call(
-        monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", "start", "begin", "-"], domain().encode()
-    )
+    status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", "start", "begin", "-"], domain().encode())
     assert_refused(err)
     assert str(path) in err, "names the file"
     assert status == 2
@@ -537,9 +517,7 @@ def test_files_that_are_none(what, host, monkeypatch, capsys):
         path.symlink_to("/nonexistent")
     else:
         path.symlink_to("/dev/zero")
-    status, err = call(
-        monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", "start", "begin", "-"], domain().encode()
-    )
+    status, err = call(monkeypatch, capsys, "libvirt/qemu", ["/x/qemu", "dom1", "start", "begin", "-"], domain().encode())
     if what == "a dangling link":
         assert (status, err) == (0, "")
         return

@@ -23,9 +23,8 @@ OPEN = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]), filter=False)
 BOTH = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]), ("lan", ()))
 SECOND = guest(2, ("public", ["192.0.2.20"]))
 EDGE = guest(3, ("edge", ["198.51.100.5", "2001:db8:1::5"]))
-EDITED = (
-    EVERYTHING.replace("table = 222", "table = 223").replace("192.0.2.254", "192.0.2.253").replace('"eth1"', '"eth3"')
-)
+EDITED = EVERYTHING.replace("table = 222", "table = 223").replace("192.0.2.254", "192.0.2.253").replace('"eth1"', '"eth3"')
+EDITED_LIGHTLY = EVERYTHING.replace("192.0.2.254", "192.0.2.253").replace("[networks.edge]", "mtu = 1400\n[networks.edge]")
 ISOLATED = LAN + "isolated = true\nmtu = 1300\n"
 
 
@@ -65,7 +64,7 @@ PLUGS = {
     "router+host beside host": Case(EDGE, first=[ROUTED]),
     "replug": Case(ROUTED, first=[ROUTED]),
     "replug after an edit": Case(ROUTED, first=[ROUTED], then=EDITED),
-    "replug after an edit, two guests": Case(ROUTED, first=[ROUTED, SECOND], then=EDITED),
+    "replug after an edit, two guests": Case(ROUTED, first=[ROUTED, SECOND], then=EDITED_LIGHTLY),
     "replug with other addresses": Case(guest(1, ("public", ["192.0.2.11"])), first=[ROUTED]),
     "replug with a NIC less": Case(guest(1, ("public", ["192.0.2.10"])), first=[BOTH]),
     "from routed to bridged": Case(BRIDGED, first=[ROUTED]),
@@ -146,6 +145,9 @@ def test_plug_notices_a_change_that_does_not_take(case, tmp_path):
         host.kernel.lost = {change.subject.key}
         if (have := before[0].get(change.subject.key)) and change.want.covers(have[0]):
             # A side effect of another step, put right by this one.
+            continue
+        if isinstance(change.subject, NftElement):
+            # An nft transaction holds as a whole or not at all: not read back (libnftables would load every set of the host).
             continue
         if change.subject.key.endswith("lladdr"):
             # The kernel makes this one by itself when the link comes up.
@@ -489,9 +491,10 @@ OTHER = guest(9, ("public", ["192.0.2.99"]), ("lan", ()))
 @pytest.mark.parametrize("next_call", ["plug", "unplug", "repair", "another guest"])
 @plugs
 def test_killed_at_every_step_of_plug(case, next_call, tmp_path):
-    if next_call == "another guest" and not all(
-        n in case.toml for n in ("[networks.public]", "[networks.lan]", "ipv4")
-    ):
+    if next_call == "another guest" and not all(n in case.toml for n in ("[networks.public]", "[networks.lan]", "ipv4")):
+        return
+    if next_call == "another guest" and case.then == EDITED:
+        # Refused: see test_a_network_that_moved_under_its_guests_takes_no_new_one.
         return
     steps = count_steps(case, _folder(tmp_path, "count"))
     # After one step is before the next.
@@ -539,7 +542,8 @@ def test_killed_at_every_step_of_unplug(case, next_call, tmp_path):
         with pytest.raises(Killed):
             host.unplug(case.domain)
         host.kernel.clear_faults()
-        assert any("interrupted: unplug" in drift.what for drift in host.check())
+        # No journal: the records still stand, and show what is missing by now.
+        assert host.check() or step == 0
         if next_call == "plug":
             host.configure(case.toml)
         recoveries(case)[next_call](host)
@@ -707,6 +711,8 @@ def damaged(resource):
             return replace(resource, value="02:00:00:00:77:77")
         case LinkAttribute(name="state"):
             return replace(resource, value="down")
+        case LinkAttribute(name="master", value=""):
+            return replace(resource, value="br0")
         case LinkAttribute(name="master" | "lladdr"):
             return replace(resource, value="")
         case LinkAttribute(name="isolated"):
@@ -835,9 +841,7 @@ def assert_invariant(host: Host, base: dict, running: set[str]) -> None:
     for key, want in claims.items():
         if (have := host.kernel.world.get(key)) is None or not want.covers(have):
             owners = [o for o in host.store().owners() if key in host.store().claims(o.id)]
-            assert all(o.ifname not in alive or o.domain not in running for o in owners), (
-                f"{key} is claimed, but not there"
-            )
+            assert all(o.ifname not in alive or o.domain not in running for o in owners), f"{key} is claimed, but not there"
     # The kernel makes and removes link-local addresses with a link's state.
     skip = {*claims, *(k.replace(" state", " lladdr") for k in claims if k.endswith(" state"))}
     world = {k: v for k, v in host.kernel.snapshot().items() if k not in skip and not _of_tap(k)}
@@ -890,6 +894,17 @@ def _random_sequence(rng: random.Random, path, history: list[str]) -> None:
     base = host.kernel.snapshot()
     running: dict[int, Domain] = {}
     clean = True
+
+    def plug(domain: Domain) -> None:
+        """A network that was edited as a whole takes nobody before its guests have moved."""
+        try:
+            host.plug(domain)
+        except ConflictError as refused:
+            assert "was edited while" in str(refused)
+            host.kernel.clear_faults()
+            host.repair()
+            host.plug(domain)
+
     for _ in range(rng.randint(6, 14)):
         number = rng.randint(1, 6)
         match rng.choice(["plug", "plug", "plug", "unplug", "unplug", "edit", "fail", "kill", "stuck", "repair"]):
@@ -907,7 +922,7 @@ def _random_sequence(rng: random.Random, path, history: list[str]) -> None:
                     continue
                 history.append(f"plug d{number} {[c.network for c in domain.claims]}")
                 host.add_taps(domain)
-                host.plug(domain)
+                plug(domain)
                 running[number] = domain
             case "edit":
                 history.append("edit")
@@ -920,7 +935,7 @@ def _random_sequence(rng: random.Random, path, history: list[str]) -> None:
                 host.kernel.clear_faults()
                 host.kernel.fail_at, host.kernel.late = rng.randint(0, 30), rng.random() < 0.5
                 try:
-                    host.plug(domain)
+                    plug(domain)
                     running[number] = domain
                 except KernelError:
                     assert not difference(before[0], host.kernel.snapshot())
@@ -936,7 +951,7 @@ def _random_sequence(rng: random.Random, path, history: list[str]) -> None:
                 host.kernel.clear_faults()
                 host.kernel.kill_at, host.kernel.late = rng.randint(0, 30), rng.random() < 0.5
                 try:
-                    host.unplug(domain) if unplugging else host.plug(domain)
+                    host.unplug(domain) if unplugging else plug(domain)
                     if not unplugging:
                         running[number] = domain
                     else:
@@ -947,7 +962,7 @@ def _random_sequence(rng: random.Random, path, history: list[str]) -> None:
                         host.unplug(domain)
                         host.remove_taps(running.pop(number))
                     else:
-                        host.plug(domain)
+                        plug(domain)
                         running[number] = domain
                 host.kernel.clear_faults()
             case "stuck" if number in running:
@@ -966,7 +981,7 @@ def _random_sequence(rng: random.Random, path, history: list[str]) -> None:
                 else:
                     # Started again at once, on the same taps.
                     history.append(f"plug d{number} again")
-                    host.plug(domain)
+                    plug(domain)
                     running[number] = domain
             case "repair":
                 history.append("repair")
@@ -984,3 +999,39 @@ def _random_sequence(rng: random.Random, path, history: list[str]) -> None:
     host.assert_no_records()
     world = {k: v for k, v in host.kernel.snapshot().items() if not _of_tap(k)}
     assert not (left := difference(base, world)), left
+
+
+def test_an_uplink_that_was_down_is_brought_up_and_left_so(tmp_path):
+    """By the time that the last guest leaves, others may use the link."""
+    host = Host(tmp_path)
+    for domain in (ROUTED, SECOND):
+        host.add_taps(domain)
+    host.kernel.put(LinkAttribute("eth1", "state", "down"))
+    host.plug(ROUTED)
+    assert host.kernel.read([LinkAttribute("eth1", "state", "up")])["link eth1 state"].value == "up"
+    host.unplug(ROUTED)
+    assert host.kernel.read([LinkAttribute("eth1", "state", "up")])["link eth1 state"].value == "up"
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("table = 222", "table = 223"),
+        ('"eth1"', '"eth3"'),
+        ('"2001:db8::/64"', '"2001:db8::/60"'),
+        ("ipv4 = {", "rule_priority = 9\nipv4 = {"),
+    ],
+)
+def test_a_network_that_moved_under_its_guests_takes_no_new_one(old, new, tmp_path):
+    host = Host(tmp_path)
+    for domain in (ROUTED, SECOND):
+        host.add_taps(domain)
+    host.plug(SECOND)
+    before = host.everything()
+    host.configure(EVERYTHING.replace(old, new))
+    with pytest.raises(ConflictError, match="network public: .* was edited while d2 uses it; .*repair"):
+        host.plug(ROUTED)
+    assert_same(host, before, "refused")
+    host.repair()
+    host.plug(ROUTED)
+    assert host.check() == []

@@ -119,9 +119,7 @@ def test_only_the_edge_knows_the_libraries(path):
 
 @each_file
 def test_imports_stand_at_the_top(path):
-    for function in (
-        n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-    ):
+    for function in (n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
         for node in ast.walk(function):
             assert not isinstance(node, ast.Import | ast.ImportFrom), f"{path}:{node.lineno}: an import in a function"
 
@@ -153,18 +151,10 @@ def test_no_mutable_state_in_modules(path):
         "sort",
     }
     for node in ast.walk(root):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and isinstance(node.func.value, ast.Name)
-        ):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
             if node.func.value.id in names and node.func.attr in changing and node.func.value.id.lstrip("_").isupper():
                 pytest.fail(f"{path}:{node.lineno}: {node.func.value.id} is changed")
-        if (
-            isinstance(node, ast.Subscript)
-            and isinstance(node.ctx, ast.Store | ast.Del)
-            and isinstance(node.value, ast.Name)
-        ):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del) and isinstance(node.value, ast.Name):
             assert not (node.value.id in names and node.value.id.lstrip("_").isupper()), f"{path}:{node.lineno}"
     for name, node in names.items():
         if isinstance(node.value, ast.List | ast.Set | ast.ListComp | ast.SetComp) and name != "__all__":

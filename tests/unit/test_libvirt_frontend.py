@@ -95,7 +95,9 @@ def test_clean_up_goes_by_name_if_the_xml_is_broken():
 
 
 def metadata(inner: str) -> bytes:
-    return f"<domain><name>d</name><metadata><v:domain xmlns:v='{libvirt.NAMESPACE}'>{inner}</v:domain></metadata></domain>".encode()
+    return (
+        f"<domain><name>d</name><metadata><v:domain xmlns:v='{libvirt.NAMESPACE}'>{inner}</v:domain></metadata></domain>".encode()
+    )
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_fork_that_fails_is_no_error(monkeypatch):
     logged = []
     monkeypatch.setattr(packet.os, "fork", fork)
     monkeypatch.setattr(packet.syslog, "syslog", lambda *args: logged.append(args))
-    packet.announce([("eth1", "192.0.2.10")])
+    packet.announce([("eth1", "192.0.2.10", "tap0")])
     assert "announcements not sent: Resource temporarily unavailable" in logged[0][1]
 
 

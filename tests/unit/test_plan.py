@@ -120,9 +120,7 @@ def test_clean_up_first_and_backwards_then_set_up():
     assert kinds.index("link tap0 mtu") < kinds.index("link tap0 master") < kinds.index("link tap0 state")
     assert kinds.index("link tap0 state") < kinds.index("route 222 192.0.2.10/32") < kinds.index("route 222 ::/0")
     release = {r.key: Release(r, None) for r in wants}
-    assert [c.subject.order for c in diff({}, release, by_key(*wants))] == sorted(
-        (r.order for r in wants), reverse=True
-    )
+    assert [c.subject.order for c in diff({}, release, by_key(*wants))] == sorted((r.order for r in wants), reverse=True)
 
 
 def test_nft_changes_share_a_transaction():

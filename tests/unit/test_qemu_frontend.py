@@ -55,9 +55,7 @@ def test_a_tap_that_nothing_claims(etc, monkeypatch):
 
 
 def test_a_tap_without_mac(etc):
-    with pytest.raises(
-        ConfigError, match=r"web.toml: interfaces\[2\].mac: missing; plain QEMU does not tell us the MAC of tap1"
-    ):
+    with pytest.raises(ConfigError, match=r"web.toml: interfaces\[2\].mac: missing; plain QEMU does not tell us the MAC of tap1"):
         parse("ifup", "tap1")
 
 

@@ -39,14 +39,8 @@ def test_owners_come_back_as_they_were(store):
     add(store, A, SHARED, OWN)
     assert store.owners() == [A, B]
     assert store.owners(domain="d1") == [A] and store.owners(ifname="tap2") == [B] and store.owners(id="nobody") == []
-    assert (
-        store.of_domain("d1", "u1") == [A] and store.of_domain("d1", "") == [A] and store.of_domain("d1", "u2") == [B]
-    )
-    assert (
-        store.of_domain("d1", "", "tap2") == []
-        and store.of_domain("", "", "tap2") == [B]
-        and store.of_domain("", "") == []
-    )
+    assert store.of_domain("d1", "u1") == [A] and store.of_domain("d1", "") == [A] and store.of_domain("d1", "u2") == [B]
+    assert store.of_domain("d1", "", "tap2") == [] and store.of_domain("", "", "tap2") == [B] and store.of_domain("", "") == []
 
 
 def test_a_resource_lives_as_long_as_somebody_claims_it(store):
@@ -168,7 +162,7 @@ def test_the_lock_dies_with_its_holder(tmp_path):
 @pytest.mark.parametrize("content", [b"rubbish" * 1000, b"SQLite format 3\0" + b"x" * 5000], ids=["text", "damaged"])
 def test_broken_records(content, tmp_path):
     (tmp_path / "state.db").write_bytes(content)
-    with pytest.raises(StoreError, match="state.db: .*; remove it"):
+    with pytest.raises(StoreError, match="state.db: .*; move it away"):
         Store(str(tmp_path))
 
 

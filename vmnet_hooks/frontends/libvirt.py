@@ -31,9 +31,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
     """The event of a call. Raises InputError; but clean-up goes by the domain's name if the XML can't be read."""
     if len(argv) < 3:
-        raise InputError(
-            "usage: qemu DOMAIN OPERATION SUB-OPERATION EXTRA <domain.xml (libvirt calls this, see vmnet-hook(8))"
-        )
+        raise InputError("usage: qemu DOMAIN OPERATION SUB-OPERATION EXTRA <domain.xml (libvirt calls this, see vmnet-hook(8))")
     name, action = argv[1], _ACTIONS[argv[2]]
     try:
         domain = parse_domain(stdin.read(MAX_BYTES + 1), f"{one_line(name)}: XML")
@@ -51,9 +49,7 @@ def parse_domain(data: bytes, where: str) -> Domain:
     if b"\0" in data:
         # The parser would stop there, or take it for UTF-16.
         raise InputError(f"{where}: holds NUL bytes; libvirt writes UTF-8 without any")
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True
-    )
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True)
     try:
         root = etree.fromstring(data, parser)
     except (etree.XMLSyntaxError, ValueError) as error:

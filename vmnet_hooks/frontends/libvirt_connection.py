@@ -52,9 +52,7 @@ def known_macs() -> set[str]:
             documents = [etree.fromstring(domain.XMLDesc(0)) for domain in connection.listAllDomains()]
     except LibvirtError:
         return set()
-    return {
-        mac.get("address", "").lower() for document in documents for mac in document.iterfind("devices/interface/mac")
-    }
+    return {mac.get("address", "").lower() for document in documents for mac in document.iterfind("devices/interface/mac")}
 
 
 def not_running(uuids: set[str]) -> set[str]:
@@ -63,9 +61,7 @@ def not_running(uuids: set[str]) -> set[str]:
         return set()
     try:
         with _connection() as connection:
-            return uuids - {
-                domain.UUIDString() for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-            }
+            return uuids - {domain.UUIDString() for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
     except LibvirtError:
         return set()
 
@@ -94,8 +90,7 @@ def _edit(domain: str, mac: str, interface: Any | None) -> None:
         for scope in scopes:
             flags = libvirt.VIR_DOMAIN_XML_INACTIVE if scope == libvirt.VIR_DOMAIN_AFFECT_CONFIG else 0
             macs = [
-                m.get("address", "").lower()
-                for m in etree.fromstring(handle.XMLDesc(flags)).iterfind("devices/interface/mac")
+                m.get("address", "").lower() for m in etree.fromstring(handle.XMLDesc(flags)).iterfind("devices/interface/mac")
             ]
             if interface is not None and mac not in macs:
                 raise InputError(f"{domain} has no NIC with MAC {mac}; it has {', '.join(macs) or 'none'}")

@@ -22,6 +22,9 @@ def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
     except ValueError as error:
         raise InputError(f"tap {argv[1]!r} {error}") from None
     if argv[0].endswith("ifdown"):
+        if _parent() in ("libvirtd", "virtqemud") and os.path.exists(f"/sys/class/net/{tap}"):
+            # libvirt's own tap is gone by now: this one belongs to another guest (a start that failed as its name was taken).
+            return None
         # The configuration may have changed since: the records know whose tap it was.
         return Event(Action.UNPLUG, Domain(""), "qemu", ifname=tap)
     found = config.load(MODES).claims_by_tap(tap)
@@ -29,14 +32,18 @@ def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
         if _parent() in ("libvirtd", "virtqemud"):
             # libvirt's own hook knows the domain, and does the work.
             return None
-        raise ConfigError(
-            f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it"
-        )
+        raise ConfigError(f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
     domain, claim = found
     if not claim.mac:
         raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
     guest = Domain(domain, "", (Vif(claim.mac, tap),), (claim,), partial=True)
-    return Event(Action.PLUG, guest, "qemu", ifname=tap, announce=True)
+    return Event(Action.PLUG, guest, "qemu", ifname=tap, announce=not _started_follows(domain))
+
+
+def _started_follows(domain: str) -> bool:
+    """Whether libvirt will call its own hook at `started`: at a start (also an incoming migration's), not at a hot-plug,
+    when the domain's status file is there already."""
+    return _parent() in ("libvirtd", "virtqemud") and not os.path.exists(f"/run/libvirt/qemu/{domain}.xml")
 
 
 def _parent() -> str:

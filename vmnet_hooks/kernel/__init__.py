@@ -1,1 +1,1 @@
-"""The kernel edge: the only code that reads and changes kernel state. `linux.Kernel` is all of it; importing it costs pyroute2."""
+"""The kernel edge: the only code that reads and changes kernel state. `linux.Kernel` is all of it, and costs pyroute2."""

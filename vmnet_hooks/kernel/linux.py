@@ -9,7 +9,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from ..compose import Host, Link
 from ..errors import KernelError
 from ..plan import Plan
-from ..state import NftElement, NftTable, Resource, Sysctl, TableName
+from ..state import FORWARDING_GATE, NftElement, NftTable, Resource, Sysctl, TableName
 from . import sysctl
 from .netlink import Netlink
 from .nft import Nft
@@ -38,7 +38,8 @@ class Kernel:
         ipv6 = os.path.exists(f"{sysctl.ROOT}/net/ipv6/conf")
         found = {name: link for name in dict.fromkeys(links) if name and (link := self.netlink.link(name))}
         ra_links = self.netlink.ra_links() if ipv6 else ()
-        return Host(found, ipv6, ra_links, int(sysctl.read("net/ipv4/conf/all/rp_filter") or 0))
+        rp_filter = int(sysctl.read("net/ipv4/conf/all/rp_filter") or 0)
+        return Host(found, ipv6, ra_links, rp_filter, sysctl.read(FORWARDING_GATE) == "1")
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
         """What is there now under the keys of `wanted`. Raises KernelError."""
@@ -116,6 +117,8 @@ def _reason(error: Exception) -> str:
         if error.code == errno.EEXIST:
             return "something is in the way there already; remove it, or see `vmnet-hook check`"
         return os.strerror(error.code) + ("; run as root" if error.code == errno.EPERM else "")
+    if isinstance(error, FileNotFoundError):
+        return "no such setting; is the link gone, or its MTU below 1280 (IPv6)?"
     if isinstance(error, PermissionError):
         return f"{error.strerror}; run as root"
     if isinstance(error, OSError):

@@ -6,11 +6,14 @@ ten guests and with four thousand.
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink import NLM_F_DUMP, NLM_F_REQUEST
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.rtnl import RTM_GETADDR
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
 from ..compose import Link
 from ..state import (
@@ -28,6 +31,12 @@ from ..state import (
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
 _NTF_PROXY, _NUD_PERMANENT, _RTPROT_RA, _IFA_F_NODAD = 8, 0x80, 9, 2
 _UNIVERSE, _LINK = 0, 253
+_RTPROT_KERNEL, _RTPROT_BOOT, _RTPROT_STATIC = 2, 3, 4
+_ATTEMPTS = 50
+_OTHER_SELECTORS = tuple(
+    f"FRA_{name}"
+    for name in ("FWMARK", "IIFNAME", "OIFNAME", "L3MDEV", "UID_RANGE", "IP_PROTO", "SPORT_RANGE", "DPORT_RANGE", "TUN_ID")
+)
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -39,6 +48,15 @@ class Netlink:
 
     def close(self) -> None:
         self._ip.close()
+
+    def _dump(self, ask: Callable[..., Any], **match: Any) -> list[Any]:
+        """A whole dump. The kernel says so when something changed under it (a routing daemon is at work): asked again."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return list(ask("dump", **match))
+            except NetlinkDumpInterrupted:
+                continue
+        return list(ask("dump", **match))
 
     def _get(self, ifname: str) -> Any | None:
         try:
@@ -59,6 +77,7 @@ class Netlink:
             message.get_attr("IFLA_ADDRESS") or "",
             (info.get_attr("IFLA_INFO_KIND") if info else "") or "",
             bool(message["flags"] & 1),
+            self._name(master) if (master := message.get_attr("IFLA_MASTER")) else "",
         )
 
     def _index(self, ifname: str) -> int:
@@ -74,7 +93,7 @@ class Netlink:
 
     def ra_links(self) -> tuple[str, ...]:
         """Links with a default route that was learned from a router advertisement."""
-        routes = self._ip.route("dump", family=socket.AF_INET6, table=MAIN_TABLE, proto=_RTPROT_RA)
+        routes = self._dump(self._ip.route, family=socket.AF_INET6, table=MAIN_TABLE, proto=_RTPROT_RA)
         indexes = {r.get_attr("RTA_OIF") for r in routes if r["dst_len"] == 0 and r["proto"] == _RTPROT_RA}
         return tuple(sorted(self._name(index) for index in indexes if index))
 
@@ -158,11 +177,12 @@ class Netlink:
         return cache["addr", ifname]
 
     def _dump_addresses(self, index: int) -> set[str]:
-        messages = self._ip.addr("dump", index=index)
+        # In the header: pyroute2's own `index` filters what has come, and that would be every link's addresses.
+        request = ifaddrmsg()
+        request["index"] = index
+        messages = self._dump(lambda _: self._ip.nlm_request(request, RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP))
         return {
-            f"{m.get_attr('IFA_LOCAL') or m.get_attr('IFA_ADDRESS')}/{m['prefixlen']}"
-            for m in messages
-            if m["index"] == index
+            f"{m.get_attr('IFA_LOCAL') or m.get_attr('IFA_ADDRESS')}/{m['prefixlen']}" for m in messages if m["index"] == index
         }
 
     def _read_neighbour(self, want: Neighbour, cache: dict[Any, Any]) -> Neighbour | None:
@@ -179,28 +199,32 @@ class Netlink:
         if link is None:
             return []
         try:
-            return list(
-                self._ip.neigh(
-                    "get", family=_family(want.address), dst=want.address, ifindex=link["index"], flags=flags
-                )
-            )
+            return list(self._ip.neigh("get", family=_family(want.address), dst=want.address, ifindex=link["index"], flags=flags))
         except NetlinkError as error:
             if error.code in _ABSENT:
                 return []
             raise
 
     def _read_route(self, want: Route, cache: dict[Any, Any]) -> Route | None:
-        # The dump is filtered by the kernel to one table and one device. A route through another device is not looked for
-        # (a router may hold a million of them): the kernel itself refuses to add a second one.
+        # The dump is filtered by the kernel to one table and one device. A route through another device is not looked for:
+        # the kernel itself refuses to add a second one.
         key = ("route", want.family, want.table, want.dev)
         if key not in cache:
             link = self._cached(want.dev, cache)
-            cache[key] = {r.dst: r for r in self._routes(want.family, table=want.table, oif=link["index"])} if link else {}
+            # In the main table only by those who may have put our subnet there: a router may hold a million other routes.
+            protos = (PROTO, _RTPROT_KERNEL, _RTPROT_BOOT, _RTPROT_STATIC) if want.table == MAIN_TABLE else (0,)
+            cache[key] = {}
+            if link:
+                for proto in protos:
+                    match = {"proto": proto} if proto else {}
+                    found = self._routes(want.family, table=want.table, oif=link["index"], **match)
+                    cache[key].update((route.dst, route) for route in found)
         return cache[key].get(want.dst)
 
     def _routes(self, family: int, **match: int) -> list[Route]:
         routes = []
-        for m in self._ip.route("dump", family=_FAMILY[family], **match):
+        names: dict[int, str] = {}
+        for m in self._dump(self._ip.route, family=_FAMILY[family], **match):
             if m["type"] != 1 or m["tos"]:
                 continue
             priority = m.get_attr("RTA_PRIORITY") or 0
@@ -209,7 +233,7 @@ class Netlink:
             route = Route(
                 m.get_attr("RTA_TABLE"),
                 f"{dst}/{m['dst_len']}",
-                self._name(index) if index else "",
+                (names.get(index) or names.setdefault(index, self._name(index))) if index else "",
                 m.get_attr("RTA_GATEWAY") or "",
                 m["proto"],
             )
@@ -224,8 +248,10 @@ class Netlink:
     def rules(self) -> list[Rule]:
         """Every rule that selects by one subnet."""
         result = []
-        for family, constant in _FAMILY.items():
-            for m in self._ip.rule("dump", family=constant):
+        for constant in _FAMILY.values():
+            for m in self._dump(self._ip.rule, family=constant):
+                if any(m.get_attr(selector) for selector in _OTHER_SELECTORS) or (m["src_len"] and m["dst_len"]):
+                    continue
                 for selector, attribute, length in (("from", "FRA_SRC", m["src_len"]), ("to", "FRA_DST", m["dst_len"])):
                     if address := m.get_attr(attribute):
                         result.append(
@@ -279,9 +305,7 @@ class Netlink:
                 case Address():
                     self._addr("del", self._index(have.ifname), have.address)
                 case Neighbour():
-                    self._ip.neigh(
-                        "del", family=_family(have.address), dst=have.address, ifindex=self._index(have.ifname)
-                    )
+                    self._ip.neigh("del", family=_family(have.address), dst=have.address, ifindex=self._index(have.ifname))
                 case ProxyNeighbour():
                     self._ip.neigh(
                         "del",

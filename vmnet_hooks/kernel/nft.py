@@ -135,6 +135,8 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
         key = key["elem"]["val"]
     items = key["concat"] if isinstance(key, dict) and "concat" in key else [key]
     parts = [f"{i['prefix']['addr']}/{i['prefix']['len']}" if isinstance(i, dict) else str(i) for i in items]
+    if name == "closed":
+        return NftElement(family, name, tuple(parts), str(value))
     # The interface comes first, but for the masquerade sets: subnet . interface.
     position = 1 if name.startswith("masquerade") else 0
     parts[position] = f'"{parts[position]}"'

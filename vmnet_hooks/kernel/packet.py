@@ -17,9 +17,10 @@ ROUNDS = (0.0, 1.1)
 _BROADCAST = b"\xff" * 6
 
 
-def announce(pairs: Sequence[tuple[str, str]]) -> None:
-    """Announces (link, address) pairs without making the caller wait. Never raises: what fails goes to the log."""
-    if not pairs:
+def announce(calls: Sequence[tuple[str, str, str]]) -> None:
+    """Announces (link, address, tap) without making the caller wait, for as long as the tap is there: a guest that has left
+    in the meantime may run elsewhere. Never raises: what fails goes to the log."""
+    if not calls:
         return
     try:
         if os.fork():
@@ -33,13 +34,21 @@ def announce(pairs: Sequence[tuple[str, str]]) -> None:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         os.closerange(3, 256)
+        taps = {tap: _index(tap) for _, _, tap in calls}
         for delay in ROUNDS:
             time.sleep(delay)
-            send(pairs)
+            send((link, address) for link, address, tap in calls if taps[tap] and _index(tap) == taps[tap])
     except Exception as error:
         syslog.syslog(syslog.LOG_WARNING, f"announcements not sent: {error}")
     finally:
         os._exit(0)
+
+
+def _index(ifname: str) -> int:
+    try:
+        return socket.if_nametoindex(ifname)
+    except OSError:
+        return 0
 
 
 def send(pairs: Iterable[tuple[str, str]]) -> None:

@@ -3,7 +3,7 @@
 from .. import values
 from ..config import Network, Option, Required
 from ..domain import Vif
-from ..errors import ConfigError, InputError
+from ..errors import InputError
 from ..state import LinkAttribute, Resource, Sysctl
 
 OPTIONS = (
@@ -22,9 +22,7 @@ def check_together(networks: list[Network]) -> None:
     for network in networks:
         first = seen.setdefault(network["bridge"], network)
         if first is not network:
-            raise network.error(
-                "bridge", f"{network['bridge']} is already the bridge of networks.{first.name}; use one of them"
-            )
+            raise network.error("bridge", f"{network['bridge']} is already the bridge of networks.{first.name}; use one of them")
 
 
 def bridge_of(network: Network) -> str:
@@ -45,9 +43,8 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
 
 
 def network_resources(network: Network, host) -> list[Resource]:
-    raise ConfigError(
-        f"{network.source}: networks.{network.name}: a bridged network has nothing to bring up without a guest"
-    )
+    """None: the bridge is the admin's."""
+    return []
 
 
 def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:

@@ -67,9 +67,7 @@ OPTIONS = (
         Required,
         "the routing table of this network: a number not in use by another",
     ),
-    Option(
-        "table_name", values.name, "", "the table's name for iproute2, registered under rt_tables.d while guests run"
-    ),
+    Option("table_name", values.name, "", "the table's name for iproute2, registered under rt_tables.d while guests run"),
     Option(
         "role",
         values.one_of("host", "router", "router+host"),
@@ -88,7 +86,7 @@ OPTIONS = (
                 "arp_source",
                 _address(4),
                 None,
-                "sender of ARP requests on the uplink: an unused address of the subnet, the same on every node (role host needs it)",
+                "sender of ARP requests on the uplink: an unused address of the subnet, the same on every node (for role host)",
             ),
         ),
     ),
@@ -102,12 +100,8 @@ OPTIONS = (
             Option("gateway", _address(6), Required, "write the gateway's address"),
         ),
     ),
-    Option(
-        "masquerade", values.ifname, "", "router roles: translate guests' addresses on the way out of this interface"
-    ),
-    Option(
-        "external", values.ifname, "", "router roles: the interface to the outside, where forwarding is switched on too"
-    ),
+    Option("masquerade", values.ifname, "", "router roles: translate guests' addresses on the way out of this interface"),
+    Option("external", values.ifname, "", "router roles: the interface to the outside, where forwarding is switched on too"),
     Option(
         "permanent_neighbours",
         values.boolean,
@@ -118,7 +112,7 @@ OPTIONS = (
         "tap_mac",
         _mac_or_none,
         "fe:ff:ff:ff:ff:ff",
-        "the MAC of every tap, the same on every node, so that a guest's neighbour entry survives migration; \"\" keeps the tap's own",
+        "the MAC of every tap, on every node, so that a guest's neighbour entry survives migration; \"\" keeps the tap's",
     ),
     Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own"),
     Option("rule_priority", values.integer(1, 32765), 22000, "priority of the network's policy rules"),
@@ -131,6 +125,8 @@ _INET = """\
 	set macs { type ifname . ether_addr; }
 	set sources4 { type ifname . ether_addr . ipv4_addr; }
 	set sources6 { type ifname . ether_addr . ipv6_addr; }
+	set closed { type nf_proto; }
+	set forwarding { type ifname; }
 	set masquerade4 { type ipv4_addr . ifname; flags interval; }
 	set masquerade6 { type ipv6_addr . ifname; flags interval; }
 	chain guard {
@@ -148,12 +144,16 @@ _INET = """\
 		iifname . ether saddr @macs accept
 		counter drop
 	}
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		meta nfproto @closed iifname != @forwarding counter drop
+	}
 	chain nat {
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr . oifname @masquerade4 masquerade
 		ip6 saddr . oifname @masquerade6 masquerade
 	}"""
-_INET_RULES = (("guard", 1), ("guest", 5), ("nat", 2), ("unnumbered", 2))
+_INET_RULES = (("forward", 1), ("guard", 1), ("guest", 5), ("nat", 2), ("unnumbered", 2))
 
 _ARP = """\
 	comment "vmnet-hooks: routed guests"
@@ -188,26 +188,18 @@ def check(network: Network) -> None:
     if not sides:
         raise network.error("", "has neither ipv4 nor ipv6; add ipv4 = { subnet = …, gateway = … }")
     if network["table"] in (253, 254, 255):
-        raise network.error(
-            "table", f"{network['table']} is one of the kernel's own (default, main, local); choose another"
-        )
+        raise network.error("table", f"{network['table']} is one of the kernel's own (default, main, local); choose another")
     if network["table_name"] in ("main", "local", "default", "unspec"):
-        raise network.error(
-            "table_name", f"{network['table_name']} is one of the kernel's own tables; choose another name"
-        )
+        raise network.error("table_name", f"{network['table_name']} is one of the kernel's own tables; choose another name")
     for key, side in sides:
         if side["subnet"].prefixlen == 0:
-            raise network.error(
-                f"{key}.subnet", f"{side['subnet']} is every address there is; write the guests' own subnet"
-            )
+            raise network.error(f"{key}.subnet", f"{side['subnet']} is every address there is; write the guests' own subnet")
         for name in ("gateway", "arp_source"):
             if side.get(name) is not None and (problem := _unusable(side[name], side["subnet"])):
                 raise network.error(f"{key}.{name}", f"{side[name]} {problem}; choose a host address of the subnet")
     ipv4 = network["ipv4"]
     if ipv4 and ipv4["arp_source"] == ipv4["gateway"]:
-        raise network.error(
-            "ipv4.arp_source", f"{ipv4['arp_source']} is the gateway; choose an unused address of the subnet"
-        )
+        raise network.error("ipv4.arp_source", f"{ipv4['arp_source']} is the gateway; choose an unused address of the subnet")
     if ipv4 and not router and ipv4["arp_source"] is None:
         raise network.error(
             "ipv4.arp_source", "missing; role host needs an unused address of the subnet as the uplink's ARP sender"
@@ -236,9 +228,7 @@ def check_together(networks: list[Network]) -> None:
     for number, network in enumerate(networks):
         for other in networks[:number]:
             if network["table"] == other["table"]:
-                raise network.error(
-                    "table", f"{network['table']} is already the table of networks.{other.name}; choose another"
-                )
+                raise network.error("table", f"{network['table']} is already the table of networks.{other.name}; choose another")
             if network["table_name"] and network["table_name"] == other["table_name"]:
                 raise network.error(
                     "table_name", f"{network['table_name']} is already that of networks.{other.name}; choose another"
@@ -268,9 +258,7 @@ def links(network: Network) -> tuple[str, ...]:
 def bind(vif: Vif, network: Network, where: str) -> Vif:
     """Checks the guest's addresses, and gives it subnet + EUI-64 where it has no IPv6 address of its own."""
     if network["role"] == "router":
-        raise InputError(
-            f"{where}: network {network.name} has role router on this node, which runs no guests; use router+host"
-        )
+        raise InputError(f"{where}: network {network.name} has role router on this node, which runs no guests; use router+host")
     addresses: list[values.IPAddress] = []
     for text in vif.addresses:
         try:
@@ -293,9 +281,7 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
     if ipv6 and not any(address.version == 6 for address in addresses) and ipv6["subnet"].prefixlen == 64:
         addresses.append(values.eui64(ipv6["subnet"], vif.mac))
     if not addresses:
-        raise InputError(
-            f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one with --ip"
-        )
+        raise InputError(f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one with --ip")
     return Vif(vif.mac, vif.ifname, vif.index, vif.bridge, vif.network, tuple(map(str, addresses)), vif.filter)
 
 
@@ -305,6 +291,12 @@ def network_resources(network: Network, host) -> list[Resource]:
 
 
 def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
+    link = host.links.get(vif.ifname)
+    if link and link.master:
+        raise InputError(
+            f"tap {vif.ifname} is a port of {link.master}, and network {network.name} is routed; "
+            f"make the NIC <interface type='ethernet'>, or put it on a bridged network"
+        )
     return [*_network(network, host), *_filter(vif, network), *_tap(vif, network, host), *_paths(vif, network)]
 
 
@@ -335,12 +327,19 @@ def _network(network: Network, host) -> Iterator[Resource]:
                 yield Sysctl(f"net/ipv6/conf/{dev}/accept_ra", "2")
         yield Sysctl(f"net/ipv6/conf/{uplink}/disable_ipv6", "0")
         yield Sysctl(f"net/ipv6/conf/{uplink}/accept_ra", "2" if uplink in host.ra_links else "0")
+        # The kernel forwards IPv6 by `all` alone, whatever the device says. A host that did not forward before shall not
+        # begin to between interfaces that are none of ours: there, the device decides, as it does for IPv4.
+        if not host.router6:
+            yield NftElement("inet", "closed", ("ipv6",))
+        for dev in (uplink, *outside):
+            yield NftElement("inet", "forwarding", (f'"{dev}"',))
         yield Sysctl(FORWARDING_GATE, "1")
         for dev in (uplink, *outside):
             yield Sysctl(f"net/ipv6/conf/{dev}/forwarding", "1")
         if network["role"] != "router":
             yield from _proxy_ndp(uplink)
-    yield LinkAttribute(uplink, "state", "up")
+    # Not taken down again: by then others may use the link.
+    yield LinkAttribute(uplink, "state", "up", stays=True)
     if network["table_name"]:
         yield TableName(table, network["table_name"])
     for key, side in _sides(network):
@@ -372,6 +371,8 @@ def _proxy_ndp(dev: str) -> Iterator[Resource]:
 def _filter(vif: Vif, network: Network) -> Iterator[Resource]:
     """Elements for one tap: the ARP sender, the guest's own addresses, and unless opened, what may leave the tap."""
     tap, mac = f'"{vif.ifname}"', vif.mac
+    if network["ipv6"]:
+        yield NftElement("inet", "forwarding", (tap,))
     ipv4 = [address for address in vif.addresses if ":" not in address]
     ipv6 = [address for address in vif.addresses if ":" in address]
     if network["ipv4"]:
@@ -415,6 +416,8 @@ def _tap(vif: Vif, network: Network, host) -> Iterator[Resource]:
         yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")
     if network["mtu"]:
         yield LinkAttribute(tap, "mtu", str(network["mtu"]))
+    # A port of a bridge shows the bridge as iifname, and never comes to the guard.
+    yield LinkAttribute(tap, "master", "")
     if mac:
         yield LinkAttribute(tap, "address", mac)
         if network["ipv6"]:
@@ -432,6 +435,9 @@ def _paths(vif: Vif, network: Network) -> Iterator[Resource]:
         yield Route(network["table"], f"{address}/{128 if ':' in address else 32}", tap)
     if network["ipv6"]:
         yield ProxyNeighbour(tap, str(network["ipv6"]["gateway"]))
+    if network["ipv4"] and network["role"] == "router+host":
+        # With arp_ignore=1 (hosts of load balancers set it) the kernel answers only for addresses of the link that was asked.
+        yield Address(tap, f"{network['ipv4']['gateway']}/32")
 
 
 def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:
