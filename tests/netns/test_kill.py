@@ -150,7 +150,8 @@ def test_stop_killed_then_repaired(scene):
         scene.add_taps()
         return killed
 
-    assert points(attempt) > 1
+    # A bridged tap that is gone took everything with it: there is only the record to forget.
+    assert points(attempt) >= 1
 
 
 def test_repair_killed_then_repaired():
