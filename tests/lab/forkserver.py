@@ -90,7 +90,9 @@ def die_at(point: int) -> None:
 
         def __getattr__(self, name: str) -> Any:
             value = getattr(self.real, name)
-            return before(value, lambda *args: bool(args) and isinstance(args[0], str) and args[0] in CHANGES) if callable(value) else value
+            if not callable(value):
+                return value
+            return before(value, lambda *args: bool(args) and isinstance(args[0], str) and args[0] in CHANGES)
 
     opened = netlink.Netlink.__init__
 

@@ -39,7 +39,7 @@ def unnumbered(lab) -> str:
 
 
 def test_set_and_unset_on_a_running_domain(lab):
-    lab.host.define(domain_xml("dom1", [UNCLAIMED]))
+    lab.host.define(domain_xml("dom1", [UNCLAIMED, BRIDGED]))
     lab.host.virsh("start", "dom1", "--paused")
     words = ["--network", "public", *(word for ip in IPS for word in ("--ip", ip))]
     command(lab, "set", "dom1", MAC, *words)

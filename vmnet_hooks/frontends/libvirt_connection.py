@@ -3,6 +3,7 @@
 Metadata: https://libvirt.org/formatdomain.html#custom-metadata
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -68,11 +69,12 @@ def not_running(uuids: set[str]) -> set[str]:
 
 def claim(domain: str, mac: str, network: str, addresses: list[str], is_open: bool) -> None:
     """Writes a NIC's claim into the domain's metadata, live and persistent, in place of an older one."""
-    interface = etree.Element(f"{{{NAMESPACE}}}interface", {"mac": mac, "network": network}, nsmap={"vmnet": NAMESPACE})
+    # libvirt puts the namespace in, and takes it out again.
+    interface = etree.Element("interface", {"mac": mac, "network": network})
     if is_open:
         interface.set("filter", "no")
     for address in addresses:
-        etree.SubElement(interface, f"{{{NAMESPACE}}}ip", {"address": address})
+        etree.SubElement(interface, "ip", {"address": address})
     _edit(domain, mac, interface)
 
 
@@ -101,7 +103,7 @@ def _edit(domain: str, mac: str, interface: Any | None) -> None:
             for child in old:
                 element.remove(child)
             if interface is not None:
-                element.append(etree.fromstring(etree.tostring(interface)))
+                element.append(copy.deepcopy(interface))
             text = etree.tostring(element).decode() if len(element) else None
             handle.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, "vmnet", NAMESPACE, scope)
             changed = True
@@ -115,12 +117,5 @@ def _metadata(handle: Any, scope: int) -> Any:
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_METADATA:
             raise
-        return etree.Element(f"{{{NAMESPACE}}}domain", nsmap={"vmnet": NAMESPACE})
-    found = etree.fromstring(text)
-    # libvirt hands the element out without its namespace.
-    element = etree.Element(f"{{{NAMESPACE}}}domain", nsmap={"vmnet": NAMESPACE})
-    for child in found:
-        copy = etree.SubElement(element, f"{{{NAMESPACE}}}{etree.QName(child).localname}", dict(child.attrib))
-        for grandchild in child:
-            etree.SubElement(copy, f"{{{NAMESPACE}}}{etree.QName(grandchild).localname}", dict(grandchild.attrib))
-    return element
+        return etree.Element("domain")
+    return etree.fromstring(text)

@@ -29,9 +29,6 @@ def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
         return Event(Action.UNPLUG, Domain(""), "qemu", ifname=tap)
     found = config.load(MODES).claims_by_tap(tap)
     if found is None:
-        if _parent() in ("libvirtd", "virtqemud"):
-            # libvirt's own hook knows the domain, and does the work.
-            return None
         raise ConfigError(f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
     domain, claim = found
     if not claim.mac:
