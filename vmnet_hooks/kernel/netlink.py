@@ -147,11 +147,7 @@ class Netlink:
                 master = message.get_attr("IFLA_MASTER")
                 value = self._name(master) if master else ""
             case "isolated":
-                info = message.get_attr("IFLA_LINKINFO")
-                data = info.get_attr("IFLA_INFO_SLAVE_DATA") if info else None
-                isolated = data.get_attr("IFLA_BRPORT_ISOLATED") if hasattr(data, "get_attr") else None
-                if isolated is None:
-                    isolated = self._isolated(want.ifname, message["index"])
+                isolated = self._isolated(want.ifname)
                 if isolated is None:
                     return None
                 value = "on" if isolated else "off"
@@ -162,8 +158,8 @@ class Netlink:
                 raise TypeError(f"not a link attribute: {want}")
         return LinkAttribute(want.ifname, want.name, value)
 
-    def _isolated(self, ifname: str, index: int) -> bool | None:
-        # 0.7.2 leaves IFLA_INFO_SLAVE_DATA of a bridge port undecoded; the bridge's own dump has it.
+    def _isolated(self, ifname: str) -> bool | None:
+        # From sysfs: pyroute2 leaves IFLA_INFO_SLAVE_DATA of a bridge's port undecoded.
         try:
             with open(f"/sys/class/net/{ifname}/brport/isolated") as file:
                 return file.read().strip() == "1"
