@@ -45,6 +45,9 @@ class Netlink:
 
     def __init__(self) -> None:
         self._ip = IPRoute(strict_check=True)
+        if hasattr(self._ip, "asyncore"):
+            # pyroute2 0.9's synchronous face does not set what its own nlm_request reads.
+            self._ip.asyncore.status.setdefault("nlm_generator", False)
 
     def close(self) -> None:
         self._ip.close()
