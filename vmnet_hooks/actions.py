@@ -20,6 +20,8 @@ from .modes import MODES
 def act(event: Event) -> str:
     """Carries an event out. Returns what was done, for the log; "" if nothing was. Raises VmnetError."""
     domain = event.domain
+    if event.action in (Action.UP, Action.DOWN):
+        return _network(event)
     if event.action is Action.INCOMING:
         if domain.uuid:
             store.Store().expect(domain.uuid)
@@ -40,6 +42,18 @@ def act(event: Event) -> str:
     if event.announce:
         _activate(event, declared)
     return described(owners)
+
+
+def _network(event: Event) -> str:
+    """A network of the host's own, which no configuration file declares."""
+    if event.action is Action.DOWN and not os.path.exists(f"{store.DIRECTORY}/state.db"):
+        return ""
+    with _engine(config.Config({})) as engine:
+        if event.action is Action.DOWN:
+            return "taken down" if engine.down_owner(event.owner) else ""
+        network = event.network
+        changed = engine.up_network(network, event.owner)
+    return f"{network['role']}, table {network['table']}" if changed else ""
 
 
 def _reconnect(event: Event) -> list[Owner]:

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 
 class Action(Enum):
     """What a front end asks for. PLUG: the tap exists, the guest does not run yet. ACTIVATE: the guest runs *here*.
-    RECONNECT: the hypervisor's daemon restarted; must never fail."""
+    RECONNECT: the hypervisor's daemon restarted; must never fail. UP and DOWN: of a network of the host's own."""
 
     PLUG = "plug"
     ACTIVATE = "activate"
     UNPLUG = "unplug"
     RECONNECT = "reconnect"
     INCOMING = "incoming"
+    UP = "up"
+    DOWN = "down"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ class Domain:
 @dataclass(frozen=True)
 class Event:
     """What happened. With `ifname`, only that vif of the domain is meant. With `announce`, no ACTIVATE will follow the PLUG.
-    `warning` is what a front end could not read of an event that must not fail for it."""
+    `warning` is what a front end could not read of an event that must not fail for it.
+
+    UP and DOWN have no domain: `owner` is the id that claims what `network` (a config.Network, for UP) needs."""
 
     action: Action
     domain: Domain
@@ -73,6 +78,8 @@ class Event:
     ifname: str = ""
     warning: str = ""
     announce: bool = False
+    owner: str = ""
+    network: Any = None
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def handle(frontend: str, argv: Sequence[str]) -> int:
         if event is not None:
             done = import_module("vmnet_hooks.actions").act(event)
             if done:
-                log(syslog.LOG_INFO, f"{event.action.value} {event.domain.name}: {done}")
+                log(syslog.LOG_INFO, f"{event.action.value} {event.domain.name or event.owner}: {done}")
             if event.warning:
                 raise VmnetError(event.warning)
         return 0

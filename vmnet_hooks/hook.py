@@ -1,9 +1,10 @@
 """What every installed hook runs. Decides with next to no imports whether a call matters: most do not."""
 
+import posix
 import sys
 from importlib import import_module
 
-from .frontends import FRONTENDS, of
+from .frontends import FRONTENDS, VARIABLES, of
 
 
 def main(path: str, argv: list[str]) -> int:
@@ -14,5 +15,7 @@ def main(path: str, argv: list[str]) -> int:
         return 2
     _, position, operations = FRONTENDS[name]
     if position and len(argv) > position and argv[position] not in operations:
+        return 0
+    if name in VARIABLES and not posix.environ.get(VARIABLES[name]):
         return 0
     return import_module("vmnet_hooks.handle").handle(name, argv)

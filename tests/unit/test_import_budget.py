@@ -9,6 +9,7 @@ from scenario import EVERYTHING
 
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = ROOT / "hooks" / "libvirt" / "qemu"
+IFUPDOWN = ROOT / "hooks" / "ifupdown" / "vmnet"
 HEAVY = frozenset(
     "os site sitecustomize re json enum dataclasses typing collections collections.abc functools contextlib pathlib "
     "tomllib ipaddress ctypes sqlite3 socket struct syslog subprocess logging lxml lxml.etree pyroute2 click libvirt "
@@ -16,9 +17,9 @@ HEAVY = frozenset(
 )
 
 
-def loaded(*argv: str) -> tuple[subprocess.CompletedProcess, set[str]]:
-    command = [sys.executable, "-IS", "-X", "importtime", str(HOOK), *argv]
-    done = subprocess.run(command, input=b"<domain", capture_output=True, timeout=60)
+def loaded(*argv: str, hook: Path = HOOK, env: dict[str, str] | None = None) -> tuple[subprocess.CompletedProcess, set[str]]:
+    command = [sys.executable, "-IS", "-X", "importtime", str(hook), *argv]
+    done = subprocess.run(command, input=b"<domain", capture_output=True, timeout=60, env=env)
     lines = [line for line in done.stderr.decode().splitlines() if line.startswith("import time:")]
     return done, {line.rpartition("|")[2].strip() for line in lines} - {"imported package"}
 
@@ -34,6 +35,21 @@ def test_an_ignored_call_loads_next_to_nothing(operation):
     bare = subprocess.run([sys.executable, "-IS", "-X", "importtime", "-c", "pass"], capture_output=True)
     base = {line.rpartition("|")[2].strip() for line in bare.stderr.decode().splitlines()}
     assert len(modules - base - mine) <= 5, sorted(modules - base - mine)
+
+
+@pytest.mark.parametrize("environ", [{}, {"IF_IP_ROUTING_TABLE": ""}, {"ADDRFAM": "meta", "IFACE": "--all", "IF_ADDRESS": "::1"}])
+def test_a_stanza_that_is_none_of_ours_loads_next_to_nothing(environ):
+    done, modules = loaded(hook=IFUPDOWN, env=environ)
+    assert done.returncode == 0 and done.stdout == b""
+    assert modules & HEAVY == set()
+    assert {m for m in modules if m.startswith("vmnet_hooks")} == {"vmnet_hooks", "vmnet_hooks.hook", "vmnet_hooks.frontends"}
+
+
+def test_a_stanza_that_is_refused_does_not_load_the_kernel():
+    environ = {"IF_IP_ROUTING_TABLE": "222", "IFACE": "eth1", "ADDRFAM": "inet", "MODE": "start"}
+    done, modules = loaded(hook=IFUPDOWN, env=environ)
+    assert done.returncode == 2 and b"iface eth1 inet: ip-gateway: missing" in done.stderr
+    assert not {m for m in modules if m.startswith(("pyroute2", "lxml", "click", "sqlite3"))}
 
 
 def test_a_call_that_matters_loads_more():

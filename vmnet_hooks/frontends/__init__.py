@@ -8,7 +8,11 @@ FRONTENDS = {
     "libvirt/qemu": ("libvirt", 2, ("start", "started", "stopped", "release", "reconnect", "migrate")),
     "qemu/ifup": ("qemu", 0, ()),
     "qemu/ifdown": ("qemu", 0, ()),
+    "ifupdown/vmnet": ("ifupdown", 0, ()),
 }
+
+# hook: the environment variable without which a call is none of ours
+VARIABLES = {"ifupdown/vmnet": b"IF_IP_ROUTING_TABLE"}
 
 
 def of(path: str) -> str:

@@ -1,0 +1,179 @@
+"""Debian's ifupdown: /etc/network/if-up.d and if-down.d, run by run-parts with a stanza of interfaces(5) in the environment.
+
+A stanza with `ip-routing-table` is a routed network whose uplink is the stanza's interface. Its options are those of
+gnt-networking's vmrouter.ifup; each becomes the option of vmnet.toml(5) that says the same.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from .. import values
+from ..config import Network, Option
+from ..domain import Action, Domain, Event
+from ..errors import ConfigError, InputError, one_line
+from ..modes import MODES
+
+INTERFACES = "/etc/network/interfaces"
+RT_TABLES = ("/usr/share/iproute2", "/etc/iproute2")
+"""Where iproute2 looks for rt_tables and rt_tables.d: what comes later wins."""
+
+OPTIONS = {
+    "uplink": "",
+    "table": "ip-routing-table",
+    "subnet": "ip-routes",
+    "gateway": "ip-gateway",
+    "arp_source": "arp-ip",
+}
+"""Options of a routed network, and how the stanza spells them."""
+
+_ROWS: Mapping[str, Option] = {row.name: row for row in MODES["routed"].OPTIONS}
+
+
+@dataclass(frozen=True)
+class Stanza(Network):
+    """A routed network that a stanza declares: errors name the stanza's options."""
+
+    def error(self, option: str, problem: str) -> ConfigError:
+        word = option.rpartition(".")[2]
+        return _error(self.source, OPTIONS.get(word, word), problem)
+
+
+def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+    """The event of a call; None where the stanza is none of ours. Raises InputError."""
+    return event(os.environ)
+
+
+def event(environ: Mapping[str, str]) -> Event | None:
+    """The event of what ifup, or ifdown, put into the environment. Raises InputError."""
+    if "IFACE" not in environ or environ.get("MODE") not in ("start", "stop"):
+        raise InputError("IFACE or MODE is not set; ifup and ifdown call this, see vmnet-hook(8)")
+    family = environ.get("ADDRFAM", "")
+    if family not in ("inet", "inet6"):
+        return None
+    ifname = environ["IFACE"]
+    where = f"{INTERFACES}: iface {one_line(environ.get('LOGICAL') or ifname)} {family}"
+    try:
+        values.ifname(ifname)
+    except ValueError as error:
+        raise _error(where, "", f"{one_line(repr(ifname))} {error}") from None
+    owner = f"ifupdown:{ifname}/{family}"
+    if environ["MODE"] == "stop":
+        # By the record alone: the stanza may have been edited since.
+        return Event(Action.DOWN, Domain(""), "ifupdown", owner=owner)
+    return Event(Action.UP, Domain(""), "ifupdown", owner=owner, network=network(environ, ifname, family, where))
+
+
+def network(environ: Mapping[str, str], ifname: str, family: str, where: str) -> Network:
+    """The routed network that a stanza declares, as TOML would. Raises ConfigError."""
+    words = {key: environ.get(f"IF_{key.upper().replace('-', '_')}", "") for key in (*OPTIONS.values(), "address", "netmask")}
+    if len(words["ip-routes"].split()) > 1:
+        raise _error(
+            where, "ip-routes", f"{_quoted(words['ip-routes'])} is more than one subnet; write one, in a stanza of its own"
+        )
+    _switch(environ, where, "ip-forwarding", False)
+    proxy = _switch(environ, where, "ip-proxy-arp" if family == "inet" else "ip-proxy-ndp", None)
+    key = "ipv4" if family == "inet" else "ipv6"
+    rows = {row.name: row for row in _ROWS[key].keys}
+    own = _own(words["address"], words["netmask"])
+    if not words["ip-gateway"] and own is None:
+        raise _error(where, "ip-gateway", "missing; write the gateway's address, or give the interface one in this stanza")
+    gateway = words["ip-gateway"] or str(own.ip)
+    side: dict[str, Any] = {row.name: row.default for row in rows.values()}
+    side["subnet"] = _parsed(rows["subnet"], words["ip-routes"], where)
+    side["gateway"] = _parsed(rows["gateway"], gateway, where)
+    if "arp_source" in rows and words["arp-ip"]:
+        side["arp_source"] = _parsed(rows["arp_source"], words["arp-ip"], where)
+    role = "host"
+    if own is not None and own.ip == side["gateway"]:
+        role = "router+host" if proxy else "router"
+        if own.network.prefixlen != side["subnet"].prefixlen and own.ip in side["subnet"]:
+            raise _error(
+                where,
+                "address",
+                f"{own} is not in {side['subnet']} with its prefix length; write {own.ip}/{side['subnet'].prefixlen}",
+            )
+    elif proxy is False:
+        raise _error(
+            where,
+            f"ip-proxy-{'arp' if family == 'inet' else 'ndp'}",
+            "0, but a node that is not the gateway answers for its guests; write 1",
+        )
+    options = {row.name: row.default for row in _ROWS.values()}
+    options |= {"uplink": ifname, "table": _table(words["ip-routing-table"], where), "role": role, key: side}
+    found = Stanza("networks", f"{ifname}-{family}", options, where, "routed")
+    MODES["routed"].check(found)
+    return found
+
+
+def _error(where: str, option: str, problem: str) -> ConfigError:
+    return ConfigError(f"{where}: {option}: {problem}" if option else f"{where}: {problem}")
+
+
+def _quoted(text: str) -> str:
+    return one_line(repr(text))[:80]
+
+
+def _switch(environ: Mapping[str, str], where: str, option: str, refused: bool | None) -> bool | None:
+    """The value of a 0 or 1 option; None if it is not given. Raises ConfigError if it is what is `refused`."""
+    text = environ.get(f"IF_{option.upper().replace('-', '_')}", "")
+    if text not in ("", "0", "1"):
+        raise _error(where, option, f"{_quoted(text)} is neither 0 nor 1")
+    value = None if not text else text == "1"
+    if value is not None and value is refused:
+        raise _error(where, option, f"{text}, but a routed network forwards; write 1, or remove ip-routing-table")
+    return value
+
+
+def _parsed(row: Option, text: str, where: str) -> Any:
+    if not text:
+        raise _error(where, OPTIONS[row.name], f"missing; {row.doc}")
+    try:
+        return row.parse(text)
+    except ValueError as error:
+        raise _error(where, OPTIONS[row.name], f"{_quoted(text)} {error}") from None
+
+
+def _own(address: str, netmask: str) -> Any:
+    """The interface's own address by the stanza; None if it has none. ifup has refused one that is none."""
+    try:
+        return ipaddress.ip_interface(address if "/" in address or not netmask else f"{address}/{netmask}")
+    except ValueError:
+        return None
+
+
+def _table(word: str, where: str) -> int:
+    """The number of a routing table; a name is looked up where iproute2 does."""
+    if re.fullmatch(r"[0-9]{1,10}", word, re.ASCII):
+        number = int(word)
+    else:
+        known = dict(_names())
+        if word not in known:
+            remedy = "write its number, or register the name in /etc/iproute2/rt_tables.d/*.conf"
+            raise _error(where, "ip-routing-table", f"{_quoted(word)} is no routing table's name; {remedy}")
+        number = known[word]
+    try:
+        return _ROWS["table"].parse(number)
+    except ValueError as error:
+        raise _error(where, "ip-routing-table", f"{_quoted(word)} {error}") from None
+
+
+def _names() -> Iterator[tuple[str, int]]:
+    for folder in RT_TABLES:
+        paths = [f"{folder}/rt_tables"]
+        try:
+            paths += sorted(
+                f"{folder}/rt_tables.d/{name}" for name in os.listdir(f"{folder}/rt_tables.d") if name.endswith(".conf")
+            )
+        except OSError:
+            pass
+        for path in paths:
+            try:
+                with open(path, errors="replace") as file:
+                    found = re.findall(r"(?m)^\s*(0[xX][0-9a-fA-F]+|[0-9]+)\s+([^\s#]+)", file.read(1 << 20))
+            except OSError:
+                continue
+            yield from ((name, int(number, 0 if number[:2].lower() == "0x" else 10)) for number, name in found)
