@@ -102,12 +102,13 @@ deb: packages-deb
 
 # The hooks look for the package two folders above themselves, so it lives beside them.
 install:
-	install -d $(LIBDIR)/hooks/libvirt $(LIBDIR)/hooks/qemu $(DESTDIR)$(PREFIX)/bin
+	install -d $(LIBDIR)/hooks/libvirt $(LIBDIR)/hooks/qemu $(LIBDIR)/hooks/ifupdown $(DESTDIR)$(PREFIX)/bin
 	find vmnet_hooks -name '*.py' -exec install -D -m 644 {} $(LIBDIR)/{} \;
 	install -m 755 hooks/run $(LIBDIR)/hooks/run
 	ln -sf ../run $(LIBDIR)/hooks/libvirt/qemu
 	ln -sf ../run $(LIBDIR)/hooks/qemu/ifup
 	ln -sf ../run $(LIBDIR)/hooks/qemu/ifdown
+	ln -sf ../run $(LIBDIR)/hooks/ifupdown/vmnet
 	printf '%s\n' '#!/usr/bin/python3 -I' 'import sys' 'sys.path.insert(0, "$(PREFIX)/lib/vmnet-hooks")' \
 	    'from vmnet_hooks.cli import main' 'sys.exit(main())' >$(DESTDIR)$(PREFIX)/bin/vmnet-hook
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/vmnet-hook
@@ -120,6 +121,10 @@ install:
 	install -d $(DESTDIR)/etc/vmnet-hooks/conf.d $(DESTDIR)/etc/vmnet-hooks/domains.d $(DESTDIR)/etc/libvirt/hooks/qemu.d
 	[ -e $(DESTDIR)/etc/vmnet-hooks/vmnet.toml ] || install -m 644 etc/vmnet.toml $(DESTDIR)/etc/vmnet-hooks/vmnet.toml
 	ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/libvirt/qemu $(DESTDIR)/etc/libvirt/hooks/qemu.d/vmnet-hooks
+	for dir in if-up.d if-down.d; do \
+	    install -d $(DESTDIR)/etc/network/$$dir; \
+	    ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/ifupdown/vmnet $(DESTDIR)/etc/network/$$dir/vmnet-hooks; \
+	done
 
 clean:
 	rm -rf dist build .venv-check *.egg-info .pybuild .pytest_cache .mypy_cache .ruff_cache

@@ -23,6 +23,7 @@ TOOLS = {
     "tcpdump": "tcpdump",
     "ping": "iputils-ping",
     "arping": "iputils-arping",
+    "ifup": "ifupdown",
 }
 
 

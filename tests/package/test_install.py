@@ -56,7 +56,7 @@ def test_pip_install(tmp_path: Path) -> None:
     shutil.rmtree(tree)
     hooks = venv / "lib/vmnet-hooks/hooks"
     assert "validate" in run([str(venv / "bin/vmnet-hook"), "--help"], tmp_path)
-    for hook in ("run", "libvirt/qemu", "qemu/ifup", "qemu/ifdown"):
+    for hook in ("run", "libvirt/qemu", "qemu/ifup", "qemu/ifdown", "ifupdown/vmnet"):
         assert os.access(hooks / hook, os.X_OK), hook
     assert_hook_works(hooks / "libvirt/qemu")
     link = tmp_path / "hooks/qemu.d/vmnet-hooks"

@@ -43,5 +43,5 @@ def test_nothing_is_executable_but_programs():
     for path in (ROOT / "vmnet_hooks").rglob("*.py"):
         assert not os.access(path, os.X_OK), path
     assert os.access(ROOT / "hooks" / "run", os.X_OK)
-    for link in ("libvirt/qemu", "qemu/ifup", "qemu/ifdown"):
+    for link in ("libvirt/qemu", "qemu/ifup", "qemu/ifdown", "ifupdown/vmnet"):
         assert os.readlink(ROOT / "hooks" / link) == "../run"
