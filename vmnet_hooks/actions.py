@@ -14,7 +14,7 @@ from .domain import Action, Event, Owner
 from .engine import activate
 from .errors import InputError
 from .kernel import packet
-from .modes import MODES
+from .sections import SECTIONS
 
 
 def act(event: Event) -> str:
@@ -26,10 +26,12 @@ def act(event: Event) -> str:
         if domain.uuid:
             store.Store().expect(domain.uuid)
         return ""
+    if event.action is Action.PREPARE:
+        return _prepare(event)
     if event.action is Action.RECONNECT:
         return described(_reconnect(event))
     # Clean-up goes by the records alone: a broken configuration must not keep it from happening.
-    declared = config.Config({}) if event.action is Action.UNPLUG else config.load(MODES)
+    declared = config.Config({}) if event.action is Action.UNPLUG else config.load(SECTIONS)
     claimed = event.action is Action.PLUG and _claimed(event, declared)
     if not claimed and not _recorded(event):
         return ""
@@ -56,10 +58,23 @@ def _network(event: Event) -> str:
     return f"{network['role']}, table {network['table']}" if changed else ""
 
 
+def _prepare(event: Event) -> str:
+    """The taps do not exist yet, and the hypervisor may want a bridge for them."""
+    declared = config.load(SECTIONS)
+    if not declared.parts:
+        return ""
+    bound = compose.bind(event.domain, declared, declared.claims(event.domain.name))
+    networks = [network for _, network in bound if compose.needs(network, declared)]
+    if not networks:
+        return ""
+    with _engine(declared) as engine:
+        return ", ".join(owner.id.replace(":", " ", 1) for owner in engine.prepare(event.domain, networks, event.frontend))
+
+
 def _reconnect(event: Event) -> list[Owner]:
     """The guest runs: it keeps what it was started with, above all its filter, whatever its description says by now."""
     try:
-        declared = config.load(MODES)
+        declared = config.load(SECTIONS)
         if _claimed(event, declared):
             with _engine(declared) as engine:
                 return engine.plug(event.domain, event.frontend)

@@ -4,21 +4,23 @@
 import json
 import os
 import syslog
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 import click
 
-from . import __version__, actions, compose, config, host, store, values
+from . import __version__, actions, compose, config, guard, host, store, values
 from .config import INTERFACE_OPTIONS, Option, Required
 from .domain import Domain, Owner
-from .engine import Drift, Engine, activate
-from .errors import InputError, VmnetError, one_line, shortened
+from .engine import Drift, Engine, activate, label_of
+from .errors import ConfigError, InputError, VmnetError, one_line, shortened
 from .frontends import libvirt, libvirt_connection
 from .kernel import packet
 from .modes import MODES
+from .sections import SECTIONS
 
 RECORDS_ALONE = config.Config({})
 """Clean-up needs no configuration: a broken one must not keep it from happening."""
@@ -95,14 +97,23 @@ def domain_names(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     try:
-        return [name for name in config.load(MODES).networks if name.startswith(incomplete)]
+        return [name for name in config.load(SECTIONS).networks if name.startswith(incomplete)]
     except VmnetError:
         return []
 
 
+def part_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        declared = config.load(SECTIONS)
+    except VmnetError:
+        return []
+    names = [*declared.networks, *(part.name for part in declared.parts.values())]
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 DOMAIN = click.argument("domain", shell_complete=domain_names)
 OPTIONAL_DOMAIN = click.argument("domain", default="", shell_complete=domain_names)
-NETWORK = click.argument("network", shell_complete=network_names)
+PARTS = click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=part_names)
 XML = click.option(
     "--xml",
     metavar="FILE",
@@ -156,19 +167,29 @@ def report(verb: str, name: str, owners: Sequence[Owner]) -> None:
 
 
 @main.command()
-@DOMAIN
+@click.argument("words", metavar="DOMAIN | start DOMAIN | stop DOMAIN | up [NAME]... | down [NAME]...", nargs=-1, required=True)
 @XML
-@click.option("--stop", "stopping", is_flag=True, help="Show what stop would do.")
+@click.option("--stop", "stopping", is_flag=True, help="The same as `plan stop DOMAIN`.")
 @JSON
-def plan(domain: str, xml: str | None, stopping: bool, to_json: bool) -> None:
-    """Print what start (or stop) would do now, as a shell script. Nothing is changed."""
-    guest = Domain(domain) if stopping and not xml else describe(domain, xml)
-    with engine() as opened:
-        changes = opened.plan_unplug(guest) if stopping else opened.plan_plug(guest, "cli")
+def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool) -> None:
+    """Show what a start (or stop) of DOMAIN, or what up (or down), would change now: a shell script with the same effect."""
+    verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
+    if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
+        raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
+    with engine(None if verb in ("start", "up") else RECORDS_ALONE) as opened:
+        if verb == "up":
+            changes = opened.plan_up(names)
+        elif verb == "down":
+            changes = opened.plan_down(names)
+        elif verb == "stop":
+            changes = opened.plan_unplug(describe(names[0], xml) if xml else Domain(names[0]))
+        else:
+            changes = opened.plan_plug(describe(names[0], xml), "cli")
     if to_json:
         as_json([{"key": change.subject.key, "command": str(change)} for change in changes])
         return
-    click.echo(f"# {one_line(domain)}: {'nothing to do' if not changes else f'{len(changes)} changes'}")
+    what = one_line(" ".join(names) or verb)
+    click.echo(f"# {what}: {'nothing to do' if not changes else f'{len(changes)} changes'}")
     for change in changes:
         click.echo(str(change))
 
@@ -184,7 +205,7 @@ def status(domain: str, to_json: bool) -> None:
     drifted = {drift.owner for drift in drifts}
     rows: list[dict[str, Any]] = []
     for owner in owners:
-        name = owner.domain or f"network {owner.network}"
+        name = label_of(owner)
         rows.append(
             {
                 "domain": owner.domain,
@@ -231,6 +252,9 @@ def check(domain: str, to_json: bool) -> None:
     """Compare records, configuration and kernel (of DOMAIN). Exit status 1 and a list if they differ."""
     with engine() as opened:
         drifts = opened.check(domain, gone(opened.store.owners()))
+        hazards = [] if domain else opened.hazards()
+    for hazard in hazards:
+        click.echo(f"warning: {hazard}", err=True)
     show(drifts, to_json, "ok")
     if drifts:
         raise SystemExit(1)
@@ -266,21 +290,78 @@ def show(drifts: Sequence[Drift], to_json: bool, nothing: str) -> None:
 
 
 @main.command()
-@NETWORK
-def up(network: str) -> None:
-    """Bring a routed NETWORK up without any guest: a router node."""
+@PARTS
+@click.option(
+    "--confirm-within",
+    metavar="SECONDS",
+    type=click.FloatRange(1, 86400),
+    help="Put everything back unless `vmnet-hook confirm` is run in time.",
+)
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 3600),
+    default=0.0,
+    help="Wait for interfaces that do not exist yet (at boot).",
+)
+def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> None:
+    """Bring up what is declared: links, bridges, bonds, NAT, routed networks. All of it, or NAME and what it needs.
+
+    A bridge that takes over an interface with live addresses is put back if the default gateway does not answer any more.
+    """
     with engine() as opened:
-        opened.up(network)
-    click.echo(f"up {network}")
+        if not names and not opened.config.parts and not opened.config.networks:
+            click.echo("nothing is declared")
+            return
+        end = time.monotonic() + wait
+        while True:
+            try:
+                changed = opened.up(names, guard.Watch(), confirm_within or 0)
+                break
+            except ConfigError:
+                # A missing interface, among others: it may still come.
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+    for owner in changed:
+        report_part("up", owner)
+    if not changed:
+        click.echo("up: nothing to do")
+    elif confirm_within:
+        click.echo(f"run `vmnet-hook confirm` within {confirm_within:g} s, or everything is put back")
 
 
 @main.command()
-@NETWORK
-def down(network: str) -> None:
-    """Take down a NETWORK that was brought up. Guests that run keep what they need."""
+def confirm() -> None:
+    """Keep what `up --confirm-within` changed."""
     with engine(RECORDS_ALONE) as opened:
-        opened.down(network)
-    click.echo(f"down {network}")
+        if not opened.confirm():
+            raise InputError("nothing waits to be confirmed; was it put back? See `journalctl -t vmnet-hook`")
+    click.echo("confirmed")
+
+
+@main.command()
+@PARTS
+def down(names: tuple[str, ...]) -> None:
+    """Take down what `up` brought up: all of it, or NAME. What guests that run need stays until they have stopped."""
+    with engine(RECORDS_ALONE) as opened:
+        gone = opened.down(names)
+        kept = [owner for owner in opened.store.owners(domain="") if names and {owner.id, owner.network} & set(names)]
+    for owner in gone:
+        report_part("down", owner)
+    for owner in kept:
+        click.echo(f"{part_label(owner)} stays until nobody needs it", err=True)
+    if not gone and not kept:
+        click.echo("down: nothing to do")
+
+
+def report_part(verb: str, owner: Owner) -> None:
+    click.echo(f"{verb} {part_label(owner)}")
+    syslog.syslog(syslog.LOG_INFO, f"{verb} {part_label(owner)}")
+
+
+def part_label(owner: Owner) -> str:
+    return one_line(label_of(owner))
 
 
 @main.command()
@@ -288,7 +369,7 @@ def down(network: str) -> None:
 @JSON
 def validate(config_dir: str, to_json: bool) -> None:
     """Check every configuration file, the ones in domains.d included."""
-    declared = config.load(MODES, config_dir)
+    declared = config.load(SECTIONS, config_dir)
     domains = [os.path.basename(path).removesuffix(".toml") for path in config.toml_files(f"{config_dir}/domains.d")]
     seen: dict[tuple[str, str], str] = {}
     for name in domains:
@@ -301,9 +382,10 @@ def validate(config_dir: str, to_json: bool) -> None:
             vif = compose.Vif(claim.mac or "02:00:00:00:00:01", claim.ifname).claimed(claim)
             MODES[network.mode].bind(vif, network, claim.source)
     if to_json:
-        as_json({"networks": list(declared.networks), "domains": domains})
+        as_json({"networks": list(declared.networks), "parts": list(declared.parts), "domains": domains})
     else:
-        click.echo(f"ok: {len(declared.networks)} networks, {len(domains)} domains")
+        parts = f", {len(declared.parts)} host parts" if declared.parts else ""
+        click.echo(f"ok: {len(declared.networks)} networks{parts}, {len(domains)} domains")
 
 
 @main.command()
@@ -313,6 +395,9 @@ def options(to_json: bool) -> None:
     rows = [{"key": "networks.NAME.mode", "default": None, "required": True, "doc": f"one of {', '.join(MODES)}"}]
     for mode, module in MODES.items():
         rows += _option_rows(module.OPTIONS, f"networks.NAME({mode})")
+    for section, module in SECTIONS.items():
+        if section != "networks":
+            rows += _option_rows(module.OPTIONS, f"{section}.NAME")
     rows += _option_rows(INTERFACE_OPTIONS, "domains.d/DOMAIN.toml: interfaces[]")
     if to_json:
         as_json(rows)
@@ -342,16 +427,24 @@ def _toml(value: object) -> str:
 @click.option("--network", required=True, help="The network that the NIC is on.", shell_complete=network_names)
 @click.option("--ip", "addresses", multiple=True, help="An address of the guest's (may be repeated; IPv4 and IPv6).")
 @click.option("--no-filter", "is_open", is_flag=True, help="Let the NIC send from any address.")
-def set_(domain: str, mac: str, network: str, addresses: tuple[str, ...], is_open: bool) -> None:
+@click.option("--vlan", type=click.IntRange(1, 4094), help="The NIC's untagged VLAN, on a VLAN-aware bridge.")
+@click.option("--tagged", multiple=True, help="A VLAN, or a range as 20-30, that the NIC gets tagged (may be repeated).")
+def set_(
+    domain: str, mac: str, network: str, addresses: tuple[str, ...], is_open: bool, vlan: int | None, tagged: tuple[str, ...]
+) -> None:
     """Put the NIC with MAC of DOMAIN on a network: written into libvirt's metadata, live and persistent.
 
     A domain that runs is changed by the next start of it, or by `vmnet-hook start DOMAIN`.
     """
     mac = _mac(mac)
-    declared = config.load(MODES).network(network, "--network")
-    vif = compose.Vif(mac, network=network, addresses=addresses, filter=not is_open)
+    declared = config.load(SECTIONS).network(network, "--network")
+    try:
+        trunk = values.vids([int(t) if t.isdecimal() else t for t in tagged]) if tagged else None
+    except ValueError as error:
+        raise InputError(f"--tagged {error}") from None
+    vif = compose.Vif(mac, network=network, addresses=addresses, filter=not is_open, vlan=vlan, tagged=trunk)
     MODES[declared.mode].bind(vif, declared, "--ip")
-    libvirt_connection.claim(domain, mac, network, [str(values.address(a)) for a in addresses], is_open)
+    libvirt_connection.claim(domain, replace(vif, addresses=tuple(str(values.address(a)) for a in addresses)))
     click.echo(f"{domain}: {mac} on {network}" + (f" ({', '.join(addresses)})" if addresses else ""))
 
 

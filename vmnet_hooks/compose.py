@@ -8,16 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from . import values
-from .config import Config, Network
+from .config import LINKS, Config, Declared, Network
 from .domain import Claim, Domain, Vif
 from .errors import ConflictError, InputError
+from .hostnet import link as hostlink
 from .modes import MODES
-from .state import Resource
+from .sections import SECTIONS
+from .state import Adoption, Resource
 
 
 @dataclass(frozen=True)
 class Link:
-    """What the kernel says of a link of interest."""
+    """What the kernel says of a link of interest. `ours`: we made it."""
 
     index: int
     mtu: int
@@ -25,18 +27,30 @@ class Link:
     kind: str
     up: bool = True
     master: str = ""
+    ours: bool = False
+    vlan_filtering: bool = False
 
 
 @dataclass(frozen=True)
 class Host:
-    """What a composition may depend on besides its own input. `ra_links` are links whose default route was learned from a
-    router advertisement; `rp_filter` is net.ipv4.conf.all.rp_filter; `router6` says that the host forwarded IPv6 before us."""
+    """What a composition may depend on besides its own input: facts of the kernel's, and what else is declared.
+
+    `ra_links` are links whose default route was learned from a router advertisement; `rp_filter` is
+    net.ipv4.conf.all.rp_filter; `router6` says that the host forwarded IPv6 before us; `addresses` are those of links that
+    shall be ports, link-local ones left out; `vlans` names the VLAN devices by (parent, ID); `adoptions` say by port what a
+    bridge takes over; `machine` tells this host from others; `parts` are the declared links by name, `nats` the NATs."""
 
     links: Mapping[str, Link] = field(default_factory=dict)
     ipv6: bool = True
     ra_links: tuple[str, ...] = ()
     rp_filter: int = 0
     router6: bool = False
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    vlans: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    adoptions: Mapping[str, Adoption] = field(default_factory=dict)
+    machine: str = ""
+    parts: Mapping[str, Declared] = field(default_factory=dict)
+    nats: tuple[Declared, ...] = ()
 
 
 Bound = tuple[Vif, Network]
@@ -97,10 +111,13 @@ def _overruled(claim: Claim, domain: Domain) -> bool:
 
 
 def _by_bridge(vif: Vif, config: Config) -> Claim | None:
-    for network in config.networks.values():
-        if vif.bridge and MODES[network.mode].bridge_of(network) == vif.bridge:
-            return Claim(network.name, vif.mac, source=f"{network.source}: networks.{network.name}.bridge")
-    return None
+    if not vif.bridge:
+        return None
+    found = [n for n in config.networks.values() if MODES[n.mode].bridge_of(n) == vif.bridge]
+    # Of several networks on one VLAN-aware bridge, the bridge's name does not say which.
+    if len(found) != 1:
+        return None
+    return Claim(found[0].name, vif.mac, source=f"{found[0].source}: networks.{found[0].name}.bridge")
 
 
 def check_domain(domain: Domain, bound: Sequence[Bound]) -> None:
@@ -118,14 +135,44 @@ def links_of(vif: Vif, network: Network) -> tuple[str, ...]:
     return (vif.ifname, *MODES[network.mode].links(network))
 
 
+def links_below(names: Iterable[str], config: Config) -> tuple[str, ...]:
+    """`names` and every link that declared ones among them stand on."""
+    found: dict[str, None] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name and name not in found:
+            found[name] = None
+            part = config.link(name)
+            waiting += hostlink.lower_links(part) if part else ()
+    return tuple(found)
+
+
+def links_of_part(part: Declared) -> tuple[str, ...]:
+    """The links whose state `compose_part` needs to know, but for those below."""
+    if isinstance(part, Network):
+        return MODES[part.mode].links(part)
+    return (part.name,) if part.id.partition(":")[0] in LINKS else (part["out"],)
+
+
+def needs(part: Declared, config: Config) -> tuple[str, ...]:
+    """Ids of the parts that must be up for this one."""
+    below = links_of_part(part) if isinstance(part, Network) or part.section == "nat" else hostlink.lower_links(part)
+    return tuple(found.id for name in below if (found := config.link(name)))
+
+
 def compose(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:
     """Every resource that one NIC needs, those that it shares with its network included."""
     return {resource.key: resource for resource in MODES[network.mode].vif_resources(vif, network, host)}
 
 
-def compose_network(network: Network, host: Host) -> dict[str, Resource]:
-    """The resources of a network alone, without any guest (a router node)."""
-    return {resource.key: resource for resource in MODES[network.mode].network_resources(network, host)}
+def compose_part(part: Declared, host: Host) -> dict[str, Resource]:
+    """The resources of a part of the host alone: of a network without any guest (a router node), of a link, of a NAT."""
+    if isinstance(part, Network):
+        found = MODES[part.mode].network_resources(part, host)
+    else:
+        found = SECTIONS[part.section].resources(part, host)
+    return {resource.key: resource for resource in found}
 
 
 def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:

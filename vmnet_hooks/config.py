@@ -1,19 +1,21 @@
 """What the admin declared: /etc/vmnet-hooks/vmnet.toml, conf.d/*.toml and domains.d/DOMAIN.toml.
 
-An `Option` row sits beside the mode that uses it; this file knows how to read and check rows, not what they mean.
+An `Option` row sits beside the mode, or the kind of link, that uses it; this file knows how to read and check rows, not
+what they mean.
 """
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from . import values
 from .domain import Claim
-from .errors import ConfigError, one_line
+from .errors import ConfigError, InputError, one_line
 
 DIRECTORY = "/etc/vmnet-hooks"
 MAX_BYTES = 4 << 20
@@ -39,28 +41,70 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Network:
-    """A declared network. `options` holds every option of its mode; `source` is the file that declared it."""
+class Declared:
+    """A declared part of the host: a table [SECTION.NAME]. `options` holds every option; `source` is the file."""
 
+    section: str
     name: str
-    mode: str
     options: Mapping[str, Any]
     source: str
 
     def __getitem__(self, option: str) -> Any:
         return self.options[option]
 
+    @property
+    def id(self) -> str:
+        """What the part is called on the command line and in the records."""
+        return f"{KINDS[self.section]}:{self.name}"
+
     def error(self, option: str, problem: str) -> ConfigError:
-        key = f"networks.{self.name}" + (f".{option}" if option else "")
+        name = self.name if _BARE.fullmatch(self.name) else f'"{self.name}"'
+        key = f"{self.section}.{name}" + (f".{option}" if option else "")
         return ConfigError(f"{self.source}: {key}: {problem}")
 
 
 @dataclass(frozen=True)
+class Network(Declared):
+    """A declared network."""
+
+    mode: str
+
+
+KINDS = {
+    "vlans": "vlan",
+    "bonds": "bond",
+    "bridges": "bridge",
+    "dummies": "dummy",
+    "nat": "nat",
+    "networks": "network",
+}
+"""The sections of a configuration, and what one of each is called."""
+
+LINKS = ("vlan", "bond", "bridge", "dummy")
+"""The kinds of parts that are links."""
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
 class Config:
-    """Every declared network, by name, and the folder that holds domains.d."""
+    """Every declared network by name, every other part by id, and the folder that holds domains.d."""
 
     networks: Mapping[str, Network]
     directory: str = DIRECTORY
+    parts: Mapping[str, Declared] = field(default_factory=dict)
+
+    def link(self, name: str) -> Declared | None:
+        """The declared link of that name."""
+        return next((p for kind in LINKS if (p := self.parts.get(f"{kind}:{name}"))), None)
+
+    def find(self, name: str) -> list[Declared]:
+        """The parts of that name, or of that KIND:NAME. Raises InputError if there is none."""
+        everything = {**self.parts, **{network.id: network for network in self.networks.values()}}
+        found = [part for part in everything.values() if name in (part.id, part.name)]
+        if not found:
+            raise InputError(f"{one_line(repr(name))} is not declared in {self.directory}{nearest(name, everything)}")
+        return found
 
     def network(self, name: str, where: str) -> Network:
         """The network `name`. Raises ConfigError, for the claim made at `where`, if there is none."""
@@ -149,42 +193,52 @@ def parse_options(rows: Sequence[Option], table: object, where: str) -> dict[str
     return result
 
 
-def load(modes: Mapping[str, ModuleType], directory: str = DIRECTORY) -> Config:
-    """Reads and checks the whole configuration. No file at all is an empty configuration. Raises ConfigError."""
+def load(sections: Mapping[str, ModuleType], directory: str = DIRECTORY) -> Config:
+    """Reads and checks the whole configuration by the registry of sections. No file at all is an empty configuration.
+    Raises ConfigError."""
     paths = [f"{directory}/vmnet.toml"] if os.path.exists(f"{directory}/vmnet.toml") else []
     paths += toml_files(f"{directory}/conf.d")
-    networks: dict[str, Network] = {}
+    found: dict[str, Declared] = {}
     for path in paths:
-        document = read_toml(path)
-        for key in document:
-            if key != "networks":
-                raise ConfigError(f"{path}: unknown key {one_line(repr(key))}{nearest(key, ['networks'])}")
-        declared = document.get("networks", {})
-        if not isinstance(declared, dict):
-            raise ConfigError(f"{path}: networks: must be tables, [networks.NAME]")
-        for name, table in declared.items():
-            where = f"{path}: networks.{one_line(name)}"
-            if name in networks:
-                raise ConfigError(f"{where}: already declared in {networks[name].source}; remove one")
-            networks[name] = _network(name, table, where, path, modes)
-    for mode, module in modes.items():
-        module.check_together([network for network in networks.values() if network.mode == mode])
-    return Config(networks, directory)
+        for section, tables in read_toml(path).items():
+            if section not in sections:
+                raise ConfigError(f"{path}: unknown key {one_line(repr(section))}{nearest(section, sections)}")
+            if not isinstance(tables, dict):
+                raise ConfigError(f"{path}: {section}: must be tables, [{section}.NAME]")
+            for name, table in tables.items():
+                part = _part(section, name, table, path, sections[section])
+                if part.id in found:
+                    raise part.error("", f"already declared in {found[part.id].source}; remove one")
+                found[part.id] = part
+    networks = {part.name: part for part in found.values() if isinstance(part, Network)}
+    parts = {key: part for key, part in found.items() if not isinstance(part, Network)}
+    for network in networks.values():
+        for part in sections["networks"].implied(network):
+            parts.setdefault(part.id, part)
+    declared = Config(networks, directory, parts)
+    for module in sections.values():
+        module.check_together(declared)
+    return declared
 
 
-def _network(name: str, table: object, where: str, path: str, modes: Mapping[str, ModuleType]) -> Network:
+def _part(section: str, name: str, table: object, path: str, module: ModuleType) -> Declared:
+    where = f"{path}: {section}.{one_line(name)}"
     try:
-        values.name(name)
+        module.parse_name(name)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: must be a table, is {one_line(repr(table))[:80]}")
-    mode = table.get("mode")
+    if section != "networks":
+        part = Declared(section, name, parse_options(module.OPTIONS, table, where), path)
+        module.check(part)
+        return part
+    mode, modes = table.get("mode"), module.MODES
     if not isinstance(mode, str) or mode not in modes:
         problem = "missing" if mode is None else f"{one_line(repr(mode))} is not a mode"
         raise ConfigError(f"{where}.mode: {problem}; use one of {', '.join(modes)}")
-    rows = modes[mode].OPTIONS
-    network = Network(name, mode, parse_options(rows, {k: v for k, v in table.items() if k != "mode"}, where), path)
+    options = parse_options(modes[mode].OPTIONS, {k: v for k, v in table.items() if k != "mode"}, where)
+    network = Network(section, name, options, path, mode)
     modes[mode].check(network)
     return network
 
@@ -206,6 +260,8 @@ INTERFACE_OPTIONS = (
     Option("ifname", values.ifname, "", "the tap's name; plain QEMU's ifup and ifdown know nothing else"),
     Option("ips", _addresses, (), "the guest's addresses, IPv4 and IPv6, without prefix lengths"),
     Option("filter", values.boolean, True, "let only the guest's own MAC and addresses out of the tap (routed networks)"),
+    Option("vlan", values.integer(1, 4094), None, "VLAN-aware bridges: the NIC's untagged VLAN, instead of the network's"),
+    Option("tagged", values.vids, None, "VLAN-aware bridges: the VLANs that the NIC gets tagged, instead of the network's"),
 )
 """The keys of an `[[interfaces]]` table in domains.d/DOMAIN.toml."""
 
@@ -224,5 +280,6 @@ def _claims(path: str) -> list[Claim]:
         row = parse_options(INTERFACE_OPTIONS, table, where)
         if not row["mac"] and not row["ifname"]:
             raise ConfigError(f"{where}: names neither a mac nor an ifname; add one")
-        claims.append(Claim(row["network"], row["mac"], row["ifname"], row["ips"], row["filter"], where))
+        trunk = (row["vlan"], row["tagged"])
+        claims.append(Claim(row["network"], row["mac"], row["ifname"], row["ips"], row["filter"], where, *trunk))
     return claims

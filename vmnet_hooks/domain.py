@@ -7,9 +7,10 @@ from typing import Any
 
 
 class Action(Enum):
-    """What a front end asks for. PLUG: the tap exists, the guest does not run yet. ACTIVATE: the guest runs *here*.
+    """What a front end asks for. PREPARE: before the tap exists. PLUG: the tap exists, the guest does not run yet. ACTIVATE: the guest runs *here*.
     RECONNECT: the hypervisor's daemon restarted; must never fail. UP and DOWN: of a network of the host's own."""
 
+    PREPARE = "prepare"
     PLUG = "plug"
     ACTIVATE = "activate"
     UNPLUG = "unplug"
@@ -22,7 +23,7 @@ class Action(Enum):
 @dataclass(frozen=True)
 class Claim:
     """Somebody's word that a NIC (by MAC, or by tap name where a front end knows no MAC) is on a network.
-    `source` is where it was said, for error messages."""
+    `source` is where it was said, for error messages. `vlan` and `tagged` are None where the network's hold."""
 
     network: str
     mac: str = ""
@@ -30,12 +31,14 @@ class Claim:
     addresses: Sequence[str] = ()
     filter: bool = True
     source: str = ""
+    vlan: int | None = None
+    tagged: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Vif:
     """A NIC of a guest. `ifname` is the host's side of it ("" where there is none yet); `bridge` what the hypervisor's own
-    configuration says; `network`, `addresses` and `filter` what was claimed for it."""
+    configuration says; the rest what was claimed for it."""
 
     mac: str
     ifname: str = ""
@@ -44,9 +47,18 @@ class Vif:
     network: str = ""
     addresses: tuple[str, ...] = ()
     filter: bool = True
+    vlan: int | None = None
+    tagged: tuple[int, ...] | None = None
 
     def claimed(self, claim: Claim) -> "Vif":
-        return replace(self, network=claim.network, addresses=tuple(claim.addresses), filter=claim.filter)
+        return replace(
+            self,
+            network=claim.network,
+            addresses=tuple(claim.addresses),
+            filter=claim.filter,
+            vlan=claim.vlan,
+            tagged=claim.tagged,
+        )
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,8 @@ class Event:
 
 @dataclass(frozen=True)
 class Owner:
-    """Who claims resources: a vif of a domain, or (with no domain) a network that was brought up alone.
-    `phase` is plugged, active, or leftover (a clean-up that could not do all)."""
+    """Who claims resources: a vif of a domain, or (with no domain) a part of the host that was brought up alone, whose name
+    is in `network`. `phase` is plugged, active, or leftover (a clean-up that could not do all)."""
 
     id: str
     domain: str
@@ -99,3 +111,5 @@ class Owner:
     addresses: tuple[str, ...] = ()
     filter: bool = True
     since: float = 0.0
+    vlan: int | None = None
+    tagged: tuple[int, ...] | None = None

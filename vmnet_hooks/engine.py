@@ -1,77 +1,21 @@
-"""The pipeline: compose → diff → apply → verify → record, with undo. Every front end and the CLI come through here.
-
-All or nothing for a whole domain. A failed step puts everything back; a killed process leaves a journal, and the next one to
-take the lock puts everything back. Clean-up does all it can, then reports.
+"""The pipeline: compose → diff → apply → verify → record. Every front end and the CLI come through here; what is here is
+about guests, and about what `check` and `repair` do for all.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
-from . import compose, plan
+from . import compose
 from .config import Config, Network
 from .domain import Domain, Owner, Vif
 from .errors import ConfigError, ConflictError, InputError, KernelError, VmnetError
 from .modes import MODES
-from .plan import Change, Plan, Release
-from .state import FORWARDING_GATE, Address, LinkAttribute, NftElement, NftTable, Resource, Rule, Sysctl
-
-
-class Kernel(Protocol):
-    """What the engine needs of a kernel: kernel.linux.Kernel, or a fake one."""
-
-    def close(self) -> None: ...
-    def link(self, ifname: str) -> compose.Link | None: ...
-    def host(self, links: Iterable[str]) -> compose.Host: ...
-    def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]: ...
-    def apply(self, step: Plan) -> None: ...
-    def ours(self) -> dict[str, Resource]: ...
-    def finish(self) -> None: ...
-
-
-class Store(Protocol):
-    """What the engine needs of the records: see store.Store."""
-
-    def close(self) -> None: ...
-    def lock(self) -> AbstractContextManager[None]: ...
-    def owners(self, **match: str) -> list[Owner]: ...
-    def of_domain(self, name: str, uuid: str, ifname: str = "") -> list[Owner]: ...
-    def neighbour(self, network: str, but: Iterable[str]) -> Owner | None: ...
-    def holder(self, network: str, address: str, but: Iterable[str]) -> Owner | None: ...
-    def holder_of_mac(self, network: str, mac: str, but: Iterable[str]) -> Owner | None: ...
-    def claims(self, owner: str) -> dict[str, Resource]: ...
-    def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool: ...
-    def recorded(self, key: str) -> tuple[Resource, Resource | None] | None: ...
-    def resources(self) -> dict[str, Resource]: ...
-    def elements(self, family: str) -> dict[str, Resource]: ...
-    def journal(self) -> tuple[str, list[Change]]: ...
-    def open_journal(self, what: str, plan: Plan) -> None: ...
-    def close_journal(self) -> None: ...
-    def commit(
-        self,
-        drop: Iterable[str],
-        add: Mapping[Owner, Iterable[str]],
-        wants: Mapping[str, Resource],
-        originals: Mapping[str, Resource | None],
-    ) -> None: ...
-    def forget(self, owner: str, keep: Iterable[str] = ()) -> None: ...
-    def set_phase(self, owner: str, phase: str) -> None: ...
-    def expect(self, uuid: str) -> None: ...
-    def expected(self, uuid: str) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Transaction:
-    """A plan together with what it means for the records."""
-
-    plan: Plan
-    add: Mapping[Owner, Sequence[str]] = field(default_factory=dict)
-    drop: Sequence[str] = ()
-    wants: Mapping[str, Resource] = field(default_factory=dict)
-    originals: Mapping[str, Resource | None] = field(default_factory=dict)
+from .parts import Parts
+from .plan import Change, Plan
+from .state import Address, LinkAttribute, NftElement, NftTable, Resource, Rule, Sysctl
+from .transaction import Store, Transaction
 
 
 @dataclass(frozen=True)
@@ -83,17 +27,8 @@ class Drift:
     remedy: str
 
 
-class Engine:
+class Engine(Parts):
     """One engine per process. `kernel` and `store` are the edges; tests bring their own."""
-
-    def __init__(self, declared: Config, kernel: Kernel, store: Store) -> None:
-        self.config = declared
-        self.kernel = kernel
-        self.store = store
-
-    def close(self) -> None:
-        self.kernel.close()
-        self.store.close()
 
     # --- plug ------------------------------------------------------------------------------------------------------
 
@@ -114,36 +49,15 @@ class Engine:
             self._recover()
             transaction = self._plug(domain, bound, frontend)
             self._run(transaction, f"plug {domain.name}")
-        return list(transaction.add)
+        return [owner for owner in transaction.add if owner.domain]
 
     def plan_plug(self, domain: Domain, frontend: str) -> Plan:
         """What `plug` would do now. Taps that do not exist yet are taken to be fresh."""
         return self._plug(domain, self.bind(domain), frontend, imagine=True).plan
 
-    def up(self, name: str) -> Owner:
-        """Brings a network up on its own, as a router node without guests needs it."""
-        network = self.config.network(name, "vmnet-hook up")
-        owner = Owner(f"network:{name}", "", "", "", 0, "", name, "cli", "active", since=time.time())
-        with self.store.lock():
-            self._recover()
-            host = self._host(MODES[network.mode].links(network))
-            wants = compose.compose_network(network, host)
-            if not wants:
-                raise network.error("mode", f"a {network.mode} network has nothing to bring up without a guest")
-            self._run(self._transaction({owner: wants}), f"up {name}")
-        return owner
-
-    def _host(self, links: Iterable[str]) -> compose.Host:
-        """The kernel's facts. What we changed ourselves is no fact: the records know what was there before."""
-        host = self.kernel.host(links)
-        gate = self.store.recorded(f"sysctl {FORWARDING_GATE}")
-        if gate and isinstance(gate[1], Sysctl):
-            host = replace(host, router6=gate[1].value == "1")
-        return host
-
     def _plug(self, domain: Domain, bound: Sequence[compose.Bound], frontend: str, imagine: bool = False) -> Transaction:
         host = self._host(name for vif, network in bound for name in compose.links_of(vif, network))
-        wanted: dict[Owner, dict[str, Resource]] = {}
+        wanted, needs = self._needed((network for _, network in bound), host)
         drop: list[str] = []
         owners: dict[str, compose.Bound] = {}
         for vif, network in bound:
@@ -172,24 +86,27 @@ class Engine:
                 vif.addresses,
                 vif.filter,
                 time.time(),
+                vif.vlan,
+                vif.tagged,
             )
             if known and known[0].phase != "leftover":
                 owner = replace(owner, phase=known[0].phase, since=known[0].since)
             wanted[owner] = compose.compose(vif, network, host)
+            needs[identity] = compose.needs(network, self.config)
             self._check_shared(network, host, [*owners, *drop])
         if not domain.partial:
             # NICs that the domain had and that nothing claims any more.
             drop += [
                 owner.id for owner in self.store.owners(domain_id=domain.id) if owner.id not in owners and owner.id not in drop
             ]
-        return self._transaction(wanted, drop)
+        return self._transaction(wanted, drop, needs)
 
     def _check_shared(self, network: Network, host: compose.Host, but: Sequence[str]) -> None:
         """An edit that moves the network as a whole would leave its running guests where nobody looks for them."""
         other = self.store.neighbour(network.name, but)
         if other is None:
             return
-        shared = compose.compose_network(network, host)
+        shared = compose.compose_part(network, host)
         frame = {key for key, r in shared.items() if isinstance(r, Rule | LinkAttribute | Address)}
         if not frame <= self.store.claims(other.id).keys():
             raise ConflictError(
@@ -216,108 +133,6 @@ class Engine:
         if holder := self.store.holder_of_mac(network, vif.mac, but):
             yield f"MAC {vif.mac}", holder
 
-    def _lives(self, owner: Owner) -> bool:
-        """Whether the tap of a record is still that tap. A name can come back as another domain's."""
-        link = self.kernel.link(owner.ifname)
-        return link is not None and link.index == owner.ifindex
-
-    def _transaction(self, wanted: Mapping[Owner, Mapping[str, Resource]], drop: Sequence[str] = ()) -> Transaction:
-        """Works out the plan: what the owners want, what nobody claims any more, what is there."""
-        wants: dict[str, Resource] = {}
-        for resources in wanted.values():
-            wants.update(resources)
-        for key, resource in wants.items():
-            # A default route learned from advertisements comes and goes: a value once chosen stands while anybody needs it.
-            if isinstance(resource, Sysctl) and resource.path.endswith("/accept_ra") and (found := self.store.recorded(key)):
-                wants[key] = found[0]
-        gone = [*drop, *(owner.id for owner in wanted)]
-        release = self._release(gone, wants)
-        recorded = {key: found[0] for key in wants if (found := self.store.recorded(key))}
-        # The recorded shape too: a route is looked for on its device, and the configuration may name another one now.
-        moved = [resource for key, resource in recorded.items() if resource != wants[key]]
-        # An element that is in no record is added, not looked for: libnftables loads every set of the host to find that one
-        # element is missing, and does so again for the next.
-        known = [r for r in wants.values() if not isinstance(r, NftElement) or r.key in recorded]
-        current = self.kernel.read([*moved, *known, *(item.ours for item in release.values())])
-        originals: dict[str, Resource | None] = {}
-        for key in wants:
-            if key in recorded:
-                continue
-            have = current.get(key)
-            originals[key] = None if have is None or have.ours else have
-            # A table without a record of it is kept, with its elements: they may guard guests that still run. What belongs
-            # to nobody is for `repair` to remove.
-        for table in [r for r in wants.values() if isinstance(r, NftTable) and current.get(r.key) != r]:
-            # The table is made anew: so is every guest's element in it.
-            lost = self.store.elements(table.family)
-            wants = {**{k: r for k, r in lost.items() if k not in release}, **wants}
-            current = {k: r for k, r in current.items() if not (isinstance(r, NftElement) and r.family == table.family)}
-        add = {owner: list(resources) for owner, resources in wanted.items()}
-        return Transaction(plan.diff(wants, release, current), add, list(drop), wants, originals)
-
-    def _release(self, owners: Sequence[str], wants: Mapping[str, Resource]) -> dict[str, Release]:
-        release = {}
-        for owner in owners:
-            for key in self.store.claims(owner):
-                if key not in wants and not self.store.claimed_elsewhere(key, owners):
-                    recorded = self.store.recorded(key)
-                    assert recorded is not None
-                    release[key] = Release(*recorded)
-        return release
-
-    def _run(self, transaction: Transaction, what: str) -> None:
-        """Journal, apply, verify, record; on any failure everything is put back."""
-        self.store.open_journal(what, transaction.plan)
-        done: list[Change] = []
-        try:
-            for step in plan.batches(transaction.plan):
-                # Before the call: a step that fails half-way is put back too.
-                done += step
-                self.kernel.apply(step)
-            self._verify(transaction)
-            self.store.commit(transaction.drop, transaction.add, transaction.wants, transaction.originals)
-        except BaseException as error:
-            left = self._undo(done)
-            self.store.close_journal()
-            if left and isinstance(error, VmnetError):
-                raise type(error)(f"{error} (and putting back failed: {'; '.join(left)})") from None
-            raise
-
-    def _verify(self, transaction: Transaction) -> None:
-        # nft transactions hold as a whole or not at all.
-        changed = [c.want for c in transaction.plan if c.want is not None and not isinstance(c.want, NftElement)]
-        current = self.kernel.read(changed)
-        for resource in changed:
-            have = current.get(resource.key)
-            if have is None or not resource.covers(have):
-                raise KernelError(f"{resource.key}: was set, but the kernel does not hold it; is another program at work here?")
-
-    def _undo(self, done: Sequence[Change]) -> list[str]:
-        """Takes back what holds, newest first. Returns what could not be taken back."""
-        left = []
-        for change in reversed(done):
-            subject = change.subject
-            try:
-                have = self.kernel.read([subject]).get(subject.key)
-                if change.want is None:
-                    undone = have is not None
-                else:
-                    undone = have is None or not change.want.covers(have)
-                if not undone and change.have != have:
-                    self.kernel.apply([change.inverse])
-            except VmnetError as error:
-                left.append(str(error))
-        return left
-
-    def _recover(self) -> None:
-        """Takes back what a killed process left half-done."""
-        what, changes = self.store.journal()
-        if not what:
-            return
-        self.kernel.finish()
-        self._undo(changes)
-        self.store.close_journal()
-
     # --- unplug ----------------------------------------------------------------------------------------------------
 
     def unplug(self, domain: Domain, ifname: str = "") -> list[Owner]:
@@ -333,47 +148,10 @@ class Engine:
             self._unplug(owners)
         return owners
 
-    def down(self, name: str) -> None:
-        """The inverse of `up`. Guests that run keep what they need."""
-        with self.store.lock():
-            self._recover()
-            owners = self.store.owners(id=f"network:{name}")
-            if not owners:
-                raise InputError(f"network {name} is not up; see `vmnet-hook status`")
-            self._unplug(owners)
-
     def plan_unplug(self, domain: Domain) -> Plan:
         """What `unplug` would do now."""
         owners = self.store.of_domain(domain.name, domain.uuid)
         return self._transaction({}, [owner.id for owner in owners]).plan
-
-    def _unplug(self, owners: Sequence[Owner]) -> None:
-        if not owners:
-            return
-        ids = [owner.id for owner in owners]
-        transaction = self._transaction({}, ids)
-        # No journal: an interrupted clean-up is not taken back, and a full disk must not keep it from happening.
-        failed: dict[str, str] = {}
-        for step in plan.batches(transaction.plan):
-            try:
-                self.kernel.apply(step)
-            except VmnetError:
-                # Half of it may be gone already: one by one, and only what is still there.
-                for change in step:
-                    failed.update(self._take_away(change))
-        for owner in owners:
-            self.store.forget(owner.id, [key for key in failed if key in self.store.claims(owner.id)])
-        if failed:
-            raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
-
-    def _take_away(self, change: Change) -> dict[str, str]:
-        key = change.subject.key
-        try:
-            if self.kernel.read([change.subject]):
-                self.kernel.apply([change])
-        except VmnetError as error:
-            return {key: str(error)}
-        return {}
 
     # --- check and repair ------------------------------------------------------------------------------------------
 
@@ -390,7 +168,7 @@ class Engine:
             dead = self._dead(owners, set(gone))
             reported: set[str] = set()
             for owner in owners:
-                label = owner.domain or f"network {owner.network}"
+                label = label_of(owner)
                 if owner in dead:
                     reason = "could not be cleaned up" if owner.phase == "leftover" else f"{owner.ifname} is gone"
                     drifts.append(Drift(label, f"{owner.network}: {reason}", "remove its state"))
@@ -404,10 +182,21 @@ class Engine:
                         continue
                     drifts.append(drift)
                     reported.add(key)
+                for other in self.store.needs(owner.id):
+                    if not self.store.owners(id=other):
+                        drifts.append(
+                            Drift(label, f"needs {other.replace(':', ' ', 1)}, which is not up", f"vmnet-hook up {other}")
+                        )
             if not domain:
                 orphans = {key: r for key, r in self.kernel.ours().items() if key not in claimed}
                 drifts += [Drift("", f"{key}: ours, but in no record", r.unset_command()) for key, r in orphans.items()]
         return drifts
+
+    def hazards(self) -> list[str]:
+        """What of other programs breaks what is set up here: nothing of it is ours to mend."""
+        resources = self.store.resources().values()
+        bridged = any(isinstance(r, LinkAttribute) and r.name == "master" and r.value for r in resources)
+        return self.kernel.hazards(bridged) if resources else []
 
     def repair(self, domain: str = "", gone: Iterable[str] = ()) -> list[Drift]:
         """Makes `check` clean. Returns what it mended. Raises KernelError for what it could not mend."""
@@ -418,8 +207,10 @@ class Engine:
             owners = self.store.owners(domain=domain) if domain else self.store.owners()
             dead = self._dead(owners, set(gone))
             steps: list[Callable[[], None]] = [partial(self._unplug, [owner]) for owner in dead]
-            # Each on its own: a guest that can't be mended (its uplink is gone) must not keep the others open.
-            steps += [partial(self._reapply, [owner]) for owner in owners if owner not in dead]
+            # Each on its own: a guest that can't be mended (its uplink is gone) must not keep the others open. Links before
+            # what stands on them.
+            living = [owner for owner in owners if owner not in dead]
+            steps += [partial(self._reapply, [owner]) for owner in sorted(living, key=self._depth)]
             if not domain:
                 steps.append(self._remove_orphans)
             for step in steps:
@@ -437,7 +228,9 @@ class Engine:
             self._recover()
             owners = [owner for owner in self.store.of_domain(domain.name, domain.uuid) if self._lives(owner)]
             if owners:
-                self._run(self._transaction({owner: self.store.claims(owner.id) for owner in owners}), f"reassert {domain.name}")
+                needs = {owner.id: self.store.needs(owner.id) for owner in owners}
+                wanted = {owner: self.store.claims(owner.id) for owner in owners}
+                self._run(self._transaction(wanted, (), needs), f"reassert {domain.name}")
         return owners
 
     def _dead(self, owners: Sequence[Owner], gone: set[str]) -> list[Owner]:
@@ -448,14 +241,17 @@ class Engine:
         ]
 
     def _wants(self, owner: Owner) -> tuple[dict[str, Resource], str]:
-        """What a vif shall have by today's configuration; by its record where the configuration has lost it."""
+        """What an owner shall have by today's configuration; by its record where the configuration has lost it."""
+        if owner.id.startswith("ifupdown:"):
+            return self.store.claims(owner.id), ""
         try:
-            network = self.config.network(owner.network, owner.domain or "up")
             if not owner.domain:
-                return compose.compose_network(network, self._host(MODES[network.mode].links(network))), ""
-            vif = MODES[network.mode].bind(_vif(owner), network, owner.domain)
-            host = self._host(compose.links_of(vif, network))
-            wants = compose.compose(vif, network, host)
+                part = self._part(owner.id)
+                wants = compose.compose_part(part, self._host(compose.links_of_part(part), adopt=True))
+            else:
+                network = self.config.network(owner.network, owner.domain)
+                vif = MODES[network.mode].bind(_vif(owner), network, owner.domain)
+                wants = compose.compose(vif, network, self._host(compose.links_of(vif, network)))
         except (ConfigError, InputError) as error:
             return self.store.claims(owner.id), str(error)
         # A link that lives on router advertisements shows up, and goes, by itself: not the admin's doing.
@@ -465,7 +261,8 @@ class Engine:
 
     def _reapply(self, owners: Sequence[Owner]) -> None:
         if owners:
-            self._run(self._transaction({owner: self._wants(owner)[0] for owner in owners}), "repair")
+            needs = {owner.id: self.store.needs(owner.id) for owner in owners}
+            self._run(self._transaction({owner: self._wants(owner)[0] for owner in owners}, (), needs), "repair")
 
     def _remove_orphans(self) -> None:
         claimed = self.store.resources()
@@ -505,7 +302,20 @@ def activate(
 
 
 def _vif(owner: Owner) -> Vif:
-    return Vif(owner.mac, owner.ifname, network=owner.network, addresses=owner.addresses, filter=owner.filter)
+    return Vif(
+        owner.mac,
+        owner.ifname,
+        network=owner.network,
+        addresses=owner.addresses,
+        filter=owner.filter,
+        vlan=owner.vlan,
+        tagged=owner.tagged,
+    )
+
+
+def label_of(owner: Owner) -> str:
+    """What an owner is called: the domain's name, or `bridge br0`."""
+    return owner.domain or owner.id.replace(":", " ", 1)
 
 
 def _drift(label: str, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None) -> Drift | None:

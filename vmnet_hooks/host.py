@@ -3,10 +3,10 @@
 from . import config
 from .engine import Engine
 from .kernel.linux import Kernel
-from .modes import MODES
+from .sections import SECTIONS
 from .store import Store
 
 
 def engine(declared: config.Config | None = None) -> Engine:
     """The engine, with the configuration if it was read already. Raises VmnetError."""
-    return Engine(declared or config.load(MODES), Kernel(), Store())
+    return Engine(declared or config.load(SECTIONS), Kernel(), Store())

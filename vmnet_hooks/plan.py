@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from .errors import ConflictError
-from .state import NftElement, NftTable, Resource, Route, State
+from .state import Adoption, Device, NftElement, NftTable, Resource, Route, State
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,36 @@ class Release:
 
 def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
     """The changes that bring `current` to `want`, clean-up first. A released key goes back to its original, but only if
-    it still holds what we put there: what somebody changed since is theirs.
+    it still holds what we put there: what somebody changed since is theirs. A link of ours that can't become what is wanted
+    is made anew, with all that is on it.
 
-    Raises ConflictError where a route of somebody else's stands in the way.
+    Raises ConflictError where a route or a link of somebody else's stands in the way.
     """
     clean_up, set_up = [], []
+    gone = {item.ours.link for key, item in release.items() if isinstance(item.ours, Device) and _deleted(item, current)}
+    for key, resource in want.items():
+        have = current.get(key)
+        if isinstance(have, Device) and isinstance(resource, Device):
+            if not have.ours:
+                what = have.type or "plain interface"
+                raise ConflictError(
+                    f"link {have.ifname} exists already and is not ours ({what}); remove it, or choose another name"
+                )
+            if not resource.same_device(have):
+                clean_up.append(Change(have, None))
+                gone.add(have.ifname)
     for key, item in release.items():
         have = current.get(key)
-        if have is None or getattr(item.ours, "stays", False) or not item.ours.covers(have):
+        if have is None or getattr(item.ours, "stays", False) or not item.ours.released_by(have):
+            continue
+        if have.link in gone and not isinstance(have, Device | Adoption):
             continue
         if item.original is None or item.original != have:
             clean_up.append(Change(have, item.original))
     for key, resource in want.items():
         have = current.get(key)
+        if have is not None and have.link in gone:
+            have = None
         if have is not None and resource.covers(have):
             continue
         if isinstance(have, Route) and not have.ours:
@@ -64,6 +81,11 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
     clean_up.sort(key=lambda change: -change.subject.order)
     set_up.sort(key=lambda change: change.subject.order)
     return [*clean_up, *set_up]
+
+
+def _deleted(item: Release, current: State) -> bool:
+    have = current.get(item.ours.key)
+    return have is not None and item.original is None and item.ours.released_by(have)
 
 
 def batches(plan: Plan) -> Iterator[Plan]:

@@ -18,6 +18,7 @@ from .domain import Owner
 from .errors import StoreError
 from .plan import Change, Plan
 from .state import NftElement, Resource, decode, encode
+from .transaction import Pending
 
 DIRECTORY = "/run/vmnet-hooks"
 LOCK_SECONDS = 30.0
@@ -30,7 +31,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (
     id TEXT PRIMARY KEY, domain TEXT NOT NULL, domain_id TEXT NOT NULL, ifname TEXT NOT NULL, ifindex INTEGER NOT NULL,
     mac TEXT NOT NULL, network TEXT NOT NULL, frontend TEXT NOT NULL, phase TEXT NOT NULL, addresses TEXT NOT NULL,
-    filter INTEGER NOT NULL, since REAL NOT NULL);
+    filter INTEGER NOT NULL, since REAL NOT NULL, vlan INTEGER, tagged TEXT);
 CREATE INDEX IF NOT EXISTS owner_domain ON owner (domain_id);
 CREATE INDEX IF NOT EXISTS owner_ifname ON owner (ifname);
 CREATE INDEX IF NOT EXISTS owner_mac ON owner (network, mac);
@@ -41,6 +42,7 @@ CREATE TABLE IF NOT EXISTS resource (
     key TEXT PRIMARY KEY, kind TEXT NOT NULL, want TEXT NOT NULL, original TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claim (owner TEXT, key TEXT, PRIMARY KEY (owner, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS claim_key ON claim (key);
+CREATE TABLE IF NOT EXISTS pending (id INTEGER PRIMARY KEY CHECK (id = 1), value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, what TEXT NOT NULL, have TEXT, want TEXT);
 """
 
@@ -143,6 +145,11 @@ class Store:
         rows = self._query("SELECT key, want FROM resource WHERE key IN (SELECT key FROM claim WHERE owner = ?)", (owner,))
         return {key: _decoded(want) for key, want in rows}
 
+    def needs(self, owner: str) -> list[str]:
+        """Ids of the owners that must be there for an owner."""
+        rows = self._query("SELECT key FROM claim WHERE owner = ? AND key LIKE 'needs %' ORDER BY key", (owner,))
+        return [key.removeprefix("needs ") for (key,) in rows]
+
     def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool:
         """Whether anybody but `owners` claims a key."""
         marks = ",".join("?" * len(owners))
@@ -197,7 +204,7 @@ class Store:
                 self._forget(name)
             for owner, keys in add.items():
                 self._forget(owner.id)
-                row = asdict(owner) | {"addresses": json.dumps(owner.addresses), "filter": int(owner.filter)}
+                row = _row(owner)
                 marks = ",".join(f":{column}" for column in row)
                 self._db.execute(f"INSERT INTO owner ({','.join(row)}) VALUES ({marks})", row)
                 self._db.executemany(
@@ -230,6 +237,39 @@ class Store:
 
     def set_phase(self, owner: str, phase: str) -> None:
         self._db.execute("UPDATE owner SET phase = ? WHERE id = ?", (phase, owner))
+
+    def set_frontend(self, owner: str, frontend: str) -> None:
+        self._db.execute("UPDATE owner SET frontend = ? WHERE id = ?", (frontend, owner))
+
+    # --- takeovers that wait to be confirmed ----------------------------------------------------------------------------
+
+    def pending(self) -> Pending | None:
+        """The takeover that waits, if one does."""
+        rows = self._query("SELECT value FROM pending")
+        if not rows:
+            return None
+        value = json.loads(rows[0][0])
+        before = {
+            _owner(tuple(row.values())): (tuple(_decoded(line) for line in claims), needs)
+            for row, claims, needs in value.pop("before")
+        }
+        return Pending(**value, before=before)
+
+    def set_pending(self, pending: Pending | None) -> None:
+        self._db.execute("DELETE FROM pending")
+        if pending:
+            before = [
+                (_row(owner), [encode(resource) for resource in claims], list(needs))
+                for owner, (claims, needs) in pending.before.items()
+            ]
+            value = {
+                "deadline": pending.deadline,
+                "pid": pending.pid,
+                "needs_word": pending.needs_word,
+                "added": list(pending.added),
+                "before": before,
+            }
+            self._db.execute("INSERT INTO pending VALUES (1, ?)", (json.dumps(value),))
 
     # --- live migration --------------------------------------------------------------------------------------------
 
@@ -275,9 +315,21 @@ class Store:
             raise
 
 
+def _row(owner: Owner) -> dict[str, object]:
+    tagged = None if owner.tagged is None else json.dumps(owner.tagged)
+    return asdict(owner) | {"addresses": json.dumps(owner.addresses), "filter": int(owner.filter), "tagged": tagged}
+
+
 def _owner(row: Sequence) -> Owner:
-    *head, addresses, has_filter, since = row
-    return replace(Owner(*head), addresses=tuple(json.loads(addresses)), filter=bool(has_filter), since=since)
+    *head, addresses, has_filter, since, vlan, tagged = row
+    return replace(
+        Owner(*head),
+        addresses=tuple(json.loads(addresses)),
+        filter=bool(has_filter),
+        since=since,
+        vlan=vlan,
+        tagged=None if tagged is None else tuple(json.loads(tagged)),
+    )
 
 
 def _first_other(rows: Iterable[Sequence], but: Iterable[str]) -> Owner | None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from collections.abc import Iterable
 
 # Stricter than the kernel (which only forbids '/', ':' and white space): names also go into nft and shell text.
 _IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}", re.ASCII)
@@ -92,3 +93,52 @@ def eui64(prefix: ipaddress.IPv6Network, hwaddr: str) -> IPv6:
 
 
 LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
+
+
+def vids(value: object) -> tuple[int, ...]:
+    """VLAN IDs: numbers and "LOW-HIGH" ranges, in a list. In order, each once."""
+    if not isinstance(value, list):
+        raise ValueError('must be a list of VLAN IDs, [10, "20-30"]')
+    found: set[int] = set()
+    for item in value:
+        low, dash, high = item.partition("-") if isinstance(item, str) else (item, "", "")
+        if dash and not (low.isdecimal() and high.isdecimal()):
+            raise ValueError(f'holds {str(item)[:40]!r}, which is not a range of VLAN IDs; write "20-30"')
+        first, last = (int(low), int(high)) if dash else (low, low)
+        if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first <= last <= 4094:
+            raise ValueError(f"holds {str(item)[:40]!r}; VLAN IDs are whole numbers from 1 to 4094")
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers in ascending order as `10,20-30`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def numbers(text: str) -> set[int]:
+    """The inverse of `ranges`."""
+    found: set[int] = set()
+    for run in filter(None, text.split(",")):
+        low, _, high = run.partition("-")
+        found.update(range(int(low), int(high or low) + 1))
+    return found
+
+
+def interface(value: object) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    """An address with its prefix length."""
+    try:
+        found = ipaddress.ip_interface(text(value))
+    except ValueError:
+        raise ValueError("is not an address with a prefix length; write 192.0.2.1/24") from None
+    if "/" not in str(value):
+        raise ValueError("has no prefix length; write 192.0.2.1/24")
+    if getattr(found, "scope_id", None):
+        raise ValueError("has a zone; write the address without %zone")
+    return found

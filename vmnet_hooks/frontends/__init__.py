@@ -5,7 +5,7 @@ A front end is a module with `parse(argv, stdin) -> Event | None`. This file mus
 
 # hook (the link's last two path components): (module, position of the operation in argv or 0, operations that matter)
 FRONTENDS = {
-    "libvirt/qemu": ("libvirt", 2, ("start", "started", "stopped", "release", "reconnect", "migrate")),
+    "libvirt/qemu": ("libvirt", 2, ("prepare", "start", "started", "stopped", "release", "reconnect", "migrate")),
     "qemu/ifup": ("qemu", 0, ()),
     "qemu/ifdown": ("qemu", 0, ()),
     "ifupdown/vmnet": ("ifupdown", 0, ()),

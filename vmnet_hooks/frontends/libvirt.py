@@ -19,6 +19,7 @@ MAX_BYTES = 8 << 20
 
 _ACTIONS = {
     "migrate": Action.INCOMING,
+    "prepare": Action.PREPARE,
     "start": Action.PLUG,
     "started": Action.ACTIVATE,
     "stopped": Action.UNPLUG,
@@ -90,7 +91,7 @@ def _claims(root: etree._Element, where: str) -> list[Claim]:
     claims = []
     for interface in _children(element, "interface", f"{where}: metadata"):
         at = f"{where}: metadata: interface {one_line(interface.get('mac', '(no mac)'))}"
-        _known(interface, ("mac", "network", "filter"), at)
+        _known(interface, ("mac", "network", "filter", "vlan", "tagged"), at)
         try:
             mac, network = values.mac(interface.get("mac", "")), values.name(interface.get("network", ""))
         except ValueError as error:
@@ -104,8 +105,19 @@ def _claims(root: etree._Element, where: str) -> list[Claim]:
                 addresses.append(str(values.address(ip.get("address", ""))))
             except ValueError as error:
                 raise InputError(f"{at}: ip {one_line(repr(ip.get('address', '')))} {error}") from None
-        claims.append(Claim(network, mac, "", tuple(addresses), is_open == "yes", at))
+        claims.append(Claim(network, mac, "", tuple(addresses), is_open == "yes", at, *_trunk(interface, at)))
     return claims
+
+
+def _trunk(interface: etree._Element, where: str) -> tuple[int | None, tuple[int, ...] | None]:
+    """`vlan='10'` and `tagged='20,30-39'`, where the NIC's differ from the network's."""
+    vlan, tagged = interface.get("vlan"), interface.get("tagged")
+    try:
+        untagged = None if vlan is None else values.integer(1, 4094)(int(vlan) if vlan.isdecimal() else vlan)
+        trunk = None if tagged is None else values.vids([int(t) if t.isdecimal() else t for t in tagged.split(",") if t])
+    except ValueError as error:
+        raise InputError(f"{where}: vlan or tagged {error}") from None
+    return untagged, trunk
 
 
 def _children(element: etree._Element, tag: str, where: str) -> list[etree._Element]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from lxml import etree
 
+from .. import values
+from ..domain import Vif
 from ..errors import InputError, VmnetError, one_line
 from .libvirt import NAMESPACE
 
@@ -67,15 +69,19 @@ def not_running(uuids: set[str]) -> set[str]:
         return set()
 
 
-def claim(domain: str, mac: str, network: str, addresses: list[str], is_open: bool) -> None:
+def claim(domain: str, vif: Vif) -> None:
     """Writes a NIC's claim into the domain's metadata, live and persistent, in place of an older one."""
     # libvirt puts the namespace in, and takes it out again.
-    interface = etree.Element("interface", {"mac": mac, "network": network})
-    if is_open:
+    interface = etree.Element("interface", {"mac": vif.mac, "network": vif.network})
+    if not vif.filter:
         interface.set("filter", "no")
-    for address in addresses:
+    if vif.vlan:
+        interface.set("vlan", str(vif.vlan))
+    if vif.tagged:
+        interface.set("tagged", values.ranges(vif.tagged))
+    for address in vif.addresses:
         etree.SubElement(interface, "ip", {"address": address})
-    _edit(domain, mac, interface)
+    _edit(domain, vif.mac, interface)
 
 
 def unclaim(domain: str, mac: str) -> None:

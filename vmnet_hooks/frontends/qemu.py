@@ -10,7 +10,7 @@ from typing import BinaryIO
 from .. import config, values
 from ..domain import Action, Domain, Event, Vif
 from ..errors import ConfigError, InputError
-from ..modes import MODES
+from ..sections import SECTIONS
 
 
 def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
@@ -27,7 +27,7 @@ def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
             return None
         # The configuration may have changed since: the records know whose tap it was.
         return Event(Action.UNPLUG, Domain(""), "qemu", ifname=tap)
-    found = config.load(MODES).claims_by_tap(tap)
+    found = config.load(SECTIONS).claims_by_tap(tap)
     if found is None:
         raise ConfigError(f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
     domain, claim = found

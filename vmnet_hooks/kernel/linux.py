@@ -9,8 +9,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from ..compose import Host, Link
 from ..errors import KernelError
 from ..plan import Plan
-from ..state import FORWARDING_GATE, NftElement, NftTable, Resource, Sysctl, TableName
-from . import sysctl
+from ..state import FORWARDING_GATE, Adoption, NftElement, NftTable, Resource, Sysctl, TableName
+from . import adoption, hazards, obstacle, sysctl
 from .netlink import Netlink
 from .nft import Nft
 
@@ -33,13 +33,32 @@ class Kernel:
         """What the kernel says of a link; None if there is none of that name."""
         return self.netlink.link(ifname)
 
-    def host(self, links: Iterable[str]) -> Host:
-        """The facts that a composition depends on. Links that do not exist are left out."""
+    def ports(self, ifname: str) -> list[str]:
+        """The links whose master is `ifname`."""
+        return self.netlink.ports(ifname)
+
+    def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> Host:
+        """The facts that a composition depends on. Links that do not exist are left out; of `ports`, the addresses are
+        looked at too."""
         ipv6 = os.path.exists(f"{sysctl.ROOT}/net/ipv6/conf")
         found = {name: link for name in dict.fromkeys(links) if name and (link := self.netlink.link(name))}
         ra_links = self.netlink.ra_links() if ipv6 else ()
         rp_filter = int(sysctl.read("net/ipv4/conf/all/rp_filter") or 0)
-        return Host(found, ipv6, ra_links, rp_filter, sysctl.read(FORWARDING_GATE) == "1")
+        router6 = sysctl.read(FORWARDING_GATE) == "1"
+        addresses = {name: self.netlink.addresses(name) for name in ports if name in found}
+        return Host(found, ipv6, ra_links, rp_filter, router6, addresses, _vlans() if addresses else {}, machine=_machine())
+
+    def survey(self, port: str, bridge: str) -> Adoption:
+        """What `bridge` has to take over if it adopts `port`. Raises KernelError."""
+        return adoption.survey(port, bridge)
+
+    def obstacle(self, port: str) -> str:
+        """Why a bridge must not adopt `port`; "" if it may."""
+        return obstacle.obstacle(port)
+
+    def hazards(self, bridged: bool) -> list[str]:
+        """What of other firewalls breaks what we set up; `bridged` if there are bridges of ours."""
+        return hazards.hazards(self.nft, bridged)
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
         """What is there now under the keys of `wanted`. Raises KernelError."""
@@ -103,13 +122,35 @@ class Kernel:
         the elements of our nft tables."""
         found: dict[str, Resource] = {}
         try:
-            for resource in (*self.netlink.our_routes(), *(r for r in self.netlink.rules() if r.ours)):
+            rules = (rule for rule in self.netlink.rules() if rule.ours)
+            for resource in (*self.netlink.our_devices(), *self.netlink.our_routes(), *rules):
                 found[resource.key] = resource
         except (NetlinkError, OSError) as error:
             raise KernelError(f"reading the kernel's state: {_reason(error)}") from None
         for family in ("inet", "arp"):
             found.update(self.nft.listing(family))
+        for table in self.nft.port_tables():
+            found[table.key] = table
         return found
+
+
+def _vlans() -> dict[tuple[str, int], str]:
+    """The VLAN devices of this namespace by (parent, ID). From proc: a dump of all links costs more with every guest."""
+    try:
+        with open("/proc/net/vlan/config") as file:
+            rows = [[cell.strip() for cell in line.split("|")] for line in file if line.count("|") == 2]
+    except FileNotFoundError:
+        return {}
+    return {(parent, int(vid)): name for name, vid, parent in rows if vid.isdecimal()}
+
+
+def _machine() -> str:
+    """What tells this machine from others, machine-id(5); "" if it has none."""
+    try:
+        with open("/etc/machine-id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _reason(error: Exception) -> str:

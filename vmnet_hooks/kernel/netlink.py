@@ -5,6 +5,7 @@ ten guests and with four thousand.
 """
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,16 +18,22 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 
 from ..compose import Link
 from ..state import (
+    ALIAS,
     MAIN_TABLE,
     PROTO,
     Address,
+    Adoption,
+    Device,
+    FdbEntry,
     LinkAttribute,
     Neighbour,
+    PortVlans,
     ProxyNeighbour,
     Resource,
     Route,
     Rule,
 )
+from . import adoption, device
 
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
 _NTF_PROXY, _NUD_PERMANENT, _RTPROT_RA, _IFA_F_NODAD = 8, 0x80, 9, 2
@@ -74,13 +81,17 @@ class Netlink:
         if message is None:
             return None
         info = message.get_attr("IFLA_LINKINFO")
+        data = info.get_attr("IFLA_INFO_DATA") if info else None
+        kind = (info.get_attr("IFLA_INFO_KIND") if info else "") or ""
         return Link(
             message["index"],
             message.get_attr("IFLA_MTU"),
             message.get_attr("IFLA_ADDRESS") or "",
-            (info.get_attr("IFLA_INFO_KIND") if info else "") or "",
+            kind,
             bool(message["flags"] & 1),
             self._name(master) if (master := message.get_attr("IFLA_MASTER")) else "",
+            message.get_attr("IFLA_IFALIAS") == ALIAS,
+            kind == "bridge" and data is not None and bool(data.get_attr("IFLA_BR_VLAN_FILTERING")),
         )
 
     def _index(self, ifname: str) -> int:
@@ -90,9 +101,31 @@ class Netlink:
         return message["index"]
 
     def _name(self, index: int) -> str:
+        if not index:
+            return ""
         for message in self._ip.link("get", index=index):
             return message.get_attr("IFLA_IFNAME")
         return ""
+
+    def addresses(self, ifname: str) -> tuple[str, ...]:
+        """The addresses of a link, but for link-local ones."""
+        found = self._addresses(ifname, {})
+        return tuple(sorted(address for address in found if not address.startswith("fe80:")))
+
+    def ports(self, ifname: str) -> list[str]:
+        """The links whose master is `ifname`."""
+        try:
+            return sorted(os.path.basename(path)[6:] for path in os.listdir(f"/sys/class/net/{ifname}") if path[:6] == "lower_")
+        except FileNotFoundError:
+            return []
+
+    def our_devices(self) -> list[Device]:
+        """Every link that carries our alias."""
+        found = []
+        for message in self._dump(self._ip.link):
+            if message.get_attr("IFLA_IFALIAS") == ALIAS:
+                found.append(device.read(Device(message.get_attr("IFLA_IFNAME"), ""), message, self._name))
+        return found
 
     def ra_links(self) -> tuple[str, ...]:
         """Links with a default route that was learned from a router advertisement."""
@@ -109,8 +142,21 @@ class Netlink:
         for resource in wanted:
             have: Resource | None
             match resource:
+                case Device():
+                    message = self._cached(resource.ifname, cache)
+                    have = device.read(resource, message, self._name) if message else None
                 case LinkAttribute():
                     have = self._read_attribute(resource, cache)
+                case FdbEntry():
+                    message = self._cached(resource.ifname, cache)
+                    have = device.read_fdb(self._ip, resource, message["index"]) if message else None
+                case PortVlans():
+                    message = self._cached(resource.ifname, cache)
+                    have = device.read_vlans(self._ip, resource, message["index"], self._dump) if message else None
+                case Adoption():
+                    message = self._cached(resource.ifname, cache)
+                    master = message.get_attr("IFLA_MASTER") if message else 0
+                    have = adoption.read(resource, self._name(master) if master else "")
                 case Address():
                     addresses = self._addresses(resource.ifname, cache)
                     have = resource if resource.address in addresses else None
@@ -154,6 +200,11 @@ class Netlink:
                 if isolated is None:
                     return None
                 value = "on" if isolated else "off"
+            case "primary":
+                data = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
+                value = self._name(data.get_attr("IFLA_BOND_PRIMARY") or 0) if data else ""
+            case "tx":
+                return device.read_tx(want.ifname)
             case "lladdr":
                 addresses = self._addresses(want.ifname, cache)
                 value = ",".join(sorted(a for a in addresses if a.startswith("fe80:")))
@@ -235,6 +286,7 @@ class Netlink:
                 (names.get(index) or names.setdefault(index, self._name(index))) if index else "",
                 m.get_attr("RTA_GATEWAY") or "",
                 m["proto"],
+                m.get_attr("RTA_PREFSRC") or "",
             )
             if priority == route.metric:
                 routes.append(route)
@@ -269,10 +321,22 @@ class Netlink:
     def set(self, want: Resource, have: Resource | None) -> None:
         """Brings one object to `want`. Raises NetlinkError or OSError."""
         match want:
+            case Device():
+                if isinstance(have, Device):
+                    device.change(self._ip, self._index(want.ifname), want, have)
+                else:
+                    device.create(self._ip, want, self._index(want.parent) if want.parent else 0)
             case LinkAttribute():
                 self._set_attribute(want)
+            case FdbEntry():
+                device.set_fdb(self._ip, "add", want, self._index(want.ifname))
+            case PortVlans():
+                before = have if isinstance(have, PortVlans) else None
+                device.set_vlans(self._ip, want, before, self._index(want.ifname))
+            case Adoption():
+                adoption.move(want, to_bridge=True)
             case Address():
-                self._addr("add", self._index(want.ifname), want.address)
+                self._addr("add", self._index(want.ifname), want.address, want.broadcast)
             case Neighbour():
                 self._ip.neigh(
                     "replace",
@@ -299,8 +363,19 @@ class Netlink:
         """Removes one object; that it is gone already is no error. Raises NetlinkError or OSError."""
         try:
             match have:
+                case Device():
+                    if have.type == "bridge" and (left := self.ports(have.ifname)):
+                        raise OSError(errno.EBUSY, f"{have.ifname} still has ports: {', '.join(left)}; stop those guests first")
+                    self._ip.link("del", index=self._index(have.ifname))
                 case LinkAttribute():
-                    self._set_attribute(LinkAttribute(have.ifname, have.name, "off"))
+                    if have.name == "isolated":
+                        self._set_attribute(LinkAttribute(have.ifname, have.name, "off"))
+                case FdbEntry():
+                    device.set_fdb(self._ip, "del", have, self._index(have.ifname))
+                case PortVlans():
+                    device.set_vlans(self._ip, PortVlans(have.ifname, 0, "", have.own), have, self._index(have.ifname))
+                case Adoption():
+                    adoption.move(have, to_bridge=False)
                 case Address():
                     self._addr("del", self._index(have.ifname), have.address)
                 case Neighbour():
@@ -332,7 +407,11 @@ class Netlink:
             case "address":
                 self._ip.link("set", index=index, address=want.value)
             case "master":
-                self._ip.link("set", index=index, master=self._index(want.value) if want.value else 0)
+                self._set_master(want, index)
+            case "primary":
+                self._ip.link("set", index=index, kind="bond", bond_primary=self._index(want.value) if want.value else 0)
+            case "tx":
+                device.set_tx(want)
             case "isolated":
                 self._ip.brport("set", index=index, isolated=int(want.value == "on"))
             case "state":
@@ -345,11 +424,27 @@ class Netlink:
                 for address in sorted(have - want.addresses):
                     self._addr("del", index, address)
 
-    def _addr(self, verb: str, index: int, address: str) -> None:
+    def _set_master(self, want: LinkAttribute, index: int) -> None:
+        message = self._get(want.ifname)
+        is_up = message is not None and message["flags"] & 1
+        before = message.get_attr("IFLA_MASTER") if message else 0
+        bonds = [
+            link for name in (self._name(before or 0), want.value) if name and (link := self.link(name)) and link.kind == "bond"
+        ]
+        if bonds and want.value:
+            # A bond takes no port that is up; and lets none go without taking it down.
+            self._ip.link("set", index=index, state="down")
+        self._ip.link("set", index=index, master=self._index(want.value) if want.value else 0)
+        if bonds and is_up:
+            self._ip.link("set", index=index, state="up")
+
+    def _addr(self, verb: str, index: int, address: str, broadcast: str = "") -> None:
         host, length = address.split("/")
-        # Without duplicate detection: the address must work when the hook returns.
-        flags = {"flags": _IFA_F_NODAD} if ":" in host and verb == "add" else {}
-        self._ip.addr(verb, index=index, address=host, prefixlen=int(length), family=_family(host), **flags)
+        more: dict[str, Any] = {"broadcast": broadcast} if broadcast else {}
+        if ":" in host and verb == "add":
+            # Without duplicate detection: the address must work when the hook returns.
+            more["flags"] = _IFA_F_NODAD
+        self._ip.addr(verb, index=index, address=host, prefixlen=int(length), family=_family(host), **more)
 
     def _route(self, verb: str, route: Route) -> None:
         match: dict[str, Any] = {"oif": self._index(route.dev), "table": route.table, "proto": route.proto, "type": 1}
@@ -358,6 +453,8 @@ class Netlink:
             match["gateway"] = route.via
             if verb != "del":
                 match["flags"] = 4  # RTNH_F_ONLINK
+        if route.src:
+            match["prefsrc"] = route.src
         if route.metric:
             match["priority"] = route.metric
         self._ip.route(verb, family=_FAMILY[route.family], dst=route.dst, **match)

@@ -57,13 +57,19 @@ class Nft:
 
     def table(self, want: NftTable) -> NftTable | None:
         """Our table of that family as it is. Its rules are counted: another program's flush empties the chains."""
-        output, error = self.run(f"list table {want.family} {TABLE}", _TERSE | _STATELESS)
+        output, error = self.run(f"list table {want.family} {want.name}", _TERSE | _STATELESS)
         if error:
             if "No such file" in error:
                 return None
-            raise KernelError(f"nft list table {want.family} {TABLE}: {_reason(error)}")
+            raise KernelError(f"nft list table {want.family} {want.name}: {_reason(error)}")
         chains = tuple(sorted((name, _rules(text)) for name, text in _CHAIN.findall(output)))
-        return NftTable(want.family, want.body, chains)
+        return NftTable(want.family, want.body, chains, want.name)
+
+    def port_tables(self) -> list[NftTable]:
+        """Our tables for one link alone."""
+        output, error = self.run("list tables netdev")
+        names = [line.split()[2] for line in output.splitlines() if line.startswith(f"table netdev {TABLE}-")]
+        return [] if error else [NftTable("netdev", "", (), name) for name in names]
 
     def elements(self, wanted: Iterable[NftElement]) -> dict[str, NftElement]:
         """Those of the wanted elements that are there, with the value that they have."""
@@ -137,7 +143,7 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     parts = [f"{i['prefix']['addr']}/{i['prefix']['len']}" if isinstance(i, dict) else str(i) for i in items]
     if name == "closed":
         return NftElement(family, name, tuple(parts), str(value))
-    # The interface comes first, but for the masquerade sets: subnet . interface.
-    position = 1 if name.startswith("masquerade") else 0
+    # The interface comes first, but in the sets of NAT: subnet . interface.
+    position = 1 if name.startswith(("masquerade", "snat")) else 0
     parts[position] = f'"{parts[position]}"'
     return NftElement(family, name, tuple(parts), str(value))

@@ -5,6 +5,7 @@ its process wait ~12 ms.
 """
 
 import os
+import select
 import socket
 import struct
 import syslog
@@ -62,6 +63,58 @@ def send(pairs: Iterable[tuple[str, str]]) -> None:
                 raw.send(frame)
 
 
+def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> set[str]:
+    """The addresses of (link, address) pairs that answer an ARP request or a neighbour solicitation within `seconds`."""
+    waiting = {}
+    found: set[str] = set()
+    try:
+        for link, address in pairs:
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+            waiting[raw] = (link, address)
+            raw.bind((link, 0x0003))
+            raw.setblocking(False)
+        end = time.monotonic() + seconds
+        while waiting and time.monotonic() < end:
+            for raw, (link, address) in waiting.items():
+                mac = raw.getsockname()[4]
+                try:
+                    raw.send(question(link, mac, address))
+                except OSError:
+                    # Down for a moment: asked again.
+                    continue
+            pause = min(end, time.monotonic() + 0.25)
+            while waiting and (left := pause - time.monotonic()) > 0:
+                for raw in select.select(list(waiting), [], [], left)[0]:
+                    if is_answer(raw.recv(2048), waiting[raw][1]):
+                        found.add(waiting.pop(raw)[1])
+                        raw.close()
+    except OSError as error:
+        syslog.syslog(syslog.LOG_WARNING, f"asking {', '.join(address for _, address in pairs)}: {error.strerror}")
+    finally:
+        for raw in waiting:
+            raw.close()
+    return found
+
+
+def question(link: str, mac: bytes, address: str) -> bytes:
+    """An ARP probe (sender 0.0.0.0, RFC 5227), or a neighbour solicitation from the link-local address that the MAC makes."""
+    if ":" not in address:
+        head = struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 1)
+        return _BROADCAST + mac + head + mac + bytes(4) + bytes(6) + socket.inet_aton(address)
+    target = socket.inet_pton(socket.AF_INET6, address)
+    group = b"\xff\x02" + bytes(9) + b"\x01\xff" + target[13:]
+    body = bytes(4) + target + b"\x01\x01" + mac
+    return b"\x33\x33" + group[12:] + mac + _icmpv6(135, body, link_local(mac), group)
+
+
+def is_answer(frame: bytes, address: str) -> bool:
+    """Whether a frame is an ARP reply or a neighbour advertisement of `address`."""
+    if ":" not in address:
+        return frame[12:14] == b"\x08\x06" and frame[20:22] == b"\x00\x02" and frame[28:32] == socket.inet_aton(address)
+    target = socket.inet_pton(socket.AF_INET6, address)
+    return frame[12:14] == b"\x86\xdd" and frame[20] == 58 and frame[54] == 136 and frame[62:78] == target
+
+
 def gratuitous_arp(mac: bytes, address: str) -> list[bytes]:
     """Request form, and reply form whose target MAC is the sender's: both beat the receivers' locktime (arp(7), RFC 5944 4.6)."""
     ip = socket.inet_aton(address)
@@ -75,15 +128,17 @@ def gratuitous_arp(mac: bytes, address: str) -> list[bytes]:
 def neighbour_advertisement(mac: bytes, address: str) -> bytes:
     """Unsolicited, to all nodes, Override set (RFC 4861 7.2.6): without Override nobody would change a known entry."""
     target = socket.inet_pton(socket.AF_INET6, address)
-    source = link_local(mac)
     group = socket.inet_pton(socket.AF_INET6, "ff02::1")
     body = struct.pack("!I", 0x20000000) + target + b"\x02\x01" + mac
-    icmp = struct.pack("!BBH", 136, 0, 0) + body
-    pseudo = source + group + struct.pack("!IHBB", len(icmp), 0, 0, 58)
-    checksum = _checksum(pseudo + icmp)
-    icmp = struct.pack("!BBH", 136, 0, checksum) + body
-    header = struct.pack("!IHBB", 0x60000000, len(icmp), 58, 255) + source + group
-    return b"\x33\x33\x00\x00\x00\x01" + mac + struct.pack("!H", 0x86DD) + header + icmp
+    return b"\x33\x33\x00\x00\x00\x01" + mac + _icmpv6(136, body, link_local(mac), group)
+
+
+def _icmpv6(kind: int, body: bytes, source: bytes, group: bytes) -> bytes:
+    """EtherType, IPv6 header and message, with hop limit 255 and the checksum."""
+    pseudo = source + group + struct.pack("!IHBB", len(body) + 4, 0, 0, 58)
+    checksum = _checksum(pseudo + struct.pack("!BBH", kind, 0, 0) + body)
+    header = struct.pack("!HIHBB", 0x86DD, 0x60000000, len(body) + 4, 58, 255) + source + group
+    return header + struct.pack("!BBH", kind, 0, checksum) + body
 
 
 def link_local(mac: bytes) -> bytes:

@@ -24,7 +24,7 @@ def write(sysctl: Sysctl) -> None:
 
     The values are kept in SAVED while that goes on: the devices are no change of anybody's plan, so no journal knows them."""
     if sysctl.path != FORWARDING_GATE:
-        _write(sysctl.path, sysctl.value)
+        write_value(sysctl.path, sysctl.value)
         return
     finish()
     before = _per_device()
@@ -32,7 +32,7 @@ def write(sysctl: Sysctl) -> None:
     with open(f"{SAVED}.new", "w") as file:
         file.writelines(f"{path} {value}\n" for path, value in {FORWARDING_GATE: read(FORWARDING_GATE), **before}.items())
     os.replace(f"{SAVED}.new", SAVED)
-    _write(sysctl.path, sysctl.value)
+    write_value(sysctl.path, sysctl.value)
     _put_back(before)
     os.unlink(SAVED)
 
@@ -52,10 +52,11 @@ def finish() -> None:
 def _put_back(before: dict[str, str]) -> None:
     for path, value in before.items():
         if read(path) not in (value, None):
-            _write(path, value)
+            write_value(path, value)
 
 
-def _write(path: str, value: str) -> None:
+def write_value(path: str, value: str) -> None:
+    """Sets one value that is not the gate. Raises OSError."""
     with open(f"{ROOT}/{path}", "w") as file:
         file.write(value)
 

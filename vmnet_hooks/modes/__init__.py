@@ -4,12 +4,29 @@ OPTIONS              rows of its keys
 check(network)       cross-key checks of one network; raises ConfigError
 check_together(networks)  checks across all networks of the mode
 bridge_of(network)   the bridge whose ports belong to the network, or ""
+implied(network)     parts that the network declares by the way, made with its first guest
 links(network)       links whose state the composition needs
 bind(vif, network, where)  the vif with its addresses checked and completed; raises InputError
 network_resources(network, host), vif_resources(vif, network, host)   pure composition
 announcements(vif, network)   (link, address) pairs
 """
 
+from collections.abc import Iterable
+
+from .. import values
+from ..config import Config, Declared, Network
 from . import bridged, routed
 
 MODES = {"routed": routed, "bridged": bridged}
+parse_name = values.name
+
+
+def implied(network: Network) -> Iterable[Declared]:
+    """The parts that a network declares by the way."""
+    return MODES[network.mode].implied(network)
+
+
+def check_together(declared: Config) -> None:
+    """Raises ConfigError for networks that do not go together."""
+    for mode, module in MODES.items():
+        module.check_together([network for network in declared.networks.values() if network.mode == mode], declared)

@@ -7,20 +7,21 @@ tap are checked against nft sets of `ifname . mac . ip`. All of it is O(1) per g
 
 import ipaddress
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from .. import values
-from ..config import Network, Option, Required
+from ..config import Config, Declared, Network, Option, Required
 from ..domain import Vif
 from ..errors import InputError
+from ..hostnet.forwarding import forwarding
+from ..ruleset import ARP, INET
 from ..state import (
-    FORWARDING_GATE,
     MAIN_TABLE,
     Address,
     LinkAttribute,
     Neighbour,
     NftElement,
-    NftTable,
     ProxyNeighbour,
     Resource,
     Route,
@@ -118,65 +119,6 @@ OPTIONS = (
     Option("rule_priority", values.integer(1, 32765), 22000, "priority of the network's policy rules"),
 )
 
-# Sets are keyed by interface name: an element outlives the tap, and binds again by name.
-_INET = """\
-	comment "vmnet-hooks: routed guests"
-	set guarded { type ifname; }
-	set macs { type ifname . ether_addr; }
-	set sources4 { type ifname . ether_addr . ipv4_addr; }
-	set sources6 { type ifname . ether_addr . ipv6_addr; }
-	set closed { type nf_proto; }
-	set forwarding { type ifname; }
-	set masquerade4 { type ipv4_addr . ifname; flags interval; }
-	set masquerade6 { type ipv6_addr . ifname; flags interval; }
-	chain guard {
-		type filter hook prerouting priority raw; policy accept;
-		iifname @guarded goto guest
-	}
-	chain guest {
-		iifname . ether saddr . ip saddr @sources4 accept
-		iifname . ether saddr . ip6 saddr @sources6 accept
-		ip saddr 0.0.0.0 udp sport 68 udp dport 67 goto unnumbered
-		ip6 saddr :: icmpv6 type { nd-neighbor-solicit, mld2-listener-report } goto unnumbered
-		counter drop
-	}
-	chain unnumbered {
-		iifname . ether saddr @macs accept
-		counter drop
-	}
-	chain forward {
-		type filter hook forward priority filter; policy accept;
-		meta nfproto @closed iifname != @forwarding counter drop
-	}
-	chain nat {
-		type nat hook postrouting priority srcnat; policy accept;
-		ip saddr . oifname @masquerade4 masquerade
-		ip6 saddr . oifname @masquerade6 masquerade
-	}"""
-_INET_RULES = (("forward", 1), ("guard", 1), ("guest", 5), ("nat", 2), ("unnumbered", 2))
-
-_ARP = """\
-	comment "vmnet-hooks: routed guests"
-	set guarded { type ifname; }
-	set macs { type ifname . ether_addr; }
-	set sources { type ifname . ether_addr . ipv4_addr; }
-	set own { type ifname . ipv4_addr; }
-	map arp_source { type ifname : ipv4_addr; }
-	chain input {
-		type filter hook input priority filter; policy accept;
-		iifname . arp daddr ip @own drop
-		iifname @guarded goto guest
-	}
-	chain guest {
-		iifname . ether saddr != @macs counter drop
-		iifname . arp saddr ether . arp saddr ip != @sources counter drop
-	}
-	chain output {
-		type filter hook output priority filter; policy accept;
-		arp operation request arp saddr ip set oifname map @arp_source
-	}"""
-_ARP_RULES = (("guest", 2), ("input", 2), ("output", 1))
-
 
 def _sides(network: Network) -> list[tuple[str, Any]]:
     return [(key, network[key]) for key in ("ipv4", "ipv6") if network[key]]
@@ -224,7 +166,7 @@ def _unusable(address: values.IPAddress, subnet: Any) -> str:
     return ""
 
 
-def check_together(networks: list[Network]) -> None:
+def check_together(networks: list[Network], declared: Config) -> None:
     for number, network in enumerate(networks):
         for other in networks[:number]:
             if network["table"] == other["table"]:
@@ -249,6 +191,10 @@ def check_together(networks: list[Network]) -> None:
 
 def bridge_of(network: Network) -> str:
     return ""
+
+
+def implied(network: Network) -> tuple[Declared, ...]:
+    return ()
 
 
 def links(network: Network) -> tuple[str, ...]:
@@ -282,7 +228,9 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
         addresses.append(values.eui64(ipv6["subnet"], vif.mac))
     if not addresses:
         raise InputError(f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one with --ip")
-    return Vif(vif.mac, vif.ifname, vif.index, vif.bridge, vif.network, tuple(map(str, addresses)), vif.filter)
+    if vif.vlan or vif.tagged:
+        raise InputError(f"{where}: network {network.name} is routed and has no VLANs; drop vlan and tagged")
+    return replace(vif, addresses=tuple(map(str, addresses)))
 
 
 def network_resources(network: Network, host) -> list[Resource]:
@@ -308,34 +256,22 @@ def _network(network: Network, host) -> Iterator[Resource]:
             raise network.error(option, f"{dev} does not exist; create it, or name another interface")
     if network["ipv6"] and not host.ipv6:
         raise network.error("ipv6", "this kernel runs with IPv6 off (ipv6.disable=1); turn it on, or remove ipv6")
-    yield NftTable("inet", _INET, _INET_RULES)
-    yield NftTable("arp", _ARP, _ARP_RULES)
+    yield INET
+    yield ARP
     if network["ipv4"]:
         if not router:
             yield NftElement("arp", "arp_source", (f'"{uplink}"',), str(network["ipv4"]["arp_source"]))
-        for dev in (uplink, *outside):
-            yield Sysctl(f"net/ipv4/conf/{dev}/forwarding", "1")
+        yield from forwarding(4, (uplink, *outside), host)
         if network["role"] != "router":
             yield from _proxy_arp(uplink)
         # The kernel sends redirects if either `all` or the device says so.
         yield Sysctl("net/ipv4/conf/all/send_redirects", "0")
         yield Sysctl(f"net/ipv4/conf/{uplink}/send_redirects", "0")
     if network["ipv6"]:
-        # Turning forwarding on purges default routes learned by RA, except on links with accept_ra=2.
-        for dev in host.ra_links:
-            if dev != uplink:
-                yield Sysctl(f"net/ipv6/conf/{dev}/accept_ra", "2")
         yield Sysctl(f"net/ipv6/conf/{uplink}/disable_ipv6", "0")
-        yield Sysctl(f"net/ipv6/conf/{uplink}/accept_ra", "2" if uplink in host.ra_links else "0")
-        # The kernel forwards IPv6 by `all` alone, whatever the device says. A host that did not forward before shall not
-        # begin to between interfaces that are none of ours: there, the device decides, as it does for IPv4.
-        if not host.router6:
-            yield NftElement("inet", "closed", ("ipv6",))
-        for dev in (uplink, *outside):
-            yield NftElement("inet", "forwarding", (f'"{dev}"',))
-        yield Sysctl(FORWARDING_GATE, "1")
-        for dev in (uplink, *outside):
-            yield Sysctl(f"net/ipv6/conf/{dev}/forwarding", "1")
+        if uplink not in host.ra_links:
+            yield Sysctl(f"net/ipv6/conf/{uplink}/accept_ra", "0")
+        yield from forwarding(6, (uplink, *outside), host)
         if network["role"] != "router":
             yield from _proxy_ndp(uplink)
     # Not taken down again: by then others may use the link.

@@ -1,0 +1,257 @@
+"""From facts, records and declaration to the graph. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_interface, ip_network
+
+from .. import config
+from ..config import Config, Network
+from ..domain import Owner
+from ..errors import one_line
+from .model import Difference, Edge, Facts, Graph, Link, Nat, Node, Table
+
+KINDS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
+"""What a link is drawn as, where that is not the kernel's word."""
+BEHIND = re.compile(r"(vif\d+\.|vnet\d|tap|veth)")
+"""Names that hypervisors and container engines give to the host's side of a guest's link."""
+LONGEST = 39
+"""Characters of a name that is not ours to choose: as many as the longest address has."""
+NBSP = "\N{NO-BREAK SPACE}"
+
+
+def build(facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Difference] = ()) -> Graph:
+    """The graph of a host. What `owners` (the records) and `declared` know of a link decides where it is drawn, and how."""
+    return _Builder(facts, owners, declared, differences).graph()
+
+
+class _Builder:
+    def __init__(self, facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Difference]) -> None:
+        self.facts = facts
+        self.links = {link.name: link for link in facts.links if link.name != "lo" and link.kind != "loopback"}
+        self.guests = {owner.ifname: owner for owner in owners if owner.domain and owner.ifname}
+        self.declared = declared
+        self.routed = {n["table"]: n for n in declared.networks.values() if n.mode == "routed"}
+        self.named = self._declared_names()
+        self.wires = self.named | {link.parent for link in facts.links}
+        self.differences = differences
+        self.marked = {name for difference in differences for name in self._concerned(difference)}
+
+    # --- nodes -----------------------------------------------------------------------------------------------------
+
+    def graph(self) -> Graph:
+        tables = [table for table in self.facts.tables if table.rules or table.routes]
+        absent = sorted(self.marked - self.links.keys() - self.guests.keys())
+        found = [
+            *(self._link(link) for link in sorted(self.links.values(), key=lambda link: link.index)),
+            *(self._ghost(owner) for owner in self.guests.values() if owner.ifname not in self.links),
+            *(node for name in absent if (node := self._missing(name))),
+            *(self._table(table) for table in tables),
+            *(self._nat(nat) for nat in self.facts.nats),
+        ]
+        nodes = list({node.name: node for node in found}.values())
+        names = {node.name for node in nodes}
+        edges = dict.fromkeys(e for e in self._edges(tables) if e.source in names and e.target in names and e.source != e.target)
+        graph = Graph(tuple(nodes), tuple(edges))
+        alone = {group[0].name for group in graph.components() if len(group) == 1 and not self._matters(group[0])}
+        return Graph(
+            tuple(node for node in nodes if node.name not in alone),
+            tuple(edges),
+            tuple(self._aside(self.links[node.name]) for node in nodes if node.name in alone),
+            tuple(one_line(f"{d.owner}: {d.what}" if d.owner else d.what) for d in self.differences),
+        )
+
+    def _declared_names(self) -> set[str]:
+        """Links that the declaration puts on the side of the wire."""
+        found: set[str] = set()
+        for part in self.declared.parts.values():
+            options = part.options
+            found |= {part.name, *options.get("ports", ()), options.get("parent", ""), options.get("out", "")}
+        for network in self.declared.networks.values():
+            found |= {str(network.options.get(key) or "") for key in ("uplink", "bridge", "masquerade", "external")}
+            found.add(_made_vlan(network))
+        return found - {""}
+
+    def _matters(self, node: Node) -> bool:
+        return (
+            node.name in self.named
+            or node.differs
+            or node.name not in self.links
+            or node.kind in ("guest", "bridge", "bond", "vlan")
+        )
+
+    def kind(self, link: Link) -> str:
+        if link.name in self.guests:
+            return "guest"
+        if link.kind in ("", "veth", "tun") and link.name not in self.wires and BEHIND.match(link.name):
+            return "tap"
+        return KINDS.get(link.kind, link.kind)
+
+    def _link(self, link: Link) -> Node:
+        kind, owner = self.kind(link), self.guests.get(link.name)
+        state, mtu = link.state.replace(" ", NBSP), f"mtu{NBSP}{link.mtu}"
+        port = self._port(link, owner is not None)
+        if owner:
+            lines = [*_guest(owner), *port, f"{state} {mtu}"]
+        else:
+            lines = [f"{_what(link, kind)} {state}", mtu, *port, *link.addresses]
+        more = [f"MAC {link.mac}"] if link.mac else []
+        more += [f"alias {link.alias}"] if link.alias else []
+        return Node(link.name, kind, cleaned(lines), link.state, link.name in self.marked, more=cleaned(more))
+
+    def _port(self, link: Link, guest: bool) -> list[str]:
+        """What a link is as a port: its state where that is worth a word, and its VLANs."""
+        master = self.links.get(link.master)
+        lines = []
+        if master and link.port_state and (link.port_state != "forwarding" or (master.stp and not guest)):
+            lines.append(link.port_state)
+        if link.isolated:
+            lines.append("isolated")
+        if master and master.vlan_aware:
+            lines += [f"untagged{NBSP}{link.untagged}"] if link.untagged else []
+            lines += [f"tagged{NBSP}{link.tagged.replace(',', ', ')}"] if link.tagged else []
+        return lines
+
+    def _ghost(self, owner: Owner) -> Node:
+        return Node(owner.ifname, "guest", cleaned([*_guest(owner), f"tap{NBSP}is{NBSP}gone"]), "missing", True)
+
+    def _missing(self, name: str) -> Node | None:
+        if part := self.declared.link(name):
+            return Node(name, config.KINDS[part.section], ("missing",), "missing", True)
+        bridges = {network.options.get("bridge") for network in self.declared.networks.values()}
+        if name in self.wires:
+            return Node(name, "bridge" if name in bridges else "vlan" if "." in name else "nic", ("missing",), "missing", True)
+        return None
+
+    def _table(self, table: Table) -> Node:
+        network = self.routed.get(table.number)
+        lines = [f"network {network.name}", f"role {network['role']}"] if network else []
+        lines += list(table.rules)
+        lines += [
+            f"{_destination(dst)} " + (f"via{NBSP}{via} " if via else "") + f"dev{NBSP}{dev}"
+            for dst, via, dev in table.routes
+            if not _host(dst)
+        ]
+        return Node(table.name, "table", cleaned(lines), "up", table.name in self.marked)
+
+    def _nat(self, nat: Nat) -> Node:
+        inside = [link.name for link in self.links.values() if _inside(link, nat.subnet)]
+        lines = [nat.subnet, f"snat{NBSP}{nat.source}" if nat.source else "masquerade"]
+        lines += [f"for {', '.join(inside)}"] if inside else []
+        return Node(nat.name, "nat", cleaned(lines), "up", nat.name in self.marked, "NAT")
+
+    def _aside(self, link: Link) -> str:
+        words = [one_line(link.name), *([] if link.state == "up" else [link.state]), *link.addresses[:1]]
+        return " ".join(words)
+
+    # --- edges -----------------------------------------------------------------------------------------------------
+
+    def _edges(self, tables: Sequence[Table]) -> Iterable[Edge]:
+        for link in sorted(self.links.values(), key=lambda link: link.index):
+            if link.parent:
+                yield Edge(link.parent, link.name)
+            if link.master:
+                outwards = self.kind(link) in ("guest", "tap")
+                ends = (link.master, link.name) if outwards else (link.name, link.master)
+                yield Edge(*ends, link.port_state)
+        for table in tables:
+            for dst, _, dev in table.routes:
+                if not _host(dst):
+                    yield Edge(dev, table.name)
+            if network := self.routed.get(table.number):
+                yield Edge(network["uplink"], table.name)
+            for dst, _, dev in table.routes:
+                if _host(dst) and dev in self.guests:
+                    yield Edge(table.name, dev)
+        for nat in self.facts.nats:
+            yield Edge(nat.out, nat.name)
+        for owner in self.guests.values():
+            network = self.declared.networks.get(owner.network)
+            if owner.ifname not in self.links and network:
+                yield Edge(_home(network), owner.ifname)
+        for name in self.marked - self.links.keys():
+            if part := self.declared.link(name):
+                yield from (Edge(port, name) for port in (*part.options.get("ports", ()), part.options.get("parent")) if port)
+
+    # --- differences -----------------------------------------------------------------------------------------------
+
+    def _concerned(self, difference: Difference) -> set[str]:
+        """The nodes that a difference is of, by the words of the resource's key; else by its owner."""
+        key = difference.what.partition(": ")[0]
+        words = [word.strip('"') for word in key.replace("vmnet-", " ").split()]
+        found: set[str] = set()
+        match words:
+            case ["route" | "table-name", number, *_]:
+                found = {f"table {number}"}
+            case ["rule", *_, number]:
+                found = {f"table {number}"}
+            case ["nft", *_]:
+                found = {nat.name for nat in self.facts.nats if {nat.subnet, nat.out} <= set(words)}
+                found = found or {word for word in words if word in self.links}
+            case ["sysctl", path, *_]:
+                found = {word for word in path.split("/") if word in self.links}
+            case [_, name, *_] if name in self.links or name in self.wires:
+                found = {name}
+        return found or self._owned(difference.owner)
+
+    def _owned(self, label: str) -> set[str]:
+        found = {ifname for ifname, owner in self.guests.items() if owner.domain == label}
+        name = label.rpartition(":")[2].rpartition(" ")[2]
+        network = self.declared.networks.get(name)
+        return found or ({_home(network)} if network else {name} & self.links.keys())
+
+
+def cleaned(lines: Iterable[str]) -> tuple[str, ...]:
+    """Lines without control characters. No-break blanks are ours, and harmless where they are not."""
+    return tuple(NBSP.join(map(one_line, line.split(NBSP))) for line in lines)
+
+
+def _what(link: Link, kind: str) -> str:
+    """What a link is, in a few words."""
+    match kind:
+        case "nic":
+            return "NIC"
+        case "vlan":
+            return f"VLAN{NBSP}{link.vid}" + (f" {link.protocol}" if link.protocol not in ("", "802.1Q") else "")
+        case "bridge":
+            return "bridge" + (" STP" if link.stp else "") + (" VLAN-aware" if link.vlan_aware else "")
+        case "bond" | "macvlan":
+            return f"{kind} {link.mode}".strip()
+    return kind
+
+
+def _guest(owner: Owner) -> list[str]:
+    return [*map(_short, (owner.domain, owner.mac, *owner.addresses)), f"network{NBSP}{_short(owner.network)}"]
+
+
+def _short(text: str) -> str:
+    """A name of somebody else's as one word that leaves room for others."""
+    line = one_line(text)
+    return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace(" ", NBSP)
+
+
+def _home(network: Network) -> str:
+    """The node that the guests of a network hang on."""
+    options: Mapping[str, object] = network.options
+    return f"table {options['table']}" if network.mode == "routed" else str(options.get("bridge"))
+
+
+def _made_vlan(network: Network) -> str:
+    """The VLAN device that comes and goes with a bridged network's guests."""
+    uplink, vid = network.options.get("uplink"), network.options.get("vlan")
+    return f"{uplink}.{vid}" if network.mode == "bridged" and uplink and vid else ""
+
+
+def _host(dst: str) -> bool:
+    return dst.endswith("/128" if ":" in dst else "/32")
+
+
+def _destination(dst: str) -> str:
+    return {"0.0.0.0/0": "default", "::/0": f"default{NBSP}(IPv6)"}.get(dst, dst)
+
+
+def _inside(link: Link, subnet: str) -> bool:
+    try:
+        inner = ip_network(subnet)
+        return any(ip_interface(address).ip in inner for address in link.addresses)
+    except ValueError:
+        return False

@@ -1,0 +1,144 @@
+"""What there is to draw: the facts as kernel and records tell them, and the graph of boxes and lines made from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import one_line
+
+STANDBY = frozenset(("backup", "blocking", "disabled", "learning", "listening"))
+"""States of a port that carries no traffic."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link. `kind` is the kernel's word for it, "" for a NIC. `parent` is what a VLAN or macvlan stands on; `mode` is the
+    bond's or macvlan's. What only ports have: `port_state` (of a bridge: IEEE 802.1D; of a bond: active or backup),
+    `untagged` and `tagged` VIDs (of a VLAN-aware bridge)."""
+
+    name: str
+    index: int = 0
+    kind: str = ""
+    up: bool = True
+    carrier: bool = True
+    mtu: int = 1500
+    mac: str = ""
+    master: str = ""
+    parent: str = ""
+    addresses: tuple[str, ...] = ()
+    alias: str = ""
+    mode: str = ""
+    vid: int = 0
+    protocol: str = ""
+    stp: bool = False
+    vlan_aware: bool = False
+    port_state: str = ""
+    isolated: bool = False
+    untagged: int = 0
+    tagged: str = ""
+
+    @property
+    def state(self) -> str:
+        return "down" if not self.up else "up" if self.carrier else "no carrier"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A routing table that holds routes or rules of ours. `routes` are (destination, gateway, link); those to one address
+    lead to guests."""
+
+    number: int
+    rules: tuple[str, ...] = ()
+    routes: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"table {self.number}"
+
+
+@dataclass(frozen=True)
+class Nat:
+    """Source NAT of a subnet out of a link; `source` is "" where it masquerades."""
+
+    subnet: str
+    out: str
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"nat {self.subnet} {self.out}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The host as it is now."""
+
+    links: Sequence[Link] = ()
+    tables: Sequence[Table] = ()
+    nats: Sequence[Nat] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where the host differs from the declaration: `owner` is who is concerned, `what` starts with the resource's key."""
+
+    owner: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A box. `name` is unique: a link's, or that of a table or NAT. `lines` say what it is; a line breaks at blanks (not at
+    no-break ones). `more` is what a drawing has room for only elsewhere."""
+
+    name: str
+    kind: str
+    lines: tuple[str, ...] = ()
+    state: str = "up"
+    differs: bool = False
+    title: str = ""
+    more: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        return self.title or one_line(self.name)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A line, from the side of the wire to the side of the guests. `state` is that of the port."""
+
+    source: str
+    target: str
+    state: str = ""
+
+    @property
+    def standby(self) -> bool:
+        return self.state in STANDBY
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What is drawn. `unrelated` are links of no concern, `differences` one line each."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    unrelated: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
+
+    def components(self) -> list[list[Node]]:
+        """The nodes that hang together, each group in the order of `nodes`."""
+        group = {node.name: {node.name} for node in self.nodes}
+        for edge in self.edges:
+            one, other = group[edge.source], group[edge.target]
+            if one is not other:
+                one |= other
+                for name in other:
+                    group[name] = one
+        seen: set[int] = set()
+        found = []
+        for node in self.nodes:
+            members = group[node.name]
+            if id(members) not in seen:
+                seen.add(id(members))
+                found.append([n for n in self.nodes if n.name in members])
+        return found

@@ -1,0 +1,68 @@
+"""Watches over a takeover: asks the gateway before and after, and forks a guard that puts everything back when the command is
+killed, the terminal is gone, or nobody confirms in time.
+"""
+
+import os
+import signal
+import syslog
+import time
+from collections.abc import Iterable
+
+from . import host
+from .config import Config
+from .errors import VmnetError
+from .kernel import packet
+from .store import Store
+
+POLL_SECONDS = 0.2
+ATTEMPTS = 20
+
+
+class Watch:
+    """What an engine needs of a watch: see parts.Watch."""
+
+    def answering(self, gateways: Iterable[tuple[str, str]], seconds: float) -> set[str]:
+        """Those of the (link, address) that answer ARP or ND within `seconds`."""
+        return packet.answering(list(gateways), seconds)
+
+    def guard(self) -> None:
+        """Forks the guard. It has a session of its own and ignores a terminal's signals."""
+        if os.fork():
+            return
+        try:
+            os.setsid()
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_IGN)
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(null, fd)
+            # The command's lock, netlink sockets and database are its own.
+            os.closerange(3, 1024)
+            if os.fork() == 0:
+                watch_over()
+        finally:
+            os._exit(0)
+
+
+def watch_over() -> None:
+    """Until the takeover is confirmed: puts it back if its time is over, or if its command is gone without a word."""
+    syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
+    store = Store()
+    while pending := store.pending():
+        late = time.monotonic() > pending.deadline
+        orphaned = not pending.needs_word and not os.path.exists(f"/proc/{pending.pid}")
+        killed = pending.needs_word and not os.path.exists(f"/proc/{pending.pid}") and bool(store.journal()[0])
+        if late or orphaned or killed:
+            break
+        time.sleep(POLL_SECONDS)
+    else:
+        return
+    for _ in range(ATTEMPTS):
+        try:
+            engine = host.engine(Config({}))
+            engine.revert()
+            syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
+            return
+        except VmnetError as error:
+            syslog.syslog(syslog.LOG_ERR, f"putting a takeover back: {error}")
+            time.sleep(1)

@@ -1,0 +1,216 @@
+"""What an import has found: parts in the making, and lines that could not be carried over; and both as TOML.
+
+A draft that the configuration would refuse loses the option that is at fault, and keeps its line as a comment: what is
+printed is always a configuration that `vmnet-hook validate` accepts.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Any
+
+from ..config import Config, Declared, Network, Option, load
+from ..errors import ConfigError, VmnetError, one_line
+from ..modes import MODES
+from ..sections import SECTIONS
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+
+@dataclass(frozen=True, eq=False)
+class Left:
+    """Something that was not carried over: where and what it is, and why."""
+
+    where: str
+    text: str
+    why: str
+
+    def __str__(self) -> str:
+        text = one_line(self.text)
+        return f"# {one_line(self.where)}: `{text if len(text) <= 200 else text[:200] + ' …'}` is not carried over: {self.why}"
+
+
+@dataclass(eq=False)
+class Draft:
+    """A part in the making: `options` as TOML holds them, and (where, text) of what each was made of, and the whole."""
+
+    section: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+    def set(self, option: str, value: Any, where: str, text: str) -> None:
+        self.options[option] = value
+        self.sources.setdefault(option, []).append((where, text))
+
+    def drop(self, option: str, why: str) -> list[Left]:
+        """Takes an option out. Returns what it was made of."""
+        del self.options[option]
+        return [Left(where, text, why) for where, text in self.sources.pop(option, [])]
+
+
+@dataclass(eq=False)
+class Block:
+    """What one stanza, or one link, became."""
+
+    draft: Draft | None = None
+    left: list[Left] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Refused(ConfigError):
+    """The configuration refuses a draft: `option` is at fault, or all of it."""
+
+    def __init__(self, draft: Draft, option: str, problem: str) -> None:
+        super().__init__(problem)
+        self.draft, self.option = draft, option
+
+
+@dataclass(frozen=True)
+class _Part(Declared):
+    draft: Draft = field(default_factory=lambda: Draft("", ""), kw_only=True)
+
+    def error(self, option: str, problem: str) -> ConfigError:
+        return Refused(self.draft, option.partition(".")[0], problem)
+
+
+@dataclass(frozen=True)
+class _Network(Network):
+    draft: Draft = field(default_factory=lambda: Draft("", ""), kw_only=True)
+
+    def error(self, option: str, problem: str) -> ConfigError:
+        return Refused(self.draft, option.partition(".")[0], problem)
+
+
+def settle(blocks: Sequence[Block]) -> None:
+    """Takes out of the drafts what the configuration refuses: first of each alone, then of all together."""
+    for block in blocks:
+        while block.draft:
+            try:
+                _part(block.draft)
+                break
+            except Refused as refused:
+                _take_out(block, refused)
+    while True:
+        try:
+            return _check_together([block.draft for block in blocks if block.draft])
+        except Refused as refused:
+            _take_out(next(block for block in blocks if block.draft is refused.draft), refused)
+
+
+def _take_out(block: Block, refused: Refused) -> None:
+    draft, option, why = refused.draft, refused.option, one_line(refused)
+    if option in draft.options and not _required(draft, option):
+        block.left += draft.drop(option, why)
+        return
+    rest = [left for option in list(draft.options) for left in draft.drop(option, why)]
+    headers = [Left(where, text, why) for where, text in draft.headers]
+    # An option of a VLAN device may come from its stanza's first line.
+    block.left += {(left.where, left.text): left for left in [*headers, *rest]}.values()
+    block.draft = None
+
+
+def _rows(draft: Draft) -> Sequence[Option]:
+    return MODES[draft.options["mode"]].OPTIONS if draft.section == "networks" else SECTIONS[draft.section].OPTIONS
+
+
+def _required(draft: Draft, option: str) -> bool:
+    return option == "mode" or any(row.name == option and row.required for row in _rows(draft))
+
+
+def _part(draft: Draft) -> Declared:
+    """The part, as config.load makes it. Raises Refused."""
+    module = SECTIONS[draft.section]
+    try:
+        module.parse_name(draft.name)
+    except ValueError as error:
+        raise Refused(draft, "", f"{one_line(repr(draft.name))[:80]} {error}") from None
+    options = {}
+    for row in _rows(draft):
+        if row.name not in draft.options and row.required:
+            raise Refused(draft, "", f"{row.name} is missing; {row.doc}")
+        value = draft.options.get(row.name)
+        try:
+            options[row.name] = row.default if value is None else _parsed(row, value)
+        except ValueError as error:
+            raise Refused(draft, row.name, f"{one_line(repr(value))[:80]} {error}") from None
+    if draft.section != "networks":
+        part: Declared = _Part(draft.section, draft.name, options, "", draft=draft)
+        module.check(part)
+        return part
+    mode = draft.options["mode"]
+    network = _Network("networks", draft.name, options, "", mode, draft=draft)
+    MODES[mode].check(network)
+    return network
+
+
+def _check_together(drafts: Iterable[Draft]) -> None:
+    parts: dict[str, Declared] = {}
+    for draft in drafts:
+        part = _part(draft)
+        if part.id in parts:
+            raise Refused(draft, "", f"{part.id} is declared already")
+        parts[part.id] = part
+    networks = {part.name: part for part in parts.values() if isinstance(part, Network)}
+    declared = Config(networks, "", {key: part for key, part in parts.items() if not isinstance(part, Network)})
+    for section in SECTIONS.values():
+        section.check_together(declared)
+
+
+def _parsed(row: Option, value: Any) -> Any:
+    if not row.keys:
+        return row.parse(value)
+    return row.parse({key.name: key.parse(value[key.name]) if key.name in value else key.default for key in row.keys})
+
+
+def toml(header: Sequence[str], blocks: Iterable[Block]) -> str:
+    """The text of a configuration file. Raises VmnetError if `vmnet-hook validate` would not accept it."""
+    paragraphs = ["\n".join(f"# {line}" for line in header)]
+    alone = False
+    for block in blocks:
+        comments = list(map(str, block.left))
+        if block.draft:
+            paragraphs.append("\n".join([*(f"# {note}" for note in block.notes), *_table(block.draft), *comments]))
+        elif comments and alone:
+            paragraphs[-1] = "\n".join([paragraphs[-1], *comments])
+        elif comments:
+            paragraphs.append("\n".join(comments))
+        alone = bool(comments) and not block.draft
+    text = "\n\n".join(paragraphs) + "\n"
+    with tempfile.TemporaryDirectory(prefix="vmnet-hook-import-") as folder:
+        with open(f"{folder}/vmnet.toml", "w") as file:
+            file.write(text)
+        try:
+            load(SECTIONS, folder)
+        except ConfigError as error:
+            raise VmnetError(f"internal error: what was imported is not valid: {error}; please report it") from None
+    return text
+
+
+def _table(draft: Draft) -> list[str]:
+    order = ["mode", *(row.name for row in _rows(draft))] if draft.section == "networks" else [row.name for row in _rows(draft)]
+    rows = sorted(draft.options.items(), key=lambda row: order.index(row[0]))
+    return [f"[{draft.section}.{_key(draft.name)}]", *(f"{key} = {_value(value)}" for key, value in rows)]
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else json.dumps(name)
+
+
+def _value(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case list() | tuple():
+            return f"[{', '.join(map(_value, value))}]"
+        case Mapping():
+            return f"{{ {', '.join(f'{_key(key)} = {_value(inner)}' for key, inner in value.items())} }}"
+        case IPv4Address() | IPv4Interface() | IPv4Network() | IPv6Address() | IPv6Interface() | IPv6Network():
+            return json.dumps(str(value))
+    return json.dumps(value)

@@ -1,0 +1,207 @@
+"""The grammar of interfaces(5), as ifupdown 0.8 reads it: stanzas, continued lines, `source`, `inherits`."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError, one_line
+
+MAX_BYTES = 4 << 20
+MAX_FILES = 1000
+"""Files altogether: a configuration that sources more sources itself by some other way."""
+
+FAMILIES = {
+    "inet": ("loopback", "static", "manual", "dhcp", "bootp", "tunnel", "ppp", "wvdial", "ipv4ll"),
+    "inet6": ("loopback", "static", "manual", "dhcp", "auto", "v4tunnel", "6to4"),
+    "ipx": ("static", "dynamic"),
+    "can": ("static",),
+    "link": ("loopback", "static", "manual", "dhcp"),
+}
+_WORDS = frozenset(("iface", "auto", "mapping", "source", "source-directory", "no-auto-down", "no-scripts", "rename"))
+# "source-directory" of ifupdown takes no other names.
+_SOURCED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file, with its continuations joined."""
+
+    path: str
+    number: int
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        return self.text.split()
+
+    def error(self, problem: str) -> InputError:
+        return InputError(f"{one_line(self.path)}:{self.number}: {problem}")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a stanza. `name` is as other programs see it in the environment: `bridge_ports` is `bridge-ports`."""
+
+    name: str
+    value: str
+    line: Line
+
+
+@dataclass(eq=False)
+class Stanza:
+    """`iface NAME FAMILY METHOD` and its options, those that it inherits from `template` first."""
+
+    line: Line
+    name: str
+    family: str
+    method: str
+    options: list[Option]
+    template: "Stanza | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class Statement:
+    """Any other line: `auto`, `allow-hotplug`, `mapping`, and what belongs to a mapping. `keyword` is its first word."""
+
+    line: Line
+    keyword: str
+    names: tuple[str, ...] = ()
+
+
+Item = Stanza | Statement
+
+
+def read(path: str) -> list[Item]:
+    """Every statement of a file and of those that it sources, in order. Raises InputError for what ifup would refuse."""
+    return _Reader().file(path, ())
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.files = 0
+
+    def file(self, path: str, trail: tuple[str, ...]) -> list[Item]:
+        self.files += 1
+        if self.files > MAX_FILES:
+            raise InputError(f"{one_line(path)}: more than {MAX_FILES} files are sourced; remove the loop")
+        trail = (*trail, os.path.realpath(path))
+        inside = ""
+        for line in _lines(path):
+            words = line.words
+            keyword = words[0]
+            if keyword in _WORDS or keyword.startswith("allow-"):
+                inside = keyword if keyword in ("iface", "mapping") else ""
+            if keyword == "iface":
+                self.items.append(self._stanza(line))
+            elif keyword in ("source", "source-directory"):
+                self._source(line, trail)
+            elif keyword in _WORDS or keyword.startswith("allow-"):
+                self.items.append(Statement(line, keyword, tuple(words[1:])))
+            elif inside == "iface":
+                self._option(line)
+            elif inside == "mapping" and keyword in ("script", "map"):
+                self.items.append(Statement(line, keyword))
+            else:
+                raise line.error(f"{_quoted(keyword)} stands in no stanza; is it a file of interfaces(5)?")
+        return self.items
+
+    def _stanza(self, line: Line) -> Stanza:
+        words = line.words[1:]
+        if not words:
+            raise line.error("iface without a name; write: iface NAME inet|inet6 METHOD")
+        name, rest = words[0], words[1:]
+        heir = rest.index("inherits") if "inherits" in rest else len(rest)
+        inherited = rest[heir + 1 : heir + 2]
+        family = rest[0] if heir > 0 else ""
+        method = rest[1] if heir > 1 else ""
+        template = None
+        if heir < len(rest):
+            found = [
+                item
+                for item in self.items
+                if isinstance(item, Stanza) and [item.name] == inherited and family in ("", item.family)
+            ]
+            if not found:
+                raise line.error(f"inherits from {_quoted(' '.join(inherited))}, which no stanza above it declares")
+            template = found[0]
+            family, method = family or template.family, method or template.method
+        if family not in FAMILIES:
+            raise line.error(f"{_quoted(family)} is no address family; write: iface {one_line(name)[:40]} inet|inet6 METHOD")
+        if method not in FAMILIES[family]:
+            known = ", ".join(FAMILIES[family])
+            raise line.error(f"{_quoted(method)} is no method of {family}; use one of {known}")
+        return Stanza(line, name, family, method, list(template.options) if template else [], template)
+
+    def _option(self, line: Line) -> None:
+        name, _, value = line.text.replace("\t", " ").partition(" ")
+        if not value.strip():
+            raise line.error(f"{_quoted(name)} has no value; write one, or remove the line")
+        stanza = self.items[-1]
+        assert isinstance(stanza, Stanza)
+        stanza.options.append(Option(name.replace("_", "-"), value.strip(), line))
+
+    def _source(self, line: Line, trail: tuple[str, ...]) -> None:
+        keyword, *patterns = line.words
+        for pattern in patterns:
+            where = os.path.join(os.path.dirname(line.path), pattern)
+            paths = sorted(glob.glob(where))
+            if keyword == "source-directory":
+                paths = [path for folder in paths for path in _folder(folder, line)]
+            elif not paths and not glob.has_magic(where):
+                # ifup goes on without it.
+                self.items.append(Statement(line, keyword, (pattern,)))
+            for path in paths:
+                if os.path.realpath(path) in trail:
+                    raise line.error(f"sources {one_line(path)}, which leads back here; remove the loop")
+                if os.path.isfile(path):
+                    self.file(path, trail)
+
+
+def _folder(path: str, line: Line) -> list[str]:
+    try:
+        return [f"{path}/{name}" for name in sorted(os.listdir(path)) if _SOURCED.fullmatch(name)]
+    except OSError as error:
+        raise line.error(f"{one_line(path)}: {error.strerror}; is it a folder?") from None
+
+
+def _lines(path: str) -> Iterator[Line]:
+    """The lines that are neither empty nor comments, continued ones joined. Raises InputError."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{one_line(path)}: {error.strerror}; name another file with --interfaces") from None
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{one_line(path)}: larger than {MAX_BYTES >> 20} MiB; is it a file of interfaces(5)?")
+    if b"\0" in data:
+        raise InputError(f"{one_line(path)}: holds NUL bytes; is it a file of interfaces(5)?")
+    # Whatever encoding an admin's comments have.
+    rows = data.decode(errors="backslashreplace").split("\n")
+    number = 0
+    while number < len(rows):
+        first, text = number + 1, rows[number].lstrip()
+        number += 1
+        if not text.strip() or text.startswith("#"):
+            continue
+        while text.endswith("\\") and number < len(rows):
+            text = text[:-1] + rows[number]
+            number += 1
+        if text.strip():
+            yield Line(path, first, text.strip())
+
+
+def _quoted(text: str) -> str:
+    return one_line(repr(text))[:80]
+
+
+def names(items: Sequence[Item], keywords: Sequence[str]) -> set[str]:
+    """The interfaces that statements like `auto` name. `auto eth0=office` names eth0."""
+    return {
+        name.partition("=")[0]
+        for item in items
+        if isinstance(item, Statement) and any(item.keyword == k or item.keyword.startswith(k + "-") for k in keywords)
+        for name in item.names
+    }

@@ -1,0 +1,435 @@
+"""From stanzas of interfaces(5) to drafts of what vmnet.toml declares.
+
+Every line is carried over, or comes out as a comment that says why not. Bridges are those of bridge-utils, VLAN devices those
+of ifupdown and of the vlan package, bonds those of ifenslave, routed networks those of our own front end.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import ConfigError, one_line
+from ..frontends import ifupdown
+from . import words
+from .draft import Block, Draft, Left
+from .interfaces import Item, Line, Option, Stanza, Statement, names
+
+Parser = Callable[[str], Any]
+
+LINK: Mapping[str, tuple[str, Parser]] = {
+    "mtu": ("mtu", words.number),
+    "hwaddress": ("mac", words.mac),
+    "hw-mac-address": ("mac", words.mac),
+}
+KINDS: Mapping[str, Mapping[str, tuple[str, Parser]]] = {
+    "vlans": {
+        "vlan-raw-device": ("parent", words.first),
+        "vlan-id": ("id", words.number),
+        "vlan-protocol": ("protocol", words.first),
+    },
+    "bonds": {
+        "bond-slaves": ("ports", words.names),
+        "bond-ports": ("ports", words.names),
+        "slaves": ("ports", words.names),
+        "bond-mode": ("mode", words.bond_mode),
+        "bond-miimon": ("miimon", words.number),
+        "bond-updelay": ("updelay", words.number),
+        "bond-downdelay": ("downdelay", words.number),
+        "bond-lacp-rate": ("lacp_rate", words.bond_rate),
+        "bond-xmit-hash-policy": ("xmit_hash_policy", words.bond_hash),
+        "bond-primary": ("primary", words.first),
+    },
+    "bridges": {
+        "bridge-ports": ("ports", words.names),
+        "bridge-stp": ("stp", words.switch),
+        "bridge-fd": ("forward_delay", words.seconds),
+        "bridge-hello": ("hello_time", words.seconds),
+        "bridge-maxage": ("max_age", words.seconds),
+        "bridge-ageing": ("ageing", words.seconds),
+        "bridge-bridgeprio": ("priority", words.number),
+        "bridge-vlan-aware": ("vlan_filtering", words.switch),
+        "bridge-vids": ("vlans", words.vids),
+        "bridge-mcsnoop": ("mcast_snooping", words.switch),
+        "bridge-hw": ("hw_port", words.first),
+    },
+    "dummies": {},
+}
+"""Options of interfaces(5) by the section that they make a link part of: our option, and its value."""
+
+ROUTED = ("ip-routing-table", "ip-routes", "ip-gateway", "ip-forwarding", "ip-proxy-arp", "ip-proxy-ndp", "arp-ip")
+COMMANDS = ("up", "down", "pre-up", "post-up", "pre-down", "post-down")
+WAITS = ("bridge-maxwait", "bridge-waitport")
+_VLAN = re.compile(r"(?P<parent>[^.:]+)\.0*(?P<id>[0-9]{1,5})", re.ASCII)
+_NUMBERED = re.compile(r"vlan0*(?P<id>[0-9]{1,5})", re.ASCII)
+_MAC = re.compile(r"..:..:..:..:..:..")
+ADDRESS = ("address", "netmask", "gateway", "broadcast", "network", "scope", "pointopoint", "metric", "accept-ra", "autoconf")
+
+
+def convert(items: Sequence[Item]) -> list[Block]:
+    """The drafts, and what is left, in the order of the files."""
+    return _Converter(items).blocks()
+
+
+class _Converter:
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        stanzas = [item for item in items if isinstance(item, Stanza)]
+        self.automatic = names(items, ("auto", "allow"))
+        inherited = {id(stanza.template) for stanza in stanzas if stanza.template}
+        # A stanza that others inherit from, and that nothing brings up, is no interface.
+        self.templates = {id(s) for s in stanzas if id(s) in inherited and s.name not in self.automatic}
+        self.stanzas: dict[str, list[Stanza]] = {}
+        for stanza in stanzas:
+            if id(stanza) not in self.templates:
+                self.stanzas.setdefault(_base(stanza.name), []).append(stanza)
+        self.members: dict[str, list[str]] = {}
+        for name, own in self.stanzas.items():
+            if master := _option(own, "bond-master"):
+                self.members.setdefault(master, []).append(name)
+        self.sections = {name: section for name, own in self.stanzas.items() if (section := self._section(name, own))}
+        self.drafts: dict[str, Draft] = {}
+        self.networks: dict[tuple[str, int], Draft] = {}
+        self.used: set[str] = set()
+        self.result: list[Block] = []
+
+    def blocks(self) -> list[Block]:
+        self._collect()
+        for item in self.items:
+            if isinstance(item, Statement):
+                self._statement(item)
+            elif id(item) not in self.templates:
+                self._stanza(item)
+        for draft in self.drafts.values():
+            if len(draft.options.get("gateway", ())) == 1:
+                draft.options["gateway"] = draft.options["gateway"][0]
+        return self.result
+
+    # --- what is what ----------------------------------------------------------------------------------------------
+
+    def _section(self, name: str, stanzas: Sequence[Stanza]) -> str:
+        """The section that a link is declared in; "" for what we do not make."""
+        if _option(stanzas, "bridge-ports"):
+            return "bridges"
+        own = ("bond-slaves", "bond-ports", "slaves", "bond-mode")
+        if name in self.members or (any(_option(stanzas, key) for key in own) and not _option(stanzas, "bond-master")):
+            return "bonds"
+        if vlan_of(name) or (_option(stanzas, "vlan-raw-device") and (_option(stanzas, "vlan-id") or _NUMBERED.fullmatch(name))):
+            return "vlans"
+        return "dummies" if re.fullmatch("dummy[0-9]+", name, re.ASCII) else ""
+
+    def _collect(self) -> None:
+        """The links that declared ones stand on: their own stanzas may have nothing more to say."""
+        for name, stanzas in self.stanzas.items():
+            section = self.sections.get(name, "")
+            if section in ("bridges", "bonds"):
+                self.used.update(_ports(stanzas, section))
+            if section == "bonds":
+                self.used.update(self.members.get(name, ()))
+            if section == "vlans":
+                found = vlan_of(name)
+                self.used.add(found[0] if found else words.first(_option(stanzas, "vlan-raw-device")))
+            if _option(stanzas, "ip-routing-table"):
+                self.used.add(name)
+
+    # --- statements ------------------------------------------------------------------------------------------------
+
+    def _statement(self, item: Statement) -> None:
+        if item.keyword in ("auto", "allow-auto", "allow-hotplug", "allow-boot"):
+            others = [n for n in item.names if _base(n) not in self.sections and n not in self.used]
+            if others:
+                self._left(item.line, f"{', '.join(map(_shown, others))}: not a link that vmnet-hooks makes")
+            return
+        why = {
+            "source": "there is no such file",
+            "mapping": "vmnet-hooks has no mappings; declare each link",
+            "map": "it belongs to a mapping",
+            "script": "it belongs to a mapping",
+            "rename": "udev renames interfaces; see systemd.link(5)",
+        }
+        self._left(item.line, why.get(item.keyword, "it is about ifup and ifdown alone"))
+
+    def _left(self, line: Line, why: str) -> None:
+        self.result.append(Block(left=[_left(line, why)]))
+
+    # --- stanzas ---------------------------------------------------------------------------------------------------
+
+    def _stanza(self, stanza: Stanza) -> None:
+        name = _base(stanza.name)
+        section = self.sections.get(name, "")
+        block, network = Block(), None
+        handled: set[int] = set()
+        if section:
+            self._link(stanza, name, section, block, handled)
+        if any(option.name == "ip-routing-table" for option in stanza.options):
+            network = self._routed(stanza, name, block, handled)
+        self._membership(stanza, handled)
+        self._header(stanza, name, section, block)
+        left = [option for option in stanza.options if id(option) not in handled]
+        block.left += [_left(option.line, self._why(option, stanza, section)) for option in left]
+        self.result.append(block)
+        if network and block.draft:
+            self.result.append(Block(network))
+        elif network:
+            block.draft = network
+
+    def _link(self, stanza: Stanza, name: str, section: str, block: Block, handled: set[int]) -> None:
+        draft = self.drafts.get(name)
+        if draft is None:
+            draft = self.drafts[name] = block.draft = Draft(section, name)
+            if name not in self.automatic and name not in self.used:
+                block.notes.append(f"{_shown(name)} is not marked auto: `vmnet-hook up` would bring it up at boot too")
+            self._defaults(stanza, draft)
+        draft.headers.append((_where(stanza.line), stanza.line.text))
+        for option in stanza.options:
+            key, parse = {**LINK, **KINDS[section]}.get(option.name, ("", None))
+            if not parse:
+                continue
+            handled.add(id(option))
+            try:
+                self._set(draft, key, parse(option.value), option, block)
+            except ValueError as error:
+                block.left.append(_left(option.line, str(error)))
+        self._addresses(stanza, draft, block, handled)
+
+    def _set(self, draft: Draft, key: str, value: Any, option: Option, block: Block) -> None:
+        """One option of a link. Raises ValueError."""
+        if key == "ports":
+            found, patterns = literal_ports(option.value)
+            if patterns:
+                block.left.append(_left(option.line, f"patterns ({_shown(patterns)}): list the interfaces in `ports`"))
+            value = list(dict.fromkeys([*draft.options.get("ports", ()), *found]))
+            if draft.section == "bridges":
+                self._implied(found)
+        elif key == "hw_port" and _MAC.fullmatch(value):
+            key, value = "mac", value.lower()
+        elif key == "parent" and draft.options.get("parent", value) != value:
+            raise ValueError(f"by its name, {_shown(draft.name)} is on {_shown(draft.options['parent'])}")
+        elif draft.options.get(key, value) != value and key in draft.sources:
+            raise ValueError(f"{key} is given already, as {_shown(draft.options[key])}")
+        if key == "mtu" and draft.section == "bridges":
+            block.notes.append("ifup gave the ports this MTU too; here, each has its own")
+        draft.set(key, value, _where(option.line), option.line.text)
+
+    def _defaults(self, stanza: Stanza, draft: Draft) -> None:
+        """What a name says, and where ifupdown's defaults are not ours."""
+        own, where, text = self.stanzas[draft.name], _where(stanza.line), stanza.line.text
+        if draft.section == "vlans":
+            if found := vlan_of(draft.name):
+                draft.set("parent", found[0], where, text)
+                draft.set("id", found[1], where, text)
+            elif not _option(own, "vlan-id") and (numbered := _NUMBERED.fullmatch(draft.name)):
+                draft.set("id", int(numbered["id"]), where, text)
+        if draft.section == "bonds":
+            members = self.members.get(draft.name, [])
+            draft.options["ports"] = list(dict.fromkeys([*_ports(own, "bonds"), *members]))
+            mode = words.bond_mode(_option(own, "bond-mode") or "balance-rr")
+            if not _option(own, "bond-mode"):
+                draft.options["mode"] = mode
+            if not _option(own, "bond-miimon") and mode not in ("802.3ad", "balance-tlb", "balance-alb"):
+                # The kernel's default: no look at the carrier.
+                draft.options["miimon"] = 0
+            primary = _option([s for m in members for s in self.stanzas[m]], "bond-primary")
+            if primary and not _option(own, "bond-primary"):
+                draft.options["primary"] = words.first(primary)
+
+    def _implied(self, ports: Iterable[str]) -> None:
+        """bridge-utils makes VLAN devices that no stanza declares."""
+        for port in ports:
+            if (found := vlan_of(port)) and port not in self.stanzas and port not in self.drafts:
+                self.drafts[port] = Draft("vlans", port, {"parent": found[0], "id": found[1]})
+                self.result.append(Block(self.drafts[port]))
+                self.used.add(found[0])
+
+    def _membership(self, stanza: Stanza, handled: set[int]) -> None:
+        """What a bond's port says of its bond."""
+        given = {option.name: option for option in stanza.options}
+        if "bond-master" in given and self.sections.get(given["bond-master"].value) == "bonds":
+            handled.add(id(given["bond-master"]))
+            master = self.stanzas[given["bond-master"].value]
+            for name, option in given.items():
+                if KINDS["bonds"].get(name) and _option(master, name) in (option.value, "" if name == "bond-primary" else None):
+                    handled.add(id(option))
+
+    def _addresses(self, stanza: Stanza, draft: Draft, block: Block, handled: set[int]) -> None:
+        given = {option.name: option for option in reversed(stanza.options)}
+        if stanza.method != "static" or "address" not in given or "pointopoint" in given:
+            return
+        try:
+            own = _own(given, stanza.family)
+        except ValueError as error:
+            block.left.append(_left(given["address"].line, str(error)))
+            handled.add(id(given["address"]))
+            return
+        if str(own) not in draft.options.setdefault("addresses", []):
+            draft.options["addresses"].append(str(own))
+        draft.sources.setdefault("addresses", []).append(_source(given["address"]))
+        handled.update(_standard(given, own))
+        if "gateway" in given:
+            handled.add(id(given["gateway"]))
+            draft.options.setdefault("gateway", []).append(given["gateway"].value)
+            draft.sources.setdefault("gateway", []).append(_source(given["gateway"]))
+
+    def _routed(self, stanza: Stanza, name: str, block: Block, handled: set[int]) -> Draft | None:
+        """A stanza of our own front end: a network, whose two families are one in TOML. Returns a new one."""
+        given = {option.name: option for option in reversed(stanza.options)}
+        environ = {f"IF_{key.upper().replace('-', '_')}": option.value for key, option in given.items()}
+        mine = [option for option in stanza.options if option.name in ROUTED and not _other_family(option.name, stanza.family)]
+        handled.update(map(id, mine))
+        side = "ipv4" if stanza.family == "inet" else "ipv6"
+        why, new = "", None
+        try:
+            found = ifupdown.network(environ, name, stanza.family, "")
+        except ConfigError as error:
+            block.left += [_left(option.line, one_line(error).removeprefix(": ")) for option in mine]
+            return None
+        draft = self.networks.get((name, found["table"]))
+        if draft and draft.options.get("role", "host") != found["role"]:
+            why = f"as {found['role']}, it can't be of one network with networks.{draft.name}"
+        elif draft and side in draft.options:
+            why = f"networks.{draft.name} has another subnet of that family"
+        if why:
+            block.left += [_left(option.line, why) for option in mine]
+            return None
+        if draft is None:
+            draft = new = Draft("networks", self._network_name(name, stanza.family))
+            draft.options |= {"mode": "routed", "uplink": name, "table": found["table"]}
+            if found["role"] != "host":
+                draft.options["role"] = found["role"]
+            self.networks[name, found["table"]] = draft
+        if name not in self.drafts:
+            draft.headers.append((_where(stanza.line), stanza.line.text))
+        draft.options[side] = {key: str(value) for key, value in found[side].items() if value is not None}
+        draft.sources[side] = [_source(option) for option in mine]
+        if found["role"] != "host" and name not in self.drafts:
+            # The network brings the gateway's address itself.
+            handled.update(_standard(given, _own(given, stanza.family)))
+        return new
+
+    def _network_name(self, uplink: str, family: str) -> str:
+        taken = {draft.name for draft in self.networks.values()}
+        return uplink if uplink not in taken else f"{uplink}-{family}"
+
+    # --- what is left ----------------------------------------------------------------------------------------------
+
+    def _header(self, stanza: Stanza, name: str, section: str, block: Block) -> None:
+        why = ""
+        if stanza.method == "loopback":
+            why = "the loopback interface needs no declaration"
+        elif stanza.family not in ("inet", "inet6"):
+            why = f"vmnet-hooks knows nothing of {stanza.family}"
+        elif not section and name not in self.used:
+            why = f"{_shown(name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
+        elif stanza.method not in ("static", "manual"):
+            why = f"method {stanza.method}: vmnet-hooks gives static addresses only"
+        elif stanza.name != name:
+            why = f"an address has no label here; it is on {_shown(name)}"
+        elif section and (stanza.family, stanza.method) == ("inet6", "manual") and "ip-routing-table" not in _names(stanza):
+            why = "IPv6 is off on a link without an IPv6 address"
+        if why:
+            block.left.insert(0, _left(stanza.line, why))
+
+    def _why(self, option: Option, stanza: Stanza, section: str) -> str:
+        given = _names(stanza)
+        if option.name in COMMANDS:
+            return "commands stay with ifupdown"
+        if option.name.startswith("dns-"):
+            return "name servers are for resolvconf, or /etc/resolv.conf"
+        if option.name in WAITS:
+            return "nothing waits for ports; see `vmnet-hook up --wait`"
+        if option.name == "bond-master":
+            return f"no stanza declares {_shown(option.value)} as a bond"
+        if option.name in KINDS["bonds"] and "bond-master" in given:
+            return f"it is for the stanza of {_shown(given['bond-master'])}"
+        if option.name in ROUTED:
+            if "ip-routing-table" in given:
+                return f"it is of no use in a stanza of {stanza.family}"
+            return "without ip-routing-table it is no routed network's"
+        if "pointopoint" in given and option.name in ADDRESS:
+            return "vmnet-hooks gives no point-to-point addresses"
+        if option.name in ADDRESS and section:
+            return "it is not what the address alone says" if "address" in given else "there is no address with it"
+        if option.name in ADDRESS or option.name in LINK:
+            return f"{_shown(stanza.name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
+        return "vmnet-hooks has no such option"
+
+
+def vlan_of(name: str) -> tuple[str, int] | None:
+    """The parent and ID that ifupdown reads from a VLAN device's name; None if it says nothing, or not clearly."""
+    found = _VLAN.fullmatch(name)
+    return (found["parent"], int(found["id"])) if found else None
+
+
+def literal_ports(text: str) -> tuple[list[str], str]:
+    """The ports that `bridge_ports` names, and the patterns among them: `regex …`, `all`."""
+    ports: list[str] = []
+    patterns: list[str] = []
+    inside = False
+    for word in [] if text == "none" else text.split():
+        if word in ("regex", "noregex", "all"):
+            inside = word == "regex"
+            if word == "all":
+                patterns.append(word)
+        else:
+            (patterns if inside else ports).append(word)
+    return ports, " ".join(patterns)
+
+
+def _ports(stanzas: Iterable[Stanza], section: str) -> list[str]:
+    """The ports that a bridge's or bond's own stanzas name."""
+    keys = [name for name, (key, _) in KINDS[section].items() if key == "ports"]
+    return [p for s in stanzas for option in s.options if option.name in keys for p in literal_ports(option.value)[0]]
+
+
+def _own(given: Mapping[str, Option], family: str) -> Any:
+    """The address of a static stanza. Raises ValueError."""
+    return words.address(given["address"].value, given["netmask"].value if "netmask" in given else "", family)
+
+
+def _standard(given: Mapping[str, Option], own: Any) -> Iterator[int]:
+    """The options that say of an address what goes without saying."""
+    same = {
+        "address": None,
+        "netmask": None,
+        "broadcast": ("+", str(own.network.broadcast_address)),
+        "network": (str(own.network.network_address),),
+        "scope": ("global",),
+        "accept-ra": ("0",),
+        "autoconf": ("0",),
+        "dad-attempts": ("0",),
+    }
+    for name, texts in same.items():
+        if name in given and (texts is None or given[name].value in texts):
+            yield id(given[name])
+
+
+def _names(stanza: Stanza) -> dict[str, str]:
+    return {option.name: option.value for option in stanza.options}
+
+
+def _option(stanzas: Iterable[Stanza], name: str) -> str:
+    return next((option.value for stanza in stanzas for option in stanza.options if option.name == name), "")
+
+
+def _base(name: str) -> str:
+    """eth0 of eth0:1."""
+    return name.partition(":")[0]
+
+
+def _other_family(option: str, family: str) -> bool:
+    return option in (("ip-proxy-ndp",) if family == "inet" else ("ip-proxy-arp", "arp-ip"))
+
+
+def _left(line: Line, why: str) -> Left:
+    return Left(_where(line), line.text, why)
+
+
+def _source(option: Option) -> tuple[str, str]:
+    return _where(option.line), option.line.text
+
+
+def _where(line: Line) -> str:
+    return f"{line.path}:{line.number}"
+
+
+def _shown(text: object) -> str:
+    return one_line(text)[:40]

@@ -1,0 +1,169 @@
+"""A bridge takes over what the host has on one of its ports: read, moved and moved back with iproute2.
+
+iproute2 and not netlink: the words of `ip route show` are the words of `ip route replace`, with every attribute that a route
+can have, also those that we have never heard of.
+"""
+
+import json
+import os
+import subprocess
+from typing import Any
+
+from ..errors import KernelError, one_line
+from ..state import Adoption
+from . import sysctl
+
+# What the kernel tells of a route, and does not take.
+_NOT_WORDS = {"linkdown", "dead", "offload", "trap", "notify", "rt_offload", "rt_trap"}
+# Of the device itself, or made by the kernel for each.
+_OWN_SYSCTLS = {"disable_ipv6", "stable_secret", "addr_gen_mode", "mtu", "mc_forwarding"}
+
+
+def _ip(*words: str, batch: str = "") -> str:
+    try:
+        done = subprocess.run(["ip", *words], input=batch, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelError(f"ip {' '.join(words)}: {error}; install iproute2") from None
+    if done.returncode and "-force" not in words:
+        raise KernelError(f"ip {' '.join(words)}: {one_line(done.stderr.strip() or f'exit status {done.returncode}')}")
+    return done.stdout
+
+
+def survey(port: str, bridge: str) -> Adoption:
+    """What the host has on `port` now. Raises KernelError."""
+    disabled = sysctl.read(f"net/ipv6/conf/{port}/disable_ipv6")
+    return Adoption(
+        port,
+        bridge,
+        tuple(_addresses(port)),
+        tuple(_routes(port)),
+        tuple(_neighbours(port)),
+        tuple(_sysctls(port)),
+        disabled == "0",
+    )
+
+
+def _addresses(dev: str) -> list[str]:
+    items = []
+    for link in json.loads(_ip("-j", "-N", "addr", "show", "dev", dev) or "[]"):
+        for entry in link.get("addr_info", ()):
+            # Link-local ones come by themselves, with the MAC; temporary ones are the kernel's to renew.
+            if entry["scope"] in ("link", "253") and entry["family"] == "inet6" or entry.get("temporary"):
+                continue
+            items.append(_address_words(entry, dev))
+    return items
+
+
+def _address_words(entry: dict[str, Any], dev: str) -> str:
+    words = [f"{entry['local']}/{entry['prefixlen']}"]
+    if peer := entry.get("address"):
+        words = [entry["local"], "peer", f"{peer}/{entry['prefixlen']}"]
+    if broadcast := entry.get("broadcast"):
+        words += ["broadcast", broadcast]
+    words += ["scope", entry["scope"]]
+    if label := entry.get("label", dev).removeprefix(dev):
+        words += ["label", f"{{dev}}{label}"]
+    if metric := entry.get("metric"):
+        words += ["metric", str(metric)]
+    words += [flag for flag in ("home", "mngtmpaddr", "noprefixroute", "autojoin") if entry.get(flag)]
+    if entry["family"] == "inet6":
+        words.append("nodad")
+    forever = (1 << 32) - 1
+    if (left := entry.get("valid_life_time", forever)) < forever:
+        words += ["valid_lft", str(left), "preferred_lft", str(min(left, entry.get("preferred_life_time", left)))]
+    return " ".join(words)
+
+
+def _routes(dev: str) -> list[str]:
+    items = []
+    for family in ("-4", "-6"):
+        for line in _ip("-N", "-o", family, "route", "show", "table", "all").splitlines():
+            words = line.replace("\\", " ").split()
+            if dev not in words or words[0] in ("local", "broadcast", "multicast", "anycast"):
+                continue
+            if not any(pair == ("dev", dev) for pair in zip(words, words[1:], strict=False)):
+                continue
+            # The kernel makes the route to an address's subnet itself, and needs none of ours to a link-local one.
+            if _value(words, "proto") == "2" or words[0].startswith("fe80:") or words[0] == "ff00::/8":
+                continue
+            items.append(_route_words(words, dev, family))
+    # Gateways are reached through routes: those without one first.
+    return sorted(items, key=lambda item: " via " in item)
+
+
+def _route_words(words: list[str], dev: str, family: str) -> str:
+    if words[0] == "default":
+        words[0] = "0.0.0.0/0" if family == "-4" else "::/0"
+    result: list[str] = []
+    for number, word in enumerate(words):
+        if word in _NOT_WORDS:
+            continue
+        before = words[number - 1] if number else ""
+        if word == dev and before == "dev":
+            word = "{dev}"
+        result.append(word.removesuffix("sec") if before == "expires" else word)
+    return " ".join(result)
+
+
+def _value(words: list[str], key: str) -> str:
+    return words[words.index(key) + 1] if key in words[:-1] else ""
+
+
+def _neighbours(dev: str) -> list[str]:
+    found = json.loads(_ip("-j", "neigh", "show", "dev", dev, "nud", "permanent") or "[]")
+    return [f"{entry['dst']} lladdr {entry['lladdr']} nud permanent" for entry in found if entry.get("lladdr")]
+
+
+def _sysctls(dev: str) -> list[str]:
+    items = []
+    for family in ("ipv4", "ipv6"):
+        base = f"{sysctl.ROOT}/net/{family}/conf"
+        if not os.path.isdir(f"{base}/{dev}"):
+            continue
+        for name in sorted(set(os.listdir(f"{base}/{dev}")) - _OWN_SYSCTLS):
+            mine, default = (sysctl.read(f"net/{family}/conf/{where}/{name}") for where in (dev, "default"))
+            if mine is not None and mine != default:
+                items.append(f"{family}/{name}={mine}")
+    return items
+
+
+def read(want: Adoption, master: str) -> Adoption | None:
+    """How much of an adoption there is; None if nothing. `master` is the port's now."""
+    there = survey(want.bridge, want.bridge) if os.path.exists(f"/sys/class/net/{want.bridge}") else Adoption("", "")
+
+    def found(wanted: tuple[str, ...], present: tuple[str, ...]) -> tuple[str, ...]:
+        have = {_identity(item) for item in present}
+        return tuple(item for item in wanted if _identity(item) in have)
+
+    have = Adoption(
+        want.ifname,
+        want.bridge,
+        found(want.addresses, there.addresses),
+        found(want.routes, there.routes),
+        found(want.neighbours, there.neighbours),
+        want.sysctls,
+        want.ipv6,
+        master,
+    )
+    moved = (have.addresses, have.routes, have.neighbours)
+    return have if master == want.bridge or any(moved) else None
+
+
+def _identity(item: str) -> tuple[str, ...]:
+    """What makes an address, route or neighbour that one, leaving out what changes with time."""
+    words = item.split()
+    keys = ("via", "table", "metric", "lladdr", "peer")
+    return (words[0], *(_value(words, key) for key in keys))
+
+
+def move(adoption: Adoption, to_bridge: bool) -> None:
+    """The whole switch, or the way back. Raises KernelError."""
+    for path, value in adoption.sysctl_writes(to_bridge):
+        if sysctl.read(path) not in (None, value):
+            sysctl.write_value(path, value)
+    must, may = adoption.commands(to_bridge)
+    _ip("-batch", "-", batch="\n".join(must) + "\n")
+    if may:
+        _ip("-force", "-batch", "-", batch="\n".join(may) + "\n")
+    if to_bridge and adoption.ipv6:
+        sysctl.write_value(f"net/ipv6/conf/{adoption.ifname}/disable_ipv6", "1")

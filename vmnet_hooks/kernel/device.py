@@ -1,0 +1,180 @@
+"""Links that we make (VLAN devices, bonds, bridges, macvlans, dummies), and what only a bridge has: fdb entries, VLANs."""
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.ethtool.ioctl import IoctlEthtool
+from pyroute2.netlink.exceptions import NetlinkError
+
+from ..state import ALIAS, Device, FdbEntry, LinkAttribute, PortVlans
+from ..values import ranges
+
+_BOND_MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
+_BOND_HASHES = ("layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4", "vlan+srcmac")
+_LACP_RATES = ("slow", "fast")
+_PROTOCOLS = {"802.1Q": 0x8100, "802.1ad": 0x88A8}
+_PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END, _SELF = 2, 4, 8, 16, 2
+_NTF_SELF, _NO_VLAN = 2, 0
+# Where iproute2's word is not the netlink attribute's name.
+_ATTRIBUTES = {("bond", "lacp_rate"): "IFLA_BOND_AD_LACP_RATE"}
+_PREFIX = {"bridge": "IFLA_BR_", "bond": "IFLA_BOND_", "vlan": "IFLA_VLAN_", "macvlan": "IFLA_MACVLAN_"}
+_WORDS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("bond", "mode"): _BOND_MODES,
+    ("bond", "xmit_hash_policy"): _BOND_HASHES,
+    ("bond", "lacp_rate"): _LACP_RATES,
+}
+
+
+def _attribute(kind: str, word: str) -> str:
+    return _ATTRIBUTES.get((kind, word), _PREFIX[kind] + word.upper())
+
+
+def _encoded(kind: str, word: str, value: str) -> Any:
+    if (kind, word) in _WORDS:
+        return _WORDS[kind, word].index(value)
+    if (kind, word) == ("vlan", "protocol"):
+        return _PROTOCOLS[value]
+    return value if (kind, word) == ("macvlan", "mode") else int(value)
+
+
+def _decoded(kind: str, word: str, value: Any) -> str:
+    if (kind, word) in _WORDS and isinstance(value, int):
+        words = _WORDS[kind, word]
+        return words[value] if value < len(words) else str(value)
+    if (kind, word) == ("vlan", "protocol"):
+        return next((name for name, number in _PROTOCOLS.items() if number == value), str(value))
+    return str(value)
+
+
+def read(want: Device, message: Any, name_of: Callable[[int], str]) -> Device:
+    """The link under a wanted device's name, with the settings that `want` names."""
+    info = message.get_attr("IFLA_LINKINFO")
+    kind = (info.get_attr("IFLA_INFO_KIND") if info else "") or ""
+    data = info.get_attr("IFLA_INFO_DATA") if info else None
+    lower = message.get_attr("IFLA_LINK") if want.parent else None
+
+    def settings(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        if kind != want.type or data is None:
+            return ()
+        found = ((word, data.get_attr(_attribute(kind, word))) for word, _ in pairs)
+        return tuple(
+            # A kernel without VLAN filtering has none of it, and says nothing of it.
+            (word, _decoded(kind, word, value))
+            for word, value in found
+            if value is not None
+        )
+
+    return Device(
+        want.ifname,
+        kind,
+        name_of(lower) if lower else "",
+        settings(want.fixed),
+        settings(want.options),
+        message.get_attr("IFLA_IFALIAS") or "",
+        want.level,
+    )
+
+
+def create(ip: IPRoute, want: Device, parent: int) -> None:
+    """Makes a link, and marks it as ours. Raises NetlinkError."""
+    data = {_attribute(want.type, w)[len("IFLA_") :].lower(): _encoded(want.type, w, v) for w, v in (*want.fixed, *want.options)}
+    if parent:
+        data["link"] = parent
+    ip.link("add", ifname=want.ifname, kind=want.type, **data)
+    # The kernel takes no alias with the creation.
+    index = next(iter(ip.link("get", ifname=want.ifname)))["index"]
+    ip.link("set", index=index, ifalias=ALIAS)
+
+
+def change(ip: IPRoute, index: int, want: Device, have: Device) -> None:
+    """Brings the options of a link to `want`. Raises NetlinkError."""
+    changed = dict(option for option in want.options if option not in have.options)
+    steps = [changed]
+    if changed.get("stp_state") == "0":
+        # While it runs, STP's limits hold: forward_delay can't go to 0 before it is off.
+        steps = [{"stp_state": changed.pop("stp_state")}, changed]
+    for step in filter(None, steps):
+        data = {_attribute(want.type, w)[len("IFLA_") :].lower(): _encoded(want.type, w, v) for w, v in step.items()}
+        ip.link("set", index=index, kind=want.type, **data)
+
+
+# --- the forwarding database -----------------------------------------------------------------------------------------
+
+
+def read_fdb(ip: IPRoute, want: FdbEntry, index: int) -> FdbEntry | None:
+    try:
+        found = list(ip.neigh("get", family=socket.AF_BRIDGE, ifindex=index, lladdr=want.lladdr, flags=_NTF_SELF))
+    except NetlinkError as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise
+    permanent = [m for m in found if m["state"] & 0x80]
+    return want if permanent else None
+
+
+def set_fdb(ip: IPRoute, verb: str, entry: FdbEntry, index: int) -> None:
+    ip.fdb(verb, ifindex=index, lladdr=entry.lladdr, flags=_NTF_SELF)
+
+
+# --- VLANs of a bridge's port -------------------------------------------------------------------------------------------
+
+
+def read_vlans(ip: IPRoute, want: PortVlans, index: int, dump: Callable[..., list[Any]]) -> PortVlans | None:
+    """The VLANs of a port; None if it has none, or is no port."""
+    untagged, tagged = 0, set()
+    for message in dump(ip.link, family=socket.AF_BRIDGE, ext_mask=2):
+        if message["index"] != index:
+            continue
+        spec = message.get_attr("IFLA_AF_SPEC")
+        for name, info in spec["attrs"] if spec else ():
+            if name == "IFLA_BRIDGE_VLAN_INFO":
+                if info["flags"] & _UNTAGGED or info["flags"] & _PVID:
+                    untagged = info["vid"]
+                else:
+                    tagged.add(info["vid"])
+    return PortVlans(want.ifname, untagged, ranges(tagged), want.own) if untagged or tagged else None
+
+
+def set_vlans(ip: IPRoute, want: PortVlans, have: PortVlans | None, index: int) -> None:
+    """Raises NetlinkError."""
+    where = {"vlan_flags": _SELF} if want.own else {}
+    for verb, text, untagged in want.commands(have):
+        low, _, high = text.partition("-")
+        if high:
+            infos = [{"vid": int(low), "flags": _RANGE_BEGIN}, {"vid": int(high), "flags": _RANGE_END}]
+        else:
+            infos = [{"vid": int(low), "flags": _PVID | _UNTAGGED if untagged else 0}]
+        spec = {"attrs": [*_bridge_flags(where), *(("IFLA_BRIDGE_VLAN_INFO", info) for info in infos)]}
+        ip.vlan_filter(verb, index=index, af_spec=spec)
+
+
+def _bridge_flags(where: dict[str, int]) -> list[tuple[str, int]]:
+    return [("IFLA_BRIDGE_FLAGS", where["vlan_flags"])] if where else []
+
+
+# --- checksums ----------------------------------------------------------------------------------------------------------
+
+
+def read_tx(ifname: str) -> LinkAttribute:
+    """Whether any checksum is left to the device."""
+    ethtool = IoctlEthtool(ifname)
+    try:
+        is_on = any(value for name, value, *_ in ethtool.get_features() if name.startswith("tx-checksum-"))
+    finally:
+        ethtool.sock.close()
+    return LinkAttribute(ifname, "tx", "on" if is_on else "off")
+
+
+def set_tx(want: LinkAttribute) -> None:
+    ethtool = IoctlEthtool(want.ifname)
+    try:
+        features = ethtool.get_features()
+        for name, _, available, *_ in list(features):
+            if name.startswith("tx-checksum-") and available:
+                features[name] = want.value == "on"
+        ethtool.set_features(features)
+    finally:
+        ethtool.sock.close()

@@ -1,0 +1,91 @@
+"""Why a bridge must not take over an interface: somebody else is in charge of its addresses, or too much hangs on it."""
+
+import configparser
+import json
+import os
+import socket
+import subprocess
+
+_DHCP_CLIENTS = ("dhclient", "dhcpcd", "udhcpc", "dhcpcd5")
+
+
+def obstacle(port: str) -> str:
+    """One line with the remedy; "" if there is none."""
+    return _dhcp(port) or _networkd(port) or _network_manager(port) or _nfs_root(port) or _rules(port)
+
+
+def _dhcp(port: str) -> str:
+    for link in _json("addr", "show", "dev", port):
+        for entry in link.get("addr_info", ()):
+            if entry["family"] == "inet" and entry.get("dynamic"):
+                return (
+                    f"its address {entry['local']} is from DHCP, and would be renewed on a port; "
+                    f"give it a static address, or run the DHCP client on the bridge"
+                )
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().decode(errors="replace").split("\0")
+            same = os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
+        except OSError:
+            continue
+        program = {os.path.basename(word) for word in words[:2]}
+        if same and port in words and program & set(_DHCP_CLIENTS):
+            return f"a DHCP client (process {pid}) runs on it; stop it, and give {port} a static address"
+    return ""
+
+
+def _networkd(port: str) -> str:
+    try:
+        with open(f"/run/systemd/netif/links/{socket.if_nametoindex(port)}") as file:
+            state = dict(line.strip().split("=", 1) for line in file if "=" in line)
+    except OSError:
+        return ""
+    if state.get("ADMIN_STATE", "unmanaged") == "unmanaged":
+        return ""
+    remedy = f"declare the bridge there, or set Unmanaged=yes for {port} in its .network file"
+    return f"systemd-networkd is in charge of it ({state.get('NETWORK_FILE') or state['ADMIN_STATE']}); {remedy}"
+
+
+def _network_manager(port: str) -> str:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        parser.read(f"/run/NetworkManager/devices/{socket.if_nametoindex(port)}")
+    except (OSError, configparser.Error):
+        return ""
+    if parser.get("device", "managed", fallback="") not in ("1", "true"):
+        return ""
+    return f"NetworkManager is in charge of it; run `nmcli device set {port} managed no`, or make the bridge with nmcli"
+
+
+def _nfs_root(port: str) -> str:
+    try:
+        with open("/proc/self/mounts") as file:
+            mounts = [line.split() for line in file]
+    except OSError:
+        return ""
+    for _, where, kind, options, *_ in mounts:
+        if where == "/" and kind in ("nfs", "nfs4"):
+            server = next((option[5:] for option in options.split(",") if option.startswith("addr=")), "")
+            found = _json("route", "get", server) if server else []
+            if not found or found[0].get("dev") == port:
+                return "the root file system comes over it by NFS; make the bridge in the initramfs"
+    return ""
+
+
+def _rules(port: str) -> str:
+    for family in ("-4", "-6"):
+        for rule in _json(family, "rule", "show"):
+            for key in ("iif", "oif"):
+                if rule.get(key) == port:
+                    table = rule.get("table", "?")
+                    return f"the rule `{key} {port} lookup {table}` would not follow; make it name the bridge first"
+    return ""
+
+
+def _json(*words: str) -> list:
+    try:
+        done = subprocess.run(["ip", "-j", *words], capture_output=True, text=True, timeout=10)
+        return json.loads(done.stdout or "[]")
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return []

@@ -1,0 +1,337 @@
+"""Bringing up and taking down the declared parts of the host: links, NATs, networks without guests.
+
+A part's owner claims what the part itself is made of, and *needs* the parts below. One that was asked for by name (or with
+all) has frontend `cli`; one that is there because another part or a guest needs it has `auto`, and goes with the last of them.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from . import compose
+from .config import KINDS, Declared, Network
+from .domain import Domain, Owner
+from .errors import ConfigError, ConflictError, InputError, KernelError
+from .plan import Change, Plan
+from .state import Adoption, Device, LinkAttribute, Resource
+from .transaction import Pending, Transaction, Transactions
+
+GATEWAY_SECONDS = 10.0
+"""How long after a takeover the gateway may stay silent."""
+
+
+class Watch(Protocol):
+    """What watches over a takeover: see guard.Watch."""
+
+    def answering(self, gateways: Iterable[tuple[str, str]], seconds: float) -> set[str]: ...
+    def guard(self) -> None: ...
+
+
+class Parts(Transactions):
+    """What an engine does about the host itself."""
+
+    def up(self, names: Sequence[str] = (), watch: Watch | None = None, confirm_within: float = 0) -> list[Owner]:
+        """Brings parts up, with all that they need; without names, everything that is declared. Returns what was changed.
+        A bridge that adopts a port is put back unless the gateway answers as before, or, with `confirm_within` (seconds),
+        unless `confirm` is called in time. Raises VmnetError, with nothing changed."""
+        with self.store.lock():
+            self._recover()
+            self._check_pending()
+            transaction = self._up(names)
+            changed = self._changed(transaction)
+            if not changed:
+                return []
+            adopted = [c.want for c in transaction.plan if isinstance(c.want, Adoption)]
+            if watch is None or not (adopted or confirm_within):
+                self._run(transaction, "up")
+                return changed
+            self._check_adoptions(adopted)
+            gateways = [(a.ifname, address) for a in adopted for address in gateways_of(a)]
+            answered = watch.answering(gateways, 1.0) if gateways and not confirm_within else set()
+            self._hold(transaction, confirm_within)
+            watch.guard()
+            try:
+                self._run(transaction, "up")
+            except BaseException:
+                self.store.set_pending(None)
+                raise
+        if not confirm_within:
+            bridges = {a.ifname: a.bridge for a in adopted}
+            again = [(bridges[dev], address) for dev, address in gateways if address in answered]
+            silent = answered - watch.answering(again, GATEWAY_SECONDS) if again else set()
+            if silent:
+                self.revert()
+                gateway = ", ".join(sorted(silent))
+                raise KernelError(f"gateway {gateway} does not answer any more: everything was put back")
+            self.confirm()
+        return changed
+
+    def plan_up(self, names: Sequence[str] = ()) -> Plan:
+        """What `up` would do now."""
+        return self._up(names).plan
+
+    def _up(self, names: Sequence[str]) -> Transaction:
+        chosen = self._chosen(names)
+        wanted, needs = self._compose(chosen, {part.id for part in chosen})
+        drop = [] if names else self._undeclared(needs)
+        transaction = self._transaction(wanted, drop, needs)
+        for change in transaction.plan:
+            self._check_master(change)
+        return transaction
+
+    def _chosen(self, names: Sequence[str]) -> list[Declared]:
+        """The parts of these names; without any, all that stand on their own."""
+        if not names:
+            routed = [network for network in self.config.networks.values() if network.mode == "routed"]
+            return [*(part for part in self.config.parts.values() if not part.options.get("implied")), *routed]
+        chosen: list[Declared] = []
+        for name in names:
+            for part in self.config.find(name):
+                if isinstance(part, Network) and part.mode != "routed":
+                    below = [self._part(other) for other in compose.needs(part, self.config)]
+                    if not below:
+                        raise part.error(
+                            "bridge", f"{part['bridge']} is not declared: there is nothing to bring up without a guest"
+                        )
+                    chosen += below
+                else:
+                    chosen.append(part)
+        return list({part.id: part for part in chosen}.values())
+
+    def _part(self, name: str) -> Declared:
+        """The part of an id. Raises ConfigError if it is no longer declared."""
+        kind, _, plain = name.partition(":")
+        part = self.config.networks.get(plain) if kind == "network" else self.config.parts.get(name)
+        if part is None:
+            raise ConfigError(f"{kind} {plain} is no longer declared in {self.config.directory}; see `vmnet-hook down {name}`")
+        return part
+
+    def _closure(self, parts: Iterable[Declared]) -> dict[str, Declared]:
+        """`parts` and all that they need, what stands on nothing first."""
+        found: dict[str, Declared] = {}
+
+        def visit(part: Declared) -> None:
+            if part.id not in found:
+                for other in compose.needs(part, self.config):
+                    visit(self._part(other))
+                found[part.id] = part
+
+        for part in parts:
+            visit(part)
+        return found
+
+    def _compose(
+        self, parts: Iterable[Declared], explicit: set[str]
+    ) -> tuple[dict[Owner, dict[str, Resource]], dict[str, list[str]]]:
+        """What these parts, and all that they need, want; and by owner what it needs."""
+        closure = self._closure(parts)
+        host = self._host((name for part in closure.values() for name in compose.links_of_part(part)), adopt=True)
+        wanted: dict[Owner, dict[str, Resource]] = {}
+        needs: dict[str, list[str]] = {}
+        known = {owner.id: owner for owner in self.store.owners(domain="")}
+        for part in closure.values():
+            had = known.get(part.id)
+            asked = part.id in explicit or (had is not None and had.frontend == "cli")
+            owner = Owner(part.id, "", "", "", 0, "", part.name, "cli" if asked else "auto", "active", since=time.time())
+            wanted[replace(owner, since=had.since) if had else owner] = compose.compose_part(part, host)
+            needs[part.id] = list(compose.needs(part, self.config))
+        return wanted, needs
+
+    def _needed(
+        self, networks: Iterable[Network], host: compose.Host
+    ) -> tuple[dict[Owner, dict[str, Resource]], dict[str, list[str]]]:
+        """The parts that guests of these networks need and that are not up, or whose link is gone."""
+        parts = [self._part(other) for network in networks for other in compose.needs(network, self.config)]
+        missing = [
+            part for part in self._closure(parts).values() if part.name not in host.links or not self.store.owners(id=part.id)
+        ]
+        return self._compose(missing, set()) if missing else ({}, {})
+
+    def _undeclared(self, wanted: Mapping[str, Sequence[str]]) -> list[str]:
+        """Parts that are up, that nobody declares any more, and that no guest needs."""
+        mine = [o.id for o in self.store.owners(domain="") if o.id.partition(":")[0] in KINDS.values() and o.id not in wanted]
+        undeclared = [name for name in mine if not self._declared(name)]
+        return [name for name in undeclared if not self.store.claimed_elsewhere(f"needs {name}", undeclared)]
+
+    def _declared(self, name: str) -> bool:
+        try:
+            return bool(self._part(name))
+        except ConfigError:
+            return False
+
+    def _check_master(self, change: Change) -> None:
+        """A link that is somebody else's port is not taken away from them."""
+        have = change.have
+        if isinstance(change.want, LinkAttribute) and isinstance(have, LinkAttribute) and have.name == "master" and have.value:
+            if change.want.value and self.store.recorded(have.key) is None:
+                raise ConflictError(
+                    f"{have.ifname} is a port of {have.value} already; take it out (ip link set dev {have.ifname} nomaster) "
+                    f"or leave it out of {change.want.value}"
+                )
+
+    def _changed(self, transaction: Transaction) -> list[Owner]:
+        """The owners that a transaction changes anything for."""
+        keys = {change.subject.key for change in transaction.plan}
+        known = {owner.id: owner for owner in self.store.owners(domain="")}
+        return [
+            owner
+            for owner, claims in transaction.add.items()
+            if keys & set(claims) or known.get(owner.id) != owner or not self._claims(owner.id, claims)
+        ] + [known[name] for name in transaction.drop if name in known]
+
+    def _claims(self, owner: str, keys: Sequence[str]) -> bool:
+        return {*self.store.claims(owner), *(f"needs {other}" for other in self.store.needs(owner))} == set(keys)
+
+    def _depth(self, owner: Owner) -> int:
+        """How many parts an owner stands on; guests come last."""
+        if owner.domain:
+            return len(self.config.parts) + 1
+        return len(self._closure([self._part(owner.id)])) if self._declared(owner.id) else 0
+
+    # --- before the taps exist --------------------------------------------------------------------------------------------
+
+    def prepare(self, domain: Domain, networks: Sequence[Network], frontend: str) -> list[Owner]:
+        """Brings up what guests of these networks need and is not up, before any tap exists. Returns what was brought up."""
+        names = [name for network in networks for name in compose.needs(network, self.config)]
+        with self.store.lock():
+            self._recover()
+            host = self._host(name for network in networks for name in compose.links_of_part(network))
+            wanted, needs = self._needed(networks, host)
+            if not wanted:
+                return []
+            # Until the guest's NICs are plugged in, or it is clear that they never will be.
+            guest = Owner(f"{domain.id}/prepare", domain.name, domain.id, "", 0, "", "", frontend, "preparing", since=time.time())
+            brought = list(wanted)
+            self._run(self._transaction({**wanted, guest: {}}, (), {**needs, guest.id: names}), f"prepare {domain.name}")
+        return brought
+
+    # --- parts that no file declares --------------------------------------------------------------------------------------
+
+    def up_network(self, network: Network, owner_id: str) -> bool:
+        """Brings up a network that a front end describes. Returns whether that changed anything."""
+        with self.store.lock():
+            self._recover()
+            host = self._host(compose.links_of_part(network))
+            owner = Owner(owner_id, "", "", "", 0, "", network.name, "ifupdown", "active", since=time.time())
+            if known := self.store.owners(id=owner_id):
+                owner = replace(owner, since=known[0].since)
+            transaction = self._transaction({owner: compose.compose_part(network, host)})
+            changed = self._changed(transaction)
+            if changed:
+                self._run(transaction, f"up {owner_id}")
+        return bool(changed)
+
+    def down_owner(self, owner_id: str) -> bool:
+        """Takes down what `up_network` brought up. Returns whether there was any of it."""
+        with self.store.lock():
+            self._recover()
+            owners = self.store.owners(id=owner_id)
+            self._unplug(owners)
+        return bool(owners)
+
+    # --- down -----------------------------------------------------------------------------------------------------------
+
+    def down(self, names: Sequence[str] = ()) -> list[Owner]:
+        """The inverse of `up`; without names, of all that it brought up. What others need stays until they are gone. Returns
+        what was taken down."""
+        with self.store.lock():
+            self._recover()
+            self._check_pending()
+            going, staying = self._going(names)
+            self._check_ports([owner.id for owner in going])
+            for owner in staying:
+                self.store.set_frontend(owner.id, "auto")
+            before = self.store.owners(domain="")
+            self._unplug(going)
+            after = {owner.id for owner in self.store.owners(domain="")}
+        return [owner for owner in before if owner.id not in after]
+
+    def plan_down(self, names: Sequence[str] = ()) -> Plan:
+        """What `down` would do now."""
+        going, _ = self._going(names)
+        return self._transaction({}, [owner.id for owner in going]).plan
+
+    def _going(self, names: Sequence[str]) -> tuple[list[Owner], list[Owner]]:
+        """Who goes, and who stays because somebody needs it."""
+        owners = [owner for owner in self.store.owners(domain="") if owner.id.partition(":")[0] in KINDS.values()]
+        chosen = [owner for owner in owners if owner.frontend == "cli"]
+        for name in names:
+            if not any(name in (owner.id, owner.network) for owner in owners):
+                raise InputError(f"{name} is not up; see `vmnet-hook status`")
+        if names:
+            chosen = [owner for owner in owners if owner.id in names or owner.network in names]
+        staying: list[Owner] = []
+        while kept := [
+            owner
+            for owner in chosen
+            if self.store.claimed_elsewhere(f"needs {owner.id}", [o.id for o in chosen if o is not owner])
+        ]:
+            staying += kept
+            chosen = [owner for owner in chosen if owner not in kept]
+        return chosen, staying
+
+    def _check_ports(self, going: Sequence[str]) -> None:
+        """A bridge does not go while somebody else's guests are on it."""
+        gone = [*going, *self._idle(going, {})]
+        claimed = {key: r for name in gone for key, r in self.store.claims(name).items()}
+        for device in claimed.values():
+            if not isinstance(device, Device) or device.type != "bridge":
+                continue
+            mine = {r.ifname for r in claimed.values() if isinstance(r, LinkAttribute) and r.name == "master"}
+            mine |= {r.ifname for r in claimed.values() if isinstance(r, Adoption | Device)}
+            if others := [port for port in self.kernel.ports(device.ifname) if port not in mine]:
+                raise ConflictError(f"bridge {device.ifname} still has ports: {', '.join(others)}; stop those guests first")
+
+    # --- takeovers ------------------------------------------------------------------------------------------------------
+
+    def _check_pending(self) -> None:
+        if self.store.pending():
+            raise ConflictError("a takeover waits to be confirmed: run `vmnet-hook confirm`, or wait until it is put back")
+
+    def _check_adoptions(self, adoptions: Sequence[Adoption]) -> None:
+        for adoption in adoptions:
+            if not self.store.recorded(adoption.key) and (reason := self.kernel.obstacle(adoption.ifname)):
+                raise ConflictError(f"{adoption.bridge} can't take over {adoption.ifname}: {reason}")
+
+    def _hold(self, transaction: Transaction, confirm_within: float) -> None:
+        """Writes down what the records say now, for `revert`."""
+        known = {owner.id: owner for owner in self.store.owners(domain="")}
+        touched = [*transaction.drop, *(owner.id for owner in transaction.add)]
+        before = {
+            known[name]: (list(self.store.claims(name).values()), self.store.needs(name)) for name in touched if name in known
+        }
+        added = [owner.id for owner in transaction.add if owner.id not in known]
+        seconds = confirm_within or 6 * GATEWAY_SECONDS
+        self.store.set_pending(Pending(time.monotonic() + seconds, os.getpid(), bool(confirm_within), before, added))
+
+    def confirm(self) -> bool:
+        """Keeps a takeover. Returns whether one was waiting."""
+        with self.store.lock():
+            waiting = self.store.pending()
+            self.store.set_pending(None)
+        return waiting is not None
+
+    def revert(self) -> None:
+        """Puts back everything that an unconfirmed `up` changed."""
+        with self.store.lock():
+            self._recover()
+            waiting = self.store.pending()
+            if waiting is None:
+                return
+            wanted = {owner: {r.key: r for r in resources} for owner, (resources, _) in waiting.before.items()}
+            needs = {owner.id: others for owner, (_, others) in waiting.before.items()}
+            added = [name for name in waiting.added if self.store.owners(id=name)]
+            self._run(self._transaction(wanted, added, needs), "put back")
+            self.store.set_pending(None)
+
+
+def gateways_of(adoption: Adoption) -> list[str]:
+    """The default gateways of what a bridge takes over."""
+    found = []
+    for route in adoption.routes:
+        words = route.split()
+        if words[0] in ("0.0.0.0/0", "::/0") and "via" in words:
+            found.append(words[words.index("via") + 1])
+    return list(dict.fromkeys(address for address in found if address not in ("inet", "inet6")))

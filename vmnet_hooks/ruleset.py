@@ -1,0 +1,107 @@
+"""Our nft tables. Guests are elements of their sets and maps, never rules: the cost is the same for ten and for thousands.
+
+Chains sit at the standard priorities (raw, filter, srcnat) of hooks of their own; a verdict of ours does not keep another
+table's chain from dropping the packet.
+"""
+
+import re
+from collections.abc import Sequence
+from ipaddress import IPv6Address
+
+from .state import TABLE, NftTable
+
+# Sets are keyed by interface name: an element outlives the tap, and binds again by name.
+_INET = """\
+	comment "vmnet-hooks"
+	set guarded { type ifname; }
+	set macs { type ifname . ether_addr; }
+	set sources4 { type ifname . ether_addr . ipv4_addr; }
+	set sources6 { type ifname . ether_addr . ipv6_addr; }
+	set closed { type nf_proto; }
+	set forwarding { type ifname; }
+	set masquerade4 { type ipv4_addr . ifname; flags interval; }
+	set masquerade6 { type ipv6_addr . ifname; flags interval; }
+	map snat4 { type ipv4_addr . ifname : ipv4_addr; flags interval; }
+	map snat6 { type ipv6_addr . ifname : ipv6_addr; flags interval; }
+	chain guard {
+		type filter hook prerouting priority raw; policy accept;
+		iifname @guarded goto guest
+	}
+	chain guest {
+		iifname . ether saddr . ip saddr @sources4 accept
+		iifname . ether saddr . ip6 saddr @sources6 accept
+		ip saddr 0.0.0.0 udp sport 68 udp dport 67 goto unnumbered
+		ip6 saddr :: icmpv6 type { nd-neighbor-solicit, mld2-listener-report } goto unnumbered
+		counter drop
+	}
+	chain unnumbered {
+		iifname . ether saddr @macs accept
+		counter drop
+	}
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		meta nfproto @closed iifname != @forwarding counter drop
+	}
+	chain nat {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip daddr { 224.0.0.0/24, 255.255.255.255 } return
+		ip6 daddr ff02::/16 return
+		snat ip to ip saddr . oifname map @snat4
+		snat ip6 to ip6 saddr . oifname map @snat6
+		ip saddr . oifname @masquerade4 masquerade
+		ip6 saddr . oifname @masquerade6 masquerade
+	}"""
+_INET_RULES = (("forward", 1), ("guard", 1), ("guest", 5), ("nat", 6), ("unnumbered", 2))
+
+_ARP = """\
+	comment "vmnet-hooks"
+	set guarded { type ifname; }
+	set macs { type ifname . ether_addr; }
+	set sources { type ifname . ether_addr . ipv4_addr; }
+	set own { type ifname . ipv4_addr; }
+	map arp_source { type ifname : ipv4_addr; }
+	chain input {
+		type filter hook input priority filter; policy accept;
+		iifname . arp daddr ip @own drop
+		iifname @guarded goto guest
+	}
+	chain guest {
+		iifname . ether saddr != @macs counter drop
+		iifname . arp saddr ether . arp saddr ip != @sources counter drop
+	}
+	chain output {
+		type filter hook output priority filter; policy accept;
+		arp operation request arp saddr ip set oifname map @arp_source
+	}"""
+_ARP_RULES = (("guest", 2), ("input", 2), ("output", 1))
+
+INET = NftTable("inet", _INET, _INET_RULES)
+ARP = NftTable("arp", _ARP, _ARP_RULES)
+
+
+def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
+    """The table that keeps a shared gateway on its node: through this port, neither way, goes a frame from or to its MAC, or
+    ARP or ND for or from its addresses. netdev, and not bridge: these chains see what the bridge itself sends."""
+    ipv4 = ", ".join(address for address in shared if ":" not in address)
+    ipv6 = [address for address in shared if ":" in address]
+    rules = [f"ether saddr {mac} counter drop", f"ether daddr {mac} counter drop"]
+    if ipv4:
+        rules += [f"arp saddr ip {{ {ipv4} }} counter drop", f"arp daddr ip {{ {ipv4} }} counter drop"]
+    for address in ipv6:
+        rules.append(f"ip6 saddr {address} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} counter drop")
+        # The target: eight bytes into the message, RFC 4861, 4.3 and 4.4.
+        target = int.from_bytes(IPv6Address(address).packed, "big")
+        rules.append(f"icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} @th,64,128 {target:#x} counter drop")
+    lines = ['\tcomment "vmnet-hooks: the shared gateway stays on this node"']
+    for hook in ("egress", "ingress"):
+        lines.append(f"\tchain {hook} {{")
+        lines.append(f'\t\ttype filter hook {hook} device "{ifname}" priority filter; policy accept;')
+        lines += [f"\t\t{rule}" for rule in rules]
+        lines.append("\t}")
+    counts = tuple((hook, len(rules)) for hook in ("egress", "ingress"))
+    return NftTable("netdev", "\n".join(lines), counts, f"{TABLE}-{_identifier(ifname)}")
+
+
+def _identifier(ifname: str) -> str:
+    # nft's identifiers know no @ and no +, and an interface's name holds no slash.
+    return re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", ifname)

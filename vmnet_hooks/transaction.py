@@ -1,0 +1,314 @@
+"""The core of the pipeline: diff → apply → verify → record, with undo. All or nothing: a failed step puts everything back; a
+killed process leaves a journal, and the next one to take the lock puts everything back. Clean-up does all it can, then
+reports.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from . import compose, plan
+from .config import Config
+from .domain import Owner
+from .errors import ConflictError, KernelError, VmnetError
+from .plan import Change, Plan, Release
+from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
+
+
+class Kernel(Protocol):
+    """What the engine needs of a kernel: kernel.linux.Kernel, or a fake one."""
+
+    def close(self) -> None: ...
+    def link(self, ifname: str) -> compose.Link | None: ...
+    def ports(self, ifname: str) -> list[str]: ...
+    def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> compose.Host: ...
+    def survey(self, port: str, bridge: str) -> Adoption: ...
+    def obstacle(self, port: str) -> str: ...
+    def hazards(self, bridged: bool) -> list[str]: ...
+    def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]: ...
+    def apply(self, step: Plan) -> None: ...
+    def ours(self) -> dict[str, Resource]: ...
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A takeover that is not confirmed yet. `before` is what the records said of its owners (what they claimed, what they
+    needed); `added` are the owners that were not there. `deadline` is by the clock of this boot, in seconds; `pid` is the
+    command at work; with `needs_word` only `vmnet-hook confirm` ends it."""
+
+    deadline: float
+    pid: int
+    needs_word: bool
+    before: Mapping[Owner, tuple[Sequence[Resource], Sequence[str]]] = field(default_factory=dict)
+    added: Sequence[str] = ()
+
+
+class Store(Protocol):
+    """What the engine needs of the records: see store.Store."""
+
+    def close(self) -> None: ...
+    def lock(self) -> AbstractContextManager[None]: ...
+    def owners(self, **match: str) -> list[Owner]: ...
+    def of_domain(self, name: str, uuid: str, ifname: str = "") -> list[Owner]: ...
+    def neighbour(self, network: str, but: Iterable[str]) -> Owner | None: ...
+    def holder(self, network: str, address: str, but: Iterable[str]) -> Owner | None: ...
+    def holder_of_mac(self, network: str, mac: str, but: Iterable[str]) -> Owner | None: ...
+    def claims(self, owner: str) -> dict[str, Resource]: ...
+    def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool: ...
+    def recorded(self, key: str) -> tuple[Resource, Resource | None] | None: ...
+    def resources(self) -> dict[str, Resource]: ...
+    def elements(self, family: str) -> dict[str, Resource]: ...
+    def journal(self) -> tuple[str, list[Change]]: ...
+    def open_journal(self, what: str, plan: Plan) -> None: ...
+    def close_journal(self) -> None: ...
+    def commit(
+        self,
+        drop: Iterable[str],
+        add: Mapping[Owner, Iterable[str]],
+        wants: Mapping[str, Resource],
+        originals: Mapping[str, Resource | None],
+    ) -> None: ...
+    def forget(self, owner: str, keep: Iterable[str] = ()) -> None: ...
+    def set_phase(self, owner: str, phase: str) -> None: ...
+    def set_frontend(self, owner: str, frontend: str) -> None: ...
+    def needs(self, owner: str) -> list[str]: ...
+    def pending(self) -> Pending | None: ...
+    def set_pending(self, pending: Pending | None) -> None: ...
+    def expect(self, uuid: str) -> None: ...
+    def expected(self, uuid: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """A plan together with what it means for the records."""
+
+    plan: Plan
+    add: Mapping[Owner, Sequence[str]] = field(default_factory=dict)
+    drop: Sequence[str] = ()
+    wants: Mapping[str, Resource] = field(default_factory=dict)
+    originals: Mapping[str, Resource | None] = field(default_factory=dict)
+    before: Mapping[str, Resource] = field(default_factory=dict)
+    """What was there at every key that the plan looks at."""
+
+    @property
+    def restore(self) -> list[Change]:
+        """What must hold again if the plan is taken back: a link that goes takes along what no change of the plan names."""
+        deep = any(
+            isinstance(c.subject, Device | Adoption)
+            or (isinstance(c.subject, LinkAttribute) and c.subject.name == "master" and c.have)
+            for c in self.plan
+        )
+        return [Change(resource, resource) for resource in self.before.values()] if deep else []
+
+
+class Transactions:
+    """One per process. `kernel` and `store` are the edges; tests bring their own."""
+
+    def __init__(self, declared: Config, kernel: Kernel, store: Store) -> None:
+        self.config = declared
+        self.kernel = kernel
+        self.store = store
+
+    def close(self) -> None:
+        self.kernel.close()
+        self.store.close()
+
+    def _host(self, links: Iterable[str], adopt: bool = False) -> compose.Host:
+        """The kernel's facts of `links` and of all below them, and what is declared. What we changed ourselves is no fact:
+        the records know what was there before. With `adopt`, what declared bridges have to take over is looked at."""
+        names = compose.links_below(links, self.config)
+        parts = {part.name: part for name in names if (part := self.config.link(name))}
+        ports = [port for part in parts.values() for port in part.options.get("ports", ()) if port not in parts]
+        masters = dict.fromkeys(ports)
+        host = self.kernel.host(names, ports)
+        outer = [link.master for name in masters if (link := host.links.get(name)) and link.master not in host.links]
+        if outer:
+            host = replace(host, links={**self.kernel.host(outer).links, **host.links})
+        gate = self.store.recorded(f"sysctl {FORWARDING_GATE}")
+        if gate and isinstance(gate[1], Sysctl):
+            host = replace(host, router6=gate[1].value == "1")
+        adoptions: dict[str, Adoption] = {}
+        for part in parts.values():
+            port = part.options.get("adopt")
+            if port and port in host.links and (adopt or self.store.recorded(f"adoption {port}")):
+                adoptions[port] = self._adoption(port, part.name)
+        nats = tuple(part for part in self.config.parts.values() if part.section == "nat")
+        return replace(host, parts=parts, nats=nats, adoptions=adoptions)
+
+    def _adoption(self, port: str, bridge: str) -> Adoption:
+        # Once moved, it is not on the port any more: the record knows what was.
+        found = self.store.recorded(f"adoption {port}")
+        if found and isinstance(found[0], Adoption) and found[0].bridge == bridge:
+            return found[0]
+        return self.kernel.survey(port, bridge)
+
+    def _lives(self, owner: Owner) -> bool:
+        """Whether the tap of a record is still that tap. A name can come back as another domain's."""
+        link = self.kernel.link(owner.ifname)
+        return link is not None and link.index == owner.ifindex
+
+    def _transaction(
+        self,
+        wanted: Mapping[Owner, Mapping[str, Resource]],
+        drop: Sequence[str] = (),
+        needs: Mapping[str, Sequence[str]] | None = None,
+    ) -> Transaction:
+        """Works out the plan: what the owners want, what nobody claims any more, what is there. `needs` are, by owner, ids
+        of the owners that must be there for it."""
+        needs = needs or {}
+        drop = [*drop, *self._idle([*drop, *(owner.id for owner in wanted)], needs)]
+        wants: dict[str, Resource] = {}
+        for resources in wanted.values():
+            wants.update(resources)
+        for key, resource in wants.items():
+            # A default route learned from advertisements comes and goes: a value once chosen stands while anybody needs it.
+            if isinstance(resource, Sysctl) and resource.path.endswith("/accept_ra") and (found := self.store.recorded(key)):
+                wants[key] = found[0]
+        gone = [*drop, *(owner.id for owner in wanted)]
+        release = self._release(gone, wants)
+        recorded = {key: found[0] for key in wants if (found := self.store.recorded(key))}
+        # The recorded shape too: a route is looked for on its device, and the configuration may name another one now.
+        moved = [resource for key, resource in recorded.items() if resource != wants[key]]
+        # An element that is in no record is added, not looked for: libnftables loads every set of the host to find that one
+        # element is missing, and does so again for the next.
+        known = [r for r in wants.values() if not isinstance(r, NftElement) or r.key in recorded]
+        current = self.kernel.read([*moved, *known, *(item.ours for item in release.values())])
+        originals: dict[str, Resource | None] = {}
+        for key in wants:
+            if key in recorded:
+                continue
+            have = current.get(key)
+            originals[key] = None if have is None or have.ours else have
+            # A table without a record of it is kept, with its elements: they may guard guests that still run. What belongs
+            # to nobody is for `repair` to remove.
+        for table in [r for r in wants.values() if isinstance(r, NftTable) and current.get(r.key) != r]:
+            # The table is made anew: so is every guest's element in it.
+            lost = self.store.elements(table.family)
+            wants = {**{k: r for k, r in lost.items() if k not in release}, **wants}
+            current = {k: r for k, r in current.items() if not (isinstance(r, NftElement) and r.family == table.family)}
+        add = {
+            owner: [*resources, *(f"needs {other}" for other in needs.get(owner.id, ()))] for owner, resources in wanted.items()
+        }
+        return Transaction(plan.diff(wants, release, current), add, drop, wants, originals, current)
+
+    def _idle(self, gone: Sequence[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
+        """Parts that were brought up because somebody needed them, whom nobody needs once `gone` are gone; `needs` is what
+        those of `gone` that come back need then."""
+        idle: list[str] = []
+        waiting = [owner.id for owner in self.store.owners(frontend="auto")]
+        while found := [
+            name
+            for name in waiting
+            if name not in needs
+            and not any(name in others for others in needs.values())
+            and not self.store.claimed_elsewhere(f"needs {name}", [*gone, *idle])
+        ]:
+            idle += found
+            waiting = [name for name in waiting if name not in idle]
+        return [name for name in idle if name not in gone]
+
+    def _release(self, owners: Sequence[str], wants: Mapping[str, Resource]) -> dict[str, Release]:
+        release = {}
+        for owner in owners:
+            for key in self.store.claims(owner):
+                if key not in wants and not self.store.claimed_elsewhere(key, owners):
+                    recorded = self.store.recorded(key)
+                    assert recorded is not None
+                    release[key] = Release(*recorded)
+        return release
+
+    def _run(self, transaction: Transaction, what: str) -> None:
+        """Journal, apply, verify, record; on any failure everything is put back."""
+        restore = transaction.restore
+        self.store.open_journal(what, [*transaction.plan, *restore])
+        done: list[Change] = []
+        try:
+            for step in plan.batches(transaction.plan):
+                # Before the call: a step that fails half-way is put back too.
+                done += step
+                self.kernel.apply(step)
+            self._verify(transaction)
+            self.store.commit(transaction.drop, transaction.add, transaction.wants, transaction.originals)
+        except BaseException as error:
+            left = self._undo(done, restore if done else ())
+            self.store.close_journal()
+            if left and isinstance(error, VmnetError):
+                raise type(error)(f"{error} (and putting back failed: {'; '.join(left)})") from None
+            raise
+
+    def _verify(self, transaction: Transaction) -> None:
+        # nft transactions hold as a whole or not at all.
+        changed = [c.want for c in transaction.plan if c.want is not None and not isinstance(c.want, NftElement)]
+        current = self.kernel.read(changed)
+        for resource in changed:
+            have = current.get(resource.key)
+            if have is None or not resource.covers(have):
+                raise KernelError(f"{resource.key}: was set, but the kernel does not hold it; is another program at work here?")
+
+    def _undo(self, done: Sequence[Change], restore: Sequence[Change] = ()) -> list[str]:
+        """Takes back what holds, newest first, then sees to it that what must hold does. Returns what could not be taken back."""
+        left = []
+        made = {c.want.ifname for c in done if c.have is None and isinstance(c.want, Device)}
+        for change in reversed(done):
+            subject = change.subject
+            if subject.link in made and not isinstance(subject, Device):
+                # It goes with its link.
+                continue
+            try:
+                have = self.kernel.read([subject]).get(subject.key)
+                if change.want is None:
+                    undone = have is not None
+                else:
+                    undone = have is None or not (subject.composite or change.want.covers(have))
+                if not undone and change.have != have:
+                    self.kernel.apply([change.inverse])
+            except Exception as error:
+                # Whatever it is: the rest must be put back.
+                left.append(str(error))
+        for change in sorted(restore, key=lambda change: change.subject.order):
+            subject = change.subject
+            try:
+                have = self.kernel.read([subject]).get(subject.key)
+                if have != subject and not (subject.link and self.kernel.link(subject.link) is None and not subject.composite):
+                    self.kernel.apply([Change(have, subject)])
+            except Exception as error:
+                left.append(str(error))
+        return left
+
+    def _recover(self) -> None:
+        """Takes back what a killed process left half-done."""
+        what, changes = self.store.journal()
+        if not what:
+            return
+        self.kernel.finish()
+        self._undo([c for c in changes if c.have != c.want], [c for c in changes if c.have == c.want])
+        self.store.close_journal()
+
+    def _unplug(self, owners: Sequence[Owner]) -> None:
+        if not owners:
+            return
+        transaction = self._transaction({}, [owner.id for owner in owners])
+        # No journal: an interrupted clean-up is not taken back, and a full disk must not keep it from happening.
+        failed: dict[str, str] = {}
+        for step in plan.batches(transaction.plan):
+            try:
+                self.kernel.apply(step)
+            except VmnetError:
+                # Half of it may be gone already: one by one, and only what is still there.
+                for change in step:
+                    failed.update(self._take_away(change))
+        for owner in transaction.drop:
+            self.store.forget(owner, [key for key in failed if key in self.store.claims(owner)])
+        if failed:
+            raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
+
+    def _take_away(self, change: Change) -> dict[str, str]:
+        key = change.subject.key
+        try:
+            if self.kernel.read([change.subject]):
+                self.kernel.apply([change])
+        except VmnetError as error:
+            return {key: str(error)}
+        return {}
