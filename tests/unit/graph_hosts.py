@@ -1,0 +1,140 @@
+"""Hosts to draw, as data: what the kernel, the records and the declaration say."""
+
+from vmnet_hooks.config import Config, Declared, Network
+from vmnet_hooks.domain import Owner
+from vmnet_hooks.graph.build import build
+from vmnet_hooks.graph.model import Difference, Facts, Graph, Link, Nat, Table
+
+
+def declared(*networks: Network, **sections: dict[str, dict]) -> Config:
+    parts = [
+        Declared(section, name, options, "vmnet.toml") for section, rows in sections.items() for name, options in rows.items()
+    ]
+    return Config({network.name: network for network in networks}, parts={part.id: part for part in parts})
+
+
+def network(name: str, mode: str, **options: object) -> Network:
+    return Network("networks", name, options, "vmnet.toml", mode)
+
+
+def guest(domain: str, ifname: str, network: str, last: int, *addresses: str) -> Owner:
+    mac = f"52:54:00:aa:00:{last:02x}"
+    return Owner(f"{domain}/{mac}", domain, f"name:{domain}", ifname, 0, mac, network, "libvirt", "active", addresses)
+
+
+def vlan(parent: str, vid: int, index: int, **more) -> Link:
+    return Link(f"{parent}.{vid}", index, "vlan", parent=parent, vid=vid, protocol="802.1Q", **more)
+
+
+def ring() -> tuple[Facts, list[Owner], Config]:
+    """A node of a three-node cluster: the perimeter on eth0, the guests' VLAN on two ring links with STP, NAT."""
+    links = (
+        Link("lo", 1, addresses=("127.0.0.1/8",)),
+        Link("eth0", 2, master="xenbr0", port_state="forwarding", mac="02:00:00:00:00:01"),
+        Link("eth1", 3),
+        Link("eth2", 4),
+        Link("eth9", 5, up=False),
+        Link("xenbr0", 6, "bridge", addresses=("192.168.122.13/24",)),
+        vlan("eth1", 100, 7, master="guestbr0", port_state="forwarding"),
+        vlan("eth2", 100, 8, master="guestbr0", port_state="blocking"),
+        Link("guestbr0", 9, "bridge", stp=True),
+        Link("guestbr0-gw", 10, "macvlan", mode="private", parent="guestbr0", addresses=("10.5.5.254/32",)),
+        Link("vif1.0", 11, master="guestbr0", port_state="forwarding"),
+        Link("vif2.0", 12, master="guestbr0", port_state="forwarding"),
+    )
+    config = declared(
+        network("lan", "bridged", bridge="guestbr0"),
+        vlans={"eth1.100": {"parent": "eth1"}, "eth2.100": {"parent": "eth2"}},
+        bridges={"xenbr0": {"ports": ("eth0",)}, "guestbr0": {"ports": ("eth1.100", "eth2.100")}},
+    )
+    owners = [guest("web1", "vif1.0", "lan", 11, "10.5.5.11"), guest("db1", "vif2.0", "lan", 12)]
+    return Facts(links, (), (Nat("10.5.5.0/24", "xenbr0", "192.168.122.13"),)), owners, config
+
+
+def bond() -> tuple[Facts, list[Owner], Config]:
+    """Two NICs, a bond, a bridge for each of two VLANs."""
+    links = (
+        Link("eth0", 2, master="bond0", port_state="active"),
+        Link("eth1", 3, master="bond0", port_state="backup"),
+        Link("bond0", 4, "bond", mode="active-backup"),
+        vlan("bond0", 100, 5, master="br100", port_state="forwarding"),
+        Link("br100", 6, "bridge", addresses=("10.1.0.1/24",)),
+        vlan("bond0", 200, 7, master="br200", port_state="forwarding"),
+        Link("br200", 8, "bridge"),
+        Link("tap1", 9, "tun", master="br100", port_state="forwarding"),
+        Link("tap2", 10, "tun", master="br100", port_state="forwarding"),
+        Link("tap3", 11, "tun", master="br200", port_state="forwarding"),
+    )
+    config = declared(network("lan", "bridged", bridge="br100"), network("dmz", "bridged", bridge="br200"))
+    owners = [guest("web1", "tap1", "lan", 1, "10.1.0.11"), guest("db1", "tap2", "lan", 2), guest("mx", "tap3", "dmz", 3)]
+    return Facts(links), owners, config
+
+
+def routed() -> tuple[Facts, list[Owner], Config]:
+    """A routed network with two guests, and NAT for it; one tap is gone."""
+    links = (
+        Link("eth9", 2, addresses=("10.0.1.1/24",)),
+        Link("up0", 3),
+        Link("tap10", 4, "tun"),
+        Link("tap11", 5, "tun", up=False),
+    )
+    routes = (
+        ("0.0.0.0/0", "192.0.2.1", "up0"),
+        ("::/0", "2001:db8::1", "up0"),
+        ("192.0.2.0/24", "", "up0"),
+        ("192.0.2.10/32", "", "tap10"),
+        ("192.0.2.11/32", "", "tap11"),
+        ("2001:db8::/64", "", "up0"),
+        ("2001:db8::10/128", "", "tap10"),
+    )
+    table = Table(222, ("22000: from/to 192.0.2.0/24", "22000: from/to 2001:db8::/64"), routes)
+    config = declared(network("public", "routed", uplink="up0", table=222, role="host"))
+    owners = [
+        guest("web1", "tap10", "public", 10, "192.0.2.10", "2001:db8::10"),
+        guest("web2", "tap11", "public", 11, "192.0.2.11"),
+        guest("web3", "tap12", "public", 12, "192.0.2.12"),
+    ]
+    return Facts(links, (table,), (Nat("192.0.2.0/24", "eth9"),)), owners, config
+
+
+def aware() -> tuple[Facts, list[Owner], Config]:
+    """A VLAN-aware bridge: two guests on VLANs of their own, and a trunk."""
+    links = (
+        Link("eth3", 2, master="ebr0", port_state="forwarding", tagged="2-4094"),
+        Link("ebr0", 3, "bridge", vlan_aware=True),
+        Link("tap1", 4, "tun", master="ebr0", port_state="forwarding", untagged=10),
+        Link("tap2", 5, "tun", master="ebr0", port_state="forwarding", untagged=20, isolated=True),
+        Link("tap3", 6, "tun", master="ebr0", port_state="forwarding", tagged="10,20"),
+    )
+    config = declared(network("trunk", "bridged", bridge="ebr0"), bridges={"ebr0": {"ports": ("eth3",)}})
+    owners = [guest("web1", "tap1", "trunk", 1), guest("db1", "tap2", "trunk", 2), guest("fw", "tap3", "trunk", 3)]
+    return Facts(links), owners, config
+
+
+def crossed() -> tuple[Facts, list[Owner], Config]:
+    """Two bridges, each with a VLAN of each of two NICs: not every line can be straight."""
+    links = (
+        Link("eth1", 1),
+        Link("eth2", 2),
+        vlan("eth1", 100, 3, master="br100"),
+        vlan("eth2", 100, 4, master="br100"),
+        vlan("eth1", 200, 5, master="br200"),
+        vlan("eth2", 200, 6, master="br200"),
+        Link("br100", 7, "bridge"),
+        Link("br200", 8, "bridge"),
+    )
+    return Facts(links), [], declared()
+
+
+HOSTS = {host.__name__: host for host in (ring, bond, routed, aware, crossed)}
+DIFFERENCES = {
+    "ring": (
+        Difference("bridge:guestbr0", "link eth1.100 state: is down"),
+        Difference("web1", "sysctl net/ipv6/conf/vif1.0/disable_ipv6: is 0"),
+    ),
+    "routed": (Difference("web3", "public: tap12 is gone"), Difference("web2", "link tap11 state: is down")),
+}
+
+
+def graph(name: str) -> Graph:
+    return build(*HOSTS[name](), DIFFERENCES.get(name, ()))

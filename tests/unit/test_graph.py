@@ -1,0 +1,309 @@
+"""Drawings: text, SVG and DOT of hosts as data, compared with the files in graphs/.
+
+After a change of how they look, look at `git diff` of
+
+    UPDATE_GRAPHS=1 /usr/bin/python3 -m pytest tests/unit/test_graph.py
+"""
+
+import json
+import os
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from graph_hosts import HOSTS, declared, graph, guest, network, ring
+from lxml import etree
+
+from vmnet_hooks import drawing
+from vmnet_hooks.errors import VmnetError
+from vmnet_hooks.graph.build import build
+from vmnet_hooks.graph.dot import dot
+from vmnet_hooks.graph.layout import Style, cells, layout
+from vmnet_hooks.graph.model import Difference, Edge, Facts, Graph, Link, Nat, Node, Table
+from vmnet_hooks.graph.svg import svg
+from vmnet_hooks.graph.text import STYLES, text
+
+GRAPHS = Path(__file__).with_name("graphs")
+SVG = "{http://www.w3.org/2000/svg}"
+HOSTILE = (
+    "<b>&\"'",
+    "]]>",
+    "a\nb",
+    "\x1b[31mred\x07",
+    "\x00",
+    "\\l\\N",
+    "%s{}",
+    "-->",
+    "\u202egnp",
+    "x" * 500,
+    "界" * 30,
+    "e\u0301\u0302",
+    "\udcff\ufffe",
+    "no\xa0break",
+    "",
+)
+each_host = pytest.mark.parametrize("name", HOSTS)
+
+
+def words(markup: str) -> str:
+    """Everything that a picture says."""
+    return "\n".join("".join(element.itertext()) for element in etree.fromstring(markup.encode()).iter(f"{SVG}text"))
+
+
+@each_host
+@pytest.mark.parametrize(
+    ("suffix", "draw"),
+    [("100.txt", lambda g: text(g, 100)), ("80.txt", lambda g: text(g, 80)), ("ascii.txt", lambda g: text(g, 80, unicode=False)),
+     ("60.txt", lambda g: text(g, 60)), ("svg", lambda g: svg(g, "node1")), ("dot", lambda g: dot(g, "node1"))],
+)  # fmt: skip
+def test_golden(name, suffix, draw):
+    path = GRAPHS / f"{name}.{suffix}"
+    drawn = draw(graph(name))
+    if "UPDATE_GRAPHS" in os.environ:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(drawn)
+    assert drawn == path.read_text()
+
+
+@each_host
+def test_every_link_is_in_every_drawing(name):
+    facts, owners, _ = HOSTS[name]()
+    drawn = graph(name)
+    for link in facts.links:
+        for what in (text(drawn, 100), text(drawn, 60), words(svg(drawn)), dot(drawn)):
+            assert (re.search(rf"\b{re.escape(link.name)}\b", what) is not None) == (link.name != "lo")
+    for owner in owners:
+        for what in (text(drawn, 100), words(svg(drawn)), dot(drawn)):
+            assert {owner.domain, owner.ifname, owner.mac, *owner.addresses} <= set(re.split(r"[\s\"!]+|\\l", what))
+
+
+@each_host
+@pytest.mark.parametrize("width", [30, 40, 60, 72, 80, 81, 100, 120, 200])
+def test_no_line_is_too_wide(name, width):
+    longest = max(len(word) for line in text(graph(name), 1).splitlines() for word in line.split())
+    for unicode in (True, False):
+        lines = text(graph(name), width, unicode).splitlines()
+        assert max(map(cells, lines)) <= max(width, longest + 18)
+        assert unicode or "".join(lines).isascii()
+        assert all(line == line.rstrip() for line in lines)
+
+
+@each_host
+def test_the_picture_holds_together(name):
+    """Boxes lie within the page and on no other; each line ends at its boxes."""
+    drawn = graph(name)
+    root = etree.fromstring(svg(drawn).encode())
+    width, height = int(root.get("width")), int(root.get("height"))
+    frames = [rect for rect in root.iter(f"{SVG}rect") if rect.get("class") == "body"]
+    boxes = [tuple(int(rect.get(key)) for key in ("x", "y", "width", "height")) for rect in frames]
+    assert len(boxes) == len(drawn.nodes)
+    for x, y, w, h in boxes:
+        assert 0 < x and 0 < y and x + w < width and y + h < height
+        assert sum(x < a + c and a < x + w and y < b + d and b < y + h for a, b, c, d in boxes) == 1
+    paths = [path.find(f"{SVG}title").text for path in root.iter(f"{SVG}path") if path.get("class", "").startswith("line")]
+    for edge in drawn.edges:
+        assert any(title.startswith(f"{edge.source} – {edge.target}") for title in paths), edge
+
+
+@each_host
+@pytest.mark.parametrize("style", STYLES)
+def test_boxes_and_lines_do_not_touch(name, style):
+    placed = layout(graph(name), style)
+    for box in placed.boxes:
+        for other in placed.boxes:
+            if box is not other and box.column == other.column:
+                assert box.bottom < other.y or other.bottom < box.y
+        for line in placed.lines:
+            if box.node.name not in (line.edge.source, line.edge.target):
+                for y, low, high in ((line.y1, line.x1, line.x), (line.y2, line.x, line.x2)):
+                    assert not (box.y <= y <= box.bottom and low < box.x + box.width - 1 and box.x < high), (box, line)
+
+
+def test_nothing():
+    empty = build(Facts((Link("lo", 1),)), [], declared())
+    assert empty == Graph((), ()) and text(empty) == "" and words(svg(empty)) == "" and dot(empty).startswith("graph ")
+
+
+def test_colours_only_for_what_differs():
+    drawn = text(graph("ring"), 100, paint=lambda part: f"<{part}>")
+    marked = re.findall("<(.*?)>", drawn)
+    assert any("!eth1.100" in part for part in marked) and any("!vif1.0" in part for part in marked)
+    assert not any(name in part for part in marked if not part.startswith("! ") for name in ("guestbr0", "vif2.0", "eth2", "NAT"))
+    assert re.sub("[<>]", "", drawn) == text(graph("ring"), 100)
+    assert text(build(*ring()), 100, paint=lambda part: f"<{part}>") == text(build(*ring()), 100)
+
+
+@pytest.mark.parametrize(
+    ("what", "owner", "marked"),
+    [
+        ("link eth1 state: is down", "vlan:eth1.100", {"eth1"}),
+        ("device guestbr0: stp_state is 0", "bridge:guestbr0", {"guestbr0"}),
+        ("device gone0: missing", "bridge:gone0", {"gone0"}),
+        ("addr xenbr0 192.168.122.13/24: missing", "", {"xenbr0"}),
+        ("adoption eth0: is in no bridge, not in xenbr0", "", {"eth0"}),
+        ("vlans vif2.0: has untagged none, tagged none", "", {"vif2.0"}),
+        ("sysctl net/ipv6/conf/eth2.100/disable_ipv6: is 0", "", {"eth2.100"}),
+        ("nft netdev vmnet-eth1.100: missing", "", {"eth1.100"}),
+        ('nft arp arp_source "guestbr0": is 0.0.0.0', "", {"guestbr0"}),
+        ('nft inet snat4 10.5.5.0/24 . "xenbr0": missing', "nat:guests", {"nat 10.5.5.0/24 xenbr0"}),
+        ("lan: the uplink was edited", "db1", {"vif2.0"}),
+        ("vmnet.toml: nonsense", "network lan", {"guestbr0"}),
+        ("vmnet.toml: nonsense", "network:lan", {"guestbr0"}),
+        ("interrupted: up, 3 changes", "", set()),
+    ],
+)
+def test_what_is_marked(what, owner, marked):
+    facts, owners, config = ring()
+    config = declared(*config.networks.values(), bridges={"gone0": {"ports": ("eth9",)}})
+    drawn = build(facts, owners, config, [Difference(owner, what)])
+    assert {node.name for node in drawn.nodes if node.differs} == marked
+    assert len(drawn.differences) == 1 and what in drawn.differences[0]
+
+
+@pytest.mark.parametrize("key", ["route 222 192.0.2.10/32", "rule 22000 from 192.0.2.0/24 222", "table-name 222 routed"])
+def test_a_table_is_marked(key):
+    drawn = build(*HOSTS["routed"](), [Difference("web1", f"{key}: missing")])
+    assert "table 222" in {node.name for node in drawn.nodes if node.differs}
+
+
+def test_what_is_missing_is_drawn_where_it_belongs():
+    config = declared(bridges={"br7": {"ports": ("eth1",)}}, vlans={"eth1.7": {"parent": "eth1"}})
+    missing = [Difference("", f"device {name}: missing") for name in ("br7", "eth1.7")]
+    drawn = build(Facts((Link("eth1", 2),)), [], config, missing)
+    assert {(node.name, node.kind, node.state) for node in drawn.nodes} >= {
+        ("br7", "bridge", "missing"),
+        ("eth1.7", "vlan", "missing"),
+    }
+    assert set(drawn.edges) == {Edge("eth1", "br7"), Edge("eth1", "eth1.7")}
+
+
+def test_who_is_on_which_side():
+    """A link with the name of a guest's is one, unless the declaration says otherwise."""
+    links = (
+        Link("br0", 1, "bridge"),
+        Link("veth0", 2, "veth", master="br0"),
+        Link("veth1", 3, "veth", master="br0"),
+        Link("wlan0", 4, master="br0"),
+    )
+    drawn = build(Facts(links), [], declared(bridges={"br0": {"ports": ("veth1",)}}))
+    assert {(edge.source, edge.target) for edge in drawn.edges} == {("br0", "veth0"), ("veth1", "br0"), ("wlan0", "br0")}
+
+
+def test_what_is_of_no_concern():
+    links = (
+        Link("lo", 1),
+        Link("eth0", 2, addresses=("192.0.2.7/24",)),
+        Link("tun0", 3, "tun", up=False),
+        Link("br0", 4, "bridge"),
+    )
+    drawn = build(Facts(links), [], declared())
+    assert [node.name for node in drawn.nodes] == ["br0"]
+    assert drawn.unrelated == ("eth0 192.0.2.7/24", "tun0 down")
+    assert text(drawn).endswith("\nnot drawn: eth0 192.0.2.7/24, tun0 down\n")
+
+
+def test_a_circle_is_drawn():
+    """Two macvlans can't stand on each other, but whoever races with the kernel may read that they do."""
+    links = (Link("a", 1, "macvlan", parent="b"), Link("b", 2, "macvlan", parent="a"), Link("c", 3, "bridge", master="c"))
+    drawn = build(Facts(links), [], declared())
+    assert all(name in text(drawn, 80) and name in text(drawn, 10) for name in "abc")
+    etree.fromstring(svg(drawn).encode())
+
+
+@pytest.mark.parametrize("evil", HOSTILE)
+def test_hostile_names(evil):
+    links = (
+        Link(evil, 1, "bridge", alias=evil, mode=evil, addresses=(evil,)),
+        Link("tap0", 2, "tun", master=evil, port_state=evil),
+        Link("eth0", 3, evil, parent=evil, mac=evil),
+    )
+    facts = Facts(links, (Table(7, (evil,), ((evil, evil, evil), ("192.0.2.1/32", "", "tap0"))),), (Nat(evil, evil, evil),))
+    owners = [guest(evil, "tap0", evil, 1, evil), guest("d", evil, "net", 2), guest(evil, "gone", "net", 3)]
+    config = declared(network("net", "routed", uplink="eth0", table=7, role=evil))
+    drawn = build(facts, owners, config, [Difference(evil, f"link tap0 {evil}: {evil}")])
+    for width in (40, 80, 100):
+        for unicode in (True, False):
+            plain = text(drawn, width, unicode)
+            assert all(line.isprintable() for line in plain.split("\n"))
+            assert unicode or plain.isascii()
+            frames = [line for line in plain.splitlines() if line.startswith("│")]
+            assert len({cells(line) for line in frames if line.endswith("│") and line.count("│") == 2} or {0}) <= 4
+    root = etree.fromstring(svg(drawn, evil).encode())
+    assert not {element.tag for element in root.iter()} - {f"{SVG}{tag}" for tag in "svg title style rect g text path".split()}
+    unquoted = re.sub(r'"(?:[^"\\]|\\.)*"', "", dot(drawn, evil))
+    assert set(unquoted) <= set("graph networks{}[];=,-.0123456789\n abcdefghijklmnopqrstuvwxyzLR") and unquoted.count("\n") < 60
+    json.dumps({**asdict(facts), **asdict(drawn)})
+
+
+def test_wide_and_combining_letters_keep_the_frame():
+    node = Node("br0", "bridge", ("界界", "e\u0301e\u0301", "ab"))
+    lines = text(Graph((node,), ())).splitlines()
+    assert {cells(line) for line in lines} == {8} and all(line.endswith(("┐", "│", "┘")) for line in lines)
+
+
+def test_a_thousand_guests():
+    links = (
+        Link("eth0", 1, master="br0"),
+        Link("br0", 2, "bridge"),
+        *(Link(f"tap{n}", n, "tun", master="br0") for n in range(3, 1003)),
+    )
+    drawn = build(Facts(links), [], declared())
+    assert text(drawn, 80).count("tap up") == 1000
+
+
+# --- the command --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.setattr(drawing, "look", lambda: (ring()[0], graph("ring")))
+    for name in ("LC_ALL", "LC_CTYPE", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "en_GB.UTF-8")
+    monkeypatch.setenv("COLUMNS", "90")
+
+    def call(*argv: str):
+        result = CliRunner().invoke(drawing.graph, list(argv), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return call
+
+
+def test_the_command_draws(run, monkeypatch):
+    assert run() == text(graph("ring"), 90)
+    assert run("--ascii") == text(graph("ring"), 90, unicode=False)
+    monkeypatch.setenv("LC_ALL", "C")
+    assert run() == text(graph("ring"), 90, unicode=False)
+
+
+def test_the_command_writes_files(run, tmp_path):
+    assert run("--svg", str(tmp_path / "a.svg"), "--dot", str(tmp_path / "a.dot")) == ""
+    name = os.uname().nodename
+    assert (tmp_path / "a.svg").read_text() == svg(graph("ring"), name) == run("--svg", "-")
+    assert (tmp_path / "a.dot").read_text() == dot(graph("ring"), name) == run("--dot", "-")
+
+
+def test_the_command_prints_json(run):
+    found = json.loads(run("--json"))
+    assert {link["name"] for link in found["links"]} >= {"eth0", "guestbr0", "vif1.0"}
+    assert {node["name"] for node in found["nodes"] if node["differs"]} == {"eth1.100", "vif1.0"}
+    assert found["differences"] and found["edges"] and found["nats"]
+
+
+def test_the_command_says_what_it_cannot_write(tmp_path):
+    result = CliRunner().invoke(drawing.graph, ["--svg", str(tmp_path / "no" / "a.svg")])
+    assert result.exit_code != 0
+
+
+def test_who_is_not_root_is_told(monkeypatch):
+    monkeypatch.setattr(drawing.os, "geteuid", lambda: 1000)
+    with pytest.raises(VmnetError, match="use sudo"):
+        drawing.look()
+
+
+def test_the_styles_are_from_roomy_to_tight():
+    sizes = [layout(graph("ring"), style).width for style in STYLES]
+    assert sizes == sorted(sizes, reverse=True) and Style() in STYLES
