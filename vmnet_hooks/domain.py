@@ -7,8 +7,9 @@ from typing import Any
 
 
 class Action(Enum):
-    """What a front end asks for. PREPARE: before the tap exists. PLUG: the tap exists, the guest does not run yet. ACTIVATE: the guest runs *here*.
-    RECONNECT: the hypervisor's daemon restarted; must never fail. UP and DOWN: of a network of the host's own."""
+    """What a front end asks for. PREPARE: before the tap exists. PLUG: the tap exists, the guest does not run yet. ACTIVATE:
+    the guest runs *here*. RECONNECT: the hypervisor's daemon restarted; must never fail. UP, DOWN: of a network of the
+    host's own."""
 
     PREPARE = "prepare"
     PLUG = "plug"

@@ -11,7 +11,7 @@ from typing import Protocol
 from . import compose, plan
 from .config import Config
 from .domain import Owner
-from .errors import ConflictError, KernelError, VmnetError
+from .errors import KernelError, VmnetError
 from .plan import Change, Plan, Release
 from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
 

@@ -35,7 +35,7 @@ from fake_kernel import FakeKernel  # noqa: E402
 from vmnet_hooks import config  # noqa: E402
 from vmnet_hooks.engine import Engine  # noqa: E402
 from vmnet_hooks.frontends import libvirt, qemu  # noqa: E402
-from vmnet_hooks.modes import MODES  # noqa: E402
+from vmnet_hooks.sections import SECTIONS  # noqa: E402
 from vmnet_hooks.state import LinkAttribute, Route, Rule, Sysctl  # noqa: E402
 from vmnet_hooks.store import Store  # noqa: E402
 
@@ -90,7 +90,7 @@ class Case:
         return kernel
 
     def engine(self) -> Engine:
-        return Engine(config.load(MODES), self.kernel, Store(str(self.run)))
+        return Engine(config.load(SECTIONS), self.kernel, Store(str(self.run)))
 
     def plan(self) -> list:
         engine = self.engine()

@@ -9,7 +9,7 @@ from fake_kernel import FakeKernel
 from vmnet_hooks import config
 from vmnet_hooks.domain import Claim, Domain, Owner, Vif
 from vmnet_hooks.engine import Engine
-from vmnet_hooks.modes import MODES
+from vmnet_hooks.sections import SECTIONS
 from vmnet_hooks.state import Resource, Route, Rule, Sysctl
 from vmnet_hooks.store import Store
 
@@ -65,7 +65,7 @@ class Host:
 
     def engine(self) -> Engine:
         """A fresh process on this host."""
-        return Engine(config.load(MODES, str(self.path / "etc")), self.kernel, self.store())
+        return Engine(config.load(SECTIONS, str(self.path / "etc")), self.kernel, self.store())
 
     def store(self) -> Store:
         return Store(str(self.path / "run"))

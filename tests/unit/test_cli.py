@@ -10,6 +10,7 @@ from scenario import EVERYTHING
 
 from vmnet_hooks import cli, store, values
 from vmnet_hooks.modes import MODES
+from vmnet_hooks.sections import SECTIONS
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from vmnet_hooks import config
 from vmnet_hooks.config import Network, Option, Required
 from vmnet_hooks.errors import ConfigError
 from vmnet_hooks.modes import MODES
+from vmnet_hooks.sections import SECTIONS
 
 V4 = 'ipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }'
 V6 = 'ipv6 = { subnet = "2001:db8::/64", gateway = "2001:db8::1" }'
@@ -25,7 +26,7 @@ def load(path, *texts: str) -> config.Config:
     path.joinpath("conf.d").mkdir(exist_ok=True)
     for number, text in enumerate(texts):
         path.joinpath(*(["vmnet.toml"] if not number else ["conf.d", f"{number}.toml"])).write_text(text)
-    return config.load(MODES, str(path))
+    return config.load(SECTIONS, str(path))
 
 
 def side(**keys: str) -> str:
@@ -111,7 +112,7 @@ def test_rule(text, message, tmp_path):
 
 
 def test_no_file_is_an_empty_configuration(tmp_path):
-    assert not config.load(MODES, str(tmp_path / "nowhere")).networks
+    assert not config.load(SECTIONS, str(tmp_path / "nowhere")).networks
 
 
 def test_everything(tmp_path):

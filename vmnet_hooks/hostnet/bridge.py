@@ -9,7 +9,6 @@ from or to the shared MAC, and no ARP or ND about the shared addresses, passes t
 import hashlib
 import ipaddress
 from collections.abc import Iterator
-from typing import Any
 
 from .. import values
 from ..config import Config, Declared, Option

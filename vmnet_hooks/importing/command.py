@@ -2,9 +2,11 @@
 
 import click
 
-from ..errors import InputError
+from ..errors import InputError, one_line
+from ..kernel import survey
 from . import interfaces, stanzas
 from .draft import settle, toml
+from .live import convert
 
 INTERFACES = "/etc/network/interfaces"
 
@@ -26,7 +28,14 @@ def import_(path: str | None, live: bool) -> None:
     if live and path:
         raise InputError("--live reads the kernel, not a file; leave --interfaces out")
     path = path or INTERFACES
-    blocks = stanzas.convert(interfaces.read(path))
+    if live:
+        blocks = convert(survey.read())
+        header = [
+            "The kernel's links as they are now, by `vmnet-hook import --live`.",
+            "`vmnet-hook up` takes no link over that somebody else made: let nobody else make them at the next boot.",
+        ]
+    else:
+        blocks = stanzas.convert(interfaces.read(path))
+        header = [f"What {one_line(path)} declares, by `vmnet-hook import`."]
     settle(blocks)
-    header = [f"What {path} declares, by `vmnet-hook import`."]
     click.echo(toml(header, blocks), nl=False)
