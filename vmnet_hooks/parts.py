@@ -218,10 +218,18 @@ class Parts(Transactions):
             if known := self.store.owners(id=owner_id):
                 owner = replace(owner, since=known[0].since)
             transaction = self._transaction({owner: compose.compose_part(network, host)})
+            self._check_taken(network, owner_id, transaction)
             changed = self._changed(transaction)
             if changed:
                 self._run(transaction, f"up {owner_id}")
         return bool(changed)
+
+    def _check_taken(self, network: Network, owner_id: str, transaction: Transaction) -> None:
+        """Raises ConfigError if somebody else has another wish for one and the same object: no file is there to tell."""
+        for key, want in transaction.wants.items():
+            found = self.store.recorded(key)
+            if found and found[0] != want and self.store.claimed_elsewhere(key, [owner_id]):
+                raise network.error("", f"{key} is another network's already; choose another table or subnet (`vmnet-hook status`)")
 
     def down_owner(self, owner_id: str) -> bool:
         """Takes down what `up_network` brought up. Returns whether there was any of it."""
