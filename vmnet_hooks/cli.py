@@ -18,6 +18,7 @@ from .domain import Domain, Owner
 from .engine import Drift, Engine, activate, label_of
 from .errors import ConfigError, InputError, VmnetError, one_line, shortened
 from .frontends import libvirt, libvirt_connection
+from .importing.command import import_
 from .kernel import packet
 from .modes import MODES
 from .sections import SECTIONS
@@ -477,6 +478,8 @@ def mac(oui: str) -> None:
         pass
     click.echo(found)
 
+
+main.add_command(import_)
 
 if __name__ == "__main__":
     main(prog_name="vmnet-hook")

@@ -13,7 +13,7 @@ LAYERS = {
     "core": ("compose", "graph", "modes", "plan"),
     "engine": ("engine",),
     "edge": ("frontends", "kernel", "store"),
-    "entry": ("hook", "handle", "actions", "host", "drawing", "cli"),
+    "entry": ("hook", "handle", "actions", "host", "drawing", "importing", "cli"),
 }
 # What the core, the data and the base must not import.
 BANNED = frozenset(
@@ -107,7 +107,7 @@ def test_only_the_edge_knows_the_libraries(path):
         "sqlite3": "store",
         "lxml": "frontends",
         "libvirt": "frontends",
-        "click": ("cli", "drawing"),
+        "click": ("cli", "drawing", "importing"),
     }
     for node in ast.walk(tree(path)):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
