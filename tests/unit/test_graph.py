@@ -44,6 +44,7 @@ HOSTILE = (
     "no\xa0break",
     "",
 )
+NAT = {"subnet": "10.5.5.0/24", "out": "xenbr0"}
 each_host = pytest.mark.parametrize("name", HOSTS)
 
 
@@ -151,12 +152,14 @@ def test_colours_only_for_what_differs():
         ("lan: the uplink was edited", "db1", {"vif2.0"}),
         ("vmnet.toml: nonsense", "network lan", {"guestbr0"}),
         ("vmnet.toml: nonsense", "network:lan", {"guestbr0"}),
+        ("needs bridge guestbr0, which is not up", "nat guests", {"nat 10.5.5.0/24 xenbr0"}),
+        ("needs bridge guestbr0, which is not up", "vlan eth1.100", {"eth1.100"}),
         ("interrupted: up, 3 changes", "", set()),
     ],
 )
 def test_what_is_marked(what, owner, marked):
     facts, owners, config = ring()
-    config = declared(*config.networks.values(), bridges={"gone0": {"ports": ("eth9",)}})
+    config = declared(*config.networks.values(), bridges={"gone0": {"ports": ("eth9",)}}, nat={"guests": NAT})
     drawn = build(facts, owners, config, [Difference(owner, what)])
     assert {node.name for node in drawn.nodes if node.differs} == marked
     assert len(drawn.differences) == 1 and what in drawn.differences[0]

@@ -194,10 +194,17 @@ class _Builder:
         return found or self._owned(difference.owner)
 
     def _owned(self, label: str) -> set[str]:
+        """The nodes of an owner, by what it is called: a domain's name, or `bridge br0`."""
         found = {ifname for ifname, owner in self.guests.items() if owner.domain == label}
-        name = label.rpartition(":")[2].rpartition(" ")[2]
-        network = self.declared.networks.get(name)
-        return found or ({_home(network)} if network else {name} & self.links.keys())
+        kind, _, name = label.replace(":", " ", 1).rpartition(" ")
+        part = self.declared.parts.get(f"{kind}:{name}")
+        if network := self.declared.networks.get(name) if kind == "network" else None:
+            found.add(_home(network))
+        elif part and kind == "nat":
+            found |= {nat.name for nat in self.facts.nats if (nat.subnet, nat.out) == (str(part["subnet"]), part["out"])}
+        elif name in self.links:
+            found.add(name)
+        return found
 
 
 def cleaned(lines: Iterable[str]) -> tuple[str, ...]:

@@ -108,11 +108,11 @@ def layout(graph: Graph, style: Style, limit: int = 0) -> Layout | None:
         excess = result.width - limit if limit else 0
         if excess <= 0:
             return result
-        slack = [have - need for have, need in zip(natural, least, strict=True)]
-        if not any(slack):
-            return None
-        widest = max(range(count), key=lambda i: (slack[i] > 0, natural[i]))
-        natural[widest] -= 1
+        for _ in range(excess):
+            slack = [(have, column) for column, have in enumerate(natural) if have > least[column]]
+            if not slack:
+                return None
+            natural[max(slack)[1]] -= 1
 
 
 def _widths(node: Node, parts) -> list[int]:
@@ -185,8 +185,10 @@ def _plan(graph: Graph, columns: Mapping[str, int], widths: Sequence[int]) -> _P
         if columns[edge.source] < columns[edge.target]:
             plan.steps += [(a, b, edge) for a, b in zip(trail, trail[1:], strict=False)]
     for name in plan.boxes:
-        plan.up[name] = [a for a, b, _ in plan.steps if b == name]
-        plan.down[name] = [b for a, b, _ in plan.steps if a == name]
+        plan.up[name], plan.down[name] = [], []
+    for a, b, _ in plan.steps:
+        plan.up[b].append(a)
+        plan.down[a].append(b)
     return plan
 
 
