@@ -15,6 +15,7 @@ import click
 from . import __version__, actions, compose, config, guard, host, store, values
 from .config import INTERFACE_OPTIONS, Option, Required
 from .domain import Domain, Owner
+from .drawing import graph
 from .engine import Drift, Engine, activate, label_of
 from .errors import ConfigError, InputError, VmnetError, one_line, shortened
 from .frontends import libvirt, libvirt_connection
@@ -480,6 +481,7 @@ def mac(oui: str) -> None:
 
 
 main.add_command(import_)
+main.add_command(graph)
 
 if __name__ == "__main__":
     main(prog_name="vmnet-hook")

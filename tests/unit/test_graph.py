@@ -215,7 +215,7 @@ def test_a_circle_is_drawn():
     etree.fromstring(svg(drawn).encode())
 
 
-@pytest.mark.parametrize("evil", HOSTILE)
+@pytest.mark.parametrize("evil", HOSTILE, ids=lambda evil: ascii(evil)[:12])
 def test_hostile_names(evil):
     links = (
         Link(evil, 1, "bridge", alias=evil, mode=evil, addresses=(evil,)),
