@@ -15,11 +15,11 @@ from .errors import VmnetError
 from .frontends import libvirt_connection
 from .graph.build import build
 from .graph.dot import dot
-from .graph.model import Difference, Facts, Graph, Nat
+from .graph.model import Difference, Facts, Graph, Link, Nat
 from .graph.svg import svg
 from .graph.text import text
 from .kernel import topology
-from .state import NftElement
+from .state import Device, NftElement
 
 COLUMNS = 100
 """Where there is no terminal to tell."""
@@ -63,12 +63,16 @@ def _look(engine: Engine) -> tuple[Facts, Graph]:
     owners = engine.store.owners()
     gone = libvirt_connection.not_running({owner.domain_id for owner in owners if owner.frontend == "libvirt"})
     differences = [Difference(drift.owner, drift.what) for drift in engine.check("", gone)]
-    nats = []
+    links, tables = topology.read()
+    there = {link.name for link in links}
+    nats, absent = [], []
     for resource in engine.store.resources().values():
         if isinstance(resource, NftElement) and resource.set.startswith(("snat", "masquerade")):
             subnet, out = resource.parts
             nats.append(Nat(subnet, out.strip('"'), resource.value))
-    facts = Facts(*topology.read(), nats)
+        elif isinstance(resource, Device) and resource.ifname not in there:
+            absent.append(Link(resource.ifname, kind=resource.type, up=False, parent=resource.parent))
+    facts = Facts(links, tables, nats, absent)
     return facts, build(facts, owners, engine.config, differences)
 
 

@@ -8,7 +8,7 @@ After a change of how they look, look at `git diff` of
 import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -179,7 +179,35 @@ def test_what_is_missing_is_drawn_where_it_belongs():
         ("br7", "bridge", "missing"),
         ("eth1.7", "vlan", "missing"),
     }
-    assert set(drawn.edges) == {Edge("eth1", "br7"), Edge("eth1", "eth1.7")}
+    assert set(drawn.edges) == {Edge("eth1", "br7", "missing"), Edge("eth1", "eth1.7", "missing")}
+
+
+def test_a_link_of_ours_that_is_gone():
+    """What only follows from it is not told."""
+    facts, owners, config = ring()
+    links = tuple(link for link in facts.links if link.name != "guestbr0-gw")
+    facts = Facts(links, absent=(Link("guestbr0-gw", kind="macvlan", parent="guestbr0"),))
+    told = ["device guestbr0-gw: missing", "addr guestbr0 10.5.5.1/24: missing"]
+    follows = ["addr guestbr0-gw 10.5.5.254/32: missing", "sysctl net/ipv4/conf/guestbr0-gw/forwarding: missing"]
+    drawn = build(facts, owners, config, [Difference("bridge guestbr0", what) for what in (*told, *follows)])
+    assert drawn.differences == tuple(f"bridge guestbr0: {what}" for what in told)
+    assert Edge("guestbr0", "guestbr0-gw", "missing") in drawn.edges
+    assert {node.name: node.kind for node in drawn.nodes if node.state == "missing"} == {"guestbr0-gw": "macvlan"}
+
+
+def test_ports_that_were_taken_out():
+    facts, owners, config = ring()
+    out = ("eth2.100", "vif1.0")
+    links = tuple(replace(link, master="") if link.name in out else link for link in facts.links)
+    drawn = build(Facts(links), owners, config, [Difference("", f"link {name} master: is none") for name in out])
+    assert {Edge("eth2.100", "guestbr0", "missing"), Edge("guestbr0", "vif1.0", "missing")} <= set(drawn.edges)
+
+
+def test_a_long_list_of_differences_is_cut():
+    drawn = build(*ring(), [Difference("", f"link eth1 a{n}: is b") for n in range(100)])
+    assert len(drawn.differences) == 100
+    for what in (text(drawn), words(svg(drawn)), dot(drawn)):
+        assert "a19:" in what and "a20:" not in what and "and 80 more; see `vmnet-hook check`" in what
 
 
 def test_who_is_on_which_side():

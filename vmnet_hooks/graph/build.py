@@ -8,7 +8,7 @@ from .. import config
 from ..config import Config, Network
 from ..domain import Owner
 from ..errors import one_line
-from .model import Difference, Edge, Facts, Graph, Link, Nat, Node, Table
+from .model import MISSING, Difference, Edge, Facts, Graph, Link, Nat, Node, Table
 
 KINDS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
 """What a link is drawn as, where that is not the kernel's word."""
@@ -31,6 +31,7 @@ class _Builder:
         self.guests = {owner.ifname: owner for owner in owners if owner.domain and owner.ifname}
         self.declared = declared
         self.routed = {n["table"]: n for n in declared.networks.values() if n.mode == "routed"}
+        self.absent = {link.name: link for link in facts.absent if link.name not in self.links}
         self.named = self._declared_names()
         self.wires = self.named | {link.parent for link in facts.links}
         self.differences = differences
@@ -57,7 +58,7 @@ class _Builder:
             tuple(node for node in nodes if node.name not in alone),
             tuple(edges),
             tuple(self._aside(self.links[node.name]) for node in nodes if node.name in alone),
-            tuple(one_line(f"{d.owner}: {d.what}" if d.owner else d.what) for d in self.differences),
+            tuple(one_line(f"{d.owner}: {d.what}" if d.owner else d.what) for d in self._told()),
         )
 
     def _declared_names(self) -> set[str]:
@@ -112,15 +113,15 @@ class _Builder:
         return lines
 
     def _ghost(self, owner: Owner) -> Node:
-        return Node(owner.ifname, "guest", cleaned([*_guest(owner), f"tap{NBSP}is{NBSP}gone"]), "missing", True)
+        return Node(owner.ifname, "guest", cleaned([*_guest(owner), f"tap{NBSP}is{NBSP}gone"]), MISSING, True)
 
     def _missing(self, name: str) -> Node | None:
-        if part := self.declared.link(name):
-            return Node(name, config.KINDS[part.section], ("missing",), "missing", True)
-        bridges = {network.options.get("bridge") for network in self.declared.networks.values()}
-        if name in self.wires:
-            return Node(name, "bridge" if name in bridges else "vlan" if "." in name else "nic", ("missing",), "missing", True)
-        return None
+        """What stands for a link that is gone; None if that was none of ours."""
+        part, link = self.declared.link(name), self.absent.get(name)
+        if not part and not link and name not in self.named:
+            return None
+        kind = link.kind if link else config.KINDS[part.section] if part else "nic"
+        return Node(name, kind, (MISSING,), MISSING, True)
 
     def _table(self, table: Table) -> Node:
         network = self.routed.get(table.number)
@@ -134,7 +135,9 @@ class _Builder:
         return Node(table.name, "table", cleaned(lines), "up", table.name in self.marked)
 
     def _nat(self, nat: Nat) -> Node:
-        inside = [link.name for link in self.links.values() if _inside(link, nat.subnet)]
+        found = [link for link in self.links.values() if _inside(link, nat.subnet)]
+        # The gateway's macvlan is the bridge's other face.
+        inside = dict.fromkeys(link.parent if link.kind == "macvlan" else link.name for link in found)
         lines = [nat.subnet, f"snat{NBSP}{nat.source}" if nat.source else "masquerade"]
         lines += [f"for {', '.join(inside)}"] if inside else []
         return Node(nat.name, "nat", cleaned(lines), "up", nat.name in self.marked, "NAT")
@@ -164,15 +167,39 @@ class _Builder:
                     yield Edge(table.name, dev)
         for nat in self.facts.nats:
             yield Edge(nat.out, nat.name)
-        for owner in self.guests.values():
+        yield from self._lost()
+
+    def _lost(self) -> Iterable[Edge]:
+        """Lines that should be there: to what is gone, and to ports that were taken out."""
+        reached = {dev for table in self.facts.tables for dst, _, dev in table.routes if _host(dst)}
+        for ifname, owner in self.guests.items():
             network = self.declared.networks.get(owner.network)
-            if owner.ifname not in self.links and network:
-                yield Edge(_home(network), owner.ifname)
-        for name in self.marked - self.links.keys():
-            if part := self.declared.link(name):
-                yield from (Edge(port, name) for port in (*part.options.get("ports", ()), part.options.get("parent")) if port)
+            if network and self._loose(ifname) and ifname not in reached:
+                yield Edge(_home(network), ifname, MISSING)
+        for part in self.declared.parts.values():
+            for port in part.options.get("ports", ()):
+                if self._loose(port) and {port, part.name} & self.marked:
+                    yield Edge(port, part.name, MISSING)
+        for name in sorted(self.marked - self.links.keys()):
+            absent, declared = self.absent.get(name), self.declared.link(name)
+            if parent := absent.parent if absent else declared.options.get("parent") if declared else "":
+                yield Edge(parent, name, MISSING)
+
+    def _loose(self, ifname: str) -> bool:
+        return ifname not in self.links or not self.links[ifname].master
 
     # --- differences -----------------------------------------------------------------------------------------------
+
+    def _told(self) -> list[Difference]:
+        """The differences without those that only follow from a link that is gone."""
+        gone = self.absent.keys() & {d.what.removeprefix("device ").removesuffix(": missing") for d in self.differences}
+        return [
+            difference
+            for difference in self.differences
+            if not difference.what.endswith(": missing")
+            or difference.what.startswith("device ")
+            or not gone & set(re.split("[ /:]", difference.what))
+        ]
 
     def _concerned(self, difference: Difference) -> set[str]:
         """The nodes that a difference is of, by the words of the resource's key; else by its owner."""
@@ -180,6 +207,8 @@ class _Builder:
         words = [word.strip('"') for word in key.replace("vmnet-", " ").split()]
         found: set[str] = set()
         match words:
+            case ["nft", "inet"]:
+                found = {nat.name for nat in self.facts.nats if "chain nat" in difference.what or "missing" in difference.what}
             case ["route" | "table-name", number, *_]:
                 found = {f"table {number}"}
             case ["rule", *_, number]:
@@ -189,7 +218,7 @@ class _Builder:
                 found = found or {word for word in words if word in self.links}
             case ["sysctl", path, *_]:
                 found = {word for word in path.split("/") if word in self.links}
-            case [_, name, *_] if name in self.links or name in self.wires:
+            case [_, name, *_] if name in self.links or name in self.wires or name in self.absent:
                 found = {name}
         return found or self._owned(difference.owner)
 

@@ -10,7 +10,7 @@ NBSP = "\N{NO-BREAK SPACE}"
 def dot(graph: Graph, host: str = "") -> str:
     """The source of a drawing from left to right; ends of a line are nodes by number, for a name may hold anything."""
     numbers = {node.name: f"n{number}" for number, node in enumerate(graph.nodes)}
-    foot = [f"! {line}" for line in graph.differences]
+    foot = [f"! {line}" for line in graph.notes()]
     foot += [f"not drawn: {', '.join(graph.unrelated)}"] if graph.unrelated else []
     around = _label([*([host] if host else []), *foot])
     lines = [

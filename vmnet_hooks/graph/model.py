@@ -5,8 +5,13 @@ from dataclasses import dataclass
 
 from ..errors import one_line
 
-STANDBY = frozenset(("backup", "blocking", "disabled", "learning", "listening"))
+MISSING = "missing"
+"""The state of what should be there."""
+STANDBY = frozenset(("backup", "blocking", "disabled", "learning", "listening", MISSING))
 """States of a port that carries no traffic."""
+
+MOST = 20
+"""Differences that a drawing lists."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,12 @@ class Nat:
 
 @dataclass(frozen=True)
 class Facts:
-    """The host as it is now."""
+    """The host as it is now; and `absent`, the links that we made and that are gone."""
 
     links: Sequence[Link] = ()
     tables: Sequence[Table] = ()
     nats: Sequence[Nat] = ()
+    absent: Sequence[Link] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,11 @@ class Graph:
     edges: tuple[Edge, ...]
     unrelated: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+
+    def notes(self) -> list[str]:
+        """The differences, as lines below a drawing."""
+        more = len(self.differences) - MOST
+        return [*self.differences[:MOST], *([f"and {more} more; see `vmnet-hook check`"] if more > 0 else [])]
 
     def components(self) -> list[list[Node]]:
         """The nodes that hang together, each group in the order of `nodes`."""

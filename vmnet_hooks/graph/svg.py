@@ -51,7 +51,7 @@ def svg(graph: Graph, host: str = "") -> str:
     assert placed
     columns = max(placed.width, NARROWEST)
     head = 2 if host else 0
-    foot = [("difference", row) for line in graph.differences for row in wrapped([f"! {one_line(line)}"], columns)]
+    foot = [("difference", row) for line in graph.notes() for row in wrapped([f"! {one_line(line)}"], columns)]
     if graph.unrelated:
         foot += [("aside", row) for row in wrapped([f"not drawn: {one_line(', '.join(graph.unrelated))}"], columns)]
     rows = head + placed.height + (len(foot) + 1 if foot else 0)

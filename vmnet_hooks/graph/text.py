@@ -19,7 +19,7 @@ def text(graph: Graph, width: int = 80, unicode: bool = True, paint: Callable[[s
     parts = [_drawing(graph, width, unicode, paint) if graph.nodes else []]
     if graph.unrelated:
         parts.append(list(_hanging("not drawn: ", ", ".join(graph.unrelated), width)))
-    marked = [line for difference in graph.differences for line in _hanging("! ", difference, width)]
+    marked = [line for difference in graph.notes() for line in _hanging("! ", difference, width)]
     parts.append([paint(line) for line in marked])
     result = "\n\n".join("\n".join(part) for part in parts if part)
     return "".join(line + "\n" for line in (result if unicode else _ascii(result)).splitlines())
