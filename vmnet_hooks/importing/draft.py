@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
 
-from ..config import Config, Declared, Network, Option, load
-from ..errors import ConfigError, VmnetError, one_line
+from ..config import MAX_BYTES, Config, Declared, Network, Option, load
+from ..errors import ConfigError, InputError, VmnetError, one_line
 from ..modes import MODES
 from ..sections import SECTIONS
 
@@ -181,6 +181,10 @@ def toml(header: Sequence[str], blocks: Iterable[Block]) -> str:
             paragraphs.append("\n".join(comments))
         alone = bool(comments) and not block.draft
     text = "\n\n".join(paragraphs) + "\n"
+    if len(text.encode()) > MAX_BYTES:
+        raise InputError(
+            f"what comes out is larger than {MAX_BYTES >> 20} MiB, as no configuration file may be; import it in parts"
+        )
     with tempfile.TemporaryDirectory(prefix="vmnet-hook-import-") as folder:
         with open(f"{folder}/vmnet.toml", "w") as file:
             file.write(text)

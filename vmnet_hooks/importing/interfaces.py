@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError, one_line
+from .words import WHITE, split
 
 MAX_BYTES = 4 << 20
 MAX_FILES = 1000
 """Files altogether: a configuration that sources more sources itself by some other way."""
+
+MAX_DEPTH = 50
 
 FAMILIES = {
     "inet": ("loopback", "static", "manual", "dhcp", "bootp", "tunnel", "ppp", "wvdial", "ipv4ll"),
@@ -34,7 +37,7 @@ class Line:
 
     @property
     def words(self) -> list[str]:
-        return self.text.split()
+        return split(self.text)
 
     def error(self, problem: str) -> InputError:
         return InputError(f"{one_line(self.path)}:{self.number}: {problem}")
@@ -85,8 +88,8 @@ class _Reader:
 
     def file(self, path: str, trail: tuple[str, ...]) -> list[Item]:
         self.files += 1
-        if self.files > MAX_FILES:
-            raise InputError(f"{one_line(path)}: more than {MAX_FILES} files are sourced; remove the loop")
+        if self.files > MAX_FILES or len(trail) > MAX_DEPTH:
+            raise InputError(f"{one_line(path)}: more than {MAX_FILES} files, or {MAX_DEPTH} deep; does one source itself?")
         trail = (*trail, os.path.realpath(path))
         inside = ""
         for line in _lines(path):
@@ -136,12 +139,13 @@ class _Reader:
         return Stanza(line, name, family, method, list(template.options) if template else [], template)
 
     def _option(self, line: Line) -> None:
-        name, _, value = line.text.replace("\t", " ").partition(" ")
-        if not value.strip():
+        name = line.words[0]
+        value = line.text[len(name) :].strip(WHITE)
+        if not value:
             raise line.error(f"{_quoted(name)} has no value; write one, or remove the line")
         stanza = self.items[-1]
         assert isinstance(stanza, Stanza)
-        stanza.options.append(Option(name.replace("_", "-"), value.strip(), line))
+        stanza.options.append(Option(name.replace("_", "-"), value, line))
 
     def _source(self, line: Line, trail: tuple[str, ...]) -> None:
         keyword, *patterns = line.words
@@ -182,15 +186,15 @@ def _lines(path: str) -> Iterator[Line]:
     rows = data.decode(errors="backslashreplace").split("\n")
     number = 0
     while number < len(rows):
-        first, text = number + 1, rows[number].lstrip()
+        first, text = number + 1, rows[number].lstrip(WHITE)
         number += 1
-        if not text.strip() or text.startswith("#"):
+        if not text.strip(WHITE) or text.startswith("#"):
             continue
         while text.endswith("\\") and number < len(rows):
             text = text[:-1] + rows[number]
             number += 1
-        if text.strip():
-            yield Line(path, first, text.strip())
+        if text.strip(WHITE):
+            yield Line(path, first, text.strip(WHITE))
 
 
 def _quoted(text: str) -> str:

@@ -89,6 +89,7 @@ class _Converter:
         self.sections = {name: section for name, own in self.stanzas.items() if (section := self._section(name, own))}
         self.drafts: dict[str, Draft] = {}
         self.networks: dict[tuple[str, int], Draft] = {}
+        self.ports: set[str] = set()
         self.used: set[str] = set()
         self.result: list[Block] = []
 
@@ -122,14 +123,15 @@ class _Converter:
         for name, stanzas in self.stanzas.items():
             section = self.sections.get(name, "")
             if section in ("bridges", "bonds"):
-                self.used.update(_ports(stanzas, section))
+                self.ports.update(_ports(stanzas, section))
             if section == "bonds":
-                self.used.update(self.members.get(name, ()))
+                self.ports.update(self.members.get(name, ()))
             if section == "vlans":
                 found = vlan_of(name)
                 self.used.add(found[0] if found else words.first(_option(stanzas, "vlan-raw-device")))
             if _option(stanzas, "ip-routing-table"):
                 self.used.add(name)
+        self.used |= self.ports
 
     # --- statements ------------------------------------------------------------------------------------------------
 
@@ -165,7 +167,8 @@ class _Converter:
         self._membership(stanza, handled)
         self._header(stanza, name, section, block)
         left = [option for option in stanza.options if id(option) not in handled]
-        block.left += [_left(option.line, self._why(option, stanza, section)) for option in left]
+        given = _names(stanza)
+        block.left += [_left(option.line, _why(option, stanza, section, given)) for option in left]
         self.result.append(block)
         if network and block.draft:
             self.result.append(Block(network))
@@ -176,8 +179,7 @@ class _Converter:
         draft = self.drafts.get(name)
         if draft is None:
             draft = self.drafts[name] = block.draft = Draft(section, name)
-            if name not in self.automatic and name not in self.used:
-                block.notes.append(f"{_shown(name)} is not marked auto: `vmnet-hook up` would bring it up at boot too")
+            self._remark(name, block)
             self._defaults(stanza, draft)
         draft.headers.append((_where(stanza.line), stanza.line.text))
         for option in stanza.options:
@@ -190,6 +192,10 @@ class _Converter:
             except ValueError as error:
                 block.left.append(_left(option.line, str(error)))
         self._addresses(stanza, draft, block, handled)
+
+    def _remark(self, name: str, block: Block) -> None:
+        if name not in self.automatic and name not in self.ports:
+            block.notes.append(f"{_shown(name)} is not marked auto: `vmnet-hook up` would bring it up at boot too")
 
     def _set(self, draft: Draft, key: str, value: Any, option: Option, block: Block) -> None:
         """One option of a link. Raises ValueError."""
@@ -278,8 +284,12 @@ class _Converter:
         side = "ipv4" if stanza.family == "inet" else "ipv6"
         why, new = "", None
         try:
+            if "address" in given:
+                # As ifup does, before it calls anybody.
+                own = _own(given, stanza.family)
+                environ |= {"IF_ADDRESS": str(own.ip), "IF_NETMASK": str(own.network.prefixlen)}
             found = ifupdown.network(environ, name, stanza.family, "")
-        except ConfigError as error:
+        except (ConfigError, ValueError) as error:
             block.left += [_left(option.line, one_line(error).removeprefix(": ")) for option in mine]
             return None
         draft = self.networks.get((name, found["table"]))
@@ -297,6 +307,8 @@ class _Converter:
                 draft.options["role"] = found["role"]
             self.networks[name, found["table"]] = draft
         if name not in self.drafts:
+            if new:
+                self._remark(name, block)
             draft.headers.append((_where(stanza.line), stanza.line.text))
         draft.options[side] = {key: str(value) for key, value in found[side].items() if value is not None}
         draft.sources[side] = [_source(option) for option in mine]
@@ -328,30 +340,6 @@ class _Converter:
         if why:
             block.left.insert(0, _left(stanza.line, why))
 
-    def _why(self, option: Option, stanza: Stanza, section: str) -> str:
-        given = _names(stanza)
-        if option.name in COMMANDS:
-            return "commands stay with ifupdown"
-        if option.name.startswith("dns-"):
-            return "name servers are for resolvconf, or /etc/resolv.conf"
-        if option.name in WAITS:
-            return "nothing waits for ports; see `vmnet-hook up --wait`"
-        if option.name == "bond-master":
-            return f"no stanza declares {_shown(option.value)} as a bond"
-        if option.name in KINDS["bonds"] and "bond-master" in given:
-            return f"it is for the stanza of {_shown(given['bond-master'])}"
-        if option.name in ROUTED:
-            if "ip-routing-table" in given:
-                return f"it is of no use in a stanza of {stanza.family}"
-            return "without ip-routing-table it is no routed network's"
-        if "pointopoint" in given and option.name in ADDRESS:
-            return "vmnet-hooks gives no point-to-point addresses"
-        if option.name in ADDRESS and section:
-            return "it is not what the address alone says" if "address" in given else "there is no address with it"
-        if option.name in ADDRESS or option.name in LINK:
-            return f"{_shown(stanza.name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
-        return "vmnet-hooks has no such option"
-
 
 def vlan_of(name: str) -> tuple[str, int] | None:
     """The parent and ID that ifupdown reads from a VLAN device's name; None if it says nothing, or not clearly."""
@@ -364,7 +352,7 @@ def literal_ports(text: str) -> tuple[list[str], str]:
     ports: list[str] = []
     patterns: list[str] = []
     inside = False
-    for word in [] if text == "none" else text.split():
+    for word in [] if text == "none" else words.split(text):
         if word in ("regex", "noregex", "all"):
             inside = word == "regex"
             if word == "all":
@@ -372,6 +360,31 @@ def literal_ports(text: str) -> tuple[list[str], str]:
         else:
             (patterns if inside else ports).append(word)
     return ports, " ".join(patterns)
+
+
+def _why(option: Option, stanza: Stanza, section: str, given: Mapping[str, str]) -> str:
+    """Why an option of a stanza, whose options are `given`, was not carried over."""
+    if option.name in COMMANDS:
+        return "commands stay with ifupdown"
+    if option.name.startswith("dns-"):
+        return "name servers are for resolvconf, or /etc/resolv.conf"
+    if option.name in WAITS:
+        return "nothing waits for ports; see `vmnet-hook up --wait`"
+    if option.name == "bond-master":
+        return f"no stanza declares {_shown(option.value)} as a bond"
+    if option.name in KINDS["bonds"] and "bond-master" in given:
+        return f"it is for the stanza of {_shown(given['bond-master'])}"
+    if option.name in ROUTED:
+        if "ip-routing-table" in given:
+            return f"it is of no use in a stanza of {stanza.family}"
+        return "without ip-routing-table it is no routed network's"
+    if "pointopoint" in given and option.name in ADDRESS:
+        return "vmnet-hooks gives no point-to-point addresses"
+    if option.name in ADDRESS and section:
+        return "it is not what the address alone says" if "address" in given else "there is no address with it"
+    if option.name in ADDRESS or option.name in LINK:
+        return f"{_shown(stanza.name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
+    return "vmnet-hooks has no such option"
 
 
 def _ports(stanzas: Iterable[Stanza], section: str) -> list[str]:

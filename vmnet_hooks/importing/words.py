@@ -6,7 +6,15 @@ from typing import Any
 
 from ..hostnet.bond import HASHES, MODES, RATES
 
+WHITE = " \t\r\v\f"
+"""What isspace() of C calls white, but for the end of a line."""
+
+_WORD = re.compile(f"[^{WHITE}]+")
 _FRACTION = re.compile(r"([0-9]{1,9})(\.0*)?", re.ASCII)
+
+
+def split(text: str) -> list[str]:
+    return _WORD.findall(text)
 
 
 def seconds(text: str) -> int:
@@ -38,15 +46,15 @@ def mac(text: str) -> str:
 
 def names(text: str) -> list[str]:
     """Interfaces; "none" is none of them."""
-    return [] if text == "none" else text.split()
+    return [] if text == "none" else split(text)
 
 
 def vids(text: str) -> list[int | str]:
-    return [int(word) if word.isdecimal() and len(word) < 9 else word for word in text.replace(",", " ").split()]
+    return [int(word) if word.isdecimal() and len(word) < 9 else word for word in split(text.replace(",", " "))]
 
 
 def first(text: str) -> str:
-    return text.split()[0]
+    return split(text)[0]
 
 
 def bond_mode(text: str) -> str:
@@ -72,10 +80,8 @@ def address(text: str, netmask: str, family: str) -> Any:
     """The interface's address as ifup understands it: a netmask outweighs a prefix length, and without either an IPv4
     address has the length of its class."""
     host, _, length = text.partition("/")
-    length = netmask or length
-    if not length:
-        length = "128" if family == "inet6" else str(_class(host))
     try:
+        length = netmask or length or ("128" if family == "inet6" else str(_class(host)))
         found = ip_interface(f"{host}/{length}")
     except ValueError:
         raise ValueError("it is not an address with a netmask") from None

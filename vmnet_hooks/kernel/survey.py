@@ -128,7 +128,7 @@ def _rules(ip: IPRoute, family: int) -> Iterator[str]:
 
 def _settings(name: str, folder: str) -> dict[str, str]:
     path = f"{topology.SYSFS}/{name}/{folder}"
-    found = {}
+    found: dict[str, str] = {}
     try:
         files = os.listdir(path)
     except OSError:
