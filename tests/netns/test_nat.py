@@ -1,0 +1,275 @@
+"""NAT on one node: guests' addresses are translated on the way out of one interface, and nothing else is.
+
+guest (192.168.77.5, fd77::5) -- guestbr0 -- host -- ext0 == world (203.0.113.2, 2001:db8:f::2)
+other (192.168.78.5)          -- otherbr0 --/    \\-- ext1 == world (198.51.100.2)
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from lab.capture import Capture
+from lab.domains import Interface
+from lab.guest import Nic, wired
+from lab.hostnet import Product, refusal
+from lab.nodes import Node, settled, wire
+from lab.routed import call, ping, reach
+from lab.single import same
+
+INSIDE = """
+[bridges.guestbr0]
+addresses = ["192.168.77.1/24", "fd77::1/64"]
+[bridges.otherbr0]
+addresses = ["192.168.78.1/24"]
+[networks.guests]
+mode = "bridged"
+bridge = "guestbr0"
+[networks.others]
+mode = "bridged"
+bridge = "otherbr0"
+"""
+SNAT = INSIDE + '[nat.out4]\nsubnet = "192.168.77.0/24"\nout = "ext0"\nsnat = "203.0.113.7"\n'
+MASQUERADE = INSIDE + (
+    '[nat.out4]\nsubnet = "192.168.77.0/24"\nout = "ext0"\nmasquerade = true\n'
+    '[nat.out6]\nsubnet = "fd77::/64"\nout = "ext0"\nmasquerade = true\n'
+)
+OUT4, OUT6, SIDE = "203.0.113.2", "2001:db8:f::2", "198.51.100.2"
+# As Docker leaves a host, through iptables-nft: everything that is not a container's is dropped.
+DOCKER = """
+nft add table ip filter
+nft add chain ip filter FORWARD '{ type filter hook forward priority 0; policy drop; }'
+nft add chain ip filter DOCKER-USER; nft add rule ip filter FORWARD counter jump DOCKER-USER
+"""
+
+
+class Lab:
+    """The host before the product has done anything."""
+
+    def __init__(self, config: str):
+        self.stack = ExitStack()
+        try:
+            self.host = host = self.stack.enter_context(Node("host"))
+            self.world = world = self.stack.enter_context(Node("world"))
+            self.vmnet = Product(host)
+            for number in (0, 1):
+                wire(host, f"ext{number}", world, f"eth{number}", f"02:00:00:00:0{number}:01", f"02:00:00:00:0{number}:02")
+            for node, last in ((host, 1), (world, 2)):
+                name = "ext" if node is host else "eth"
+                node.sh(f"""
+                    for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done
+                    ip link set {name}0 up; ip link set {name}1 up
+                    ip addr add 203.0.113.{last}/24 dev {name}0; ip -6 addr add 2001:db8:f::{last}/64 dev {name}0 nodad
+                    ip addr add 198.51.100.{last}/24 dev {name}1
+                """)
+            host.run("ip addr add 203.0.113.7/24 dev ext0")
+            # The world answers whatever address it sees.
+            world.sh("ip route add 192.168.0.0/16 via 203.0.113.1; ip -6 route add fd77::/64 via 2001:db8:f::1")
+            host.config(config)
+            self.before = settled(host)
+        except BaseException:
+            self.stack.close()
+            raise
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stack.close()
+
+    def up(self) -> None:
+        self.vmnet("up")
+        self.guest = self.start("guests", 77)
+        self.other = self.start("others", 78)
+
+    def start(self, network: str, subnet: int) -> Node:
+        nic = Interface(f"52:54:00:00:{subnet}:05", f"tap{subnet}", network)
+        stack = Nic(nic.mac, f"192.168.{subnet}.5", 24, f"192.168.{subnet}.1", f"fd{subnet}::5")
+        node = self.stack.enter_context(wired(self.host, nic.tap, f"guest{subnet}", stack))
+        node.run(f"ip -6 route add default via fd{subnet}::1")
+        call(self.host, f"dom{subnet}", "start", nic)
+        return node
+
+
+@pytest.fixture(params=["snat", "masquerade"])
+def lab(request):
+    with Lab(SNAT if request.param == "snat" else MASQUERADE) as running:
+        running.address = "203.0.113.7" if request.param == "snat" else "203.0.113.1"
+        running.both = request.param == "masquerade"
+        yield running
+
+
+def test_translated(lab):
+    """What the guests' subnet sends out of the interface, and nothing else."""
+    lab.up()
+    with Capture(lab.world, "eth0", "icmp or icmp6") as seen, Capture(lab.world, "eth1", "icmp") as side:
+        assert reach([(lab.guest, OUT4), (lab.guest, OUT6), (lab.guest, SIDE), (lab.other, OUT4)]) == []
+    assert seen.having(rf"{lab.address} > {OUT4}: ICMP echo request") and not seen.having(r"192\.168\.77\.5 >"), str(seen)
+    assert seen.having(rf"192\.168\.78\.5 > {OUT4}: ICMP echo request"), str(seen)
+    assert side.having(rf"192\.168\.77\.5 > {SIDE}: ICMP echo request"), str(side)
+    source6 = "2001:db8:f::1" if lab.both else "fd77::5"
+    assert seen.having(rf"{source6} > {OUT6}: .*echo request"), str(seen)
+    # In from outside it is not translated either.
+    with Capture(lab.guest, "eth0", "icmp") as inside:
+        assert ping(lab.world, "192.168.77.5") is not None
+    assert inside.having(rf"{OUT4} > 192\.168\.77\.5: ICMP echo request"), str(inside)
+
+
+def test_within_the_subnet(lab):
+    """Guests, and the host, talk to guests under their own addresses."""
+    lab.up()
+    with Capture(lab.guest, "eth0", "icmp") as inside:
+        assert ping(lab.host, "192.168.77.5") is not None and ping(lab.other, "192.168.77.5") is not None
+    assert inside.having(r"192\.168\.77\.1 > 192\.168\.77\.5: ICMP echo request"), str(inside)
+    assert inside.having(r"192\.168\.78\.5 > 192\.168\.77\.5: ICMP echo request"), str(inside)
+
+
+# Sent from an address of the guests' subnet out of the interface, as dnsmasq and mDNS reflectors on the host do.
+SPEAK = """
+import socket
+def speak(family, source, target, *options):
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"ext0")
+    for option in options:
+        sock.setsockopt(*option)
+    sock.bind((source, 5353))
+    sock.sendto(b"hello", (target, 5353))
+index = socket.if_nametoindex("ext0")
+speak(socket.AF_INET, "192.168.77.1", "224.0.0.251", (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 1))
+speak(socket.AF_INET, "192.168.77.1", "255.255.255.255", (socket.SOL_SOCKET, socket.SO_BROADCAST, 1))
+speak(socket.AF_INET6, "fd77::1", "ff02::fb", (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index))
+"""
+
+
+def test_multicast_and_broadcast_are_left_alone(lab):
+    """libvirt's exemptions: what is for this link only has no way back through a translation."""
+    lab.up()
+    with Capture(lab.world, "eth0", "udp port 5353") as seen:
+        lab.host.run(["/usr/bin/python3", "-IS", "-c", SPEAK])
+    for target in (
+        r"192\.168\.77\.1\.5353 > 224\.0\.0\.251",
+        r"192\.168\.77\.1\.5353 > 255\.255\.255\.255",
+        r"fd77::1\.5353 > ff02::fb",
+    ):
+        assert seen.having(target), f"{target}\n{seen}"
+
+
+def test_down_after_up(lab):
+    """Identity; beside tables of others that stay as they are, and before a second `up` that finds nothing to do."""
+    lab.host.sh("nft add table ip nat; nft add chain ip nat POSTROUTING '{ type nat hook postrouting priority 100; }'")
+    before = settled(lab.host)
+    lab.vmnet("up")
+    up = settled(lab.host)
+    assert lab.vmnet("up") == "up: nothing to do\n" and lab.vmnet("check") == "ok\n"
+    same(up, settled(lab.host))
+    lab.vmnet("down", "out4")
+    assert "203.0.113.7" not in lab.host.run("nft list table inet vmnet", check=False).stdout
+    lab.vmnet("down")
+    same(before, settled(lab.host))
+
+
+def test_connections_survive_an_edit(lab):
+    """Another part is added, the rules are not made anew: what is translated stays so."""
+    lab.up()
+    ruleset = lab.host.run("nft -a list table inet vmnet").stdout
+    lab.host.config(lab.host.path("/etc/vmnet-hooks/vmnet.toml").read_text() + "[bridges.br-x]\n")
+    lab.vmnet("up")
+    assert lab.host.run("nft -a list table inet vmnet").stdout == ruleset
+    assert ping(lab.guest, OUT4) is not None
+
+
+def test_other_tables_first(lab):
+    """Our chains sit at the documented priorities: an admin's rule that comes earlier has the last word."""
+    lab.up()
+    lab.host.sh("""
+        nft add table ip mine; nft add chain ip mine post '{ type nat hook postrouting priority srcnat - 10; }'
+        nft add rule ip mine post oif ext0 ip saddr 192.168.77.0/24 snat to 203.0.113.1
+    """)
+    with Capture(lab.world, "eth0", "icmp") as seen:
+        assert ping(lab.guest, OUT4) is not None
+    assert seen.having(rf"203\.0\.113\.1 > {OUT4}"), str(seen)
+
+
+@pytest.mark.parametrize("family", ["ip", "inet"])
+def test_forward_policy_drop(family):
+    """Docker or ufw on the host: `check` says what breaks, and what to do; and what it says is true."""
+    with Lab(MASQUERADE) as lab:
+        lab.up()
+        assert lab.vmnet("check") == "ok\n"
+        lab.host.sh(
+            DOCKER.replace("table ip", f"table {family}")
+            .replace("chain ip", f"chain {family}")
+            .replace("rule ip", f"rule {family}")
+        )
+        assert ping(lab.guest, OUT4, 1) is None
+        result = lab.vmnet.tried("check")
+        lines = [line for line in result.output.splitlines() if "FORWARD" in line and "drop" in line]
+        assert lines, result
+        assert any("guestbr0" in line or "192.168.77.0/24" in line or "out4" in line for line in lines), lines
+        # Not ours to mend: repair leaves it alone.
+        table = lab.host.run(f"nft list table {family} filter").stdout
+        lab.vmnet.tried("repair")
+        assert lab.host.run(f"nft list table {family} filter").stdout == table
+        # What the admin would do.
+        lab.host.sh(
+            f"nft insert rule {family} filter FORWARD iifname guestbr0 accept\n"
+            f"nft insert rule {family} filter FORWARD oifname guestbr0 ct state established,related accept"
+        )
+        assert ping(lab.guest, OUT4) is not None
+
+
+def test_bridged_traffic_through_iptables():
+    """With br_netfilter, what only crosses a bridge runs into FORWARD's policy too: guests of one bridge can't talk."""
+    with Lab(INSIDE) as lab:
+        lab.up()
+        lab.stack.enter_context(wired(lab.host, "tap9", "second", Nic("52:54:00:00:77:09", "192.168.77.9")))
+        call(lab.host, "dom9", "start", Interface("52:54:00:00:77:09", "tap9", "guests"))
+        if lab.host.run("test -e /proc/sys/net/bridge/bridge-nf-call-iptables", check=False).returncode:
+            lab.host.sh(DOCKER)
+            assert ping(lab.guest, "192.168.77.9") is not None
+            assert "bridge-nf-call" not in lab.vmnet.tried("check").output
+            return
+        lab.host.sysctl("bridge/bridge-nf-call-iptables", 1)
+        lab.host.sh(DOCKER)
+        assert ping(lab.guest, "192.168.77.9", 1) is None
+        output = lab.vmnet.tried("check").output
+        assert "bridge-nf-call-iptables" in output, output
+        lab.host.sysctl("bridge/bridge-nf-call-iptables", 0)
+        assert ping(lab.guest, "192.168.77.9") is not None
+        assert "bridge-nf-call" not in lab.vmnet.tried("check").output
+
+
+def test_nothing_to_warn_of(lab):
+    """An accepting FORWARD chain, and an INPUT chain that drops, are no reason for a warning."""
+    lab.up()
+    lab.host.sh("""
+        nft add table ip filter; nft add chain ip filter FORWARD '{ type filter hook forward priority 0; policy accept; }'
+        nft add chain ip filter INPUT '{ type filter hook input priority 0; policy drop; }'
+        nft add rule ip filter INPUT iif lo accept
+    """)
+    assert lab.vmnet("check") == "ok\n"
+
+
+REFUSED = {
+    "neither": ('subnet = "192.168.77.0/24"\nout = "ext0"\n', ["nat.x", "snat", "masquerade"]),
+    "both": ('subnet = "192.168.77.0/24"\nout = "ext0"\nsnat = "203.0.113.7"\nmasquerade = true\n', ["nat.x", "snat"]),
+    "other family": ('subnet = "fd77::/64"\nout = "ext0"\nsnat = "203.0.113.7"\n', ["nat.x", "203.0.113.7", "fd77::/64"]),
+    "host bits": ('subnet = "192.168.77.1/24"\nout = "ext0"\nmasquerade = true\n', ["nat.x", "subnet", "192.168.77.1/24"]),
+    "no interface": ('subnet = "192.168.77.0/24"\nmasquerade = true\n', ["nat.x", "out"]),
+    "no subnet": ('out = "ext0"\nmasquerade = true\n', ["nat.x", "subnet"]),
+    "address of nobody": ('subnet = "192.168.77.0/24"\nout = "ext0"\nsnat = "203.0.113.99"\n', ["nat.x", "203.0.113.99"]),
+}
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    with Lab("") as running:
+        yield running
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(quiet, case):
+    text, words = REFUSED[case]
+    quiet.host.config(INSIDE + f"[nat.x]\n{text}")
+    refusal(quiet.vmnet.tried("up"), *words)
+    same(quiet.before, settled(quiet.host))
