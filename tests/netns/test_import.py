@@ -1,0 +1,87 @@
+"""`vmnet-hook import` of an interfaces file, and of what ifupdown made of it: the same state, by us. VLANs and bonds are in
+tests/vm."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from lab.ifupdown import Ifupdown
+from lab.nodes import Node
+from lab.single import same
+from lab.twins import Twins, state
+from test_ifupdown import FAMILIES, STATIC, stanzas
+
+BRIDGES = """\
+auto lo
+iface lo inet loopback
+
+auto xenbr0
+iface xenbr0 inet static
+    address 192.168.122.11/24
+    gateway 192.168.122.1
+    dns-nameservers 192.168.122.1
+    bridge_ports eth0
+    bridge_stp off
+    bridge_fd 0
+    bridge_maxwait 0
+iface xenbr0 inet6 static
+    address 2001:db8:122::11/64
+    gateway 2001:db8:122::1
+
+auto guestbr0
+iface guestbr0 inet static
+    address 10.5.5.254
+    netmask 255.255.255.0
+    bridge_ports eth1 eth2
+    bridge_stp on
+    bridge_fd 4
+    bridge_hello 1
+    bridge_maxage 6
+    bridge_bridgeprio 4096
+    bridge_ageing 60
+    bridge_maxwait 0
+    post-up true
+
+auto inner0
+iface inner0 inet manual
+    bridge_ports none
+    bridge_hw 02:00:00:00:99:01
+    mtu 1400
+"""
+
+
+@pytest.fixture
+def three():
+    with ExitStack() as stack:
+        yield Twins(stack, Node, ("ifupdown", "file", "live"), ("eth0", "eth1", "eth2"))
+
+
+def test_bridges(three, tmp_path):
+    twin, file, live = three.nodes
+    three.by_ifupdown(twin, BRIDGES)
+    expected = state(twin)
+    (tmp_path / "interfaces").write_text(BRIDGES)
+    toml = three.imported(file, "--interfaces", str(tmp_path / "interfaces"))
+    for line in ("iface lo inet loopback", "dns-nameservers 192.168.122.1", "bridge_maxwait 0", "post-up true"):
+        assert f"`{line}` is not carried over" in toml
+    three.by_us(file, toml)
+    same(expected, state(file))
+    three.by_us(live, three.imported(twin, "--live"))
+    same(expected, state(live))
+
+
+@pytest.mark.parametrize("families", FAMILIES)
+@pytest.mark.parametrize("role", ["host", "router", "router+host"])
+def test_routed_roles(role, families):
+    with ExitStack() as stack:
+        twins = Twins(stack, Node, ("ifupdown", "file"), ("eth1",))
+        twin, file = twins.nodes
+        text = "auto eth1\n" + stanzas(families, role)
+        for node in twins.nodes:
+            node.sh(STATIC)
+            node.write("/etc/iproute2/rt_tables.d/admin.conf", "222 snf_public\n")
+        twins.by_ifupdown(twin, text)
+        Ifupdown(file).interfaces(text)
+        twins.by_us(file, twins.imported(file))
+        same(state(twin), state(file))
