@@ -92,7 +92,7 @@ class Engine(Parts):
             if known and known[0].phase != "leftover":
                 owner = replace(owner, phase=known[0].phase, since=known[0].since)
             wanted[owner] = compose.compose(vif, network, host)
-            needs[identity] = compose.needs(network, self.config)
+            needs[identity] = list(compose.needs(network, self.config))
             self._check_shared(network, host, [*owners, *drop])
         if not domain.partial:
             # NICs that the domain had and that nothing claims any more.

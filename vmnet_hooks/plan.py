@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from .errors import ConflictError
-from .state import Adoption, Device, NftElement, NftTable, Resource, Route, State
+from .state import Device, LinkAttribute, NftElement, NftTable, Resource, Route, State
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
         have = current.get(key)
         if have is None or getattr(item.ours, "stays", False) or not item.ours.released_by(have):
             continue
-        if have.link in gone and not isinstance(have, Device | Adoption):
+        if have.link in gone and goes_with_link(have):
             continue
         if item.original is None or item.original != have:
             clean_up.append(Change(have, item.original))
@@ -81,6 +81,12 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
     clean_up.sort(key=lambda change: -change.subject.order)
     set_up.sort(key=lambda change: change.subject.order)
     return [*clean_up, *set_up]
+
+
+def goes_with_link(resource: Resource) -> bool:
+    """Whether there is nothing to take away once the link is. A bridge goes only after its ports have left it."""
+    is_master = isinstance(resource, LinkAttribute) and resource.name == "master"
+    return not isinstance(resource, Device) and not is_master
 
 
 def _deleted(item: Release, current: State) -> bool:

@@ -335,7 +335,9 @@ class LinkAttribute(Resource):
         return f"ip link set {_dev(self.ifname)} {self.name} {self.value}"
 
     def unset_command(self) -> str:
-        # Only a port of a bridge has `isolated`: before it was one, there was nothing.
+        # Of a link that we made, or `isolated`, which only a port of a bridge has: before, there was nothing.
+        if self.name == "master":
+            return f"ip link set {_dev(self.ifname)} nomaster"
         return f"bridge link set {_dev(self.ifname)} isolated off"
 
 

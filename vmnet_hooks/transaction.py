@@ -12,7 +12,7 @@ from . import compose, plan
 from .config import Config
 from .domain import Owner
 from .errors import KernelError, VmnetError
-from .plan import Change, Plan, Release
+from .plan import Change, Plan, Release, goes_with_link
 from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
 
 
@@ -245,7 +245,10 @@ class Transactions:
         for resource in changed:
             have = current.get(resource.key)
             if have is None or not resource.covers(have):
-                raise KernelError(f"{resource.key}: was set, but the kernel does not hold it; is another program at work here?")
+                found = f" ({resource.difference(have)})" if have else ""
+                raise KernelError(
+                    f"{resource.key}: was set, but the kernel does not hold it{found}; is another program at work here?"
+                )
 
     def _undo(self, done: Sequence[Change], restore: Sequence[Change] = ()) -> list[str]:
         """Takes back what holds, newest first, then sees to it that what must hold does. Returns what could not be taken back."""
@@ -253,8 +256,7 @@ class Transactions:
         made = {c.want.ifname for c in done if c.have is None and isinstance(c.want, Device)}
         for change in reversed(done):
             subject = change.subject
-            if subject.link in made and not isinstance(subject, Device):
-                # It goes with its link.
+            if subject.link in made and goes_with_link(subject):
                 continue
             try:
                 have = self.kernel.read([subject]).get(subject.key)

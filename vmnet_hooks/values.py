@@ -101,12 +101,15 @@ def vids(value: object) -> tuple[int, ...]:
         raise ValueError('must be a list of VLAN IDs, [10, "20-30"]')
     found: set[int] = set()
     for item in value:
-        low, dash, high = item.partition("-") if isinstance(item, str) else (item, "", "")
-        if dash and not (low.isdecimal() and high.isdecimal()):
-            raise ValueError(f'holds {str(item)[:40]!r}, which is not a range of VLAN IDs; write "20-30"')
-        first, last = (int(low), int(high)) if dash else (low, low)
-        if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first <= last <= 4094:
-            raise ValueError(f"holds {str(item)[:40]!r}; VLAN IDs are whole numbers from 1 to 4094")
+        low, dash, high = item.partition("-") if isinstance(item, str) else ("", "", "")
+        if dash and low.isdecimal() and high.isdecimal() and len(item) <= 9:
+            first, last = int(low), int(high)
+        elif isinstance(item, int) and not isinstance(item, bool):
+            first = last = item
+        else:
+            raise ValueError(f'holds {str(item)[:40]!r}, which is no VLAN ID; write [10, "20-30"]')
+        if not 1 <= first <= last <= 4094:
+            raise ValueError(f"holds {str(item)[:40]!r}; VLAN IDs go from 1 to 4094")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
 

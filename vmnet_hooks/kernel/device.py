@@ -1,7 +1,9 @@
 """Links that we make (VLAN devices, bonds, bridges, macvlans, dummies), and what only a bridge has: fdb entries, VLANs."""
 
 import errno
+import json
 import socket
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ from pyroute2 import IPRoute
 from pyroute2.ethtool.ioctl import IoctlEthtool
 from pyroute2.netlink.exceptions import NetlinkError
 
+from ..errors import KernelError
 from ..state import ALIAS, Device, FdbEntry, LinkAttribute, PortVlans
 from ..values import ranges
 
@@ -17,7 +20,7 @@ _BOND_HASHES = ("layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4", "vlan+
 _LACP_RATES = ("slow", "fast")
 _PROTOCOLS = {"802.1Q": 0x8100, "802.1ad": 0x88A8}
 _PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END, _SELF = 2, 4, 8, 16, 2
-_NTF_SELF, _NO_VLAN = 2, 0
+_NTF_SELF = 2
 # Where iproute2's word is not the netlink attribute's name.
 _ATTRIBUTES = {("bond", "lacp_rate"): "IFLA_BOND_AD_LACP_RATE"}
 _PREFIX = {"bridge": "IFLA_BR_", "bond": "IFLA_BOND_", "vlan": "IFLA_VLAN_", "macvlan": "IFLA_MACVLAN_"}
@@ -122,19 +125,21 @@ def set_fdb(ip: IPRoute, verb: str, entry: FdbEntry, index: int) -> None:
 # --- VLANs of a bridge's port -------------------------------------------------------------------------------------------
 
 
-def read_vlans(ip: IPRoute, want: PortVlans, index: int, dump: Callable[..., list[Any]]) -> PortVlans | None:
-    """The VLANs of a port; None if it has none, or is no port."""
+def read_vlans(want: PortVlans) -> PortVlans | None:
+    """The VLANs of a port; None if it has none, or is no port. Through bridge(8): what the kernel answers to pyroute2's dump
+    depends on which other links there are."""
+    command = ["bridge", "-json", "-compressvlans", "vlan", "show", "dev", want.ifname]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        ports = json.loads(done.stdout or "[]") if done.returncode == 0 else []
+    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+        raise KernelError(f"{' '.join(command)}: {error}; install iproute2") from None
     untagged, tagged = 0, set()
-    for message in dump(ip.link, family=socket.AF_BRIDGE, ext_mask=2):
-        if message["index"] != index:
-            continue
-        spec = message.get_attr("IFLA_AF_SPEC")
-        for name, info in spec["attrs"] if spec else ():
-            if name == "IFLA_BRIDGE_VLAN_INFO":
-                if info["flags"] & _UNTAGGED or info["flags"] & _PVID:
-                    untagged = info["vid"]
-                else:
-                    tagged.add(info["vid"])
+    for item in (item for port in ports if port.get("ifname") == want.ifname for item in port.get("vlans", ())):
+        if item.get("flags"):
+            untagged = item["vlan"]
+        else:
+            tagged.update(range(item["vlan"], item.get("vlanEnd", item["vlan"]) + 1))
     return PortVlans(want.ifname, untagged, ranges(tagged), want.own) if untagged or tagged else None
 
 

@@ -151,8 +151,7 @@ class Netlink:
                     message = self._cached(resource.ifname, cache)
                     have = device.read_fdb(self._ip, resource, message["index"]) if message else None
                 case PortVlans():
-                    message = self._cached(resource.ifname, cache)
-                    have = device.read_vlans(self._ip, resource, message["index"], self._dump) if message else None
+                    have = device.read_vlans(resource) if self._cached(resource.ifname, cache) else None
                 case Adoption():
                     message = self._cached(resource.ifname, cache)
                     master = message.get_attr("IFLA_MASTER") if message else 0
@@ -368,8 +367,8 @@ class Netlink:
                         raise OSError(errno.EBUSY, f"{have.ifname} still has ports: {', '.join(left)}; stop those guests first")
                     self._ip.link("del", index=self._index(have.ifname))
                 case LinkAttribute():
-                    if have.name == "isolated":
-                        self._set_attribute(LinkAttribute(have.ifname, have.name, "off"))
+                    if have.name in ("isolated", "master"):
+                        self._set_attribute(LinkAttribute(have.ifname, have.name, "off" if have.name == "isolated" else ""))
                 case FdbEntry():
                     device.set_fdb(self._ip, "del", have, self._index(have.ifname))
                 case PortVlans():
