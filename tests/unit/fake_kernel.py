@@ -1,24 +1,34 @@
 """A kernel that is a dictionary: engine.Kernel's protocol over `world`, with the side effects that matter, and faults.
 
 Faithful where undo and clean-up could go wrong: nft transactions are atomic and take their table's elements along,
-adding what is there already and deleting nft elements that are not fail, a link that goes takes everything bound to it,
-one that goes down loses its routes, neighbours and IPv6 addresses, and `isolated` exists only for a bridge's port.
+adding what is there already and deleting nft elements that are not fail, a link that goes takes everything bound to it
+(also the links on top of it, and it lets its ports go), one that goes down loses its routes, neighbours and IPv6 addresses,
+`isolated` and VLANs exist only for a bridge's port, a bond gives its ports its MAC and MTU, and takes only ports that are
+down. What the edge does in several system calls happens here in several small steps, with room for a fault between any two.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from ipaddress import ip_address, ip_interface
 
 from vmnet_hooks import values
 from vmnet_hooks.compose import Host, Link
 from vmnet_hooks.errors import KernelError
+from vmnet_hooks.kernel import adoption
 from vmnet_hooks.plan import Change, Plan
 from vmnet_hooks.state import (
+    ALIAS,
+    TABLE,
     Address,
+    Adoption,
+    Device,
+    FdbEntry,
     LinkAttribute,
     Neighbour,
     NftElement,
     NftTable,
+    PortVlans,
     ProxyNeighbour,
     Resource,
     Route,
@@ -38,26 +48,52 @@ _DEVICE_SYSCTLS = {
     "net/ipv4/conf/{}/proxy_arp": "0",
     "net/ipv4/conf/{}/send_redirects": "1",
     "net/ipv4/conf/{}/rp_filter": "2",
+    "net/ipv4/conf/{}/arp_ignore": "0",
     "net/ipv4/neigh/{}/proxy_delay": "80",
 }
 _DEVICE_SYSCTLS6 = {
     "net/ipv6/conf/{}/forwarding": "0",
     "net/ipv6/conf/{}/accept_ra": "1",
+    "net/ipv6/conf/{}/accept_dad": "1",
     "net/ipv6/conf/{}/addr_gen_mode": "0",
     "net/ipv6/conf/{}/disable_ipv6": "0",
     "net/ipv6/conf/{}/proxy_ndp": "0",
     "net/ipv6/neigh/{}/proxy_delay": "80",
 }
+_DEFAULTS = {
+    "bridge": {
+        "stp_state": "0",
+        "forward_delay": "1500",
+        "hello_time": "200",
+        "max_age": "2000",
+        "ageing_time": "30000",
+        "priority": "32768",
+        "group_fwd_mask": "0",
+        "mcast_snooping": "1",
+        "vlan_filtering": "0",
+        "vlan_default_pvid": "1",
+    },
+    "bond": {"miimon": "0", "updelay": "0", "downdelay": "0", "lacp_rate": "slow", "xmit_hash_policy": "layer2"},
+}
+Micro = Callable[[], None]
 
 
 class FakeKernel:
-    """`fail_at` and `kill_at` count calls of `apply` from 0; `late` lets the step happen first. `stuck` keys can't be
-    changed, `lost` keys are changed without effect, `vanish` = (call, link) takes a link away before that call."""
+    """`fail_at` and `kill_at` count calls of `apply` from 0; `late` lets the step happen first. With `after`, the fault comes
+    after so many of the step's small steps (`small` counts them by call). `stuck` keys can't be changed, `lost` keys are
+    changed without effect, `vanish` = (call, link) takes a link away before that call. `obstacles` are reasons by port."""
 
     def __init__(self, ipv6: bool = True, ra_links: tuple[str, ...] = (), rp_filter: int = 0) -> None:
         self.world: dict[str, Resource] = {}
         self.links: dict[str, Link] = {}
+        self.vlans: dict[str, dict[int, bool]] = {}
+        """By port (and bridge, as the host's own): VID → untagged; the PVID is in `pvids`."""
+        self.pvids: dict[str, int] = {}
+        self.enslaved: dict[str, tuple[str, str]] = {}
+        """By port of a bond: the MAC and the MTU that it gets back."""
         self.ipv6, self.ra_links, self.rp_filter = ipv6, ra_links, rp_filter
+        self.machine = "4c4c4544"
+        self.obstacles: dict[str, str] = {}
         self._indexes = itertools.count(1)
         self.put(Sysctl("net/ipv4/conf/all/send_redirects", "1"))
         if ipv6:
@@ -67,9 +103,11 @@ class FakeKernel:
     def clear_faults(self) -> None:
         self.calls = 0
         self.steps: list[Plan] = []
+        self.small: list[int] = []
         self.fail_at: int | None = None
         self.kill_at: int | None = None
         self.late = False
+        self.after: int | None = None
         self.stuck: set[str] = set()
         self.lost: set[str] = set()
         self.vanish: tuple[int, str] | None = None
@@ -81,17 +119,37 @@ class FakeKernel:
         for resource in resources:
             self.world[resource.key] = resource
 
-    def add_link(self, name: str, kind: str = "", mtu: int = 1500, address: str = "", up: bool = False) -> Link:
+    def add_link(
+        self,
+        name: str,
+        kind: str = "",
+        mtu: int = 1500,
+        address: str = "",
+        up: bool = False,
+        made: Device | None = None,
+        **options: str,
+    ) -> Link:
+        """A link of somebody else's, or the one of ours that is `made`."""
         index = next(self._indexes)
         address = address or f"02:00:00:00:00:{index % 256:02x}"
-        self.links[name] = Link(index, mtu, address, kind, up)
+        self.links[name] = Link(index, mtu, address, kind, up=False)
+        defaults = _DEFAULTS.get(kind, {})
+        fixed, parent, given = (made.fixed, made.parent, dict(made.options)) if made else ((), options.pop("parent", ""), options)
+        if kind == "vlan" and not made:
+            fixed = (("protocol", "802.1Q"), ("id", str(given.pop("id"))))
         self.put(
+            Device(name, kind, parent, fixed, tuple({**defaults, **given}.items()), alias=""),
             LinkAttribute(name, "mtu", str(mtu)),
             LinkAttribute(name, "address", address),
             LinkAttribute(name, "master", ""),
             LinkAttribute(name, "lladdr", ""),
+            LinkAttribute(name, "tx", "on"),
             LinkAttribute(name, "state", "down"),
         )
+        if kind == "bond":
+            self.put(LinkAttribute(name, "primary", ""))
+        if kind == "bridge":
+            self._default_vlan(name, name)
         for path, value in {**_DEVICE_SYSCTLS, **(_DEVICE_SYSCTLS6 if self.ipv6 else {})}.items():
             self.put(Sysctl(path.format(name), value))
         if up:
@@ -99,16 +157,26 @@ class FakeKernel:
         return self.links[name]
 
     def remove_link(self, name: str) -> None:
-        self.links.pop(name, None)
+        if self.links.pop(name, None) is None:
+            return
+        for other in [r.ifname for r in self.world.values() if isinstance(r, Device) and r.parent == name]:
+            self.remove_link(other)
+        for port in self.ports(name):
+            self._leave(port, name)
         for key, resource in list(self.world.items()):
             if _device(resource) == name:
                 del self.world[key]
-            elif isinstance(resource, LinkAttribute) and resource.name == "master" and resource.value == name:
-                self.put(replace(resource, value=""))
+            elif isinstance(resource, NftTable) and f'device "{name}"' in resource.body:
+                # The chains go with their device, the table stays.
+                self.put(replace(resource, rules=()))
+        for table in (self.vlans, self.pvids, self.enslaved):
+            table.pop(name, None)
 
-    def snapshot(self) -> dict[str, Resource]:
+    def snapshot(self) -> dict[str, object]:
         # The protocol number of a route or rule counts too, though == leaves a rule's out.
-        return {key: (resource, getattr(resource, "proto", None)) for key, resource in self.world.items()}
+        world: dict[str, object] = {key: (resource, getattr(resource, "proto", None)) for key, resource in self.world.items()}
+        world |= {f"vlans {name}": (dict(vids), self.pvids.get(name)) for name, vids in self.vlans.items() if vids}
+        return world
 
     # --- engine.Kernel -----------------------------------------------------------------------------------------------
 
@@ -117,20 +185,111 @@ class FakeKernel:
 
     def link(self, ifname: str) -> Link | None:
         self._alive()
-        return self.links.get(ifname)
+        if ifname not in self.links:
+            return None
+        made = self._made(ifname)
+        return replace(
+            self.links[ifname],
+            master=self.master(ifname),
+            ours=made.alias == ALIAS,
+            vlan_filtering=dict(made.options).get("vlan_filtering") == "1",
+        )
 
-    def host(self, links: Iterable[str]) -> Host:
+    def ports(self, ifname: str) -> list[str]:
+        return sorted(name for name in self.links if self.master(name) == ifname)
+
+    def master(self, ifname: str) -> str:
+        return self._value(f"link {ifname} master")
+
+    def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> Host:
         self._alive()
-        found = {name: self.links[name] for name in links if name in self.links}
-        return Host(found, self.ipv6, self.ra_links, self.rp_filter)
+        found = {name: link for name in dict.fromkeys(links) if name and (link := self.link(name))}
+        addresses = {
+            name: tuple(sorted(r.address for r in self.world.values() if isinstance(r, Address) and r.ifname == name))
+            for name in ports
+            if name in found
+        }
+        vlans = {
+            (r.parent, int(dict(r.fixed)["id"])): r.ifname
+            for r in self.world.values()
+            if isinstance(r, Device) and r.type == "vlan" and addresses
+        }
+        return Host(found, self.ipv6, self.ra_links, self.rp_filter, self._gate(), addresses, vlans, machine=self.machine)
+
+    def survey(self, port: str, bridge: str) -> Adoption:
+        self._alive()
+        items = [r for r in self.world.values() if _device(r) == port]
+        routes = [r for r in items if isinstance(r, Route) and r.proto != 2]
+        sysctls = []
+        for path, default in {**_DEVICE_SYSCTLS, **_DEVICE_SYSCTLS6}.items():
+            _, family, kind, _, name = path.split("/")
+            value = self._value(f"sysctl {path.format(port)}")
+            if kind == "conf" and name not in ("disable_ipv6", "addr_gen_mode") and value not in ("", default):
+                sysctls.append(f"{family}/{name}={value}")
+        return Adoption(
+            port,
+            bridge,
+            tuple(f"{r.address} scope global{' nodad' if ':' in r.address else ''}" for r in items if isinstance(r, Address)),
+            tuple(_route_words(r) for r in sorted(routes, key=lambda r: bool(r.via))),
+            tuple(f"{r.address} lladdr {r.lladdr} nud permanent" for r in items if isinstance(r, Neighbour)),
+            tuple(sysctls),
+            self._value(f"sysctl net/ipv6/conf/{port}/disable_ipv6") == "0",
+        )
+
+    def obstacle(self, port: str) -> str:
+        self._alive()
+        return self.obstacles.get(port, "")
+
+    def hazards(self, bridged: bool) -> list[str]:
+        return []
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
         self._alive()
-        return {r.key: self.world[r.key] for r in wanted if r.key in self.world}
+        return {resource.key: have for resource in wanted if (have := self._read(resource)) is not None}
+
+    def _read(self, want: Resource) -> Resource | None:
+        have = self.world.get(want.key)
+        match want:
+            case Device():
+                return _seen(want, have) if isinstance(have, Device) else None
+            case PortVlans():
+                vids = self.vlans.get(want.ifname, {})
+                untagged = [vid for vid, is_untagged in vids.items() if is_untagged or self.pvids.get(want.ifname) == vid]
+                tagged = values.ranges(vid for vid in vids if vid not in untagged)
+                return PortVlans(want.ifname, max(untagged, default=0), tagged, want.own) if vids else None
+            case Adoption():
+                return self._read_adoption(want)
+        return have
+
+    def _read_adoption(self, want: Adoption) -> Adoption | None:
+        master = self.master(want.ifname)
+        there = self.survey(want.bridge, want.bridge) if want.bridge in self.links else Adoption("", "")
+
+        def found(wanted: tuple[str, ...], present: tuple[str, ...]) -> tuple[str, ...]:
+            have = {adoption._identity(item) for item in present}
+            return tuple(item for item in wanted if adoption._identity(item) in have)
+
+        have = replace(
+            want,
+            addresses=found(want.addresses, there.addresses),
+            routes=found(want.routes, there.routes),
+            neighbours=found(want.neighbours, there.neighbours),
+            master=master,
+        )
+        return have if master == want.bridge or have.addresses or have.routes or have.neighbours else None
 
     def ours(self) -> dict[str, Resource]:
         self._alive()
-        return {k: r for k, r in self.world.items() if isinstance(r, Route | Rule | NftElement) and r.ours}
+        found: dict[str, Resource] = {}
+        for key, resource in self.world.items():
+            match resource:
+                case Device() if resource.ours:
+                    found[key] = Device(resource.ifname, resource.type)
+                case Route() | Rule() | NftElement() if resource.ours:
+                    found[key] = resource
+                case NftTable(family="netdev"):
+                    found[key] = NftTable("netdev", "", (), resource.name)
+        return found
 
     def finish(self) -> None:
         self._alive()
@@ -141,19 +300,28 @@ class FakeKernel:
         self.steps.append(list(step))
         if self.vanish and self.vanish[0] == call:
             self.remove_link(self.vanish[1])
-        if call == self.kill_at and not self.late:
-            self.dead = True
-            raise Killed
-        if call == self.fail_at and not self.late:
-            raise KernelError(f"{label(step)}: injected")
+        limit = None
+        if call in (self.kill_at, self.fail_at):
+            limit = self.after if self.after is not None else None if self.late else 0
+        if limit == 0:
+            self._fault(call, step)
         for change in step:
             if change.subject.key in self.stuck:
                 raise KernelError(f"{label(step)}: stuck")
-        if any(isinstance(change.subject, NftElement | NftTable) for change in step):
-            self._transaction(step)
-        else:
-            assert len(step) == 1, "only nft changes share a step"
-            self._one(step)
+        done = 0
+        try:
+            for micro in self._micro(step):
+                micro()
+                done += 1
+                if done == limit:
+                    break
+        except KernelError:
+            if limit is None:
+                raise
+        self.small.append(done)
+        self._fault(call, step)
+
+    def _fault(self, call: int, step: Plan) -> None:
         if call == self.kill_at:
             self.dead = True
             raise Killed
@@ -163,6 +331,27 @@ class FakeKernel:
     def _alive(self) -> None:
         if self.dead:
             raise Killed
+
+    def _micro(self, step: Plan) -> Iterator[Micro]:
+        """The step as small steps, each of which happens or does not."""
+        first = step[0]
+        if any(isinstance(change.subject, NftElement | NftTable) for change in step):
+            yield lambda: self._transaction(step)
+            return
+        assert len(step) == 1, "only nft changes share a step"
+        if isinstance(first.subject, Device | Adoption | PortVlans) and first.subject.key in self.lost:
+            return
+        match first.subject:
+            case Device():
+                yield from self._change_device(first)
+            case Adoption():
+                yield from self._move(first)
+            case PortVlans():
+                yield from self._change_vlans(first)
+            case LinkAttribute(name="master") if first.want and first.want.key not in self.lost:
+                yield from self._change_master(first)
+            case _:
+                yield lambda: self._one(step)
 
     # --- nft ---------------------------------------------------------------------------------------------------------
 
@@ -183,10 +372,14 @@ class FakeKernel:
             if want is None and subject.key not in self.world:
                 raise KernelError(f"{label(step)}: no such table")
             for key, resource in list(self.world.items()):
-                if isinstance(resource, NftElement) and resource.family == subject.family:
+                if isinstance(resource, NftElement) and resource.family == subject.family and subject.name == TABLE:
                     del self.world[key]
             self.world.pop(subject.key, None)
-            if want is not None:
+            if isinstance(want, NftTable):
+                for line in want.body.splitlines():
+                    _, found, rest = line.partition('device "')
+                    if found and rest.partition('"')[0] not in self.links:
+                        raise KernelError(f"{label(step)}: No such file or directory")
                 self.put(want)
             return
         assert isinstance(subject, NftElement)
@@ -201,7 +394,193 @@ class FakeKernel:
                 raise KernelError(f"{label(step)}: element exists with another value {subject.key}")
             self.put(want)
 
+    # --- links that we make ------------------------------------------------------------------------------------------
+
+    def _made(self, ifname: str) -> Device:
+        made = self.world[f"device {ifname}"]
+        assert isinstance(made, Device)
+        return made
+
+    def _change_device(self, change: Change) -> Iterator[Micro]:
+        want, have = change.want, change.have
+        if want is None:
+            yield lambda: self._delete(change)
+            return
+        assert isinstance(want, Device)
+        if have is None:
+            yield lambda: self._create(want)
+            yield lambda: self.put(replace(self._made(want.ifname), alias=want.alias))
+            return
+        assert isinstance(have, Device)
+        changed = dict(option for option in want.options if option not in have.options)
+        if changed.get("stp_state") == "0":
+            yield lambda: self._set_options(want.ifname, {"stp_state": changed["stp_state"]})
+        yield lambda: self._set_options(want.ifname, changed)
+
+    def _set_options(self, ifname: str, changed: dict[str, str]) -> None:
+        if ifname not in self.links:
+            raise KernelError(f"{ifname} does not exist (any more)")
+        made = self._made(ifname)
+        options = {**dict(made.options), **changed}
+        if options.get("stp_state") == "1" and int(options["forward_delay"]) < 200:
+            raise KernelError("Numerical result out of range")
+        self.put(replace(made, options=tuple(options.items())))
+
+    def _create(self, want: Device) -> None:
+        if want.ifname in self.links:
+            raise KernelError(f"ip link add {want.ifname}: File exists")
+        if want.parent and want.parent not in self.links:
+            raise KernelError(f"{want.parent} does not exist (any more)")
+        for other in self.world.values():
+            if want.type == "vlan" and isinstance(other, Device) and (other.parent, other.fixed) == (want.parent, want.fixed):
+                raise KernelError(f"ip link add {want.ifname}: File exists")
+        below = self.links.get(want.parent)
+        inherited = below.address if below and want.type == "vlan" else ""
+        self.add_link(want.ifname, want.type, below.mtu if below else 1500, inherited, made=want)
+
+    def _delete(self, change: Change) -> None:
+        device = change.subject
+        assert isinstance(device, Device)
+        if device.type == "bridge" and (left := self.ports(device.ifname)):
+            raise KernelError(f"{device.ifname} still has ports: {', '.join(left)}; stop those guests first")
+        self.remove_link(device.ifname)
+
+    # --- ports -------------------------------------------------------------------------------------------------------
+
+    def _change_master(self, change: Change) -> Iterator[Micro]:
+        want = change.want
+        assert isinstance(want, LinkAttribute)
+        name = want.ifname
+        for link in filter(None, (name, want.value)):
+            if link not in self.links:
+                raise KernelError(f"{label([change])}: {link} does not exist (any more)")
+        kinds = {self.links[link].kind for link in (self.master(name), want.value) if link in self.links}
+        is_up = self._value(f"link {name} state") == "up"
+        if "bond" in kinds and want.value:
+            yield lambda: self._set_link(LinkAttribute(name, "state", "down"))
+        yield lambda: self._set_link(want)
+        if "bond" in kinds and is_up:
+            yield lambda: self._set_link(LinkAttribute(name, "state", "up"))
+
+    def _join(self, port: str, master: str) -> None:
+        if self.links[master].kind == "bond":
+            if self._value(f"link {port} state") == "up":
+                raise KernelError(f"ip link set dev {port} master {master}: Operation not permitted")
+            self.enslaved[port] = self._value(f"link {port} address"), self._value(f"link {port} mtu")
+            self._set_link(LinkAttribute(port, "address", self._value(f"link {master} address")))
+            self._set_link(LinkAttribute(port, "mtu", self._value(f"link {master} mtu")))
+        else:
+            self.world.setdefault(f"link {port} isolated", LinkAttribute(port, "isolated", "off"))
+            self._default_vlan(port, master)
+
+    def _default_vlan(self, port: str, bridge: str) -> None:
+        pvid = int(dict(self._made(bridge).options)["vlan_default_pvid"])
+        self.vlans[port] = {pvid: True} if pvid else {}
+        self.pvids[port] = pvid
+
+    def _leave(self, port: str, master: str) -> None:
+        self.put(LinkAttribute(port, "master", ""))
+        self.world.pop(f"link {port} isolated", None)
+        self.vlans.pop(port, None)
+        self.pvids.pop(port, None)
+        if port in self.enslaved:
+            # The kernel closes it before it gets its own MAC back.
+            self._set_link(LinkAttribute(port, "state", "down"))
+            address, mtu = self.enslaved.pop(port)
+            self._set_link(LinkAttribute(port, "address", address))
+            self._set_link(LinkAttribute(port, "mtu", mtu))
+
+    def _change_vlans(self, change: Change) -> Iterator[Micro]:
+        subject, have = change.subject, change.have
+        assert isinstance(subject, PortVlans) and (have is None or isinstance(have, PortVlans))
+        if change.want is None and subject.ifname not in self.links:
+            return
+        target = change.want or PortVlans(subject.ifname, 0, "", subject.own)
+        assert isinstance(target, PortVlans)
+        for verb, text, untagged in target.commands(have):
+            for vid in values.numbers(text) if verb == "add" else ():
+                yield lambda vid=vid, untagged=untagged: self._add_vlan(subject, vid, untagged)  # type: ignore[misc]
+            if verb == "del":
+                yield lambda text=text: self._delete_vlans(subject, text)  # type: ignore[misc]
+
+    def _add_vlan(self, subject: PortVlans, vid: int, untagged: bool) -> None:
+        name = subject.ifname
+        bridge = name if subject.own else self.master(name) if name in self.links else ""
+        if bridge not in self.links or self.links[bridge].kind != "bridge":
+            raise KernelError(f"bridge vlan add dev {name} vid {vid}: Operation not supported")
+        self.vlans.setdefault(name, {})[vid] = untagged
+        if untagged:
+            self.pvids[name] = vid
+
+    def _delete_vlans(self, subject: PortVlans, text: str) -> None:
+        for vid in values.numbers(text):
+            if self.vlans.get(subject.ifname, {}).pop(vid, None) is None:
+                raise KernelError(f"bridge vlan del dev {subject.ifname} vid {vid}: No such file or directory")
+            if self.pvids.get(subject.ifname) == vid:
+                self.pvids[subject.ifname] = 0
+
+    # --- adoption ----------------------------------------------------------------------------------------------------
+
+    def _move(self, change: Change) -> Iterator[Micro]:
+        item, to_bridge = change.subject, change.want is not None
+        assert isinstance(item, Adoption)
+        for path, value in item.sysctl_writes(to_bridge):
+            yield lambda path=path, value=value: self._write(path, value)  # type: ignore[misc]
+        must, may = item.commands(to_bridge)
+        for line in must:
+            yield lambda line=line: self._ip(line)  # type: ignore[misc]
+        for line in may:
+            yield lambda line=line: self._ip(line, force=True)  # type: ignore[misc]
+        if to_bridge and item.ipv6:
+            yield lambda: self._write(f"net/ipv6/conf/{item.ifname}/disable_ipv6", "1")
+
+    def _write(self, path: str, value: str) -> None:
+        if f"sysctl {path}" in self.world:
+            self._one([Change(self.world[f"sysctl {path}"], Sysctl(path, value))])
+
+    def _ip(self, line: str, force: bool = False) -> None:
+        """One line of `ip -batch`, as Adoption writes them."""
+        subject, verb, *words = line.split()
+        option = dict(zip(words, words[1:], strict=False))
+        dev = option["dev"]
+        if dev not in self.links:
+            if force:
+                return
+            raise KernelError(f'ip {line}: Cannot find device "{dev}"')
+        match subject, verb:
+            case "link", "set":
+                name, master = dev, option.get("master", "")
+                self._set_link(LinkAttribute(name, "master", master))
+            case "addr", "replace":
+                self._may_have(dev, words[0], line)
+                self.put(Address(dev, words[0]))
+            case "addr", "del":
+                self.world.pop(Address(dev, words[0]).key, None)
+            case "neigh", "replace":
+                self.put(Neighbour(dev, words[0], option["lladdr"]))
+            case "neigh", "del":
+                self.world.pop(f"neigh {dev} {words[0]}", None)
+            case "route", "replace":
+                self._may_have(dev, words[0], line)
+                via = option.get("via", "")
+                mine = [r.address for r in self.world.values() if isinstance(r, Address) and r.ifname == dev]
+                if via and "onlink" not in words and not any(ip_address(via) in ip_interface(a).network for a in mine):
+                    raise KernelError(f"ip {line}: Nexthop has invalid gateway")
+                self.put(Route(int(option["table"]), words[0], dev, via, int(option["proto"]), option.get("src", "")))
+            case _:
+                raise AssertionError(line)
+
+    def _may_have(self, dev: str, what: str, line: str) -> None:
+        if ":" in what and self._value(f"sysctl net/ipv6/conf/{dev}/disable_ipv6") != "0":
+            raise KernelError(f"ip {line}: Permission denied")
+
     # --- everything else ---------------------------------------------------------------------------------------------
+
+    def _value(self, key: str) -> str:
+        return getattr(self.world.get(key), "value", "")
+
+    def _gate(self) -> bool:
+        return self._value("sysctl net/ipv6/conf/all/forwarding") == "1"
 
     def _one(self, step: Plan) -> None:
         change = step[0]
@@ -210,7 +589,7 @@ class FakeKernel:
         if want is None:
             if dev is None or dev in self.links:
                 if isinstance(subject, LinkAttribute):
-                    if subject.key in self.world and subject.key not in self.lost:
+                    if subject.name == "isolated" and subject.key in self.world and subject.key not in self.lost:
                         self.put(replace(subject, value="off"))
                 elif isinstance(subject, Sysctl):
                     pass
@@ -227,9 +606,9 @@ class FakeKernel:
             raise KernelError(f"{label(step)}: File exists")
         if isinstance(want, Route) and self.world[f"link {want.dev} state"].value == "down":
             raise KernelError(f"{label(step)}: Network is down")
-        if isinstance(want, LinkAttribute) and want.name == "master" and want.value and want.value not in self.links:
-            raise KernelError(f"{label(step)}: {want.value} does not exist (any more)")
-        if isinstance(want, LinkAttribute) and want.name == "isolated" and want.key not in self.world:
+        if isinstance(want, Address | Route):
+            self._may_have(dev, getattr(want, "address", getattr(want, "dst", "")), label(step))
+        if isinstance(want, LinkAttribute) and want.name in ("isolated", "primary") and want.key not in self.world:
             raise KernelError(f"{label(step)}: Operation not supported")
         if want.key in self.lost:
             return
@@ -242,24 +621,31 @@ class FakeKernel:
 
     def _set_link(self, want: LinkAttribute) -> None:
         name, link = want.ifname, self.links[want.ifname]
-        was = self.world.get(want.key)
-        self.put(want)
+        was = self._value(want.key)
+        below = self._made(name).parent
+        if want.name == "state" and want.value == "up" and below and self._value(f"link {below} state") == "down":
+            raise KernelError(f"{want.set_command(None)}: Network is down")
+        if want.name == "mtu" and self.links.get(below) and int(want.value) > self.links[below].mtu:
+            raise KernelError(f"{want.set_command(None)}: Numerical result out of range")
+        if want.name == "master" and want.value != was and was:
+            self._leave(name, was)
+        if want.name == "master" and want.value and want.value != was:
+            self._join(name, want.value)
+        self.put(LinkAttribute(name, want.name, want.value))
         match want.name:
             case "mtu":
                 self.links[name] = replace(link, mtu=int(want.value))
             case "address":
                 self.links[name] = replace(link, address=want.value)
-            case "master":
-                if want.value:
-                    self.world.setdefault(f"link {name} isolated", LinkAttribute(name, "isolated", "off"))
-                else:
-                    self.world.pop(f"link {name} isolated", None)
             case "state":
                 self.links[name] = replace(link, up=want.value == "up")
                 if want.value == "down":
                     self._down(name)
-                elif was is None or was.value == "down":
+                elif was in ("", "down"):
                     self._make_link_local(name)
+        if want.name in ("mtu", "address") and link.kind == "bond":
+            for port in self.ports(name):
+                self._set_link(LinkAttribute(port, want.name, want.value))
 
     def _down(self, dev: str) -> None:
         for key, resource in list(self.world.items()):
@@ -299,16 +685,33 @@ def label(step: Plan) -> str:
     return f"nft transaction of {len(step)} changes on {step[0].subject.key}"
 
 
+def _seen(want: Device, have: Device) -> Device:
+    """A link as the edge reads it: with the settings that `want` names, if it is of that kind at all."""
+
+    def named(pairs: tuple[tuple[str, str], ...], there: dict[str, str]) -> tuple[tuple[str, str], ...]:
+        return tuple((word, there[word]) for word, _ in pairs if word in there) if have.type == want.type else ()
+
+    parent = have.parent if want.parent else ""
+    fixed, options = named(want.fixed, dict(have.fixed)), named(want.options, dict(have.options))
+    return Device(have.ifname, have.type, parent, fixed, options, have.alias, want.level)
+
+
+def _route_words(route: Route) -> str:
+    via = f" via {route.via}" if route.via else ""
+    src = f" src {route.src}" if route.src else ""
+    return f"{route.dst}{via} dev {{dev}} table {route.table} proto {route.proto}{src}"
+
+
 def _device(resource: Resource) -> str | None:
     """The link that a resource dies with."""
     match resource:
-        case LinkAttribute() | Address() | Neighbour() | ProxyNeighbour():
+        case LinkAttribute() | Address() | Neighbour() | ProxyNeighbour() | Device() | FdbEntry() | PortVlans():
             return resource.ifname
         case Route():
             return resource.dev
         case Sysctl():
             dev = resource.path.split("/")[3]
             return None if dev == "all" else dev
-        case NftTable() | NftElement() | TableName() | Rule():
+        case NftTable() | NftElement() | TableName() | Rule() | Adoption():
             return None
     raise TypeError(resource)

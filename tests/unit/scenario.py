@@ -87,11 +87,11 @@ class Host:
     def unplug(self, domain: Domain, ifname: str = "") -> list[Owner]:
         return self._do(lambda engine: engine.unplug(domain, ifname))
 
-    def up(self, network: str):
-        return self._do(lambda engine: engine.up(network))
+    def up(self, *names: str, **kw) -> list[Owner]:
+        return self._do(lambda engine: engine.up(names, **kw))
 
-    def down(self, network: str):
-        return self._do(lambda engine: engine.down(network))
+    def down(self, *names: str) -> list[Owner]:
+        return self._do(lambda engine: engine.down(names))
 
     def check(self, **kw) -> list:
         return self._do(lambda engine: engine.check(**kw))

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from scenario import EVERYTHING
 
 from vmnet_hooks import cli, store, values
+from vmnet_hooks.domain import Vif
 from vmnet_hooks.modes import MODES
 from vmnet_hooks.sections import SECTIONS
 
@@ -36,7 +37,7 @@ def test_validate(run, tmp_path):
     result = run("validate", "--config-dir", str(tmp_path))
     assert (result.exit_code, result.output) == (0, "ok: 3 networks, 1 domains\n")
     result = run("validate", "--config-dir", str(tmp_path), "--json")
-    assert json.loads(result.output) == {"networks": ["public", "edge", "lan"], "domains": ["web"]}
+    assert json.loads(result.output) == {"networks": ["public", "edge", "lan"], "parts": [], "domains": ["web"]}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,9 @@ def test_options_lists_every_key(run):
             assert f"networks.NAME({mode}).{row.name}" in keys
             assert {f"networks.NAME({mode}).{row.name}.{sub.name}" for sub in row.keys} <= keys
     assert all(row["doc"] for row in rows)
+    for section, module in SECTIONS.items():
+        if section != "networks":
+            assert {f"{section}.NAME.{row.name}" for row in module.OPTIONS} <= keys
     text = run("options").output.splitlines()
     assert text[0].split() == ["KEY", "DEFAULT", "MEANING"] and len(text) == len(rows) + 1
     column = text[0].index("MEANING")
@@ -140,4 +144,24 @@ def test_set_and_unset_reach_libvirt(run, monkeypatch):
     mac = "52:54:00:AA:00:10"
     assert run("set", "d", mac, "--network", "public", "--ip", "192.0.2.10", "--ip", "2001:DB8::10", "--no-filter").exit_code == 0
     assert run("unset", "d", mac).exit_code == 0
-    assert calls == [("d", mac.lower(), "public", ["192.0.2.10", "2001:db8::10"], True), ("d", mac.lower())]
+    nic = Vif(mac.lower(), network="public", addresses=("192.0.2.10", "2001:db8::10"), filter=False)
+    assert calls == [("d", nic), ("d", mac.lower())]
+
+
+def test_set_takes_vlans(run, monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(cli.libvirt_connection, "claim", lambda *a: calls.append(a))
+    mac = "52:54:00:aa:00:10"
+    result = run("set", "d", mac, "--network", "lan", "--vlan", "10", "--tagged", "20", "--tagged", "30-32")
+    assert result.exit_code == 0, result.output
+    assert calls == [("d", Vif(mac, network="lan", vlan=10, tagged=(20, 30, 31, 32)))]
+    for words, message in (
+        (("--tagged", "x"), "--tagged holds 'x', which is no VLAN ID"),
+        (("--tagged", "30-20"), "--tagged holds '30-20'; VLAN IDs go from 1 to 4094"),
+        (("--vlan", "10", "--tagged", "10"), "VLAN 10 is both untagged and tagged; name it once"),
+    ):
+        result = run("set", "d", mac, "--network", "lan", *words)
+        assert result.exit_code == 2 and message in result.output and result.output.count("\n") == 1
+    result = run("set", "d", mac, "--network", "public", "--ip", "192.0.2.10", "--vlan", "3")
+    assert result.exit_code == 2 and "network public is routed and has no VLANs; drop vlan and tagged" in result.output
+    assert len(calls) == 1

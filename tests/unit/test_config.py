@@ -4,7 +4,7 @@
 import pytest
 
 from vmnet_hooks import config
-from vmnet_hooks.config import Network, Option, Required
+from vmnet_hooks.config import Declared, Network, Option, Required
 from vmnet_hooks.errors import ConfigError
 from vmnet_hooks.modes import MODES
 from vmnet_hooks.sections import SECTIONS
@@ -251,4 +251,5 @@ def test_option_rows_are_data():
         config.parse_options((row,), {}, "f: n")
     with pytest.raises(ConfigError, match="f: n: must be a table, is 3"):
         config.parse_options((row,), 3, "f: n")
-    assert str(Network("n", "m", {}, "f").error("a", "is bad")) == "f: networks.n.a: is bad"
+    assert str(Network("networks", "n", {}, "f", "m").error("a", "is bad")) == "f: networks.n.a: is bad"
+    assert str(Declared("vlans", "eth1.100", {}, "f").error("id", "is bad")) == 'f: vlans."eth1.100".id: is bad'

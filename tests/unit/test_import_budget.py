@@ -24,7 +24,7 @@ def loaded(*argv: str, hook: Path = HOOK, env: dict[str, str] | None = None) -> 
     return done, {line.rpartition("|")[2].strip() for line in lines} - {"imported package"}
 
 
-@pytest.mark.parametrize("operation", ["prepare", "restore", "attach", "nonsense", ""])
+@pytest.mark.parametrize("operation", ["restore", "attach", "nonsense", ""])
 def test_an_ignored_call_loads_next_to_nothing(operation):
     done, modules = loaded("dom1", operation, "begin", "-")
     assert done.returncode == 0 and done.stdout == b""
@@ -78,7 +78,7 @@ PLAIN = (
 )
 
 
-@pytest.mark.parametrize("operation", ["start", "started", "stopped", "release", "reconnect"])
+@pytest.mark.parametrize("operation", ["prepare", "start", "started", "stopped", "release", "reconnect"])
 def test_a_domain_with_nothing_of_ours_does_not_load_the_kernel(operation, tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "vmnet.toml").write_text(EVERYTHING)

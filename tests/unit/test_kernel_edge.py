@@ -97,14 +97,14 @@ def proc(tmp_path, monkeypatch):
         (folder / dev / "forwarding").write_text(value + "\n")
     monkeypatch.setattr(sysctl, "ROOT", str(tmp_path))
     monkeypatch.setattr(sysctl, "SAVED", str(tmp_path / "run" / "forwarding"))
-    real = sysctl._write
+    real = sysctl.write_value
 
     def write(path: str, value: str) -> None:
         for dev in folder.iterdir() if path == FORWARDING_GATE else ():
             (dev / "forwarding").write_text(value + "\n")
         real(path, value)
 
-    monkeypatch.setattr(sysctl, "_write", write)
+    monkeypatch.setattr(sysctl, "write_value", write)
     return lambda: {dev.name: (dev / "forwarding").read_text().strip() for dev in folder.iterdir()}
 
 
@@ -119,7 +119,7 @@ def test_only_the_gate_moves(value, proc):
 
 @pytest.mark.parametrize("writes", range(4))
 def test_killed_while_the_gate_is_written(writes, proc, monkeypatch):
-    real, count = sysctl._write, []
+    real, count = sysctl.write_value, []
 
     def dying(path: str, value: str) -> None:
         if len(count) == writes:
@@ -127,12 +127,12 @@ def test_killed_while_the_gate_is_written(writes, proc, monkeypatch):
         count.append(path)
         real(path, value)
 
-    monkeypatch.setattr(sysctl, "_write", dying)
+    monkeypatch.setattr(sysctl, "write_value", dying)
     try:
         sysctl.write(Sysctl(FORWARDING_GATE, "1"))
     except SystemExit:
         pass
-    monkeypatch.setattr(sysctl, "_write", real)
+    monkeypatch.setattr(sysctl, "write_value", real)
     sysctl.finish()
     after = proc()
     assert {**after, "all": "0"} == BEFORE, "every device has its own value"

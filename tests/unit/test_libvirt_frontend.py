@@ -109,8 +109,23 @@ def metadata(inner: str) -> bytes:
         ("<v:interface mac='52:54:00:aa:00:10'/>", "interface 52:54:00:aa:00:10: mac or network is not a name"),
         ("<v:interface mac='01:00:5e:00:00:01' network='a'/>", "is a multicast MAC address"),
         (
-            "<v:interface mac='52:54:00:aa:00:10' network='a' vlan='3'/>",
-            "unknown attribute 'vlan'; known: mac, network, filter",
+            "<v:interface mac='52:54:00:aa:00:10' network='a' vlans='3'/>",
+            "unknown attribute 'vlans'; known: mac, network, filter, vlan, tagged",
+        ),
+        *(
+            (f"<v:interface mac='52:54:00:aa:00:10' network='a' {key}='{value}'/>", f"vlan or tagged {message}")
+            for key, value, message in (
+                ("vlan", "0", "must be a whole number from 1 to 4094"),
+                ("vlan", "4095", "must be a whole number"),
+                ("vlan", "10-20", "must be a whole number"),
+                ("vlan", "", "must be a whole number"),
+                ("vlan", "9" * 5000, ""),
+                ("tagged", "x", "holds 'x', which is no VLAN ID"),
+                ("tagged", "0", "holds '0'; VLAN IDs go from 1 to 4094"),
+                ("tagged", "30-20", "holds '30-20'; VLAN IDs go"),
+                ("tagged", "10,20-", "holds '20-', which is no VLAN ID"),
+                ("tagged", "10 20", "holds '10 20', which is no VLAN ID"),
+            )
         ),
         ("<v:interface mac='52:54:00:aa:00:10' network='a' filter='off'/>", "filter is 'off'; use yes or no"),
         ("<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip/></v:interface>", "ip '' is not an IP address"),
@@ -131,6 +146,19 @@ def metadata(inner: str) -> bytes:
 def test_wrong_metadata(inner, message):
     with pytest.raises(InputError, match=message):
         libvirt.parse_domain(metadata(inner), "d: XML")
+
+
+def test_vlans():
+    def claimed(attributes: str):
+        [claim] = libvirt.parse_domain(
+            metadata(f"<v:interface mac='52:54:00:aa:00:10' network='a' {attributes}/>"), "d: XML"
+        ).claims
+        return claim.vlan, claim.tagged
+
+    assert claimed("") == (None, None), "the network's hold"
+    assert claimed("vlan='10'") == (10, None)
+    assert claimed("tagged='30-32,20'") == (None, (20, 30, 31, 32))
+    assert claimed("vlan='10' tagged=''") == (10, ())
 
 
 def test_a_domain_without_anything():

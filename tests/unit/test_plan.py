@@ -10,10 +10,14 @@ from vmnet_hooks.errors import ConflictError
 from vmnet_hooks.plan import Change, Release, batches, diff
 from vmnet_hooks.state import (
     Address,
+    Adoption,
+    Device,
+    FdbEntry,
     LinkAttribute,
     Neighbour,
     NftElement,
     NftTable,
+    PortVlans,
     ProxyNeighbour,
     Route,
     Rule,
@@ -42,6 +46,26 @@ ONE_OF_EACH = [
     Route(222, "192.0.2.10/32", "tap0"),
     Route(222, "::/0", "eth1", "2001:db8::1"),
     Rule(22000, "from", "192.0.2.0/24", 222),
+    Device("eth1.100", "vlan", "eth1", (("protocol", "802.1Q"), ("id", "100"))),
+    Device("br0", "bridge", options=(("stp_state", "0"), ("forward_delay", "0")), level=2),
+    LinkAttribute("bond0", "primary", "eth0"),
+    LinkAttribute("br0", "tx", "off"),
+    FdbEntry("br0", "02:00:00:00:00:01"),
+    PortVlans("tap0", 10, "20-30"),
+    PortVlans("br0", 0, "100", own=True),
+    Adoption(
+        "eth0",
+        "br0",
+        ("192.0.2.13/24 broadcast 192.0.2.255 scope global", "2001:db8::13/64 scope global nodad"),
+        ("192.0.2.128/25 dev {dev} table 254 proto 3", "0.0.0.0/0 via 192.0.2.1 dev {dev} table 254 proto 3"),
+        ("192.0.2.1 lladdr 02:00:00:00:00:09 nud permanent",),
+        ("ipv4/rp_filter=2",),
+        True,
+        "br0",
+    ),
+    Address("br0", "192.0.2.13/24"),
+    Route(254, "192.0.2.0/24", "br0", src="192.0.2.1"),
+    NftTable("netdev", "\tchain egress { }", (("egress", 4),), "vmnet-eth1"),
 ]
 each = pytest.mark.parametrize("resource", ONE_OF_EACH, ids=lambda r: r.key)
 
@@ -54,7 +78,8 @@ def by_key(*resources):
 def test_records_keep_everything(resource):
     again = decode(encode(resource))
     assert again == resource and type(again) is type(resource) and again.key == resource.key
-    assert getattr(again, "body", None) == getattr(resource, "body", None)
+    for left_out_of_equality in ("body", "level", "master", "stays", "proto"):
+        assert getattr(again, left_out_of_equality, None) == getattr(resource, left_out_of_equality, None)
 
 
 def test_no_record():
@@ -119,6 +144,8 @@ def test_clean_up_first_and_backwards_then_set_up():
     assert kinds.index("nft arp") < kinds.index('nft arp arp_source "tap0"') < kinds.index("link tap0 state")
     assert kinds.index("link tap0 mtu") < kinds.index("link tap0 master") < kinds.index("link tap0 state")
     assert kinds.index("link tap0 state") < kinds.index("route 222 192.0.2.10/32") < kinds.index("route 222 ::/0")
+    # What is on a link of ours goes with it.
+    wants = [r for r in wants if isinstance(r, Device) or r.link not in ("br0", "eth1.100")]
     release = {r.key: Release(r, None) for r in wants}
     assert [c.subject.order for c in diff({}, release, by_key(*wants))] == sorted((r.order for r in wants), reverse=True)
 
@@ -150,6 +177,28 @@ def test_spelling():
         "ip route add 192.0.2.10/32 dev tap0 table 222 proto 86",
         "ip -6 route add default via 2001:db8::1 dev eth1 table 222 proto 86 onlink",
         "ip rule add from 192.0.2.0/24 lookup 222 pref 22000 protocol 86",
+        "ip link add link eth1 name eth1.100 type vlan protocol 802.1Q id 100\nip link set dev eth1.100 alias vmnet-hooks",
+        "ip link add name br0 type bridge stp_state 0 forward_delay 0\nip link set dev br0 alias vmnet-hooks",
+        "ip link set dev bond0 type bond primary eth0",
+        "ethtool -K br0 tx off",
+        "bridge fdb replace 02:00:00:00:00:01 dev br0 self permanent",
+        "bridge vlan add dev tap0 vid 20-30\nbridge vlan add dev tap0 vid 10 pvid untagged",
+        "bridge vlan add dev br0 vid 100 self",
+        "sysctl -qw net/ipv4/conf/br0/rp_filter=2\n"
+        "ip addr replace 192.0.2.13/24 broadcast 192.0.2.255 scope global dev br0\n"
+        "ip addr replace 2001:db8::13/64 scope global nodad dev br0\n"
+        "ip link set dev eth0 master br0\n"
+        "ip route replace 192.0.2.128/25 dev br0 table 254 proto 3\n"
+        "ip route replace 0.0.0.0/0 via 192.0.2.1 dev br0 table 254 proto 3\n"
+        "ip neigh replace 192.0.2.1 lladdr 02:00:00:00:00:09 nud permanent dev br0\n"
+        "ip neigh del 192.0.2.1 dev eth0 2>/dev/null || :\n"
+        "ip addr del 192.0.2.13/24 dev eth0 2>/dev/null || :\n"
+        "ip addr del 2001:db8::13/64 dev eth0 2>/dev/null || :\n"
+        "sysctl -qw net/ipv6/conf/eth0/disable_ipv6=1",
+        "ip addr add 192.0.2.13/24 broadcast 192.0.2.255 dev br0",
+        "ip route add 192.0.2.0/24 dev br0 table 254 proto 86 src 192.0.2.1",
+        "nft -f - <<'EOF'\nadd table netdev vmnet-eth1\ndelete table netdev vmnet-eth1\n"
+        "table netdev vmnet-eth1 {\n\tchain egress { }\n}\nEOF",
     ]
 
 
