@@ -47,13 +47,20 @@ def act(event: Event) -> str:
 
 
 def _network(event: Event) -> str:
-    """A network of the host's own, which no configuration file declares."""
+    """A network of the host's own, which no configuration file declares. A mark tells hook.py that there is a record."""
+    mark = f"{store.DIRECTORY}/{event.owner.replace('/', '-')}"
     if event.action is Action.DOWN and not os.path.exists(f"{store.DIRECTORY}/state.db"):
         return ""
     with _engine(config.Config({})) as engine:
         if event.action is Action.DOWN:
-            return "taken down" if engine.down_owner(event.owner) else ""
+            done = engine.down_owner(event.owner)
+            if os.path.exists(mark):
+                os.unlink(mark)
+            return "taken down" if done else ""
         network = event.network
+        # Before: a process that is killed half-way leaves something to take down.
+        with open(mark, "w"):
+            pass
         changed = engine.up_network(network, event.owner)
     return f"{network['role']}, table {network['table']}" if changed else ""
 

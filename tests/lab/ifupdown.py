@@ -21,11 +21,11 @@ class Ifupdown:
     def __init__(self, node: Node, scripts: Sequence[str] = ()):
         self.node = node
         node.sh(f"mount -t tmpfs tmpfs /etc/network; cd /etc/network; mkdir {' '.join(FOLDERS)} interfaces.d")
-        for folder in FOLDERS:
-            for script in scripts:
-                source = Path("/etc/network", folder, script)
-                if source.exists():
-                    self.script(folder, script, source.read_text())
+        for script in scripts:
+            sources = [path for folder in FOLDERS if (path := Path("/etc/network", folder, script)).exists()]
+            assert sources, f"/etc/network/if-*.d/{script} is missing: apt-get install bridge-utils vlan ifenslave"
+            for source in sources:
+                self.script(source.parent.name, script, source.read_text())
         for folder in ("if-up.d", "if-down.d"):
             if IN_VENV:
                 # A venv's packages are visible to its own interpreter only.

@@ -73,6 +73,7 @@ def state(node: Node) -> str:
             "sysctls": sorted(sysctls),
         },
         indent=1,
+        sort_keys=True,
     )
 
 

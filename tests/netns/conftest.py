@@ -24,6 +24,7 @@ TOOLS = {
     "ping": "iputils-ping",
     "arping": "iputils-arping",
     "ifup": "ifupdown",
+    "brctl": "bridge-utils",
 }
 
 

@@ -76,7 +76,7 @@ class Host:
 
     def state(self) -> str:
         """The dump of the node, once the kernel has noticed eth1's carrier (linkwatch comes late)."""
-        if "LOWER_UP" in self.node.run("ip link show eth1").stdout:
+        if "LOWER_UP" in self.node.run("ip link show eth1", check=False).stdout:
             assert eventually(lambda: "fe80::" in self.node.run("ip -6 addr show dev eth1").stdout)
         return settled(self.node)
 
@@ -208,6 +208,35 @@ def test_other_stanzas_are_none_of_ours(host):
     assert not host.node.path("/run/vmnet-hooks").exists()
     host.ifupdown.down("-a", "-X", "lo")
     same(before, host.state())
+
+
+@pytest.mark.parametrize("command", [("ifdown", "eth1"), ("ifup", "--force", "eth1")])
+def test_a_stanza_that_is_none_of_ours_any_more(host, command):
+    """Edited while it was up: what we made of it goes all the same, and only then is the stanza ignored."""
+    host.ifupdown.interfaces("iface eth1 inet manual\n")
+    host.ifupdown.up("eth1")
+    bare = host.state()
+    host.ifupdown.interfaces(stanza("inet", "host"))
+    host.ifupdown.up("--force", "eth1")
+    host.ifupdown.interfaces("iface eth1 inet manual\n")
+    assert host.ifupdown.run(*command).returncode == 0
+    host.node.sh("ip link set eth1 up")
+    same(bare, host.state())
+    assert "nothing is set up" in host.cli("status")
+    assert not [path for path in host.node.path("/run/vmnet-hooks").iterdir() if path.name.startswith("ifupdown")]
+
+
+def test_the_link_is_gone(host):
+    """A NIC that was taken out: ifdown cleans up what is left of it."""
+    host.node.sh("ip link set eth1 name eth2; ip link set eth2 up; ip link set eth2 down")
+    before = host.state()
+    host.node.sh("ip link add eth1 type veth peer name peer1; ip link set peer1 up; ip link set eth1 up; ip link set eth1 down")
+    host.ifupdown.interfaces(stanzas("both", "host"))
+    host.ifupdown.up("eth1")
+    host.node.sh("ip link del eth1")
+    host.ifupdown.run("ifdown", "--force", "eth1")
+    same(before, host.state())
+    assert "ok" in host.cli("check")
 
 
 def test_a_mapped_interface(host):

@@ -61,8 +61,8 @@ def event(environ: Mapping[str, str]) -> Event | None:
     except ValueError as error:
         raise _error(where, "", f"{one_line(repr(ifname))} {error}") from None
     owner = f"ifupdown:{ifname}/{family}"
-    if environ["MODE"] == "stop":
-        # By the record alone: the stanza may have been edited since.
+    if environ["MODE"] == "stop" or not environ.get("IF_IP_ROUTING_TABLE"):
+        # By the record alone: the stanza may have been edited since, and be none of ours now.
         return Event(Action.DOWN, Domain(""), "ifupdown", owner=owner)
     return Event(Action.UP, Domain(""), "ifupdown", owner=owner, network=network(environ, ifname, family, where))
 

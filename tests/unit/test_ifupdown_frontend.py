@@ -1,9 +1,11 @@
 """The ifupdown front end: a stanza, as ifup puts it into the environment, becomes the network that TOML would declare."""
 
+import inspect
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
+from vmnet_hooks import actions, hook, store
 from vmnet_hooks.domain import Action
 from vmnet_hooks.errors import ConfigError, InputError
 from vmnet_hooks.frontends import ifupdown
@@ -65,6 +67,11 @@ def test_stop_goes_by_the_record():
     assert (event.action, event.owner, event.network) == (Action.DOWN, "ifupdown:eth1/inet6", None)
 
 
+def test_a_stanza_that_was_ours():
+    event = ifupdown.event(environ({"ADDRESS": "192.0.2.1"}))
+    assert (event.action, event.owner) == (Action.DOWN, "ifupdown:eth1/inet")
+
+
 @pytest.mark.parametrize("family", ["meta", "ipx", "can", ""])
 def test_other_families_are_none_of_ours(family):
     assert ifupdown.event(environ(HOST4, family)) is None
@@ -113,6 +120,14 @@ def test_interfaces_that_cannot_be(ifname):
 
 def test_called_by_nobody():
     assert "ifup" in refused({}, MODE="")
+
+
+def test_hook_and_actions_agree_on_the_mark():
+    """hook.py must not import what names the folder."""
+    source = inspect.getsource(hook.brought_up)
+    assert f'b"{store.DIRECTORY}/ifupdown:%b-%b"' in source
+    assert "mark = f\"{store.DIRECTORY}/{event.owner.replace('/', '-')}\"" in inspect.getsource(actions)
+    assert not hook.brought_up({b"IFACE": b"eth\0", b"ADDRFAM": b"inet"})
 
 
 def test_hostile_values():
