@@ -27,7 +27,8 @@ def build(facts: Facts, owners: Sequence[Owner], declared: Config, differences: 
 class _Builder:
     def __init__(self, facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Difference]) -> None:
         self.facts = facts
-        self.links = {link.name: link for link in facts.links if link.name != "lo" and link.kind != "loopback"}
+        links = sorted(facts.links, key=lambda link: _natural(link.name))
+        self.links = {link.name: link for link in links if link.name != "lo"}
         self.guests = {owner.ifname: owner for owner in owners if owner.domain and owner.ifname}
         self.declared = declared
         self.routed = {n["table"]: n for n in declared.networks.values() if n.mode == "routed"}
@@ -43,7 +44,7 @@ class _Builder:
         tables = [table for table in self.facts.tables if table.rules or table.routes]
         absent = sorted(self.marked - self.links.keys() - self.guests.keys())
         found = [
-            *(self._link(link) for link in sorted(self.links.values(), key=lambda link: link.index)),
+            *map(self._link, self.links.values()),
             *(self._ghost(owner) for owner in self.guests.values() if owner.ifname not in self.links),
             *(node for name in absent if (node := self._missing(name))),
             *(self._table(table) for table in tables),
@@ -149,7 +150,7 @@ class _Builder:
     # --- edges -----------------------------------------------------------------------------------------------------
 
     def _edges(self, tables: Sequence[Table]) -> Iterable[Edge]:
-        for link in sorted(self.links.values(), key=lambda link: link.index):
+        for link in self.links.values():
             if link.parent:
                 yield Edge(link.parent, link.name)
             if link.master:
@@ -257,6 +258,11 @@ def _what(link: Link, kind: str) -> str:
 
 def _guest(owner: Owner) -> list[str]:
     return [*map(_short, (owner.domain, owner.mac, *owner.addresses)), f"network{NBSP}{_short(owner.network)}"]
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sorts eth2 before eth10."""
+    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]
 
 
 def _short(text: str) -> str:
