@@ -97,6 +97,11 @@ class NftTable(Resource):
         return f"nft {self.family}" + ("" if self.name == TABLE else f" {self.name}")
 
     @property
+    def order(self) -> float:
+        # A chain at a link can't be made before the link.
+        return Device.rank + 1 if self.family == "netdev" else self.rank
+
+    @property
     def ours(self) -> bool:
         return True
 

@@ -173,15 +173,15 @@ def _settings(part: Declared) -> Iterator[tuple[str, str]]:
     delay = part["forward_delay"] if part["forward_delay"] is not None else 15 if part["stp"] else 0
     yield "stp_state", str(int(part["stp"]))
     yield "forward_delay", str(100 * delay)
-    for option, word, scale in (
-        ("hello_time", "hello_time", 100),
-        ("max_age", "max_age", 100),
-        ("ageing", "ageing_time", 100),
-        ("priority", "priority", 1),
-        ("group_fwd_mask", "group_fwd_mask", 1),
+    # The defaults are written too: an option that goes from the configuration goes from the bridge.
+    for option, word, scale, default in (
+        ("hello_time", "hello_time", 100, 2),
+        ("max_age", "max_age", 100, 20),
+        ("ageing", "ageing_time", 100, 300),
+        ("priority", "priority", 1, 32768),
+        ("group_fwd_mask", "group_fwd_mask", 1, 0),
     ):
-        if part[option] is not None:
-            yield word, str(scale * part[option])
+        yield word, str(scale * (default if part[option] is None else part[option]))
     yield "mcast_snooping", str(int(part["mcast_snooping"]))
     if part["vlan_filtering"]:
         yield "vlan_filtering", "1"
