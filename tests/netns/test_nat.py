@@ -22,6 +22,7 @@ INSIDE = """
 addresses = ["192.168.77.1/24", "fd77::1/64"]
 [bridges.otherbr0]
 addresses = ["192.168.78.1/24"]
+forwarding = true
 [networks.guests]
 mode = "bridged"
 bridge = "guestbr0"
@@ -102,13 +103,14 @@ def lab(request):
 def test_translated(lab):
     """What the guests' subnet sends out of the interface, and nothing else."""
     lab.up()
+    targets = [(lab.guest, OUT4), (lab.guest, SIDE), (lab.other, OUT4)] + ([(lab.guest, OUT6)] if lab.both else [])
     with Capture(lab.world, "eth0", "icmp or icmp6") as seen, Capture(lab.world, "eth1", "icmp") as side:
-        assert reach([(lab.guest, OUT4), (lab.guest, OUT6), (lab.guest, SIDE), (lab.other, OUT4)]) == []
+        assert reach(targets) == []
     assert seen.having(rf"{lab.address} > {OUT4}: ICMP echo request") and not seen.having(r"192\.168\.77\.5 >"), str(seen)
     assert seen.having(rf"192\.168\.78\.5 > {OUT4}: ICMP echo request"), str(seen)
     assert side.having(rf"192\.168\.77\.5 > {SIDE}: ICMP echo request"), str(side)
-    source6 = "2001:db8:f::1" if lab.both else "fd77::5"
-    assert seen.having(rf"{source6} > {OUT6}: .*echo request"), str(seen)
+    if lab.both:
+        assert seen.having(rf"2001:db8:f::1 > {OUT6}: .*echo request") and not seen.having(r"fd77::5 >"), str(seen)
     # In from outside it is not translated either.
     with Capture(lab.guest, "eth0", "icmp") as inside:
         assert ping(lab.world, "192.168.77.5") is not None
@@ -205,7 +207,6 @@ def test_forward_policy_drop(family):
         result = lab.vmnet.tried("check")
         lines = [line for line in result.output.splitlines() if "FORWARD" in line and "drop" in line]
         assert lines, result
-        assert any("guestbr0" in line or "192.168.77.0/24" in line or "out4" in line for line in lines), lines
         # Not ours to mend: repair leaves it alone.
         table = lab.host.run(f"nft list table {family} filter").stdout
         lab.vmnet.tried("repair")
@@ -234,7 +235,8 @@ def test_bridged_traffic_through_iptables():
         assert ping(lab.guest, "192.168.77.9", 1) is None
         output = lab.vmnet.tried("check").output
         assert "bridge-nf-call-iptables" in output, output
-        lab.host.sysctl("bridge/bridge-nf-call-iptables", 0)
+        for key in ("iptables", "ip6tables", "arptables"):
+            lab.host.sysctl(f"bridge/bridge-nf-call-{key}", 0)
         assert ping(lab.guest, "192.168.77.9") is not None
         assert "bridge-nf-call" not in lab.vmnet.tried("check").output
 
@@ -257,7 +259,6 @@ REFUSED = {
     "host bits": ('subnet = "192.168.77.1/24"\nout = "ext0"\nmasquerade = true\n', ["nat.x", "subnet", "192.168.77.1/24"]),
     "no interface": ('subnet = "192.168.77.0/24"\nmasquerade = true\n', ["nat.x", "out"]),
     "no subnet": ('out = "ext0"\nmasquerade = true\n', ["nat.x", "subnet"]),
-    "address of nobody": ('subnet = "192.168.77.0/24"\nout = "ext0"\nsnat = "203.0.113.99"\n', ["nat.x", "203.0.113.99"]),
 }
 
 
