@@ -38,7 +38,8 @@ class Host:
     `ra_links` are links whose default route was learned from a router advertisement; `rp_filter` is
     net.ipv4.conf.all.rp_filter; `router6` says that the host forwarded IPv6 before us; `addresses` are those of links that
     shall be ports, link-local ones left out; `vlans` names the VLAN devices by (parent, ID); `adoptions` say by port what a
-    bridge takes over; `machine` tells this host from others; `parts` are the declared links by name, `nats` the NATs."""
+    bridge takes over; `machine` tells this host from others; `parts` are the declared links by name, `nats` the NATs,
+    `uplinks6` the uplinks of declared networks with IPv6."""
 
     links: Mapping[str, Link] = field(default_factory=dict)
     ipv6: bool = True
@@ -51,6 +52,7 @@ class Host:
     machine: str = ""
     parts: Mapping[str, Declared] = field(default_factory=dict)
     nats: tuple[Declared, ...] = ()
+    uplinks6: frozenset[str] = frozenset()
 
 
 Bound = tuple[Vif, Network]

@@ -229,9 +229,7 @@ class Parts(Transactions):
         for key, want in transaction.wants.items():
             found = self.store.recorded(key)
             if found and found[0] != want and self.store.claimed_elsewhere(key, [owner_id]):
-                raise network.error(
-                    "", f"{key} is another network's already; choose another table or subnet (`vmnet-hook status`)"
-                )
+                raise network.error("", f"{key} is somebody else's already, with another value; see `vmnet-hook status`")
 
     def down_owner(self, owner_id: str) -> bool:
         """Takes down what `up_network` brought up. Returns whether there was any of it."""

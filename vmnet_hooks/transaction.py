@@ -135,7 +135,9 @@ class Transactions:
             if port and port in host.links and (adopt or self.store.recorded(f"adoption {port}")):
                 adoptions[port] = self._adoption(port, part.name)
         nats = tuple(part for part in self.config.parts.values() if part.section == "nat")
-        return replace(host, parts=parts, nats=nats, adoptions=adoptions)
+        networks = [n.options for n in self.config.networks.values()]
+        uplinks6 = frozenset(options["uplink"] for options in networks if options.get("ipv6"))
+        return replace(host, parts=parts, nats=nats, adoptions=adoptions, uplinks6=uplinks6)
 
     def _adoption(self, port: str, bridge: str) -> Adoption:
         # Once moved, it is not on the port any more: the record knows what was.

@@ -71,6 +71,23 @@ def test_bridges(three, tmp_path):
     same(expected, state(live))
 
 
+def test_a_bridge_that_is_an_uplink(three, tmp_path):
+    """The network switches IPv6 on where the bridge alone would have none."""
+    twin, file, _ = three.nodes
+    text = "auto br0\n" + stanzas("both", "host", "br0").replace(
+        "inet manual\n", "inet manual\n    bridge_ports eth0\n    bridge_hw eth0\n    bridge_maxwait 0\n", 1
+    )
+    for node in (twin, file):
+        node.write("/etc/iproute2/rt_tables.d/admin.conf", "222 snf_public\n")
+    three.by_ifupdown(twin, text)
+    (tmp_path / "interfaces").write_text(text)
+    three.by_us(file, three.imported(file, "--interfaces", str(tmp_path / "interfaces")))
+    same(state(twin), state(file))
+    assert file.sysctl("ipv6/conf/br0/disable_ipv6") == "0"
+    done = file.cli("up")
+    assert "nothing to do" in done.stdout, done
+
+
 @pytest.mark.parametrize("families", FAMILIES)
 @pytest.mark.parametrize("role", ["host", "router", "router+host"])
 def test_routed_roles(role, families):

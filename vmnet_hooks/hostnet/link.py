@@ -115,7 +115,7 @@ def attributes(
     if adoption and adoption.ipv6:
         yield Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0")
     else:
-        yield from ipv6(name, on=any(a.version == 6 for a in part["addresses"]), host=host)
+        yield from ipv6(name, on=name in host.uplinks6 or any(a.version == 6 for a in part["addresses"]), host=host)
     yield LinkAttribute(name, "state", "up")
     if addresses:
         for address in part["addresses"]:
