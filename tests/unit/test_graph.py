@@ -20,8 +20,9 @@ from vmnet_hooks import drawing
 from vmnet_hooks.errors import VmnetError
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.dot import dot
-from vmnet_hooks.graph.layout import Style, cells, layout
+from vmnet_hooks.graph.layout import Style, layout
 from vmnet_hooks.graph.model import Difference, Edge, Facts, Graph, Link, Nat, Node, Table
+from vmnet_hooks.graph.rows import cells
 from vmnet_hooks.graph.svg import svg
 from vmnet_hooks.graph.text import STYLES, text
 
@@ -42,6 +43,8 @@ HOSTILE = (
     "e\u0301\u0302",
     "\udcff\ufffe",
     "no\xa0break",
+    "\u0663",
+    "7",
     "",
 )
 NAT = {"subnet": "10.5.5.0/24", "out": "xenbr0"}

@@ -1,22 +1,19 @@
 """From facts, records and declaration to the graph. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import ip_interface, ip_network
+from collections.abc import Iterable, Sequence
 
 from .. import config
-from ..config import Config, Network
+from ..config import Config
 from ..domain import Owner
 from ..errors import one_line
 from .model import MISSING, Difference, Edge, Facts, Graph, Link, Nat, Node, Table
+from .wording import NBSP, cleaned, destination, guest_words, home_of, inside, link_words, made_vlan, natural, to_guest
 
 KINDS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
 """What a link is drawn as, where that is not the kernel's word."""
 BEHIND = re.compile(r"(vif\d+\.|vnet\d|tap|veth)")
 """Names that hypervisors and container engines give to the host's side of a guest's link."""
-LONGEST = 39
-"""Characters of a name that is not ours to choose: as many as the longest address has."""
-NBSP = "\N{NO-BREAK SPACE}"
 
 
 def build(facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Difference] = ()) -> Graph:
@@ -27,7 +24,7 @@ def build(facts: Facts, owners: Sequence[Owner], declared: Config, differences: 
 class _Builder:
     def __init__(self, facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Difference]) -> None:
         self.facts = facts
-        links = sorted(facts.links, key=lambda link: _natural(link.name))
+        links = sorted(facts.links, key=lambda link: natural(link.name))
         self.links = {link.name: link for link in links if link.name != "lo"}
         self.guests = {owner.ifname: owner for owner in owners if owner.domain and owner.ifname}
         self.declared = declared
@@ -70,7 +67,7 @@ class _Builder:
             found |= {part.name, *options.get("ports", ()), options.get("parent", ""), options.get("out", "")}
         for network in self.declared.networks.values():
             found |= {str(network.options.get(key) or "") for key in ("uplink", "bridge", "masquerade", "external")}
-            found.add(_made_vlan(network))
+            found.add(made_vlan(network))
         return found - {""}
 
     def _matters(self, node: Node) -> bool:
@@ -93,9 +90,9 @@ class _Builder:
         state, mtu = link.state.replace(" ", NBSP), f"mtu{NBSP}{link.mtu}"
         port = self._port(link, owner is not None)
         if owner:
-            lines = [*_guest(owner), *port, f"{state} {mtu}"]
+            lines = [*guest_words(owner), *port, f"{state} {mtu}"]
         else:
-            lines = [f"{_what(link, kind)} {state}", mtu, *port, *link.addresses]
+            lines = [f"{link_words(link, kind)} {state}", mtu, *port, *link.addresses]
         more = [f"MAC {link.mac}"] if link.mac else []
         more += [f"alias {link.alias}"] if link.alias else []
         return Node(link.name, kind, cleaned(lines), link.state, link.name in self.marked, more=cleaned(more))
@@ -114,7 +111,7 @@ class _Builder:
         return lines
 
     def _ghost(self, owner: Owner) -> Node:
-        return Node(owner.ifname, "guest", cleaned([*_guest(owner), f"tap{NBSP}is{NBSP}gone"]), MISSING, True)
+        return Node(owner.ifname, "guest", cleaned([*guest_words(owner), f"tap{NBSP}is{NBSP}gone"]), MISSING, True)
 
     def _missing(self, name: str) -> Node | None:
         """What stands for a link that is gone; None if that was none of ours."""
@@ -129,18 +126,18 @@ class _Builder:
         lines = [f"network {network.name}", f"role {network['role']}"] if network else []
         lines += list(table.rules)
         lines += [
-            f"{_destination(dst)} " + (f"via{NBSP}{via} " if via else "") + f"dev{NBSP}{dev}"
+            f"{destination(dst)} " + (f"via{NBSP}{via} " if via else "") + f"dev{NBSP}{dev}"
             for dst, via, dev in table.routes
-            if not _host(dst)
+            if not to_guest(dst)
         ]
         return Node(table.name, "table", cleaned(lines), "up", table.name in self.marked)
 
     def _nat(self, nat: Nat) -> Node:
-        found = [link for link in self.links.values() if _inside(link, nat.subnet)]
+        found = [link for link in self.links.values() if inside(link, nat.subnet)]
         # The gateway's macvlan is the bridge's other face.
-        inside = dict.fromkeys(link.parent if link.kind == "macvlan" else link.name for link in found)
+        behind = dict.fromkeys(link.parent if link.kind == "macvlan" else link.name for link in found)
         lines = [nat.subnet, f"snat{NBSP}{nat.source}" if nat.source else "masquerade"]
-        lines += [f"for {', '.join(inside)}"] if inside else []
+        lines += [f"for {', '.join(behind)}"] if behind else []
         return Node(nat.name, "nat", cleaned(lines), "up", nat.name in self.marked, "NAT")
 
     def _aside(self, link: Link) -> str:
@@ -159,12 +156,12 @@ class _Builder:
                 yield Edge(*ends, link.port_state)
         for table in tables:
             for dst, _, dev in table.routes:
-                if not _host(dst):
+                if not to_guest(dst):
                     yield Edge(dev, table.name)
             if network := self.routed.get(table.number):
                 yield Edge(network["uplink"], table.name)
             for dst, _, dev in table.routes:
-                if _host(dst) and dev in self.guests:
+                if to_guest(dst) and dev in self.guests:
                     yield Edge(table.name, dev)
         for nat in self.facts.nats:
             yield Edge(nat.out, nat.name)
@@ -172,11 +169,11 @@ class _Builder:
 
     def _lost(self) -> Iterable[Edge]:
         """Lines that should be there: to what is gone, and to ports that were taken out."""
-        reached = {dev for table in self.facts.tables for dst, _, dev in table.routes if _host(dst)}
+        reached = {dev for table in self.facts.tables for dst, _, dev in table.routes if to_guest(dst)}
         for ifname, owner in self.guests.items():
             network = self.declared.networks.get(owner.network)
             if network and self._loose(ifname) and ifname not in reached:
-                yield Edge(_home(network), ifname, MISSING)
+                yield Edge(home_of(network), ifname, MISSING)
         for part in self.declared.parts.values():
             for port in part.options.get("ports", ()):
                 if self._loose(port) and {port, part.name} & self.marked:
@@ -229,71 +226,9 @@ class _Builder:
         kind, _, name = label.replace(":", " ", 1).rpartition(" ")
         part = self.declared.parts.get(f"{kind}:{name}")
         if network := self.declared.networks.get(name) if kind == "network" else None:
-            found.add(_home(network))
+            found.add(home_of(network))
         elif part and kind == "nat":
             found |= {nat.name for nat in self.facts.nats if (nat.subnet, nat.out) == (str(part["subnet"]), part["out"])}
         elif name in self.links:
             found.add(name)
         return found
-
-
-def cleaned(lines: Iterable[str]) -> tuple[str, ...]:
-    """Lines without control characters. No-break blanks are ours, and harmless where they are not."""
-    return tuple(NBSP.join(map(one_line, line.split(NBSP))) for line in lines)
-
-
-def _what(link: Link, kind: str) -> str:
-    """What a link is, in a few words."""
-    match kind:
-        case "nic":
-            return "NIC"
-        case "vlan":
-            return f"VLAN{NBSP}{link.vid}" + (f" {link.protocol}" if link.protocol not in ("", "802.1Q") else "")
-        case "bridge":
-            return "bridge" + (" STP" if link.stp else "") + (" VLAN-aware" if link.vlan_aware else "")
-        case "bond" | "macvlan":
-            return f"{kind} {link.mode}".strip()
-    return kind
-
-
-def _guest(owner: Owner) -> list[str]:
-    return [*map(_short, (owner.domain, owner.mac, *owner.addresses)), f"network{NBSP}{_short(owner.network)}"]
-
-
-def _natural(name: str) -> list[str | int]:
-    """Sorts eth2 before eth10."""
-    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]
-
-
-def _short(text: str) -> str:
-    """A name of somebody else's as one word that leaves room for others."""
-    line = one_line(text)
-    return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace(" ", NBSP)
-
-
-def _home(network: Network) -> str:
-    """The node that the guests of a network hang on."""
-    options: Mapping[str, object] = network.options
-    return f"table {options['table']}" if network.mode == "routed" else str(options.get("bridge"))
-
-
-def _made_vlan(network: Network) -> str:
-    """The VLAN device that comes and goes with a bridged network's guests."""
-    uplink, vid = network.options.get("uplink"), network.options.get("vlan")
-    return f"{uplink}.{vid}" if network.mode == "bridged" and uplink and vid else ""
-
-
-def _host(dst: str) -> bool:
-    return dst.endswith("/128" if ":" in dst else "/32")
-
-
-def _destination(dst: str) -> str:
-    return {"0.0.0.0/0": "default", "::/0": f"default{NBSP}(IPv6)"}.get(dst, dst)
-
-
-def _inside(link: Link, subnet: str) -> bool:
-    try:
-        inner = ip_network(subnet)
-        return any(ip_interface(address).ip in inner for address in link.addresses)
-    except ValueError:
-        return False

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
 
 from ..errors import one_line
-from .layout import Box, Line, Style, layout, wrapped
+from .layout import Line, Style, layout
 from .model import Graph
+from .rows import Box, wrapped
 
 X, Y = 8, 18
 """Pixels of a cell."""

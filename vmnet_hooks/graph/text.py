@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from .layout import Box, Layout, Style, cells, layout, wrapped
+from .layout import Layout, Style, layout
 from .model import Graph, Node
+from .rows import Box, cells, wrapped
 
 N, E, S, W = 1, 2, 4, 8
 UNICODE = " ╵╶└╷│┌├╴┘─┴┐┤┬┼"
