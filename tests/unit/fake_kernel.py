@@ -91,6 +91,8 @@ class FakeKernel:
         self.pvids: dict[str, int] = {}
         self.enslaved: dict[str, tuple[str, str]] = {}
         """By port of a bond: the MAC and the MTU that it gets back."""
+        self.unnamed: set[str] = set()
+        """Bonds that nobody gave a MAC: they take their first port's."""
         self.ipv6, self.ra_links, self.rp_filter = ipv6, ra_links, rp_filter
         self.machine = "4c4c4544"
         self.obstacles: dict[str, str] = {}
@@ -148,6 +150,7 @@ class FakeKernel:
         )
         if kind == "bond":
             self.put(LinkAttribute(name, "primary", ""))
+            self.unnamed.add(name)
         if kind == "bridge":
             self._default_vlan(name, name)
         for path, value in {**_DEVICE_SYSCTLS, **(_DEVICE_SYSCTLS6 if self.ipv6 else {})}.items():
@@ -169,6 +172,7 @@ class FakeKernel:
             elif isinstance(resource, NftTable) and f'device "{name}"' in resource.body:
                 # The chains go with their device, the table stays.
                 self.put(replace(resource, rules=()))
+        self.unnamed.discard(name)
         for table in (self.vlans, self.pvids, self.enslaved):
             table.pop(name, None)
 
@@ -466,6 +470,8 @@ class FakeKernel:
         if self.links[master].kind == "bond":
             if self._value(f"link {port} state") == "up":
                 raise KernelError(f"ip link set dev {port} master {master}: Operation not permitted")
+            if master in self.unnamed:
+                self._set_link(LinkAttribute(master, "address", self._value(f"link {port} address")))
             self.enslaved[port] = self._value(f"link {port} address"), self._value(f"link {port} mtu")
             self._set_link(LinkAttribute(port, "address", self._value(f"link {master} address")))
             self._set_link(LinkAttribute(port, "mtu", self._value(f"link {master} mtu")))
@@ -591,6 +597,8 @@ class FakeKernel:
                 if isinstance(subject, LinkAttribute):
                     if subject.name == "isolated" and subject.key in self.world and subject.key not in self.lost:
                         self.put(replace(subject, value="off"))
+                    elif subject.name == "master" and subject.key not in self.lost:
+                        self._set_link(LinkAttribute(subject.ifname, "master", ""))
                 elif isinstance(subject, Sysctl):
                     pass
                 elif subject.key not in self.lost:
@@ -636,6 +644,7 @@ class FakeKernel:
             case "mtu":
                 self.links[name] = replace(link, mtu=int(want.value))
             case "address":
+                self.unnamed.discard(name)
                 self.links[name] = replace(link, address=want.value)
             case "state":
                 self.links[name] = replace(link, up=want.value == "up")

@@ -93,6 +93,26 @@ class Host:
     def down(self, *names: str) -> list[Owner]:
         return self._do(lambda engine: engine.down(names))
 
+    def call(self, method: str, *arguments):
+        return self._do(lambda engine: getattr(engine, method)(*arguments))
+
+    def prepare(self, domain: Domain) -> list[Owner]:
+        """Before the taps exist."""
+
+        def call(engine: Engine) -> list[Owner]:
+            return engine.prepare(domain, [network for _, network in engine.bind(domain)], "libvirt")
+
+        return self._do(call)
+
+    def recover(self) -> None:
+        """What the next process that takes the lock does first."""
+
+        def call(engine: Engine) -> None:
+            with engine.store.lock():
+                engine._recover()
+
+        self._do(call)
+
     def check(self, **kw) -> list:
         return self._do(lambda engine: engine.check(**kw))
 
