@@ -1,5 +1,6 @@
 # make demo      a throw-away lab in network namespaces: a guest starts, talks, stops (root)
 # make check     every test (root); installs the Debian packages that it lacks
+# make check-vm  of these, those that need Debian's kernel, which they boot under QEMU
 # make deb       the Debian package, in dist/
 # make install   without packaging, below $(DESTDIR)$(PREFIX)
 # make clean
@@ -17,16 +18,16 @@ DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-s
 BUILD_PACKAGES := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-pytest python3-pyfakefs \
 	lintian man-db
 CHECK_PACKAGES := $(DEMO_PACKAGES) $(BUILD_PACKAGES) python3-venv arptables mmdebstrap util-linux \
-	bash-completion ca-certificates
+	bash-completion ca-certificates ifupdown ifenslave bridge-utils vlan
 
 # A skip in these tiers is a failure, see tests/conftest.py. Nothing is written beside the sources.
 PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1
 TIER = $(PYTEST) $(PYTHON) -m pytest -q -p no:cacheprovider
 
-.PHONY: help demo check lint check-debian check-pypi packages-demo packages-check packages-deb deb install clean
+.PHONY: help demo check lint check-debian check-pypi check-vm packages-demo packages-check packages-deb deb install clean
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -5
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -6
 
 # The services that come with the packages (libvirtd, virtlogd) are installed but not started: SYSTEMD_OFFLINE keeps
 # systemctl, and RUNLEVEL=1 keeps invoke-rc.d, from starting anything. The labs run daemons of their own.
@@ -55,17 +56,17 @@ demo: packages-demo
 
 check: packages-check
 	@[ "$$(id -u)" = 0 ] || { echo "make check: needs root (network namespaces); run: sudo make check" >&2; exit 1; }
-	@$(MAKE) --no-print-directory --keep-going lint check-debian check-pypi
+	@$(MAKE) --no-print-directory --keep-going lint check-debian check-pypi check-vm
 	@echo "== make check: all passed"
 
 # Debian 12 has no ruff, and a mypy that is old. /usr/bin/python3 and not whatever else is in PATH: the venv must have the
 # Python that the hooks run with.
-.venv-check/ready: setup.cfg
-	@echo "== venv with the newest pyroute2, click, lxml, pytest, ruff, mypy"
+.venv-check/ready: setup.cfg Makefile
+	@echo "== venv with the newest pyroute2, click, lxml, pytest, ruff, mypy, virtme-ng"
 	rm -rf .venv-check
 	/usr/bin/python3 -m venv .venv-check
-	.venv-check/bin/pip -q install --upgrade pyroute2 lxml click pytest pyfakefs ruff mypy
-	.venv-check/bin/pip list 2>/dev/null | grep -iE '^(pyroute2|lxml|click|pytest|pyfakefs|ruff|mypy) '
+	.venv-check/bin/pip -q install --upgrade pyroute2 lxml click pytest pyfakefs ruff mypy virtme-ng
+	.venv-check/bin/pip list 2>/dev/null | grep -iE '^(pyroute2|lxml|click|pytest|pyfakefs|ruff|mypy|virtme-ng) '
 	touch $@
 
 lint: .venv-check/ready
@@ -89,6 +90,11 @@ check-pypi: .venv-check/ready
 	@echo "== tests with PyPI's newest Python packages"
 	@PATH="$(CURDIR)/.venv-check/bin:$$PATH" VIRTUAL_ENV=$(CURDIR)/.venv-check \
 	    $(PYTEST) .venv-check/bin/python -m pytest -q -p no:cacheprovider $(PYPI_TESTS)
+
+# On Debian's kernel under QEMU, without KVM: VLANs, bonds and VLAN-aware bridges are not in every machine's kernel.
+check-vm: packages-check .venv-check/ready
+	@echo "== tests on Debian's kernel, with Debian's Python packages"
+	@$(PYTHON) tests/vm/run.py
 
 # dpkg-buildpackage writes beside the tree that it builds, so it gets a copy.
 deb: packages-deb

@@ -1,0 +1,77 @@
+"""The vm tier needs a kernel with 8021q, bonding, dummy and VLAN-aware bridges: `make check-vm` boots Debian's under QEMU.
+On a kernel that lacks them the tests are skipped, saying so; in CI that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
+
+from lab.vm import Product  # noqa: E402
+
+TOOLS = {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "ip": "iproute2",
+    "bridge": "iproute2",
+    "nft": "nftables",
+    "tcpdump": "tcpdump",
+    "ping": "iputils-ping",
+    "arping": "iputils-arping",
+}
+# What to try in a new network namespace, and what the kernel lacks if it fails.
+FEATURES = {
+    "ip link add d0 type dummy": "dummy",
+    "ip link add v0 type veth peer name v1": "veth",
+    "ip link add link v0 name v0.2 type vlan id 2": "8021q",
+    "ip link add b0 type bond": "bonding",
+    "ip link add m0 link v0 type macvlan mode private": "macvlan",
+    "ip link add r0 type vrf table 10": "vrf",
+    "ip link add b1 type bridge vlan_filtering 1": "VLAN filtering of bridges",
+    "nft add table netdev t; nft 'add chain netdev t c { type filter hook egress device v0 priority 0; }'": "nft netdev egress",
+}
+
+
+def missing() -> str:
+    """Why this tier cannot run here, and how to mend that; empty if it can."""
+    if os.geteuid():
+        return "needs root: run `sudo make check-vm`"
+    packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
+    if packages:
+        return f"needs tools that are not installed: apt-get install {' '.join(packages)}"
+    script = "\n".join(f"{{ {command}; }} >/dev/null 2>&1 || echo '{feature}'" for command, feature in FEATURES.items())
+    tried = subprocess.run(
+        ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", script], capture_output=True, text=True
+    )
+    if tried.returncode:
+        return f"needs namespaces, but got: {tried.stderr.strip()} (in a container: run it privileged)"
+    lacks = ", ".join(tried.stdout.splitlines())
+    if lacks:
+        return f"needs a kernel with {lacks}, which {platform.release()} lacks: `make check-vm` boots Debian's under QEMU"
+    return ""
+
+
+REASON = missing()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if REASON:
+        if os.environ.get("VMNET_CI") == "1":
+            pytest.fail(f"VMNET_CI=1 and the vm tier {REASON}", pytrace=False)
+        pytest.skip(f"vm tier {REASON}")
+
+
+@pytest.fixture(scope="session")
+def product() -> Iterator[Product]:
+    """The process that runs the product in every host of this tier."""
+    with Product() as started:
+        yield started
