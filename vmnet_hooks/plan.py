@@ -86,7 +86,7 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
 def goes_with_link(resource: Resource) -> bool:
     """Whether there is nothing to take away once the link is. A bridge goes only after its ports have left it."""
     is_master = isinstance(resource, LinkAttribute) and resource.name == "master"
-    return not isinstance(resource, Device) and not is_master
+    return not isinstance(resource, Device | NftTable) and not is_master
 
 
 def _deleted(item: Release, current: State) -> bool:

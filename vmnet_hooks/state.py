@@ -68,7 +68,7 @@ class Resource:
 
     def difference(self, have: Self) -> str:
         """What is wrong with `have`, in an admin's words."""
-        return f"is {getattr(have, 'value', have)!s}"
+        return f"is {getattr(have, 'value', have) or 'none'!s}"
 
     def set_command(self, have: Self | None) -> str:
         """The shell command that brings the kernel from `have` to this."""
@@ -98,8 +98,18 @@ class NftTable(Resource):
 
     @property
     def order(self) -> float:
+        # A chain on a link needs the link; and must be there before the link joins a bridge.
+        return 9 if self.family == "netdev" else self.rank
+
+    @property
+    def order(self) -> float:
         # A chain at a link can't be made before the link.
         return Device.rank + 1 if self.family == "netdev" else self.rank
+
+    @property
+    def link(self) -> str:
+        """The link whose frames the chains see: they go with it, the table does not."""
+        return self.body.partition('device "')[2].partition('"')[0]
 
     @property
     def ours(self) -> bool:
@@ -383,6 +393,7 @@ class PortVlans(Resource):
 
     kind = "vlans"
     rank = 27
+    composite = True
 
     @property
     def key(self) -> str:
@@ -639,6 +650,10 @@ class Route(Resource):
     @property
     def key(self) -> str:
         return f"route {self.table} {self.dst}"
+
+    @property
+    def link(self) -> str:
+        return self.dev
 
     @property
     def ours(self) -> bool:
