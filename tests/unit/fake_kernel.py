@@ -475,6 +475,7 @@ class FakeKernel:
             self.enslaved[port] = self._value(f"link {port} address"), self._value(f"link {port} mtu")
             self._set_link(LinkAttribute(port, "address", self._value(f"link {master} address")))
             self._set_link(LinkAttribute(port, "mtu", self._value(f"link {master} mtu")))
+            self._set_link(LinkAttribute(port, "state", "up"))
         else:
             self.world.setdefault(f"link {port} isolated", LinkAttribute(port, "isolated", "off"))
             self._default_vlan(port, master)
@@ -520,8 +521,7 @@ class FakeKernel:
 
     def _delete_vlans(self, subject: PortVlans, text: str) -> None:
         for vid in values.numbers(text):
-            if self.vlans.get(subject.ifname, {}).pop(vid, None) is None:
-                raise KernelError(f"bridge vlan del dev {subject.ifname} vid {vid}: No such file or directory")
+            self.vlans.get(subject.ifname, {}).pop(vid, None)
             if self.pvids.get(subject.ifname) == vid:
                 self.pvids[subject.ifname] = 0
 
