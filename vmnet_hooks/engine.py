@@ -321,7 +321,7 @@ def label_of(owner: Owner) -> str:
 def _drift(label: str, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None) -> Drift | None:
     if want is None:
         return Drift(label, f"{key}: no longer wanted by the configuration", "remove it")
-    remedy = f"make table {want.family} vmnet anew" if isinstance(want, NftTable) else str(Change(have, want))
+    remedy = f"make table {want.family} {want.name} anew" if isinstance(want, NftTable) else str(Change(have, want))
     if recorded != want:
         return Drift(label, f"{key}: the configuration has changed", remedy)
     if have is None:

@@ -98,11 +98,6 @@ class NftTable(Resource):
 
     @property
     def order(self) -> float:
-        # A chain on a link needs the link; and must be there before the link joins a bridge.
-        return 9 if self.family == "netdev" else self.rank
-
-    @property
-    def order(self) -> float:
         # A chain at a link can't be made before the link.
         return Device.rank + 1 if self.family == "netdev" else self.rank
 

@@ -36,7 +36,7 @@ def survey(port: str, bridge: str) -> Adoption:
         port,
         bridge,
         tuple(_addresses(port)),
-        tuple(_routes(port)),
+        (*routes(port, "-4"), *routes(port, "-6")),
         tuple(_neighbours(port)),
         tuple(_sysctls(port)),
         disabled == "0",
@@ -74,21 +74,27 @@ def _address_words(entry: dict[str, Any], dev: str) -> str:
     return " ".join(words)
 
 
-def _routes(dev: str) -> list[str]:
+def routes(dev: str, family: str) -> list[str]:
+    """The routes through `dev` that somebody made, in the words of `ip route`. Raises KernelError."""
     items = []
-    for family in ("-4", "-6"):
-        for line in _ip("-N", "-o", family, "route", "show", "table", "all").splitlines():
-            words = line.replace("\\", " ").split()
-            if dev not in words or words[0] in ("local", "broadcast", "multicast", "anycast"):
-                continue
-            if not any(pair == ("dev", dev) for pair in zip(words, words[1:], strict=False)):
-                continue
-            # The kernel makes the route to an address's subnet itself, and needs none of ours to a link-local one.
-            if _value(words, "proto") == "2" or words[0].startswith("fe80:") or words[0] == "ff00::/8":
-                continue
-            items.append(_route_words(words, dev, family))
+    for line in _ip("-N", "-o", family, "route", "show", "table", "all").splitlines():
+        words = line.replace("\\", " ").split()
+        if words[0] in ("local", "broadcast", "multicast", "anycast"):
+            continue
+        if not any(pair == ("dev", dev) for pair in zip(words, words[1:], strict=False)):
+            continue
+        # The kernel makes the route to an address's subnet itself, and needs none of ours to a link-local one.
+        if _value(words, "proto") == "2" or words[0].startswith("fe80:") or words[0] == "ff00::/8":
+            continue
+        items.append(_route_words(words, dev, family))
     # Gateways are reached through routes: those without one first.
     return sorted(items, key=lambda item: " via " in item)
+
+
+def add_routes(items: list[str], dev: str) -> None:
+    """Makes those of the routes that are not there. Raises KernelError."""
+    if items:
+        _ip("-force", "-batch", "-", batch="".join(f"route add {item}\n".format(dev=dev) for item in items))
 
 
 def _route_words(words: list[str], dev: str, family: str) -> str:

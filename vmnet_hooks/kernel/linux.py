@@ -9,7 +9,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from ..compose import Host, Link
 from ..errors import KernelError
 from ..plan import Plan
-from ..state import FORWARDING_GATE, Adoption, NftElement, NftTable, Resource, Sysctl, TableName
+from ..state import FORWARDING_GATE, Adoption, NftElement, NftTable, Resource, Route, Sysctl, TableName
 from . import adoption, hazards, obstacle, sysctl
 from .netlink import Netlink
 from .nft import Nft
@@ -108,7 +108,10 @@ class Kernel:
                         self.netlink.unset(first.subject)
         except (KernelError, NetlinkError, OSError) as error:
             label = str(first) if len(step) == 1 else f"nft transaction of {len(step)} changes on {first.subject.key}"
-            raise KernelError(f"{label.splitlines()[0]}: {_reason(error)}") from None
+            reason = _reason(error)
+            if isinstance(error, NetlinkError) and error.code == errno.EEXIST and isinstance(first.subject, Route):
+                reason = "the host has another such route; remove that one, or `gateway` from the declaration"
+            raise KernelError(f"{label.splitlines()[0]}: {reason}") from None
 
     def finish(self) -> None:
         """Ends the one step that a process can be killed in the middle of. Needs the lock. Raises KernelError."""

@@ -376,7 +376,7 @@ class Netlink:
                 case Adoption():
                     adoption.move(have, to_bridge=False)
                 case Address():
-                    self._addr("del", self._index(have.ifname), have.address)
+                    self._unset_address(have)
                 case Neighbour():
                     self._ip.neigh("del", family=_family(have.address), dst=have.address, ifindex=self._index(have.ifname))
                 case ProxyNeighbour():
@@ -436,6 +436,16 @@ class Netlink:
         self._ip.link("set", index=index, master=self._index(want.value) if want.value else 0)
         if bonds and is_up:
             self._ip.link("set", index=index, state="up")
+
+    def _unset_address(self, have: Address) -> None:
+        index = self._index(have.ifname)
+        routes: list[str] = []
+        ipv4 = [address for address in self._dump_addresses(index) if ":" not in address]
+        if ipv4 == [have.address] and not have.address.endswith("/32"):
+            # With the last IPv4 address of a link the kernel drops every route through it, whoever made it.
+            routes = adoption.routes(have.ifname, "-4")
+        self._addr("del", index, have.address)
+        adoption.add_routes(routes, have.ifname)
 
     def _addr(self, verb: str, index: int, address: str, broadcast: str = "") -> None:
         host, length = address.split("/")
