@@ -9,6 +9,8 @@ from ..state import MAIN_TABLE, Address, Adoption, Device, LinkAttribute, Resour
 
 parse_name = values.ifname
 MIN_IPV6_MTU = 1280
+MAX_DEPTH = 8
+"""The kernel's MAX_NEST_DEV."""
 
 
 def interfaces(value: object) -> tuple[Any, ...]:
@@ -187,6 +189,8 @@ def check_together(declared: Config) -> None:
 
 
 def _circle(part: Declared, links: dict[str, Declared], trail: tuple[str, ...]) -> None:
+    if len(trail) > MAX_DEPTH:
+        raise links[trail[0]].error("", f"stands on more than {MAX_DEPTH} links, one on the other; the kernel allows no more")
     for name in lower_links(part):
         if name in trail:
             raise part.error("", f"stands on itself: {' on '.join((*trail, name))}; break the circle")
