@@ -3,6 +3,7 @@ kill a guest that runs), nothing changed."""
 # ruff: noqa: E501  (tables of inputs and messages)
 
 import io
+import json
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from vmnet_hooks import config, store
 from vmnet_hooks import host as this_host
 from vmnet_hooks.handle import handle
 from vmnet_hooks.modes import bridged, routed
+from vmnet_hooks.sections import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 UUID = "00000000-0000-4000-8000-000000000001"
@@ -325,7 +327,14 @@ WRONG |= {
     "unknown element in an interface": xml_with(
         metadata=claims(f'<v:interface mac="{MAC}" network="public"><v:mtu/></v:interface>')
     ),
-    "unknown attribute": xml_with(metadata=claim(attributes=' vlan="3"')),
+    "unknown attribute": xml_with(metadata=claim(attributes=' vlans="3"')),
+    "VLAN of a routed network": xml_with(metadata=claim(attributes=' vlan="3"')),
+    "VLANs of a routed network": xml_with(metadata=claim(attributes=' tagged="3,4-5"')),
+    "VLAN is huge": xml_with(metadata=claim(attributes=f' vlan="{"9" * 5000}"')),
+    "VLAN is a range": xml_with(metadata=claim(network="lan", ips=(), attributes=' vlan="3-4"')),
+    "VLAN is hostile": xml_with(metadata=claim(network="lan", ips=(), attributes=' vlan="$(id)&#10;"')),
+    "VLANs are hostile": xml_with(metadata=claim(network="lan", ips=(), attributes=' tagged="3,$(id)"')),
+    "VLANs are huge": xml_with(metadata=claim(network="lan", ips=(), attributes=f' tagged="1-{"9" * 5000}"')),
     "unknown attribute of an ip": xml_with(metadata=claim().replace("<v:ip ", '<v:ip prefix="24" ')),
     "attribute of a namespace": xml_with(metadata=claim(attributes=' v:filter="no"')),
     "filter is a word": xml_with(metadata=claim(attributes=' filter="false"')),
@@ -428,9 +437,13 @@ RIGHT = {
     "bridged": {"bridge": '"br0"'},
 }
 ACCEPTED = {
-    "bool": {"isolated", "permanent_neighbours", "filter"},
+    "bool": {
+        *("isolated", "permanent_neighbours", "filter", "stp", "mcast_snooping", "vlan_filtering", "tx_checksum", "forwarding"),
+        "masquerade",
+    },
+    "list": {"tagged"},
     # Empty is "none" where an interface or MAC may be left out.
-    "empty": {"tap_mac"},
+    "empty": {"tap_mac", "gateway_mac"},
 }
 
 
@@ -454,7 +467,49 @@ def _by_type():
                     yield f"{mode}.{row.name}.{sub.name} is {kind}", text
 
 
-BROKEN_TOML |= {key: text.encode() for key, text in _by_type()}
+PARTS = {
+    "vlans": {"parent": '"eth1"', "id": "100"},
+    "bonds": {"ports": '["eth1"]'},
+    "bridges": {},
+    "dummies": {},
+    "nat": {"subnet": '"10.0.0.0/8"', "out": '"eth9"', "masquerade": "true"},
+}
+
+
+def _part(section: str, keys: dict[str, str], name: str = "n") -> str:
+    return f"[{section}.{json.dumps(name)}]\n" + "".join(f"{k} = {v}\n" for k, v in keys.items())
+
+
+def _parts_by_type():
+    """Every option of the host's own parts with a value of every wrong type, and hostile names."""
+    for section, right in PARTS.items():
+        for row in SECTIONS[section].OPTIONS:
+            for kind, value in {**WRONG_TYPES, "huge": "9" * 4000, "long": f'"{"a" * 10_000}"'}.items():
+                if row.name not in ACCEPTED.get(kind, ()) and not (
+                    section == "nat" and (row.name, kind) == ("masquerade", "bool")
+                ):
+                    yield f"{section}.{row.name} is {kind}", _part(section, {**right, row.name: value})
+            if row.name in ("ports", "addresses", "gateway", "vlans"):
+                for kind, value in {
+                    "nested": "[[1]]",
+                    "tables": "[{}]",
+                    "hostile": '["a\\nb", "$(id)"]',
+                    "huge": f"[{'9' * 4000}]",
+                }.items():
+                    yield f"{section}.{row.name} holds {kind}", _part(section, {**right, row.name: value})
+        for name in NAMES:
+            if not (section == "nat" and name in ("#",)):
+                yield f"{section}: name {name[:20]!r}", _part(section, right, name)
+        yield f"{section} is a number", f"{section} = 3\n"
+        yield f"{section} is a list of tables", f"[[{section}]]\n"
+        yield f"{section}: part is text", f'{section}.n = "x"\n'
+    for name in NAMES:
+        yield f"port {name[:20]!r}", _part("bridges", {"ports": json.dumps([name])})
+    chain = "".join(_part("vlans", {"parent": f'"v{(n + 1) % 1500}"', "id": "7"}, f"v{n}") for n in range(1500))
+    yield "a circle of 1500 VLANs", chain
+
+
+BROKEN_TOML |= {key: text.encode() for key, text in (*_by_type(), *_parts_by_type())}
 
 
 @pytest.mark.parametrize("data", BROKEN_TOML.values(), ids=BROKEN_TOML.keys())
