@@ -6,7 +6,8 @@
     before.json     the host: links, and what is unlike a fresh host's (see `host`); may be left out
     first.xml       a guest that was started before (optional)
     edited.toml     the configuration that takes the place of config.toml before the plan is made (optional)
-    operation       start (the default) or stop
+    up              there if the host's own networks were brought up before
+    operation       start (the default), stop, or up or down with names
     plan.txt        the commands, as `vmnet-hook plan` prints them
 
 After a change of what is planned, look at `git diff` of
@@ -36,7 +37,7 @@ from vmnet_hooks import config  # noqa: E402
 from vmnet_hooks.engine import Engine  # noqa: E402
 from vmnet_hooks.frontends import libvirt, qemu  # noqa: E402
 from vmnet_hooks.sections import SECTIONS  # noqa: E402
-from vmnet_hooks.state import LinkAttribute, Route, Rule, Sysctl  # noqa: E402
+from vmnet_hooks.state import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl  # noqa: E402
 from vmnet_hooks.store import Store  # noqa: E402
 
 CASES = (
@@ -55,8 +56,8 @@ class Case:
         self.configure("config.toml")
         if claims := self.text("domains.d.toml"):
             (self.etc / "domains.d" / "dom1.toml").write_text(claims)
-        self.operation = (self.text("operation") or "start").strip()
-        self.domain = self.event()
+        self.operation, *self.names = (self.text("operation") or "start").split()
+        self.domain = self.event() if self.text("domain.xml") or self.text("argv") else None
         self.kernel = self.host(json.loads(self.text("before.json") or "{}"))
 
     def text(self, name: str) -> str:
@@ -72,12 +73,13 @@ class Case:
         return qemu.parse(["hooks/qemu/ifup", *self.text("argv").split()], io.BytesIO()).domain
 
     def host(self, before: dict) -> FakeKernel:
-        """`links`: {name: {kind, mtu, address, up, master}}; `sysctls`: {path: value}; `routes`, `rules`: arguments;
+        """`links`: {name: {kind, mtu, address, up, master}}; `sysctls`: {path: value}; `addresses`, `neighbours`,
+        `routes`, `rules`: arguments;
         `ipv6`, `ra_links`, `rp_filter`: see compose.Host."""
         facts = {key: before[key] for key in ("ipv6", "rp_filter") if key in before}
         kernel = FakeKernel(ra_links=tuple(before.get("ra_links", ())), **facts)
         links = {"eth1": {"up": True}, "br0": {"kind": "bridge", "up": True}, **before.get("links", {})}
-        domains = [self.domain] + ([self.event("first.xml")] if self.text("first.xml") else [])
+        domains = ([self.domain] if self.domain else []) + ([self.event("first.xml")] if self.text("first.xml") else [])
         for vif in (vif for domain in domains for vif in domain.vifs):
             links.setdefault(vif.ifname, {"kind": "tun"})
         for name, link in links.items():
@@ -86,6 +88,8 @@ class Case:
             if master:
                 kernel.put(LinkAttribute(name, "master", master), LinkAttribute(name, "isolated", "off"))
         kernel.put(*(Sysctl(path, value) for path, value in before.get("sysctls", {}).items()))
+        kernel.put(*(Address(*fields) for fields in before.get("addresses", ())))
+        kernel.put(*(Neighbour(*fields) for fields in before.get("neighbours", ())))
         kernel.put(*(Route(*fields) for fields in before.get("routes", ())), *(Rule(*f) for f in before.get("rules", ())))
         return kernel
 
@@ -95,6 +99,8 @@ class Case:
     def plan(self) -> list:
         engine = self.engine()
         try:
+            if self.operation in ("up", "down"):
+                return list(engine.plan_up(self.names) if self.operation == "up" else engine.plan_down(self.names))
             if self.operation == "stop":
                 return list(engine.plan_unplug(self.domain))
             return list(engine.plan_plug(self.domain, "libvirt"))
@@ -104,14 +110,19 @@ class Case:
     def carry_out(self, operation: str, domain) -> None:
         engine = self.engine()
         try:
-            engine.plug(domain, "libvirt") if operation == "start" else engine.unplug(domain)
+            if operation in ("up", "down"):
+                engine.up(self.names) if operation == "up" else engine.down(self.names)
+            else:
+                engine.plug(domain, "libvirt") if operation == "start" else engine.unplug(domain)
         finally:
             engine.close()
 
     def prepare(self) -> None:
+        if (self.source / "up").exists():
+            self.carry_out("up", None)
         if self.text("first.xml"):
             self.carry_out("start", self.event("first.xml"))
-        if self.operation == "stop" or self.text("edited.toml"):
+        if self.domain and (self.operation == "stop" or self.text("edited.toml")):
             self.carry_out("start", self.domain)
         if self.text("edited.toml"):
             self.configure("edited.toml")

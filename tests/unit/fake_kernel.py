@@ -226,10 +226,9 @@ class FakeKernel:
         routes = [r for r in items if isinstance(r, Route) and r.proto != 2]
         sysctls = []
         for path, default in {**_DEVICE_SYSCTLS, **_DEVICE_SYSCTLS6}.items():
-            _, family, kind, _, name = path.split("/")
             value = self._value(f"sysctl {path.format(port)}")
-            if kind == "conf" and name not in ("disable_ipv6", "addr_gen_mode") and value not in ("", default):
-                sysctls.append(f"{family}/{name}={value}")
+            if not path.endswith(("/disable_ipv6", "/addr_gen_mode")) and value not in ("", default):
+                sysctls.append(f"{path.replace('{}', '{dev}')}={value}")
         return Adoption(
             port,
             bridge,

@@ -59,7 +59,7 @@ ONE_OF_EACH = [
         ("192.0.2.13/24 broadcast 192.0.2.255 scope global", "2001:db8::13/64 scope global nodad"),
         ("192.0.2.128/25 dev {dev} table 254 proto 3", "0.0.0.0/0 via 192.0.2.1 dev {dev} table 254 proto 3"),
         ("192.0.2.1 lladdr 02:00:00:00:00:09 nud permanent",),
-        ("ipv4/rp_filter=2",),
+        ("net/ipv4/conf/{dev}/rp_filter=2",),
         True,
         "br0",
     ),
