@@ -256,11 +256,11 @@ class LifeLine:
         node.sh(f"""
             echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_dad
             cd /proc/sys/net; echo 2 > ipv4/conf/eth0/rp_filter; echo 1 > ipv4/conf/eth0/arp_ignore
-            echo 0 > ipv6/conf/eth0/accept_ra; echo 5000 > ipv4/neigh/eth0/gc_stale_time
+            echo 0 > ipv6/conf/eth0/accept_ra
             ip addr add {self.ip4}/24 brd + dev eth0; ip addr add {self.second4}/24 dev eth0
             ip addr add 198.18.{last}.5/28 dev eth0 label eth0:1
             ip addr add 10.99.{last}.1 peer 10.99.{last}.2/32 dev eth0
-            ip -6 addr add {self.ip6}/64 dev eth0 nodad; ip -6 addr add fd99:{last}::5/128 dev eth0 nodad
+            ip -6 addr add {self.ip6}/64 dev eth0 nodad
             ip route add default {via4}; ip -6 route add default {via6}
             ip route add 203.0.113.0/25 {via4} metric 50 src {self.second4} proto static
             ip route add 203.0.113.128/25 {via4} mtu 1400 advmss 1300
@@ -271,7 +271,7 @@ class LifeLine:
             ip rule add from {self.second4} lookup 100 pref 1000
             ip -6 route add 2001:db8:77::/48 {via6} metric 55 src {self.ip6}
             ip -6 route add 2001:db8:78::/48 {via6} mtu 1400 proto static
-            ip -6 route add default {via6} table 100; ip -6 route add fe80::99/128 dev eth0 table 100
+            ip -6 route add default {via6} table 100
             ip -6 rule add from fd99:{last}::/64 lookup 100 pref 1000
             ip neigh add 192.0.2.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent
             ip -6 neigh add 2001:db8::77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent
