@@ -124,6 +124,9 @@ install:
 	install -D -m 644 etc/NetworkManager/vmnet-hooks.conf $(DESTDIR)/usr/lib/NetworkManager/conf.d/vmnet-hooks.conf
 	install -D -m 644 etc/networkd/10-vmnet-hooks.network $(DESTDIR)/usr/lib/systemd/network/10-vmnet-hooks.network
 	install -D -m 644 etc/networkd/10-vmnet-hooks.link $(DESTDIR)/usr/lib/systemd/network/10-vmnet-hooks.link
+	install -d $(DESTDIR)/usr/lib/systemd/system
+	sed 's,/usr/bin/,$(PREFIX)/bin/,' etc/systemd/vmnet-networks.service >$(DESTDIR)/usr/lib/systemd/system/vmnet-networks.service
+	chmod 644 $(DESTDIR)/usr/lib/systemd/system/vmnet-networks.service
 	install -d $(DESTDIR)/etc/vmnet-hooks/conf.d $(DESTDIR)/etc/vmnet-hooks/domains.d $(DESTDIR)/etc/libvirt/hooks/qemu.d
 	[ -e $(DESTDIR)/etc/vmnet-hooks/vmnet.toml ] || install -m 644 etc/vmnet.toml $(DESTDIR)/etc/vmnet-hooks/vmnet.toml
 	ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/libvirt/qemu $(DESTDIR)/etc/libvirt/hooks/qemu.d/vmnet-hooks
