@@ -6,7 +6,8 @@ import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
 from vmnet_hooks.errors import KernelError
-from vmnet_hooks.kernel import linux, nft, sysctl
+from vmnet_hooks.hostnet import bond, vlan
+from vmnet_hooks.kernel import adoption, device, linux, nft, sysctl
 from vmnet_hooks.plan import Change
 from vmnet_hooks.state import (
     FORWARDING_GATE,
@@ -151,6 +152,9 @@ def test_elements_from_json():
     assert read("arp", "arp_source", ["eth0.222", "192.0.2.254"], True) == NftElement(
         "arp", "arp_source", ('"eth0.222"',), "192.0.2.254"
     )
+    assert read(
+        "inet", "snat4", [{"concat": [{"prefix": {"addr": "10.5.5.0", "len": 24}}, "eth9"]}, "192.0.2.1"], True
+    ) == NftElement("inet", "snat4", ("10.5.5.0/24", '"eth9"'), "192.0.2.1")
     key = {"concat": [{"prefix": {"addr": "192.0.2.0", "len": 24}}, "eth9"]}
     assert read("inet", "masquerade4", key, False) == NftElement("inet", "masquerade4", ("192.0.2.0/24", '"eth9"'))
 
@@ -158,3 +162,108 @@ def test_elements_from_json():
 def test_rules_are_counted():
     text = '\n\t\ttype filter hook input priority filter; policy accept;\n\t\tcomment "x"\n\t\ta drop\n\n\t\tb accept'
     assert nft._rules(text) == 2 and nft._rules("") == 0
+
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "texts"),
+    [
+        ("bond", "mode", bond.MODES),
+        ("bond", "xmit_hash_policy", bond.HASHES),
+        ("bond", "lacp_rate", bond.RATES),
+        ("bond", "miimon", ("0", "100")),
+        ("vlan", "protocol", ("802.1Q", "802.1ad")),
+        ("vlan", "id", ("1", "4094")),
+        ("bridge", "stp_state", ("0", "1")),
+        ("bridge", "forward_delay", ("0", "1500")),
+        ("bridge", "group_fwd_mask", ("16384",)),
+        ("macvlan", "mode", ("private",)),
+    ],
+)
+def test_settings_come_back_as_they_were(kind, word, texts):
+    for text in texts:
+        encoded = device._encoded(kind, word, text)
+        assert isinstance(encoded, int) or (kind, word) == ("macvlan", "mode")
+        assert device._decoded(kind, word, encoded) == text
+
+
+def test_what_the_kernel_says_and_we_do_not_know():
+    assert device._decoded("bond", "mode", 99) == "99"
+    assert device._decoded("vlan", "protocol", 0x9100) == str(0x9100)
+
+
+def test_every_choice_of_an_option_is_known():
+    """uapi/linux/if_bonding.h and if_ether.h count in this order."""
+    assert device._BOND_MODES == bond.MODES and device._BOND_MODES.index("802.3ad") == 4
+    assert device._BOND_HASHES == bond.HASHES and device._BOND_HASHES.index("layer3+4") == 1
+    assert device._LACP_RATES == bond.RATES
+    protocol = next(row for row in vlan.OPTIONS if row.name == "protocol")
+    assert [protocol.parse(word) for word in device._PROTOCOLS] == list(device._PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "attribute"),
+    [
+        ("bridge", "stp_state", "IFLA_BR_STP_STATE"),
+        ("bridge", "vlan_default_pvid", "IFLA_BR_VLAN_DEFAULT_PVID"),
+        ("bond", "lacp_rate", "IFLA_BOND_AD_LACP_RATE"),
+        ("bond", "miimon", "IFLA_BOND_MIIMON"),
+        ("vlan", "protocol", "IFLA_VLAN_PROTOCOL"),
+        ("macvlan", "mode", "IFLA_MACVLAN_MODE"),
+    ],
+)
+def test_names_of_attributes(kind, word, attribute):
+    assert device._attribute(kind, word) == attribute
+
+
+# --- adoption --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("default via 192.0.2.1 dev eth0 proto 3 ", "0.0.0.0/0 via 192.0.2.1 dev {dev} proto 3"),
+        ("192.0.2.0/24 dev eth0 table 7 scope 253 metric 5 linkdown", "192.0.2.0/24 dev {dev} table 7 scope 253 metric 5"),
+        ("198.51.100.1 dev eth0 proto 3 expires 30sec", "198.51.100.1 dev {dev} proto 3 expires 30"),
+    ],
+)  # fmt: skip
+def test_words_of_a_route(line, words):
+    assert adoption._route_words(line.split(), "eth0", "-4") == words
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"family": "inet", "local": "192.0.2.1", "prefixlen": 24, "scope": "0"}, "192.0.2.1/24 scope 0"),
+        (
+            {
+                "family": "inet",
+                "local": "192.0.2.1",
+                "prefixlen": 24,
+                "broadcast": "192.0.2.255",
+                "scope": "0",
+                "label": "eth0:1",
+            },
+            "192.0.2.1/24 broadcast 192.0.2.255 scope 0 label {dev}:1",
+        ),
+        (
+            {"family": "inet", "local": "192.0.2.1", "address": "198.51.100.1", "prefixlen": 32, "scope": "0", "label": "eth0"},
+            "192.0.2.1 peer 198.51.100.1/32 scope 0",
+        ),
+        (
+            {"family": "inet6", "local": "2001:db8::1", "prefixlen": 64, "scope": "0", "noprefixroute": True, "metric": 100},
+            "2001:db8::1/64 scope 0 metric 100 noprefixroute nodad",
+        ),
+    ],
+)
+def test_words_of_an_address(entry, words):
+    assert adoption._address_words(entry, "eth0") == words
+
+
+def test_what_makes_a_route_that_one():
+    one = adoption._identity("0.0.0.0/0 via 192.0.2.1 dev eth0 table 254 proto 3 expires 30")
+    assert one == adoption._identity("0.0.0.0/0 via 192.0.2.1 dev br0 table 254 proto 4 expires 29")
+    for other in ("via 192.0.2.2 dev br0 table 254", "via 192.0.2.1 dev br0 table 7", "via 192.0.2.1 dev br0 table 254 metric 9"):
+        assert one != adoption._identity(f"0.0.0.0/0 {other} proto 3")

@@ -72,3 +72,57 @@ def test_a_fork_that_fails_is_no_error(monkeypatch):
 
 def test_two_rounds_outlast_locktime():
     assert packet.ROUNDS[0] == 0 and packet.ROUNDS[-1] - packet.ROUNDS[0] > 1
+
+
+# --- questions and answers: RFC 5227 2.1.1, RFC 4861 4.3 and 4.4 -------------------------------------------------------
+
+
+def test_arp_probe():
+    frame = packet.question("eth0", MAC, "192.0.2.1")
+    assert len(frame) == 42 and frame[0:6] == b"\xff" * 6 and frame[6:12] == MAC and frame[12:14] == b"\x08\x06"
+    assert frame[14:22] == bytes([0, 1, 8, 0, 6, 4, 0, 1])
+    # RFC 5227: the sender's address is zero, so that nobody learns anything from it.
+    assert frame[22:28] == MAC and frame[28:32] == bytes(4)
+    assert frame[32:38] == bytes(6) and frame[38:42] == bytes([192, 0, 2, 1])
+
+
+@pytest.mark.parametrize("address", ["2001:db8::1", "fe80::1234:5678", "2001:db8::ffff:ffff:ffff"])
+def test_neighbour_solicitation(address):
+    frame = packet.question("eth0", MAC, address)
+    target = ipaddress.IPv6Address(address).packed
+    # RFC 4291 2.7.1, RFC 2464 7: the solicited-node group, and its MAC.
+    assert frame[0:6] == b"\x33\x33\xff" + target[13:] and frame[6:12] == MAC and frame[12:14] == b"\x86\xdd"
+    header, body = frame[14:54], frame[54:]
+    assert header[6] == 58 and header[7] == 255 and int.from_bytes(header[4:6]) == len(body) == 32
+    assert ipaddress.IPv6Address(header[8:24]) == ipaddress.IPv6Address("fe80::a1:b2ff:fec3:d4e5")
+    assert header[24:40] == bytes.fromhex("ff0200000000000000000001ff") + target[13:]
+    assert body[0:2] == bytes([135, 0]) and body[4:8] == bytes(4) and body[8:24] == target
+    # Source link-layer address, one unit of 8 octets.
+    assert body[24:26] == bytes([1, 1]) and body[26:32] == MAC
+    assert internet_sum(header[8:40] + len(body).to_bytes(4) + bytes([0, 0, 0, 58]) + body) == 0xFFFF
+
+
+PEER = bytes.fromhex("020000000009")
+
+
+def test_answers_of_ipv4():
+    request, reply = packet.gratuitous_arp(PEER, "192.0.2.1")
+    assert packet.is_answer(reply, "192.0.2.1")
+    assert not packet.is_answer(reply, "192.0.2.2") and not packet.is_answer(reply, "2001:db8::1")
+    assert not packet.is_answer(request, "192.0.2.1"), "a request says nothing of who is there to answer"
+    assert not packet.is_answer(packet.question("eth0", MAC, "192.0.2.1"), "192.0.2.1"), "our own"
+
+
+def test_answers_of_ipv6():
+    frame = packet.neighbour_advertisement(PEER, "2001:db8::1")
+    assert packet.is_answer(frame, "2001:db8::1")
+    assert not packet.is_answer(frame, "2001:db8::2") and not packet.is_answer(frame, "192.0.2.1")
+    assert not packet.is_answer(packet.question("eth0", MAC, "2001:db8::1"), "2001:db8::1"), "our own"
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+def test_what_is_cut_is_no_answer(address):
+    whole = packet.neighbour_advertisement(PEER, address) if ":" in address else packet.gratuitous_arp(PEER, address)[1]
+    needed = 78 if ":" in address else 32
+    for length in range(len(whole)):
+        assert packet.is_answer(whole[:length], address) == (length >= needed), length

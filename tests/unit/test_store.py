@@ -12,8 +12,9 @@ from vmnet_hooks import store as module
 from vmnet_hooks.domain import Owner
 from vmnet_hooks.errors import StoreError
 from vmnet_hooks.plan import Change
-from vmnet_hooks.state import NftElement, Route, Sysctl
+from vmnet_hooks.state import Adoption, Device, NftElement, PortVlans, Route, Sysctl
 from vmnet_hooks.store import Store
+from vmnet_hooks.transaction import Pending
 
 A = Owner("u1/m1", "d1", "u1", "tap1", 7, "m1", "public", "libvirt", addresses=("192.0.2.1", "2001:db8::1"), since=1.0)
 B = Owner("u2/m2", "d2", "u2", "tap2", 8, "m2", "public", "libvirt", addresses=("192.0.2.2",), filter=False, since=2.0)
@@ -126,6 +127,66 @@ def test_migration_is_remembered_once(store):
     assert not store.expected("u1")
     store.expect("u1")
     assert store.expected("u1") and not store.expected("u1")
+
+
+def test_vlans_of_a_vif(store):
+    for owner in (replace(A, vlan=10, tagged=(20, 30)), replace(B, vlan=None, tagged=())):
+        add(store, owner, OWN)
+    assert [(o.vlan, o.tagged) for o in store.owners()] == [(10, (20, 30)), (None, ())]
+    add(store, A, OWN)
+    assert [(o.vlan, o.tagged) for o in store.owners(id=A.id)] == [(None, None)]
+
+
+def test_needs(store):
+    store.commit([], {A: [OWN.key, "needs bridge:br0", "needs vlan:eth1.100"], B: ["needs bridge:br0"]}, {OWN.key: OWN}, {})
+    assert store.needs(A.id) == ["bridge:br0", "vlan:eth1.100"] and store.needs(B.id) == ["bridge:br0"]
+    assert store.claims(A.id) == {OWN.key: OWN}, "a need is no resource"
+    assert store.claimed_elsewhere("needs bridge:br0", [A.id]) and not store.claimed_elsewhere("needs vlan:eth1.100", [A.id])
+    store.forget(A.id)
+    assert store.needs(A.id) == [] and store.owners() == [B]
+
+
+ADOPTION = Adoption("eth0", "br0", ("192.0.2.1/24",), ("0.0.0.0/0 via 192.0.2.9 dev {dev} table 254 proto 3",), ipv6=True)
+PART = Owner("bridge:br0", "", "", "", 0, "", "br0", "cli", "active", since=3.0)
+
+
+@pytest.mark.parametrize(
+    "pending",
+    [
+        Pending(12.5, 4711, False),
+        Pending(1e6, 1, True, {}, ["bridge:br0", "vlan:eth1.100"]),
+        Pending(
+            0.0,
+            2**22,
+            True,
+            {
+                PART: (
+                    (Device("br0", "bridge", options=(("stp_state", "0"),)), ADOPTION, PortVlans("eth0", 0, "10-20")),
+                    ["bond:b"],
+                ),
+                replace(B, vlan=3, tagged=(4, 5)): ((), []),
+            },
+            [],
+        ),
+    ],
+    ids=["a guess", "added", "before"],
+)
+def test_what_waits_to_be_confirmed(pending, tmp_path):
+    first = Store(str(tmp_path))
+    assert first.pending() is None
+    first.set_pending(Pending(1.0, 1, False))
+    first.set_pending(pending)
+    first.close()
+    second = Store(str(tmp_path))
+    found = second.pending()
+    assert (found.deadline, found.pid, found.needs_word) == (pending.deadline, pending.pid, pending.needs_word)
+    assert list(found.added) == list(pending.added)
+    assert {o: (list(c), list(n)) for o, (c, n) in found.before.items()} == {
+        o: (list(c), list(n)) for o, (c, n) in pending.before.items()
+    }
+    second.set_pending(None)
+    assert second.pending() is None
+    second.close()
 
 
 def test_only_root_reads_the_records(tmp_path):

@@ -95,3 +95,68 @@ def test_eui64(mac, address):
 def test_one_line():
     assert one_line("a\nb\tc\x1b[31m\u202e\u2028") == "a\\nb\\tc\\x1b[31m\\u202e\\u2028"
     assert one_line("grün 域") == "grün 域"
+
+
+# --- VLAN IDs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "vids"),
+    [([], ()), ([10], (10,)), (["20-22", 10, 21], (10, 20, 21, 22)), ([1, 4094], (1, 4094)), (["7-7"], (7,)), ([3, 3], (3,))],
+)
+def test_vids(value, vids):
+    assert values.vids(value) == vids
+
+
+def test_every_vid():
+    assert values.vids(["1-4094"]) == tuple(range(1, 4095))
+    assert values.ranges(range(1, 4095)) == "1-4094"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(10, "10", None, {}, True, "10-20", (10,)),
+        *([0], [4095], [-1], [True], [1.0], [None], ["10"], [""], ["-"], ["1-"], ["-1"], ["20-10"], ["0-3"], ["4000-4095"]),
+        *(["1-2-3"], ["a-b"], ["1 - 2"], [" 1-2"], ["1-2 "], ["+1-2"], ["0x1-0x2"], [[1]], [10**4000], ["1-" + "9" * 5000]),
+        *(["²-³"], ["1–2"], ["10,20"]),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_no_vids(value):
+    with pytest.raises(ValueError) as caught:
+        values.vids(value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [((), ""), ((5,), "5"), ((5, 6), "5-6"), ((5, 7), "5,7"), ((1, 2, 3, 5, 8, 9), "1-3,5,8-9"), ((4093, 4094), "4093-4094")],
+)
+def test_ranges_and_back(numbers, text):
+    assert values.ranges(numbers) == text and values.ranges(reversed(numbers)) == text
+    assert values.numbers(text) == set(numbers)
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1/24", "192.0.2.0/31", "10.0.0.1/32", "2001:db8::1/64", "fe80::1/64"])
+def test_interface(text):
+    assert str(values.interface(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("192.0.2.1", "has no prefix length"),
+        ("192.0.2.1/", "is not an address"),
+        ("192.0.2.1/33", "is not an address"),
+        ("192.0.2.1/24/24", "is not an address"),
+        ("2001:db8::1", "has no prefix length"),
+        ("fe80::1%eth0/64", "has a zone"),
+        ("", "is not an address"),
+        ("a/24", "is not an address"),
+        (3, "is not an address"),
+    ],
+)
+def test_no_interface(value, message):
+    with pytest.raises(ValueError, match=message):
+        values.interface(value)

@@ -1,0 +1,70 @@
+"""Our nft tables, as text; nft itself takes them, in a namespace of its own."""
+
+import re
+import subprocess
+
+import pytest
+
+from vmnet_hooks import ruleset
+from vmnet_hooks.kernel import nft
+from vmnet_hooks.state import Device, NftElement, NftTable, Sysctl
+
+PORT = ruleset.guarded_port("eth1.100", "02:11:22:33:44:55", ["10.5.5.254", "10.5.6.254", "2001:db8:5::1", "fe80::1"])
+
+
+def chains(table: NftTable) -> dict[str, list[str]]:
+    found = dict(re.findall(r"\tchain (\S+) \{\n(.*?)\n\t\}", table.body, re.S))
+    return {name: [line.strip() for line in text.splitlines()] for name, text in found.items()}
+
+
+def test_a_shared_gateway_passes_the_port_neither_way():
+    assert (PORT.family, PORT.name, PORT.key) == ("netdev", "vmnet-eth1.100", "nft netdev vmnet-eth1.100")
+    both = chains(PORT)
+    assert set(both) == {"egress", "ingress"}
+    for hook, (head, *rules) in both.items():
+        assert head == f'type filter hook {hook} device "eth1.100" priority filter; policy accept;'
+        assert rules == [
+            "ether saddr 02:11:22:33:44:55 counter drop",
+            "ether daddr 02:11:22:33:44:55 counter drop",
+            "arp saddr ip { 10.5.5.254, 10.5.6.254 } counter drop",
+            "arp daddr ip { 10.5.5.254, 10.5.6.254 } counter drop",
+            "ip6 saddr 2001:db8:5::1 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } counter drop",
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } @th,64,128 0x20010db8000500000000000000000001 counter drop",
+            "ip6 saddr fe80::1 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } counter drop",
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } @th,64,128 0xfe800000000000000000000000000001 counter drop",
+        ]
+
+
+def test_one_family_alone():
+    four = chains(ruleset.guarded_port("eth1", "02:11:22:33:44:55", ["10.5.5.254"]))["egress"]
+    six = chains(ruleset.guarded_port("eth1", "02:11:22:33:44:55", ["2001:db8::1"]))["egress"]
+    assert len(four) == 5 and not any("icmpv6" in rule for rule in four)
+    assert len(six) == 5 and not any("arp" in rule for rule in six)
+
+
+@pytest.mark.parametrize("table", [ruleset.INET, ruleset.ARP, PORT], ids=lambda t: t.key)
+def test_rules_are_counted(table):
+    counted = {name: nft._rules("\n".join(lines)) for name, lines in chains(table).items()}
+    assert counted == dict(table.rules)
+    assert table.rules == tuple(sorted(table.rules)), "as they are read"
+
+
+@pytest.mark.parametrize("ifname", ["eth1", "eth1.100", "br-ex", "if@2", "a+b", "_x", "1x", "a@+b"])
+def test_nft_takes_the_tables(ifname):
+    table = ruleset.guarded_port(ifname, "02:11:22:33:44:55", ["10.5.5.254", "2001:db8::1"])
+    text = table.statement() + ruleset.INET.statement() + ruleset.ARP.statement()
+    text += NftElement("inet", "snat4", ("10.5.5.0/24", f'"{ifname}"'), "192.0.2.1").statement()
+    text += NftElement("inet", "masquerade6", ("2001:db8::/64", f'"{ifname}"')).statement()
+    link = f"ip link add {ifname} type veth peer name other && exec nft -f -"
+    done = subprocess.run(["unshare", "-n", "sh", "-c", link], input=text, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_names_of_tables_differ():
+    names = ["a@b", "a+b", "a.b", "a-b", "a_b", "ab"]
+    assert len({ruleset.guarded_port(name, "02:11:22:33:44:55", []).name for name in names}) == len(names)
+
+
+def test_the_port_comes_first():
+    assert Device("eth1.100", "vlan", level=99).order < PORT.order < Sysctl("a/b/c/d/e", "1").order
+    assert PORT.link == "eth1.100" and ruleset.INET.link == "" and ruleset.INET.order == 0
