@@ -430,7 +430,7 @@ class PortVlans(Resource):
 class Adoption(Resource):
     """A bridge that stands in for one of its ports: the port joins it, and what the host had on the port moves to the bridge
     in one go. Every item is the words of `ip addr`, `ip route` or `ip neigh`, with {dev} for the link, the object's own
-    identity first; a sysctl is `ipv4/rp_filter=1`, for what on the port is unlike the default."""
+    identity first; a sysctl is `net/ipv4/conf/{dev}/rp_filter=1`, for what on the port is unlike the default."""
 
     ifname: str
     bridge: str
@@ -486,8 +486,8 @@ class Adoption(Resource):
         """(path, value) before the switch. The port's IPv6 goes off after it: that takes its addresses."""
         if not to_bridge:
             return [(f"net/ipv6/conf/{self.ifname}/disable_ipv6", "0")] if self.ipv6 else []
-        pairs = (item.partition("=") for item in self.sysctls)
-        return [(f"net/{name.replace('/', f'/conf/{self.bridge}/', 1)}", value) for name, _, value in pairs]
+        pairs = (item.format(dev=self.bridge).partition("=") for item in self.sysctls)
+        return [(path, value) for path, _, value in pairs]
 
     def _script(self, to_bridge: bool) -> str:
         must, may = self.commands(to_bridge)

@@ -15,6 +15,8 @@ from . import sysctl
 
 # What the kernel tells of a route, and does not take.
 _NOT_WORDS = {"linkdown", "dead", "offload", "trap", "notify", "rt_offload", "rt_trap"}
+# Numbers are how -N writes them, and not how they are read.
+_TYPES = {"2": "local", "3": "broadcast", "4": "anycast", "5": "multicast", "10": "nat"}
 # Of the device itself, or made by the kernel for each.
 _OWN_SYSCTLS = {"disable_ipv6", "stable_secret", "addr_gen_mode", "mtu", "mc_forwarding"}
 
@@ -51,7 +53,9 @@ def _addresses(dev: str) -> list[str]:
             if entry["scope"] in ("link", "253") and entry["family"] == "inet6" or entry.get("temporary"):
                 continue
             items.append(_address_words(entry, dev))
-    return items
+    # The kernel puts a new IPv6 address first, a new IPv4 address last; the first is the one that it speaks with.
+    ipv6 = [item for item in items if ":" in item.split()[0]]
+    return [*(item for item in items if item not in ipv6), *reversed(ipv6)]
 
 
 def _address_words(entry: dict[str, Any], dev: str) -> str:
@@ -68,10 +72,14 @@ def _address_words(entry: dict[str, Any], dev: str) -> str:
     words += [flag for flag in ("home", "mngtmpaddr", "noprefixroute", "autojoin") if entry.get(flag)]
     if entry["family"] == "inet6":
         words.append("nodad")
-    forever = (1 << 32) - 1
-    if (left := entry.get("valid_life_time", forever)) < forever:
-        words += ["valid_lft", str(left), "preferred_lft", str(min(left, entry.get("preferred_life_time", left)))]
+    valid, preferred = (_lifetime(entry.get(key)) for key in ("valid_life_time", "preferred_life_time"))
+    if (valid, preferred) != ("forever", "forever"):
+        words += ["valid_lft", valid, "preferred_lft", preferred]
     return " ".join(words)
+
+
+def _lifetime(seconds: int | None) -> str:
+    return "forever" if seconds is None or seconds == (1 << 32) - 1 else str(seconds)
 
 
 def routes(dev: str, family: str) -> list[str]:
@@ -79,12 +87,10 @@ def routes(dev: str, family: str) -> list[str]:
     items = []
     for line in _ip("-N", "-o", family, "route", "show", "table", "all").splitlines():
         words = line.replace("\\", " ").split()
-        if words[0] in ("local", "broadcast", "multicast", "anycast"):
-            continue
         if not any(pair == ("dev", dev) for pair in zip(words, words[1:], strict=False)):
             continue
-        # The kernel makes the route to an address's subnet itself, and needs none of ours to a link-local one.
-        if _value(words, "proto") == "2" or words[0].startswith("fe80:") or words[0] == "ff00::/8":
+        # The kernel's own come and go with the address.
+        if _value(words, "proto") == "2":
             continue
         items.append(_route_words(words, dev, family))
     # Gateways are reached through routes: those without one first.
@@ -98,8 +104,11 @@ def add_routes(items: list[str], dev: str) -> None:
 
 
 def _route_words(words: list[str], dev: str, family: str) -> str:
-    if words[0] == "default":
-        words[0] = "0.0.0.0/0" if family == "-4" else "::/0"
+    if words[0] in _TYPES:
+        words[0] = _TYPES[words[0]]
+    at = 1 if words[0] in _TYPES.values() else 0
+    if words[at] == "default":
+        words[at] = "0.0.0.0/0" if family == "-4" else "::/0"
     result: list[str] = []
     for number, word in enumerate(words):
         if word in _NOT_WORDS:
@@ -122,14 +131,16 @@ def _neighbours(dev: str) -> list[str]:
 
 def _sysctls(dev: str) -> list[str]:
     items = []
-    for family in ("ipv4", "ipv6"):
-        base = f"{sysctl.ROOT}/net/{family}/conf"
-        if not os.path.isdir(f"{base}/{dev}"):
+    for base in ("net/ipv4/conf", "net/ipv6/conf", "net/ipv4/neigh", "net/ipv6/neigh"):
+        root = f"{sysctl.ROOT}/{base}"
+        if not os.path.isdir(f"{root}/{dev}"):
             continue
-        for name in sorted(set(os.listdir(f"{base}/{dev}")) - _OWN_SYSCTLS):
-            mine, default = (sysctl.read(f"net/{family}/conf/{where}/{name}") for where in (dev, "default"))
-            if mine is not None and mine != default:
-                items.append(f"{family}/{name}={mine}")
+        # Neighbour tables have no defaults outside of the initial namespace: there, lo has what a new link gets.
+        default = "default" if os.path.isdir(f"{root}/default") else "lo"
+        for name in sorted(set(os.listdir(f"{root}/{dev}")) - _OWN_SYSCTLS):
+            mine, usual = (sysctl.read(f"{base}/{where}/{name}") for where in (dev, default))
+            if mine is not None and mine != usual:
+                items.append(f"{base}/{{dev}}/{name}={mine}")
     return items
 
 
@@ -158,8 +169,8 @@ def read(want: Adoption, master: str) -> Adoption | None:
 def _identity(item: str) -> tuple[str, ...]:
     """What makes an address, route or neighbour that one, leaving out what changes with time."""
     words = item.split()
-    keys = ("via", "table", "metric", "lladdr", "peer")
-    return (words[0], *(_value(words, key) for key in keys))
+    keys = ("via", "table", "metric", "lladdr", "peer", "tos")
+    return (*words[: 2 if words[0] in _TYPES.values() else 1], *(_value(words, key) for key in keys))
 
 
 def move(adoption: Adoption, to_bridge: bool) -> None:

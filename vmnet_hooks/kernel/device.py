@@ -134,7 +134,8 @@ def read_vlans(want: PortVlans) -> PortVlans | None:
         ports = json.loads(done.stdout or "[]") if done.returncode == 0 else []
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
         raise KernelError(f"{' '.join(command)}: {error}; install iproute2") from None
-    untagged, tagged = 0, set()
+    untagged = 0
+    tagged: set[int] = set()
     for item in (item for port in ports if port.get("ifname") == want.ifname for item in port.get("vlans", ())):
         if item.get("flags"):
             untagged = item["vlan"]
