@@ -92,7 +92,7 @@ class FakeKernel:
         self.enslaved: dict[str, tuple[str, str]] = {}
         """By port of a bond: the MAC and the MTU that it gets back."""
         self.unnamed: set[str] = set()
-        """Bonds that nobody gave a MAC: they take their first port's."""
+        """Bonds that nobody gave a MAC: they take their first port's. VLAN devices: they have their parent's."""
         self.ipv6, self.ra_links, self.rp_filter = ipv6, ra_links, rp_filter
         self.machine = "4c4c4544"
         self.obstacles: dict[str, str] = {}
@@ -150,6 +150,7 @@ class FakeKernel:
         )
         if kind == "bond":
             self.put(LinkAttribute(name, "primary", ""))
+        if kind in ("bond", "vlan"):
             self.unnamed.add(name)
         if kind == "bridge":
             self._default_vlan(name, name)
@@ -469,7 +470,7 @@ class FakeKernel:
         if self.links[master].kind == "bond":
             if self._value(f"link {port} state") == "up":
                 raise KernelError(f"ip link set dev {port} master {master}: Operation not permitted")
-            if master in self.unnamed:
+            if master in self.unnamed and not self.ports(master):
                 self._set_link(LinkAttribute(master, "address", self._value(f"link {port} address")))
             self.enslaved[port] = self._value(f"link {port} address"), self._value(f"link {port} mtu")
             self._set_link(LinkAttribute(port, "address", self._value(f"link {master} address")))
@@ -645,6 +646,10 @@ class FakeKernel:
             case "address":
                 self.unnamed.discard(name)
                 self.links[name] = replace(link, address=want.value)
+                for other in [r.ifname for r in self.world.values() if isinstance(r, Device) and r.parent == name]:
+                    if other in self.unnamed:
+                        self._set_link(LinkAttribute(other, "address", want.value))
+                        self.unnamed.add(other)
             case "state":
                 self.links[name] = replace(link, up=want.value == "up")
                 if want.value == "down":
