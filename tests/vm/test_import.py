@@ -86,6 +86,25 @@ iface bond1.30 inet static
     hwaddress 02:00:00:00:30:01
 """
 
+# The example of gnt-networking's vmrouter.ifup, on a VLAN device.
+ROUTED = """\
+auto eth1.100
+iface eth1.100 inet manual
+    ip-routing-table 100
+    ip-routes 192.0.2.0/24
+    ip-gateway 192.0.2.1
+    ip-forwarding 1
+    ip-proxy-arp 1
+    arp-ip 192.0.2.254
+
+iface eth1.100 inet6 manual
+    ip-routing-table 100
+    ip-routes 2001:db8:100::/64
+    ip-gateway 2001:db8:100::1
+    ip-forwarding 1
+    ip-proxy-ndp 1
+"""
+
 
 @pytest.fixture
 def three(product):
@@ -104,3 +123,11 @@ def test_the_state_is_that_of_ifupdown(three, text, tmp_path):
     same(expected, state(file))
     three.by_us(live, three.imported(twin, "--live"))
     same(expected, state(live))
+
+
+def test_a_routed_network_on_a_vlan_device(three, tmp_path):
+    twin, file, _ = three.nodes
+    three.by_ifupdown(twin, ROUTED)
+    (tmp_path / "interfaces").write_text(ROUTED)
+    three.by_us(file, three.imported(file, "--interfaces", str(tmp_path / "interfaces")))
+    same(state(twin), state(file))
