@@ -3,6 +3,7 @@ killed, the terminal is gone, or nobody confirms in time.
 """
 
 import os
+import select
 import signal
 import syslog
 import time
@@ -27,7 +28,11 @@ class Watch:
 
     def guard(self) -> None:
         """Forks the guard. It has a session of its own and ignores a terminal's signals."""
-        if os.fork():
+        # Its other end is open for as long as the command lives: a process that is dead but not waited for has a number still.
+        lifeline, self.alive = os.pipe()
+        if child := os.fork():
+            os.close(lifeline)
+            os.waitpid(child, 0)
             return
         try:
             os.setsid()
@@ -37,22 +42,21 @@ class Watch:
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
             # The command's lock, netlink sockets and database are its own.
-            os.closerange(3, 1024)
+            os.closerange(3, lifeline)
+            os.closerange(lifeline + 1, 1024)
             if os.fork() == 0:
-                watch_over()
+                watch_over(lifeline)
         finally:
             os._exit(0)
 
 
-def watch_over() -> None:
-    """Until the takeover is confirmed: puts it back if its time is over, or if its command is gone without a word."""
+def watch_over(lifeline: int) -> None:
+    """Until the takeover is confirmed: puts it back if its time is over, or if its command has gone without a word."""
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
     store = Store()
     while pending := store.pending():
-        late = time.monotonic() > pending.deadline
-        orphaned = not pending.needs_word and not os.path.exists(f"/proc/{pending.pid}")
-        killed = pending.needs_word and not os.path.exists(f"/proc/{pending.pid}") and bool(store.journal()[0])
-        if late or orphaned or killed:
+        gone = bool(select.select([lifeline], [], [], 0)[0])
+        if time.monotonic() > pending.deadline or (gone and (not pending.needs_word or store.journal()[0])):
             break
         time.sleep(POLL_SECONDS)
     else:

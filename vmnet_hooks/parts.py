@@ -4,7 +4,6 @@ A part's owner claims what the part itself is made of, and *needs* the parts bel
 all) has frontend `cli`; one that is there because another part or a guest needs it has `auto`, and goes with the last of them.
 """
 
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -312,14 +311,15 @@ class Parts(Transactions):
         }
         added = [owner.id for owner in transaction.add if owner.id not in known]
         seconds = confirm_within or 6 * GATEWAY_SECONDS
-        self.store.set_pending(Pending(time.monotonic() + seconds, os.getpid(), bool(confirm_within), before, added))
+        self.store.set_pending(Pending(time.monotonic() + seconds, bool(confirm_within), before, added))
 
     def confirm(self) -> bool:
-        """Keeps a takeover. Returns whether one was waiting."""
+        """Keeps a takeover. Returns whether one was waiting; one whose command was killed half-way is taken back instead."""
         with self.store.lock():
-            waiting = self.store.pending()
+            waiting = self.store.pending() is not None and not self.store.journal()[0]
+            self._recover()
             self.store.set_pending(None)
-        return waiting is not None
+        return waiting
 
     def revert(self) -> None:
         """Puts back everything that an unconfirmed `up` changed."""

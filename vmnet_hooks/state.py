@@ -477,7 +477,7 @@ class Adoption(Resource):
         )
         must += [f"route replace {item}" for item in self.routes]
         must += [f"neigh replace {item} dev {new}" for item in self.neighbours]
-        may = [f"neigh del {item.split()[0]} dev {old}" for item in self.neighbours]
+        may = [f"neigh del {item.partition(' lladdr')[0]} dev {old}" for item in self.neighbours]
         # Last: as long as the old link has one, the switch is not over.
         may += [f"addr del {item.split()[0]} dev {old}" for item in self.addresses]
         return [line.format(dev=new) for line in must], may

@@ -264,7 +264,6 @@ class Store:
             ]
             value = {
                 "deadline": pending.deadline,
-                "pid": pending.pid,
                 "needs_word": pending.needs_word,
                 "added": list(pending.added),
                 "before": before,

@@ -39,7 +39,6 @@ class Pending:
     command at work; with `needs_word` only `vmnet-hook confirm` ends it."""
 
     deadline: float
-    pid: int
     needs_word: bool
     before: Mapping[Owner, tuple[Sequence[Resource], Sequence[str]]] = field(default_factory=dict)
     added: Sequence[str] = ()

@@ -10,7 +10,7 @@ import subprocess
 from typing import Any
 
 from ..errors import KernelError, one_line
-from ..state import Adoption
+from ..state import PROTO, Adoption
 from . import sysctl
 
 # What the kernel tells of a route, and does not take.
@@ -126,7 +126,9 @@ def _value(words: list[str], key: str) -> str:
 
 def _neighbours(dev: str) -> list[str]:
     found = json.loads(_ip("-j", "neigh", "show", "dev", dev, "nud", "permanent") or "[]")
-    return [f"{entry['dst']} lladdr {entry['lladdr']} nud permanent" for entry in found if entry.get("lladdr")]
+    items = [f"{entry['dst']} lladdr {entry['lladdr']} nud permanent" for entry in found if entry.get("lladdr")]
+    proxies = json.loads(_ip("-j", "neigh", "show", "proxy", "dev", dev) or "[]")
+    return items + [f"proxy {entry['dst']}" for entry in proxies]
 
 
 def _sysctls(dev: str) -> list[str]:
@@ -149,8 +151,13 @@ def read(want: Adoption, master: str) -> Adoption | None:
     there = survey(want.bridge, want.bridge) if os.path.exists(f"/sys/class/net/{want.bridge}") else Adoption("", "")
 
     def found(wanted: tuple[str, ...], present: tuple[str, ...]) -> tuple[str, ...]:
-        have = {_identity(item) for item in present}
-        return tuple(item for item in wanted if _identity(item) in have)
+        known = {_identity(item): item for item in wanted}
+        # What came later is there for the host too, but not what we put there for others.
+        return tuple(
+            known.get(_identity(item), item)
+            for item in present
+            if _identity(item) in known or not (_value(item.split(), "proto") == str(PROTO) or item.startswith("proxy "))
+        )
 
     have = Adoption(
         want.ifname,
@@ -170,7 +177,7 @@ def _identity(item: str) -> tuple[str, ...]:
     """What makes an address, route or neighbour that one, leaving out what changes with time."""
     words = item.split()
     keys = ("via", "table", "metric", "lladdr", "peer", "tos")
-    return (*words[: 2 if words[0] in _TYPES.values() else 1], *(_value(words, key) for key in keys))
+    return (*words[: 2 if words[0] in (*_TYPES.values(), "proxy") else 1], *(_value(words, key) for key in keys))
 
 
 def move(adoption: Adoption, to_bridge: bool) -> None:
@@ -178,6 +185,11 @@ def move(adoption: Adoption, to_bridge: bool) -> None:
     for path, value in adoption.sysctl_writes(to_bridge):
         if sysctl.read(path) not in (None, value):
             sysctl.write_value(path, value)
+    if not to_bridge:
+        # Half of them went, and will come back: behind the others, if those stay.
+        left = [item for item in _addresses(adoption.ifname) if item in adoption.addresses]
+        if left and len(left) < len(adoption.addresses):
+            _ip("-force", "-batch", "-", batch="".join(f"addr del {item.split()[0]} dev {adoption.ifname}\n" for item in left))
     must, may = adoption.commands(to_bridge)
     _ip("-batch", "-", batch="\n".join(must) + "\n")
     if may:
