@@ -80,9 +80,10 @@ def test_every_guest_has_its_own_gateway(ring, guests):
     mac = macs.pop()
     for guest in guests:
         assert mac in guest.node.run(f"ip -6 neigh show {GATEWAY6}").stdout, "ND says something else than ARP"
+    used = [cable for cable in cables if cable.having("vlan 100", "ICMP echo request")]
+    assert len(used) == 2, "guests' packets on another number of cables than those that STP leaves"
     for cable in cables:
-        assert cable.having("vlan 100", "ICMP echo request"), "the capture saw no guest's packet"
-        assert cable.having("vlan 100", "ARP|solicitation") and cable.having("vlan 100", "ICMP6")
+        assert cable.having("vlan 100", "ARP"), f"the capture saw no ARP of guests for guests:\n{cable}"
         for about in (rf"(ARP|who-has|Reply).*\b{re.escape(GATEWAY4)}\b", rf"neighbor.*\b{GATEWAY6}\b", mac):
             assert not cable.having(about), f"{about} on the ring:\n" + "\n".join(cable.having(about))
 
