@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A routed and a bridged NIC, from configuration to ping and back to nothing: `sudo make demo`.
+"""A bridge, a routed and a bridged NIC, from configuration to ping and back to nothing: `sudo make demo`.
 
 Everything happens in namespaces of its own: a router, and a hypervisor with its own libvirtd. The machine's own
 interfaces, rules and domains are neither seen nor touched. Exit status: 0 when everything was as claimed, 1 when not,
@@ -25,6 +25,13 @@ from lab.nodes import Node, changes, settled  # noqa: E402
 ROUTED = Nic("52:54:00:aa:00:10", dev="tap0", network="public", ips=("192.0.2.10", "2001:db8::10"))
 BRIDGED = Nic("52:54:00:aa:00:11", "bridge", dev="tap1", bridge="br0")
 CMDLINE = "ip0=192.0.2.10/24 gw0=192.0.2.1 ip6_0=2001:db8::10/128 gw6_0=2001:db8::1 ip1=10.9.0.10/24"
+
+# The hypervisor's own bridge. lvhost declares the two networks.
+CONFIG = """\
+[bridges.br0]
+ports = ["eth2"]
+
+"""
 
 PICTURE = """\
     router                          hypervisor (no address in 192.0.2.0/24)        guest dom1
@@ -121,11 +128,14 @@ def seen(capture: Capture, where: str, wanted: dict[str, tuple[str, ...]]) -> No
 
 
 def show(host: lvhost.Host, router: lvhost.Router) -> None:
+    # lvhost made the bridge by hand.
+    host.run("ip link del br0")
+    host.config(CONFIG + lvhost.CONFIG)
     before = settled(host)
     heading("The lab")
     print(PICTURE)
     heading("Configuration: /etc/vmnet-hooks/vmnet.toml, and the domain's metadata")
-    block(lvhost.CONFIG)
+    block(CONFIG + lvhost.CONFIG)
     xml = domain_xml("dom1", [ROUTED, BRIDGED], CMDLINE)
     print()
     metadata = ET.fromstring(xml).find("metadata")
@@ -134,13 +144,20 @@ def show(host: lvhost.Host, router: lvhost.Router) -> None:
     claim("vmnet-hook validate", host.cli("validate").returncode == 0, host.cli("validate").stderr)
     host.define(xml)
 
-    heading("What will be done")
+    heading("The host's own part: the bridge")
+    product(host, "plan", "up", "br0")
+    said = product(host, "up", "br0")
+    claim("the bridge is up", said == "up bridge br0\n" and "br0" in host.run("ip -br link show dev br0").stdout)
+    claim("a second `up` has nothing to do", host.cli("up", "br0").stdout == "up: nothing to do\n")
+    brought_up = settled(host)
+
+    heading("What a start of the guest will do")
     plan = product(host, "plan", "dom1")
     claim(
         "the plan names tap, uplink, addresses and table",
         all(word in plan for word in ("tap0", "eth1", "192.0.2.10", "2001:db8::10", "222")),
     )
-    claim("planning changed nothing", not changes(before, settled(host)))
+    claim("planning changed nothing", not changes(brought_up, settled(host)))
 
     heading("Start, through libvirt's qemu hook")
     announced = Capture(router, "public0", "arp or icmp6")
@@ -199,14 +216,19 @@ def show(host: lvhost.Host, router: lvhost.Router) -> None:
     product(host, "repair", "dom1")
     claim("after repair, check is content", host.cli("check").returncode == 0)
 
-    heading("Status")
+    heading("Status, and a drawing of the host")
     status = product(host, "status")
     claim("both NICs are listed", "tap0" in status and "tap1" in status)
+    drawing = product(host, "graph")
+    claim("uplinks, bridge, taps and guest are drawn", all(word in drawing for word in ("eth1", "eth2", "br0", "tap0", "dom1")))
 
     heading("Stop")
     differing = [line for line in changes(before, settled(host)).splitlines() if re.match(r"[+-](?![+-])", line)]
     command("virsh destroy dom1")
     host.virsh("destroy", "dom1")
+    host.wait_gone("dom1")
+    claim("what is left is the bridge", not changes(brought_up, settled(host)), changes(brought_up, settled(host)))
+    product(host, "down")
     after = settled(host)
     block(
         "links, addresses, routes, rules, neighbours, nft ruleset, sysctls: "

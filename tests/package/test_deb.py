@@ -15,6 +15,8 @@ from clean_root import ENV, CleanRoot
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = "/etc/libvirt/hooks/qemu.d/vmnet-hooks"
 HOOKS = "/usr/lib/vmnet-hooks/hooks"
+UNIT = "vmnet-networks.service"
+IFUPDOWN = ("/etc/network/if-up.d/vmnet-hooks", "/etc/network/if-down.d/vmnet-hooks")
 IGNORED = shutil.ignore_patterns(
     ".git", "__pycache__", ".venv*", "dist", "*.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".pybuild"
 )
@@ -104,11 +106,11 @@ def test_lintian(deb: Path) -> None:
 
 def test_installed(root: CleanRoot, deb: Path) -> None:
     root.install(deb)
-    for hook in (HOOK, f"{HOOKS}/libvirt/qemu", f"{HOOKS}/qemu/ifup", f"{HOOKS}/qemu/ifdown"):
+    for hook in (HOOK, *IFUPDOWN, f"{HOOKS}/libvirt/qemu", f"{HOOKS}/qemu/ifup", f"{HOOKS}/qemu/ifdown"):
         assert root.path(hook).is_symlink(), hook
         root.run(["test", "-x", hook])
     # libvirtd's AppArmor profile lets it run what is in /usr/sbin; it looks at the end of the links.
-    assert root.run(["realpath", HOOK]).stdout == "/usr/sbin/vmnet-hook-run\n"
+    assert root.run(["realpath", HOOK, *IFUPDOWN]).stdout == 3 * "/usr/sbin/vmnet-hook-run\n"
     assert root.run("cat /etc/iproute2/rt_protos.d/vmnet.conf").stdout.split()[-2:] == ["86", "vmnet"]
     assert "validate" in root.run(["vmnet-hook", "--help"]).stdout
     root.run(["vmnet-hook", "validate"])
@@ -117,6 +119,62 @@ def test_installed(root: CleanRoot, deb: Path) -> None:
         root.run([HOOK, "dom1", operation, "begin", "-"], input="<domain type='kvm'><name>dom1</name></domain>")
     refused = root.run([HOOK, "dom1", "start", "begin", "-"], input=xml("nowhere"), check=False)
     assert refused.returncode == 2 and "nowhere" in refused.stdout and refused.stdout.count("\n") == 1, refused
+
+
+def test_service(root: CleanRoot, deb: Path) -> None:
+    said = root.install(deb)
+    assert root.run(["systemctl", "is-enabled", UNIT]).stdout == "enabled\n", said
+    root.run(["systemd-analyze", "verify", "--man=yes", UNIT])
+    unit = root.run(["systemctl", "cat", UNIT], check=False).stdout or root.path(f"/lib/systemd/system/{UNIT}").read_text()
+    assert "ExecStop" not in re.sub(r"(?m)^#.*$", "", unit)
+    # dpkg neither starts it nor stops it while it upgrades.
+    scripts = [root.path(f"/var/lib/dpkg/info/vmnet-hooks.{name}").read_text() for name in ("postinst", "prerm")]
+    assert not re.search(rf"invoke \S*(start|\$\S*action)\S* .*{UNIT}", scripts[0]), scripts[0]
+    for line in re.findall(rf".*stop .*{UNIT}.*", scripts[1]):
+        assert '"$1" = remove' in scripts[1].split(line)[0].splitlines()[-1], scripts[1]
+
+
+def test_host_networks_of_the_installed_program(root: CleanRoot, deb: Path) -> None:
+    """`up` by the service's own command, `down`, and ifupdown's links, in a network namespace."""
+    root.install(deb)
+    root.write("/etc/vmnet-hooks/conf.d/lab.toml", LAB)
+    root.write("/tmp/lab.sh", LAB_SCRIPT, 0o755)
+    command = re.search(r"^ExecStart=(.*)", root.path(f"/lib/systemd/system/{UNIT}").read_text(), flags=re.M)[1]
+    out = root.run(["unshare", "--net", "--mount", "/tmp/lab.sh", command]).stdout
+    assert out.splitlines() == [
+        "up bridge br0",
+        "br0 vmnet-hooks 10.0.0.1/24",
+        "up: nothing to do",
+        "ok",
+        "down bridge br0",
+        "gone",
+        "rules: 22000: 22000:",
+        "rules:",
+    ], out
+
+
+LAB = """[bridges.br0]
+ports = ["eth0"]
+addresses = ["10.0.0.1/24"]
+"""
+LAB_SCRIPT = """#!/bin/sh -e
+mount -t sysfs sysfs /sys
+ip link set lo up
+ip link add eth0 type veth peer name end0
+$1
+ip -j link show br0 | python3 -c 'import json, sys; print("br0", json.load(sys.stdin)[0]["ifalias"], end=" ")'
+ip -o -4 addr show dev br0 | awk '{ print $4 }'
+vmnet-hook up
+vmnet-hook check
+vmnet-hook down
+[ -e /sys/class/net/br0 ] || echo gone
+export IFACE=eth0 LOGICAL=eth0 ADDRFAM=inet IF_IP_ROUTING_TABLE=222 IF_IP_ROUTES=192.0.2.0/24 \\
+    IF_IP_GATEWAY=192.0.2.1 IF_ARP_IP=192.0.2.254
+MODE=start /etc/network/if-up.d/vmnet-hooks
+echo rules: $(ip rule show | grep -o ^22000:)
+MODE=stop /etc/network/if-down.d/vmnet-hooks
+echo rules: $(ip rule show | grep -o ^22000: || :)
+"""
 
 
 def test_shell_completion(root: CleanRoot, deb: Path) -> None:
@@ -183,9 +241,10 @@ def test_remove_then_purge_leaves_nothing(root: CleanRoot, deb: Path) -> None:
     root.write("/etc/vmnet-hooks/domains.d/web1.toml", "# mine\n")
     root.write("/etc/vmnet-hooks/conf.d/more.toml", "# mine\n")
     said = root.run(["dpkg", "-r", "vmnet-hooks"]).stdout
-    assert said.count("vmnet-hooks: routes and filters of running guests stay as they are") == 1, said
+    assert said.count("vmnet-hooks: host networks, and routes and filters of guests, stay as they are") == 1, said
     assert "warning" not in said, said
     assert not root.path(HOOK).is_symlink() and not root.path(HOOKS).exists()
+    assert not [link for link in IFUPDOWN if root.path(link).is_symlink()]
     assert not root.path("/usr/lib/python3/dist-packages/vmnet_hooks").exists()
     for kept in (
         "/etc/vmnet-hooks/vmnet.toml",

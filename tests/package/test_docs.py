@@ -66,17 +66,46 @@ def test_the_man_page_has_no_command_that_does_not_exist() -> None:
     assert set(re.findall(r"^\.It Cm (\S+)", MAN8.read_text(), flags=re.M)) == set(commands())
 
 
+CHAPTERS = {
+    "networks.NAME": ("NETWORKS",),
+    "networks.NAME(routed)": ("Mode routed",),
+    "networks.NAME(bridged)": ("Mode bridged",),
+    "vlans.NAME": ("VLANs", "Every link"),
+    "bonds.NAME": ("Bonds", "Every link"),
+    "bridges.NAME": ("Bridges", "Every link"),
+    "dummies.NAME": ("Every link",),
+    "nat.NAME": ("NAT",),
+    "domains.d/DOMAIN.toml: interfaces[]": ("domains.d",),
+}
+"""Where the man page has the keys of a section."""
+
+
+def entries(page: str) -> dict[tuple[str, str], str]:
+    """What the page says of each key, by chapter and key. One entry may be of several keys."""
+    found: dict[tuple[str, str], str] = {}
+    for chapter in re.split(r"^\.S[hs] ", page, flags=re.M)[1:]:
+        heading, _, text = chapter.partition("\n")
+        for entry in re.split(r"^\.It Ic ", text, flags=re.M)[1:]:
+            for key in entry.partition("\n")[0].split(" , "):
+                # ipv4 and ipv6 both have a subnet and a gateway.
+                found[heading, key] = found.get((heading, key), "") + entry
+    return found
+
+
 def test_every_key_is_in_the_man_page_and_nothing_else() -> None:
-    page = MAN5.read_text()
-    keys = {row["key"].rpartition(".")[2] for row in json.loads(vmnet_hook("options", "--json").stdout)}
-    described = set(re.findall(r"^\.It Ic (\S+)", page, flags=re.M))
-    # ipv6's subnet and gateway are described in one sentence.
-    assert keys == described
+    described, lacking, used = entries(MAN5.read_text()), [], set()
     for row in json.loads(vmnet_hook("options", "--json").stdout):
+        prefix = max((name for name in CHAPTERS if row["key"].startswith(f"{name}.")), key=len)
         key, default = row["key"].rpartition(".")[2], row["default"]
-        if isinstance(default, str | int) and not isinstance(default, bool) and default not in ("", None):
-            entry = page.split(f".It Ic {key}\n", 1)[1].split("\n.It Ic ", 1)[0]
-            assert str(default) in entry, f"{key}: default {default}"
+        places = [(chapter, key) for chapter in CHAPTERS[prefix] if (chapter, key) in described]
+        used.update(places)
+        if not places:
+            lacking.append(row["key"])
+        elif isinstance(default, str | int) and not isinstance(default, bool) and default != "":
+            if not any(str(default) in described[place] for place in places):
+                lacking.append(f"{row['key']}: default {default}")
+    assert not lacking
+    assert set(described) == used
 
 
 def test_exit_codes_and_files_are_in_the_man_page() -> None:
@@ -86,10 +115,12 @@ def test_exit_codes_and_files_are_in_the_man_page() -> None:
     assert re.search(r"EXIT STATUS.*\n0\n.*\n1\n.*\n2\n", text, flags=re.S)
 
 
-def test_example_configuration_is_valid(tmp_path: Path) -> None:
-    (tmp_path / "vmnet.toml").write_text((ROOT / "etc/examples/routed-and-bridged.toml").read_text())
+@pytest.mark.parametrize("example", sorted((ROOT / "etc/examples").glob("*.toml")), ids=lambda path: path.stem)
+def test_example_configuration_is_valid(example: Path, tmp_path: Path) -> None:
+    (tmp_path / "vmnet.toml").write_text(example.read_text())
     (tmp_path / "domains.d").mkdir()
-    (tmp_path / "domains.d/example.toml").write_text((ROOT / "etc/domains.d/example.toml").read_text())
+    if example.stem == "routed-and-bridged":
+        (tmp_path / "domains.d/example.toml").write_text((ROOT / "etc/domains.d/example.toml").read_text())
     done = vmnet_hook("validate", "--config-dir", tmp_path)
     assert done.returncode == 0, done.stderr
 
@@ -100,6 +131,7 @@ def test_shipped_configuration_is_valid_as_it_is_and_uncommented(tmp_path: Path)
     assert tomllib.loads(shipped) == {}
     uncommented = re.sub(r"^#(?=[^ \n])", "", shipped, flags=re.M)
     assert set(tomllib.loads(uncommented)["networks"]) == {"public", "lan"}
+    assert set(tomllib.loads(uncommented)["bridges"]) == {"br0"}
     (tmp_path / "vmnet.toml").write_text(uncommented)
     done = vmnet_hook("validate", "--config-dir", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -112,17 +144,45 @@ def literals(page: Path) -> list[str]:
 
 
 def test_configuration_in_the_man_page_is_valid(tmp_path: Path) -> None:
-    networks = [text for text in literals(MAN5) if text.startswith("[networks")]
-    assert len(networks) == 2
+    networks = [text for text in literals(MAN5) if re.match(r"\[\w", text)]
+    assert len(networks) == 5
     (guest,) = [text for text in literals(MAN5) if text.startswith("[[interfaces]]")]
     for number, text in enumerate(networks):
         folder = tmp_path / str(number)
         (folder / "domains.d").mkdir(parents=True)
         (folder / "vmnet.toml").write_text(text)
-        if "ipv6" in text:
+        if "ipv6" in text:  # the network that the guest is on
             (folder / "domains.d/web1.toml").write_text(guest)
         done = vmnet_hook("validate", "--config-dir", folder)
         assert done.returncode == 0, done.stderr
+
+
+def test_configuration_in_the_readme_is_valid(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```toml\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    assert len(blocks) > 3
+    for number, text in enumerate(blocks):
+        if text.startswith("[[interfaces]]"):
+            continue
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "vmnet.toml").write_text(text)
+        done = vmnet_hook("validate", "--config-dir", folder)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_ifupdown_stanza_of_the_man_page_is_a_routed_network() -> None:
+    (stanza,) = [text for text in literals(MAN8) if text.startswith("auto ")]
+    options = dict(line.split(None, 1) for line in stanza.splitlines()[2:])
+    environment = {f"IF_{key.upper().replace('-', '_')}": value for key, value in options.items()}
+    script = "import os; from vmnet_hooks.frontends import ifupdown; print(dict(ifupdown.event(os.environ).network.options))"
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**ENV, **environment, "IFACE": "eth1", "ADDRFAM": "inet", "MODE": "start"},
+    )
+    assert done.returncode == 0 and "'table': 222" in done.stdout and "'role': 'host'" in done.stdout, done.stderr
 
 
 def test_example_domain_can_be_planned_for() -> None:

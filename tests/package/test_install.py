@@ -79,6 +79,8 @@ def test_make_install(tmp_path: Path) -> None:
     assert not list(destination.rglob("__pycache__"))
     assert_hook_works(hooks / "libvirt/qemu")
     assert os.readlink(destination / "etc/libvirt/hooks/qemu.d/vmnet-hooks") == f"{HOOKS}/libvirt/qemu"
+    unit = (destination / "usr/lib/systemd/system/vmnet-networks.service").read_text()
+    assert unit == (ROOT / "etc/systemd/vmnet-networks.service").read_text()
     installed = {path.name for path in destination.rglob("*") if path.is_file()}
     shipped = {path.name for path in (ROOT / "vmnet_hooks").rglob("*.py") if not set(IGNORED("", path.parts)) & set(path.parts)}
     assert shipped <= installed and {"vmnet-hook", "vmnet-hook.8", "vmnet.toml.5", "vmnet.conf", "vmnet.toml"} <= installed
