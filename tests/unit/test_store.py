@@ -153,11 +153,10 @@ PART = Owner("bridge:br0", "", "", "", 0, "", "br0", "cli", "active", since=3.0)
 @pytest.mark.parametrize(
     "pending",
     [
-        Pending(12.5, 4711, False),
-        Pending(1e6, 1, True, {}, ["bridge:br0", "vlan:eth1.100"]),
+        Pending(12.5, False),
+        Pending(1e6, True, {}, ["bridge:br0", "vlan:eth1.100"]),
         Pending(
             0.0,
-            2**22,
             True,
             {
                 PART: (
@@ -174,12 +173,12 @@ PART = Owner("bridge:br0", "", "", "", 0, "", "br0", "cli", "active", since=3.0)
 def test_what_waits_to_be_confirmed(pending, tmp_path):
     first = Store(str(tmp_path))
     assert first.pending() is None
-    first.set_pending(Pending(1.0, 1, False))
+    first.set_pending(Pending(1.0, False))
     first.set_pending(pending)
     first.close()
     second = Store(str(tmp_path))
     found = second.pending()
-    assert (found.deadline, found.pid, found.needs_word) == (pending.deadline, pending.pid, pending.needs_word)
+    assert (found.deadline, found.needs_word) == (pending.deadline, pending.needs_word)
     assert list(found.added) == list(pending.added)
     assert {o: (list(c), list(n)) for o, (c, n) in found.before.items()} == {
         o: (list(c), list(n)) for o, (c, n) in pending.before.items()
