@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "vmnet_hooks"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "base": ("errors",),
-    "data": ("domain", "config", "ruleset", "state", "values"),
+    "data": ("domain", "config", "links", "resource", "ruleset", "state", "values"),
     "core": ("compose", "graph", "hostnet", "modes", "plan", "sections"),
     "engine": ("engine", "parts", "transaction"),
     "edge": ("frontends", "kernel", "store"),

@@ -7,6 +7,7 @@ can have, also those that we have never heard of.
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import KernelError, one_line
@@ -14,11 +15,11 @@ from ..state import PROTO, Adoption
 from . import sysctl
 
 # What the kernel tells of a route, and does not take.
-_NOT_WORDS = {"linkdown", "dead", "offload", "trap", "notify", "rt_offload", "rt_trap"}
+_NOT_WORDS = frozenset({"linkdown", "dead", "offload", "trap", "notify", "rt_offload", "rt_trap"})
 # Numbers are how -N writes them, and not how they are read.
-_TYPES = {"2": "local", "3": "broadcast", "4": "anycast", "5": "multicast", "10": "nat"}
+_TYPES: Mapping[str, str] = {"2": "local", "3": "broadcast", "4": "anycast", "5": "multicast", "10": "nat"}
 # Of the device itself, or made by the kernel for each.
-_OWN_SYSCTLS = {"disable_ipv6", "stable_secret", "addr_gen_mode", "mtu", "mc_forwarding"}
+_OWN_SYSCTLS = frozenset({"disable_ipv6", "stable_secret", "addr_gen_mode", "mtu", "mc_forwarding"})
 
 
 def _ip(*words: str, batch: str = "") -> str:
