@@ -72,6 +72,9 @@ class Cluster:
                 + "".join(f"echo 1 > /proc/sys/net/ipv6/conf/{port}/disable_ipv6; " for port in used[number - 1])
             )
             node.config(bridge(used[number - 1], more))
+        for node, ports in zip(self.nodes, used, strict=True):
+            # The kernel notices carriers late (linkwatch).
+            assert eventually(lambda node=node, ports=ports: {attribute(node, port, "operstate") for port in ports} == {"up"})
         self.before = [settled(node) for node in self.nodes]
         self.guests: list[Node] = []
         self.nics: list[Interface] = []
@@ -438,7 +441,7 @@ def test_down_after_up(case):
         wire(node, "eth1", other, "eth1", "02:00:00:00:01:01", "02:00:00:00:01:02")
         other.run("ip link set eth1 up")
         node.sh("for f in all default eth1; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done; ip link set eth1 up")
-        assert eventually(lambda: "fe80::" in node.run("ip -6 addr show dev eth1").stdout)
+        assert eventually(lambda: "fe80::" in node.run("ip -6 addr show dev eth1 -tentative").stdout)
         node.config(config)
         if case == "taken name":
             node.run(f"ip link add {inner} type bridge")

@@ -14,7 +14,7 @@ from lab.domains import Interface
 from lab.guest import Nic, wired
 from lab.hostnet import Product, refusal
 from lab.nodes import Node, settled, wire
-from lab.routed import call, ping, reach
+from lab.routed import call, eventually, ping, reach
 from lab.single import same
 
 INSIDE = """
@@ -67,6 +67,10 @@ class Lab:
             # The world answers whatever address it sees.
             world.sh("ip route add 192.168.0.0/16 via 203.0.113.1; ip -6 route add fd77::/64 via 2001:db8:f::1")
             host.config(config)
+            # The kernel notices carriers late (linkwatch), and only then adds link-local addresses.
+            for ifname in ("ext0", "ext1"):
+                shown = ["ip", "-6", "addr", "show", "dev", ifname, "-tentative"]
+                assert eventually(lambda shown=shown: "fe80::" in host.run(shown).stdout), ifname
             self.before = settled(host)
         except BaseException:
             self.stack.close()
