@@ -47,8 +47,12 @@ def check_together(declared: Config) -> None:
 
 
 def resources(part: Declared, host) -> Iterator[Resource]:
-    options = [(name, str(part[name])) for name in ("miimon", "updelay", "downdelay") if part[name] or name == "miimon"]
-    options += [(name, part[name]) for name in ("lacp_rate", "xmit_hash_policy") if part[name]]
+    # The defaults are written too, where the kernel takes them: what goes from the configuration goes from the bond.
+    delays = ("updelay", "downdelay") if part["miimon"] else ()
+    options = [(name, str(part[name])) for name in ("miimon", *delays)]
+    if part["mode"] == "802.3ad":
+        options.append(("lacp_rate", part["lacp_rate"] or "slow"))
+    options.append(("xmit_hash_policy", part["xmit_hash_policy"] or "layer2"))
     yield link.device(part, "bond", host, fixed=(("mode", part["mode"]),), options=tuple(options))
     for name in part["ports"]:
         yield from link.port(part, name, host)
