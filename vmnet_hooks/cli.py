@@ -17,7 +17,7 @@ from .config import INTERFACE_OPTIONS, Option, Required
 from .domain import Domain, Owner
 from .drawing import graph
 from .engine import Drift, Engine, activate, label_of
-from .errors import ConfigError, InputError, VmnetError, one_line, shortened
+from .errors import InputError, MissingLink, VmnetError, one_line, shortened
 from .frontends import libvirt, libvirt_connection
 from .importing.command import import_
 from .kernel import packet
@@ -212,6 +212,7 @@ def status(domain: str, to_json: bool) -> None:
             {
                 "domain": owner.domain,
                 "ifname": owner.ifname,
+                "name": owner.domain or owner.id,
                 "network": owner.network,
                 "mac": owner.mac,
                 "addresses": list(owner.addresses),
@@ -233,7 +234,7 @@ def status(domain: str, to_json: bool) -> None:
                 (
                     r["domain"] or "-",
                     r["ifname"] or "-",
-                    r["network"],
+                    r["name"] if r["domain"] == "" else r["network"],
                     r["mac"] or "-",
                     " ".join(r["addresses"]) or "-",
                     r["phase"],
@@ -320,8 +321,7 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
             try:
                 changed = opened.up(names, guard.Watch(), confirm_within or 0)
                 break
-            except ConfigError:
-                # A missing interface, among others: it may still come.
+            except MissingLink:
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.5)

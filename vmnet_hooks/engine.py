@@ -14,8 +14,11 @@ from .errors import ConfigError, ConflictError, InputError, KernelError, VmnetEr
 from .modes import MODES
 from .parts import Parts
 from .plan import Change, Plan
-from .state import Address, LinkAttribute, NftElement, NftTable, Resource, Rule, Sysctl
+from .state import Address, Adoption, FdbEntry, LinkAttribute, NftElement, NftTable, Resource, Rule, Sysctl
 from .transaction import Store, Transaction
+
+PREPARE_SECONDS = 120.0
+"""How long a domain may take from `prepare` to `start`; then its hypervisor's daemon was killed in between."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,8 @@ class Engine(Parts):
         """What of other programs breaks what is set up here: nothing of it is ours to mend."""
         resources = self.store.resources().values()
         bridged = any(isinstance(r, LinkAttribute) and r.name == "master" and r.value for r in resources)
-        return self.kernel.hazards(bridged) if resources else []
+        anycast = any(isinstance(r, FdbEntry) for r in resources)
+        return self.kernel.hazards(bridged, anycast) if resources else []
 
     def repair(self, domain: str = "", gone: Iterable[str] = ()) -> list[Drift]:
         """Makes `check` clean. Returns what it mended. Raises KernelError for what it could not mend."""
@@ -234,15 +238,18 @@ class Engine(Parts):
         return owners
 
     def _dead(self, owners: Sequence[Owner], gone: set[str]) -> list[Owner]:
+        # Between `prepare` and `start` a domain has no tap, and its hypervisor may not call it running.
+        fresh = time.time() - PREPARE_SECONDS
         return [
             owner
             for owner in owners
-            if owner.phase == "leftover" or owner.domain_id in gone or (owner.domain and not self._lives(owner))
+            if not (owner.phase == "preparing" and owner.since > fresh)
+            and (owner.phase == "leftover" or owner.domain_id in gone or (owner.domain and not self._lives(owner)))
         ]
 
     def _wants(self, owner: Owner) -> tuple[dict[str, Resource], str]:
         """What an owner shall have by today's configuration; by its record where the configuration has lost it."""
-        if owner.id.startswith("ifupdown:"):
+        if owner.id.startswith("ifupdown:") or owner.phase == "preparing":
             return self.store.claims(owner.id), ""
         try:
             if not owner.domain:
@@ -322,6 +329,8 @@ def _drift(label: str, key: str, have: Resource | None, want: Resource | None, r
     if want is None:
         return Drift(label, f"{key}: no longer wanted by the configuration", "remove it")
     remedy = f"make table {want.family} {want.name} anew" if isinstance(want, NftTable) else str(Change(have, want))
+    if isinstance(want, Adoption):
+        remedy = f"move it to {want.bridge}"
     if recorded != want:
         return Drift(label, f"{key}: the configuration has changed", remedy)
     if have is None:

@@ -17,12 +17,20 @@ class ConfigError(InputError):
     """A configuration file can't be used. The message starts with the file's name and the key."""
 
 
+class MissingLink(ConfigError):
+    """A declared interface does not exist (yet)."""
+
+
 class ConflictError(VmnetError):
     """The wish collides with another guest or with somebody else's kernel object."""
 
 
 class KernelError(VmnetError):
     """The kernel refused a step."""
+
+
+class InTheWay(KernelError):
+    """Somebody else made, meanwhile, the link that we were about to make. Nothing was changed by the step."""
 
 
 class StoreError(VmnetError):

@@ -4,7 +4,7 @@ import posix
 import sys
 from importlib import import_module
 
-from .frontends import FRONTENDS, VARIABLES, of
+from .frontends import CONFIGURATION, FRONTENDS, VARIABLES, of
 
 
 def main(path: str, argv: list[str]) -> int:
@@ -18,7 +18,35 @@ def main(path: str, argv: list[str]) -> int:
         return 0
     if name in VARIABLES and not posix.environ.get(VARIABLES[name]) and not brought_up(posix.environ):
         return 0
+    if position and argv[position : position + 1] == ["prepare"] and not has_bridges(CONFIGURATION):
+        return 0
     return import_module("vmnet_hooks.handle").handle(name, argv)
+
+
+def has_bridges(directory: str) -> bool:
+    """Whether the configuration may declare a bridge, which a guest may need before its tap exists: every guest's start asks.
+    A file that can't be read is for others to complain about."""
+    paths = [f"{directory}/vmnet.toml"]
+    try:
+        paths += [f"{directory}/conf.d/{name}" for name in posix.listdir(f"{directory}/conf.d")]
+    except OSError:
+        pass
+    for path in paths:
+        try:
+            file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            text = b""
+            while more := posix.read(file, 1 << 20):
+                text += more
+        except OSError:
+            return True
+        finally:
+            posix.close(file)
+        if b"bridges" in text or (b"bridged" in text and b"uplink" in text):
+            return True
+    return False
 
 
 def brought_up(environ: dict[bytes, bytes]) -> bool:

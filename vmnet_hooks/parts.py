@@ -78,6 +78,7 @@ class Parts(Transactions):
         transaction = self._transaction(wanted, drop, needs)
         for change in transaction.plan:
             self._check_master(change)
+        self._check_leaving(transaction.plan)
         return transaction
 
     def _chosen(self, names: Sequence[str]) -> list[Declared]:
@@ -281,15 +282,21 @@ class Parts(Transactions):
 
     def _check_ports(self, going: Sequence[str]) -> None:
         """A bridge does not go while somebody else's guests are on it."""
-        gone = [*going, *self._idle(going, {})]
-        claimed = {key: r for name in gone for key, r in self.store.claims(name).items()}
-        for device in claimed.values():
-            if not isinstance(device, Device) or device.type != "bridge":
-                continue
-            mine = {r.ifname for r in claimed.values() if isinstance(r, LinkAttribute) and r.name == "master"}
-            mine |= {r.ifname for r in claimed.values() if isinstance(r, Adoption | Device)}
-            if others := [port for port in self.kernel.ports(device.ifname) if port not in mine]:
-                raise ConflictError(f"bridge {device.ifname} still has ports: {', '.join(others)}; stop those guests first")
+        self._check_leaving(self._transaction({}, going).plan)
+
+    def _check_leaving(self, changes: Plan) -> None:
+        leaving = {
+            c.subject.link or c.subject.ifname
+            for c in changes
+            if c.have and isinstance(c.have, Adoption | LinkAttribute | Device)
+        }
+        for change in changes:
+            device = change.have
+            if isinstance(device, Device) and change.want is None and device.type in ("bridge", "bond"):
+                if others := [port for port in self.kernel.ports(device.ifname) if port not in leaving]:
+                    raise ConflictError(
+                        f"{device.type} {device.ifname} still has ports: {', '.join(others)}; stop those guests first"
+                    )
 
     # --- takeovers ------------------------------------------------------------------------------------------------------
 

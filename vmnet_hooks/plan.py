@@ -1,11 +1,11 @@
 """The difference between what shall be and what is, as an ordered list of invertible changes. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from .errors import ConflictError
-from .state import Device, LinkAttribute, NftElement, NftTable, Resource, Route, State
+from .state import Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Route, State
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,30 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
     Raises ConflictError where a route or a link of somebody else's stands in the way.
     """
     clean_up, set_up = [], []
-    gone = {item.ours.link for key, item in release.items() if isinstance(item.ours, Device) and _deleted(item, current)}
-    for key, resource in want.items():
-        have = current.get(key)
-        if isinstance(have, Device) and isinstance(resource, Device):
-            if not have.ours:
-                what = have.type or "plain interface"
-                raise ConflictError(
-                    f"link {have.ifname} exists already and is not ours ({what}); remove it, or choose another name"
-                )
-            if not resource.same_device(have):
-                clean_up.append(Change(have, None))
-                gone.add(have.ifname)
+    gone = {item.ours.link for item in release.values() if isinstance(item.ours, Device) and _deleted(item, current)}
+    gone |= remade(want, current)
+    for resource in want.values():
+        have = current.get(resource.key)
+        if isinstance(have, Device) and not have.ours:
+            what = have.type or "plain interface"
+            raise ConflictError(f"link {have.ifname} exists already and is not ours ({what}); remove it, or choose another name")
+        if isinstance(have, Device) and have.ifname in gone:
+            clean_up.append(Change(have, None))
+        if isinstance(have, Adoption) and isinstance(resource, Adoption) and have.bridge != resource.bridge:
+            clean_up.append(Change(have, None))
+            current = {key: r for key, r in current.items() if key != have.key}
+        if isinstance(have, LinkAttribute) and have.name == "master" and have.value in gone and have.link not in gone:
+            # The port of a link that goes leaves it before.
+            left = replace(have, value="")
+            clean_up.append(Change(have, left))
+            current = {**current, have.key: left}
     for key, item in release.items():
         have = current.get(key)
-        if have is None or getattr(item.ours, "stays", False) or not item.ours.released_by(have):
+        if have is None or getattr(item.ours, "stays", False):
+            continue
+        # A bond takes a port that leaves it down: that was nobody's wish.
+        was_port = isinstance(have, LinkAttribute) and have.name == "state" and f"link {have.ifname} master" in release
+        if not item.ours.released_by(have) and not was_port:
             continue
         if have.link in gone and goes_with_link(have):
             continue
@@ -81,6 +90,19 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
     clean_up.sort(key=lambda change: -change.subject.order)
     set_up.sort(key=lambda change: change.subject.order)
     return [*clean_up, *set_up]
+
+
+def remade(want: State, current: State) -> set[str]:
+    """Links of ours that can't become what is wanted, and those that go with them."""
+    found: set[str] = set()
+    devices = [(r, have) for r in want.values() if isinstance(r, Device) and isinstance(have := current.get(r.key), Device)]
+    while new := [
+        r.ifname
+        for r, have in devices
+        if have.ours and r.ifname not in found and (not r.same_device(have) or (have.parent and have.parent in found))
+    ]:
+        found.update(new)
+    return found
 
 
 def goes_with_link(resource: Resource) -> bool:

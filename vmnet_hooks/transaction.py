@@ -11,7 +11,7 @@ from typing import Protocol
 from . import compose, plan
 from .config import Config
 from .domain import Owner
-from .errors import KernelError, VmnetError
+from .errors import InTheWay, KernelError, VmnetError
 from .plan import Change, Plan, Release, goes_with_link
 from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
 
@@ -25,7 +25,7 @@ class Kernel(Protocol):
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> compose.Host: ...
     def survey(self, port: str, bridge: str) -> Adoption: ...
     def obstacle(self, port: str) -> str: ...
-    def hazards(self, bridged: bool) -> list[str]: ...
+    def hazards(self, bridged: bool, anycast: bool) -> list[str]: ...
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]: ...
     def apply(self, step: Plan) -> None: ...
     def ours(self) -> dict[str, Resource]: ...
@@ -141,8 +141,8 @@ class Transactions:
     def _adoption(self, port: str, bridge: str) -> Adoption:
         # Once moved, it is not on the port any more: the record knows what was.
         found = self.store.recorded(f"adoption {port}")
-        if found and isinstance(found[0], Adoption) and found[0].bridge == bridge:
-            return found[0]
+        if found and isinstance(found[0], Adoption):
+            return replace(found[0], bridge=bridge)
         return self.kernel.survey(port, bridge)
 
     def _lives(self, owner: Owner) -> bool:
@@ -176,6 +176,21 @@ class Transactions:
         # element is missing, and does so again for the next.
         known = [r for r in wants.values() if not isinstance(r, NftElement) or r.key in recorded]
         current = self.kernel.read([*moved, *known, *(item.ours for item in release.values())])
+        if again := plan.remade(wants, current):
+            # Made anew: so is what others have on them.
+            others = {
+                key: r
+                for key, r in self.store.resources().items()
+                if key not in wants and key not in release and (r.link in again or getattr(r, "parent", "") in again)
+            }
+            wants = {**others, **wants}
+            current = {**current, **self.kernel.read(others.values())}
+        for key, resource in wants.items():
+            ours = recorded.get(key)
+            if isinstance(ours, Device) and isinstance(resource, Device) and ours != resource and key in current:
+                # With every setting that we gave it: a link that is made anew may have to be put back.
+                words = dict(resource.options if ours.type == resource.type else ()) | dict(ours.options)
+                current = {**current, **self.kernel.read([replace(ours, options=tuple(words.items()))])}
         originals: dict[str, Resource | None] = {}
         for key in wants:
             if key in recorded:
@@ -226,22 +241,37 @@ class Transactions:
         self.store.open_journal(what, [*transaction.plan, *restore])
         done: list[Change] = []
         try:
+            originals = dict(transaction.originals)
             for step in plan.batches(transaction.plan):
+                originals.update(self._as_made(step, done))
                 # Before the call: a step that fails half-way is put back too.
                 done += step
                 self.kernel.apply(step)
             self._verify(transaction)
-            self.store.commit(transaction.drop, transaction.add, transaction.wants, transaction.originals)
+            self.store.commit(transaction.drop, transaction.add, transaction.wants, originals)
         except BaseException as error:
+            if isinstance(error, InTheWay):
+                done.pop()
             left = self._undo(done, restore if done else ())
             self.store.close_journal()
             if left and isinstance(error, VmnetError):
                 raise type(error)(f"{error} (and putting back failed: {'; '.join(left)})") from None
             raise
 
+    def _as_made(self, step: Plan, done: Sequence[Change]) -> dict[str, Resource]:
+        """What a setting of a link that we have just made was: what it goes back to when it alone is not wanted any more."""
+        made = {c.want.ifname for c in done if c.have is None and isinstance(c.want, Device)}
+        fresh = [
+            c.want
+            for c in step
+            if c.have is None and c.want and c.want.link in made and isinstance(c.want, Sysctl | LinkAttribute)
+        ]
+        return self.kernel.read(fresh) if fresh else {}
+
     def _verify(self, transaction: Transaction) -> None:
         # nft transactions hold as a whole or not at all.
-        changed = [c.want for c in transaction.plan if c.want is not None and not isinstance(c.want, NftElement)]
+        last = {c.subject.key: c.want for c in transaction.plan}
+        changed = [want for want in last.values() if want is not None and not isinstance(want, NftElement)]
         current = self.kernel.read(changed)
         for resource in changed:
             have = current.get(resource.key)
@@ -261,12 +291,17 @@ class Transactions:
                 continue
             try:
                 have = self.kernel.read([subject]).get(subject.key)
-                if change.want is None:
+                if isinstance(subject, Adoption) and change.want is None:
+                    # Half of it may have gone where nothing shows.
+                    undone = False
+                elif subject.composite or (isinstance(subject, LinkAttribute) and change.want is None):
+                    undone = have == change.have
+                elif change.want is None:
                     undone = have is not None
                 else:
-                    undone = have is None or not (subject.composite or change.want.covers(have))
-                if not undone and change.have != have:
-                    self.kernel.apply([change.inverse])
+                    undone = have is None or not change.want.covers(have) or have == change.have
+                if not undone:
+                    self.kernel.apply([Change(have, change.have) if subject.composite else change.inverse])
             except Exception as error:
                 # Whatever it is: the rest must be put back.
                 left.append(str(error))

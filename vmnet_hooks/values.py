@@ -102,7 +102,7 @@ def vids(value: object) -> tuple[int, ...]:
     found: set[int] = set()
     for item in value:
         low, dash, high = item.partition("-") if isinstance(item, str) else ("", "", "")
-        if dash and low.isdecimal() and high.isdecimal() and len(item) <= 9:
+        if dash and item.isascii() and low.isdecimal() and high.isdecimal() and len(item) <= 9:
             first, last = int(low), int(high)
         elif isinstance(item, int) and not isinstance(item, bool):
             first = last = item

@@ -14,7 +14,7 @@ from ipaddress import ip_address, ip_interface
 
 from vmnet_hooks import values
 from vmnet_hooks.compose import Host, Link
-from vmnet_hooks.errors import KernelError
+from vmnet_hooks.errors import InTheWay, KernelError
 from vmnet_hooks.kernel import adoption
 from vmnet_hooks.plan import Change, Plan
 from vmnet_hooks.state import (
@@ -217,7 +217,7 @@ class FakeKernel:
         vlans = {
             (r.parent, int(dict(r.fixed)["id"])): r.ifname
             for r in self.world.values()
-            if isinstance(r, Device) and r.type == "vlan" and addresses
+            if isinstance(r, Device) and r.type == "vlan"
         }
         return Host(found, self.ipv6, self.ra_links, self.rp_filter, self._gate(), addresses, vlans, machine=self.machine)
 
@@ -244,7 +244,7 @@ class FakeKernel:
         self._alive()
         return self.obstacles.get(port, "")
 
-    def hazards(self, bridged: bool) -> list[str]:
+    def hazards(self, bridged: bool, anycast: bool) -> list[str]:
         return []
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
@@ -432,12 +432,12 @@ class FakeKernel:
 
     def _create(self, want: Device) -> None:
         if want.ifname in self.links:
-            raise KernelError(f"ip link add {want.ifname}: File exists")
+            raise InTheWay(f"ip link add {want.ifname}: File exists")
         if want.parent and want.parent not in self.links:
             raise KernelError(f"{want.parent} does not exist (any more)")
         for other in self.world.values():
             if want.type == "vlan" and isinstance(other, Device) and (other.parent, other.fixed) == (want.parent, want.fixed):
-                raise KernelError(f"ip link add {want.ifname}: File exists")
+                raise InTheWay(f"ip link add {want.ifname}: File exists")
         below = self.links.get(want.parent)
         inherited = below.address if below and want.type == "vlan" else ""
         self.add_link(want.ifname, want.type, below.mtu if below else 1500, inherited, made=want)
@@ -504,6 +504,8 @@ class FakeKernel:
             return
         target = change.want or PortVlans(subject.ifname, 0, "", subject.own)
         assert isinstance(target, PortVlans)
+        # As they are now, like the real one: the port may have joined, and got the default PVID, since the plan was made.
+        have = self._read(target) if target.ifname in self.links else None
         for verb, text, untagged in target.commands(have):
             for vid in values.numbers(text) if verb == "add" else ():
                 yield lambda vid=vid, untagged=untagged: self._add_vlan(subject, vid, untagged)  # type: ignore[misc]

@@ -11,6 +11,8 @@ FRONTENDS = {
     "ifupdown/vmnet": ("ifupdown", 0, ()),
 }
 
+CONFIGURATION = "/etc/vmnet-hooks"
+
 # hook: the environment variable without which a call is none of ours
 VARIABLES = {"ifupdown/vmnet": b"IF_IP_ROUTING_TABLE"}
 

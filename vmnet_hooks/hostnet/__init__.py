@@ -4,6 +4,5 @@ OPTIONS              rows of its keys
 parse_name(name)     raises ValueError
 check(part)          cross-key checks of one part; raises ConfigError
 check_together(declared)  checks across the whole configuration
-lower(part)          links that it stands on: ports and parents
 resources(part, host)     pure composition
 """

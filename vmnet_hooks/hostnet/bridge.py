@@ -154,7 +154,8 @@ def resources(part: Declared, host) -> Iterator[Resource]:
             yield from _trunk(part, port, host)
     if not part["tx_checksum"]:
         yield LinkAttribute(name, "tx", "off")
-    mac = link.mac_of(name, host) or _made_up_mac(name, host)
+    # Fixed: a bridge without one takes the lowest of its ports', which are guests' taps, and changes with them.
+    mac = link.mac_of(name, host) or link.made_up_mac(name, host)
     if part["anycast_gateway"]:
         yield from link.attributes(part, host, mac, addresses=False)
         yield from _gateway(part, host)
@@ -187,11 +188,6 @@ def _settings(part: Declared) -> Iterator[tuple[str, str]]:
         yield "vlan_filtering", "1"
         # Else every tap begins its life in VLAN 1.
         yield "vlan_default_pvid", "0"
-
-
-def _made_up_mac(name: str, host) -> str:
-    """Fixed: a bridge without one takes the lowest of its ports', which are guests' taps, and changes with them."""
-    return f"02:{hashlib.sha256(f'{host.machine} {name}'.encode()).digest()[:5].hex(':')}"
 
 
 def _adopted_port(part: Declared, port: str, host) -> Iterator[Resource]:

@@ -17,4 +17,4 @@ def check_together(declared: Config) -> None:
 
 def resources(part: Declared, host) -> Iterator[Resource]:
     yield link.device(part, "dummy", host)
-    yield from link.attributes(part, host, part["mac"])
+    yield from link.attributes(part, host, link.mac_of(part.name, host))

@@ -1,10 +1,12 @@
 """What every link that we make has in common: MTU, MAC, addresses, gateway; and what its ports have."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 from .. import values
 from ..config import LINKS, Config, Declared, Option
+from ..errors import MissingLink
 from ..state import MAIN_TABLE, Address, Adoption, Device, LinkAttribute, Resource, Route, Sysctl
 
 parse_name = values.ifname
@@ -90,8 +92,15 @@ def mac_of(name: str, host) -> str:
     lower = (part.options.get("hw_port") or "",) + lower_links(part)
     if found := next((mac for low in lower if low and (mac := mac_of(low, host))), ""):
         return found
+    if part.section == "dummies":
+        return made_up_mac(name, host)
     link = host.links.get(name)
     return link.address if link and link.ours else ""
+
+
+def made_up_mac(name: str, host) -> str:
+    """A locally administered MAC, the same for a link of that name whenever it is made on this machine."""
+    return f"02:{hashlib.sha256(f'{host.machine} {name}'.encode()).digest()[:5].hex(':')}"
 
 
 def mtu_of(name: str, host) -> int:
@@ -160,8 +169,11 @@ def port(part: Declared, name: str, host, adopted: bool = False) -> Iterator[Res
 
 def require(part: Declared, option: str, name: str, host) -> None:
     """Raises ConfigError if a link is neither there nor declared."""
-    if name not in host.links and name not in host.parts:
-        raise part.error(option, f"{name} does not exist; is the NIC there, or shall it be declared? (`ip link` lists all)")
+    link = host.links.get(name)
+    # One that we made and that is declared no more is about to go.
+    if name not in host.parts and (link is None or link.ours):
+        problem = f"{name} does not exist; is the NIC there, or shall it be declared? (`ip link` lists all)"
+        raise MissingLink(str(part.error(option, problem)))
 
 
 def check_together(declared: Config) -> None:

@@ -40,6 +40,8 @@ def resources(part: Declared, host) -> Iterator[Resource]:
         raise part.error("id", f"VLAN {part['id']} of {parent} is taken by {taken}; remove it (ip link del {taken})")
     existing = host.links.get(part.name)
     if existing and not existing.ours and part.options.get("implied"):
+        if host.vlans.get((parent, part["id"])) != part.name:
+            raise part.error("id", f"{part.name} exists already and is not VLAN {part['id']} of {parent}; rename or remove it")
         return
     fixed = (("protocol", part["protocol"]), ("id", str(part["id"])))
     yield link.device(part, "vlan", host, parent=parent, fixed=fixed)

@@ -115,6 +115,9 @@ def _route_words(words: list[str], dev: str, family: str) -> str:
         if word in _NOT_WORDS:
             continue
         before = words[number - 1] if number else ""
+        if word == "lock" and before == "rto_min":
+            # It always is, and is not said.
+            continue
         if word == dev and before == "dev":
             word = "{dev}"
         result.append(word.removesuffix("sec") if before == "expires" else word)

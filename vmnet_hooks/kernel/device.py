@@ -62,13 +62,18 @@ def read(want: Device, message: Any, name_of: Callable[[int], str]) -> Device:
     def settings(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
         if kind != want.type or data is None:
             return ()
-        found = ((word, data.get_attr(_attribute(kind, word))) for word, _ in pairs)
+        # While the topology changes, STP itself shortens it, and puts it back.
+        if kind == "bridge" and data.get_attr("IFLA_BR_TOPOLOGY_CHANGE"):
+            passing = [pair for pair in pairs if pair[0] == "ageing_time"]
+        else:
+            passing = []
+        found = ((word, data.get_attr(_attribute(kind, word))) for word, _ in pairs if (word, _) not in passing)
         return tuple(
             # A kernel without VLAN filtering has none of it, and says nothing of it.
             (word, _decoded(kind, word, value))
             for word, value in found
             if value is not None
-        )
+        ) + tuple(passing)
 
     return Device(
         want.ifname,

@@ -11,13 +11,19 @@ from .nft import Nft
 _FORWARD = {"ip": "IPv4", "ip6": "IPv6", "inet": "IPv4 and IPv6", "bridge": "bridged"}
 
 
-def hazards(nft: Nft, bridged: bool) -> list[str]:
-    """One line each: what breaks, and what to do."""
+def hazards(nft: Nft, bridged: bool, anycast: bool) -> list[str]:
+    """One line each: what breaks, and what to do. `bridged` if there are bridges of ours, `anycast` if one has a gateway that
+    other nodes have too."""
     dropping = _dropping(nft) + _legacy()
     found = [
         f"{where}: policy drop: {what} packets that are forwarded are dropped unless a rule there accepts them; {remedy}"
         for where, what, remedy in dropping
     ]
+    if anycast and sysctl.read("net/bridge/bridge-nf-call-iptables") == "1":
+        found.append(
+            "net.bridge.bridge-nf-call-iptables is 1: what guests send to a shared gateway leaves untranslated by NAT; "
+            "run `sysctl -w net.bridge.bridge-nf-call-iptables=0` (and put it into /etc/sysctl.d)"
+        )
     if bridged:
         for name, word, version in (
             ("iptables", "iptables", "IPv4"),

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ..compose import Host, Link
-from ..errors import KernelError
+from ..errors import InTheWay, KernelError
 from ..plan import Plan
-from ..state import FORWARDING_GATE, Adoption, NftElement, NftTable, Resource, Route, Sysctl, TableName
+from ..state import FORWARDING_GATE, Adoption, Device, NftElement, NftTable, Resource, Route, Sysctl, TableName
 from . import adoption, hazards, obstacle, sysctl
 from .netlink import Netlink
 from .nft import Nft
@@ -46,7 +46,7 @@ class Kernel:
         rp_filter = int(sysctl.read("net/ipv4/conf/all/rp_filter") or 0)
         router6 = sysctl.read(FORWARDING_GATE) == "1"
         addresses = {name: self.netlink.addresses(name) for name in ports if name in found}
-        return Host(found, ipv6, ra_links, rp_filter, router6, addresses, _vlans() if addresses else {}, machine=_machine())
+        return Host(found, ipv6, ra_links, rp_filter, router6, addresses, _vlans(), machine=_machine())
 
     def survey(self, port: str, bridge: str) -> Adoption:
         """What `bridge` has to take over if it adopts `port`. Raises KernelError."""
@@ -56,9 +56,9 @@ class Kernel:
         """Why a bridge must not adopt `port`; "" if it may."""
         return obstacle.obstacle(port)
 
-    def hazards(self, bridged: bool) -> list[str]:
-        """What of other firewalls breaks what we set up; `bridged` if there are bridges of ours."""
-        return hazards.hazards(self.nft, bridged)
+    def hazards(self, bridged: bool, anycast: bool) -> list[str]:
+        """What of other firewalls breaks what we set up: see hazards.hazards."""
+        return hazards.hazards(self.nft, bridged, anycast)
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
         """What is there now under the keys of `wanted`. Raises KernelError."""
@@ -111,7 +111,8 @@ class Kernel:
             reason = _reason(error)
             if isinstance(error, NetlinkError) and error.code == errno.EEXIST and isinstance(first.subject, Route):
                 reason = "the host has another such route; remove that one, or `gateway` from the declaration"
-            raise KernelError(f"{label.splitlines()[0]}: {reason}") from None
+            is_taken = isinstance(error, NetlinkError) and error.code == errno.EEXIST and isinstance(first.subject, Device)
+            raise (InTheWay if is_taken else KernelError)(f"{label.splitlines()[0]}: {reason}") from None
 
     def finish(self) -> None:
         """Ends the one step that a process can be killed in the middle of. Needs the lock. Raises KernelError."""

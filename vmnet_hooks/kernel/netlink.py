@@ -330,8 +330,8 @@ class Netlink:
             case FdbEntry():
                 device.set_fdb(self._ip, "add", want, self._index(want.ifname))
             case PortVlans():
-                before = have if isinstance(have, PortVlans) else None
-                device.set_vlans(self._ip, want, before, self._index(want.ifname))
+                # As they are now: a port that has just joined has the bridge's default PVID.
+                device.set_vlans(self._ip, want, device.read_vlans(want), self._index(want.ifname))
             case Adoption():
                 adoption.move(want, to_bridge=True)
             case Address():
@@ -431,11 +431,11 @@ class Netlink:
             link for name in (self._name(before or 0), want.value) if name and (link := self.link(name)) and link.kind == "bond"
         ]
         if bonds and want.value:
-            # A bond takes no port that is up; and lets none go without taking it down.
+            # A bond takes no port that is up.
             self._ip.link("set", index=index, state="down")
-        self._ip.link("set", index=index, master=self._index(want.value) if want.value else 0)
-        if bonds and is_up:
-            self._ip.link("set", index=index, state="up")
+        # In one message: a bond that lets a port go takes it down.
+        up = {"state": "up"} if bonds and is_up else {}
+        self._ip.link("set", index=index, master=self._index(want.value) if want.value else 0, **up)
 
     def _unset_address(self, have: Address) -> None:
         index = self._index(have.ifname)

@@ -112,7 +112,7 @@ def is_answer(frame: bytes, address: str) -> bool:
     if ":" not in address:
         return frame[12:14] == b"\x08\x06" and frame[20:22] == b"\x00\x02" and frame[28:32] == socket.inet_aton(address)
     target = socket.inet_pton(socket.AF_INET6, address)
-    return frame[12:14] == b"\x86\xdd" and frame[20] == 58 and frame[54] == 136 and frame[62:78] == target
+    return frame[12:14] == b"\x86\xdd" and frame[20:21] == b"\x3a" and frame[54:55] == b"\x88" and frame[62:78] == target
 
 
 def gratuitous_arp(mac: bytes, address: str) -> list[bytes]:

@@ -74,6 +74,9 @@ def check_together(networks: list[Network], declared: Config) -> None:
         part = declared.parts.get(f"bridge:{name}")
         if network["uplink"] and part and part.options.get("implied") != network.name:
             raise network.error("uplink", f"bridge {name} is declared in {part.source}: list the uplink in its ports instead")
+        device = declared.parts.get(f"vlan:{_vlan_name(network)}") if network["uplink"] and network["vlan"] else None
+        if device and (device["parent"], device["id"]) != (network["uplink"], network["vlan"]):
+            raise network.error("vlan", f"vlans.{device.name} is VLAN {device['id']} of {device['parent']}; rename it, or use it")
         if part and _tags(network) and not network["uplink"] and not part["vlan_filtering"]:
             raise network.error(
                 "vlan", f"bridges.{name} is not VLAN-aware; set vlan_filtering = true there, or name an uplink here"

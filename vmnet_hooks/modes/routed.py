@@ -13,7 +13,7 @@ from typing import Any
 from .. import values
 from ..config import Config, Declared, Network, Option, Required
 from ..domain import Vif
-from ..errors import InputError
+from ..errors import InputError, MissingLink
 from ..hostnet.forwarding import forwarding
 from ..ruleset import ARP, INET
 from ..state import (
@@ -253,7 +253,7 @@ def _network(network: Network, host) -> Iterator[Resource]:
     outside = [dev for dev in dict.fromkeys((network["masquerade"], network["external"])) if dev]
     for option, dev in (("uplink", uplink), ("masquerade", network["masquerade"]), ("external", network["external"])):
         if dev and dev not in host.links and dev not in host.parts:
-            raise network.error(option, f"{dev} does not exist; create it, or name another interface")
+            raise MissingLink(str(network.error(option, f"{dev} does not exist; create it, or name another interface")))
     if network["ipv6"] and not host.ipv6:
         raise network.error("ipv6", "this kernel runs with IPv6 off (ipv6.disable=1); turn it on, or remove ipv6")
     yield INET
