@@ -285,11 +285,8 @@ class Parts(Transactions):
         self._check_leaving(self._transaction({}, going).plan)
 
     def _check_leaving(self, changes: Plan) -> None:
-        leaving = {
-            c.subject.link or c.subject.ifname
-            for c in changes
-            if c.have and isinstance(c.have, Adoption | LinkAttribute | Device)
-        }
+        befores = [change.have for change in changes]
+        leaving = {have.ifname for have in befores if isinstance(have, Adoption | LinkAttribute | Device)}
         for change in changes:
             device = change.have
             if isinstance(device, Device) and change.want is None and device.type in ("bridge", "bond"):
@@ -318,7 +315,9 @@ class Parts(Transactions):
         }
         added = [owner.id for owner in transaction.add if owner.id not in known]
         seconds = confirm_within or 6 * GATEWAY_SECONDS
-        self.store.set_pending(Pending(time.monotonic() + seconds, bool(confirm_within), before, added))
+        keys = [r.key for resources, _ in before.values() for r in resources]
+        originals = {key: found[1] for key in keys if (found := self.store.recorded(key))}
+        self.store.set_pending(Pending(time.monotonic() + seconds, bool(confirm_within), before, added, originals))
 
     def confirm(self) -> bool:
         """Keeps a takeover. Returns whether one was waiting; one whose command was killed half-way is taken back instead."""
@@ -338,7 +337,9 @@ class Parts(Transactions):
             wanted = {owner: {r.key: r for r in resources} for owner, (resources, _) in waiting.before.items()}
             needs = {owner.id: others for owner, (_, others) in waiting.before.items()}
             added = [name for name in waiting.added if self.store.owners(id=name)]
-            self._run(self._transaction(wanted, added, needs), "put back")
+            transaction = self._transaction(wanted, added, needs)
+            originals = {key: waiting.originals.get(key, found) for key, found in transaction.originals.items()}
+            self._run(replace(transaction, originals=originals), "put back")
             self.store.set_pending(None)
 
 

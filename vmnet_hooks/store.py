@@ -253,7 +253,8 @@ class Store:
             _owner(tuple(row.values())): (tuple(_decoded(line) for line in claims), needs)
             for row, claims, needs in value.pop("before")
         }
-        return Pending(**value, before=before)
+        originals = {key: decode(line) for key, line in value.pop("originals").items()}
+        return Pending(**value, before=before, originals=originals)
 
     def set_pending(self, pending: Pending | None) -> None:
         self._db.execute("DELETE FROM pending")
@@ -267,6 +268,7 @@ class Store:
                 "needs_word": pending.needs_word,
                 "added": list(pending.added),
                 "before": before,
+                "originals": {key: encode(found) for key, found in pending.originals.items()},
             }
             self._db.execute("INSERT INTO pending VALUES (1, ?)", (json.dumps(value),))
 

@@ -42,6 +42,7 @@ class Pending:
     needs_word: bool
     before: Mapping[Owner, tuple[Sequence[Resource], Sequence[str]]] = field(default_factory=dict)
     added: Sequence[str] = ()
+    originals: Mapping[str, Resource | None] = field(default_factory=dict)
 
 
 class Store(Protocol):
@@ -243,7 +244,8 @@ class Transactions:
         try:
             originals = dict(transaction.originals)
             for step in plan.batches(transaction.plan):
-                originals.update(self._as_made(step, done))
+                found = self._as_made(step, done)
+                originals.update({key: have for key, have in found.items() if originals.get(key) is None})
                 # Before the call: a step that fails half-way is put back too.
                 done += step
                 self.kernel.apply(step)
@@ -271,7 +273,8 @@ class Transactions:
     def _verify(self, transaction: Transaction) -> None:
         # nft transactions hold as a whole or not at all.
         last = {c.subject.key: c.want for c in transaction.plan}
-        changed = [want for want in last.values() if want is not None and not isinstance(want, NftElement)]
+        lost = {c.have.ifname for c in transaction.plan if isinstance(c.have, Device) and last[c.have.key] is None}
+        changed = [w for w in last.values() if w is not None and not isinstance(w, NftElement) and w.link not in lost]
         current = self.kernel.read(changed)
         for resource in changed:
             have = current.get(resource.key)

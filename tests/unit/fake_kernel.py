@@ -462,9 +462,9 @@ class FakeKernel:
         is_up = self._value(f"link {name} state") == "up"
         if "bond" in kinds and want.value:
             yield lambda: self._set_link(LinkAttribute(name, "state", "down"))
-        yield lambda: self._set_link(want)
-        if "bond" in kinds and is_up:
-            yield lambda: self._set_link(LinkAttribute(name, "state", "up"))
+        # In one message: a bond that lets a port go takes it down.
+        wants = [want, LinkAttribute(name, "state", "up")] if "bond" in kinds and is_up else [want]
+        yield lambda: [self._set_link(each) for each in wants] and None
 
     def _join(self, port: str, master: str) -> None:
         if self.links[master].kind == "bond":
