@@ -72,10 +72,22 @@ def _prepare(event: Event) -> str:
         return ""
     bound = compose.bind(event.domain, declared, declared.claims(event.domain.name))
     networks = [network for _, network in bound if compose.needs(network, declared)]
-    if not networks:
+    if not networks or _are_up({name for network in networks for name in compose.needs(network, declared)}):
         return ""
     with _engine(declared) as engine:
         return ", ".join(owner.id.replace(":", " ", 1) for owner in engine.prepare(event.domain, networks, event.frontend))
+
+
+def _are_up(names: set[str]) -> bool:
+    """Whether parts are up, and kept by more than a guest that may go meanwhile. Without the kernel edge, which costs."""
+    if not os.path.exists(f"{store.DIRECTORY}/state.db"):
+        return False
+    records = store.Store()
+    try:
+        found = {o.id: o for name in names for o in records.owners(id=name) if o.frontend == "cli" and o.phase == "active"}
+    finally:
+        records.close()
+    return found.keys() == names and all(os.path.exists(f"/sys/class/net/{owner.network}") for owner in found.values())
 
 
 def _reconnect(event: Event) -> list[Owner]:

@@ -245,7 +245,7 @@ def status(domain: str, to_json: bool) -> None:
             lambda column, cell: click.style(cell, fg="green" if cell == "ok" else "red") if column == "STATE" else cell,
         )
     if drifts:
-        click.echo(f"{len(drifts)} differences; see `vmnet-hook check`", err=True)
+        click.echo(f"{len(drifts)} difference{'s' if len(drifts) > 1 else ''}; see `vmnet-hook check`", err=True)
 
 
 @main.command()
@@ -313,7 +313,7 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
     A bridge that takes over an interface with live addresses is put back if the default gateway does not answer any more.
     """
     with engine() as opened:
-        if not names and not opened.config.parts and not opened.config.networks:
+        if not (names or opened.config.parts or opened.config.networks or opened.store.owners(domain="")):
             click.echo("nothing is declared")
             return
         end = time.monotonic() + wait

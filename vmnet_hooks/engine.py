@@ -11,9 +11,11 @@ from . import compose
 from .config import Config, Network
 from .domain import Domain, Owner, Vif
 from .errors import ConfigError, ConflictError, InputError, KernelError, VmnetError
+from .hostnet import bridge
 from .modes import MODES
 from .parts import Parts
 from .plan import Change, Plan
+from .ruleset import CLOSED6
 from .state import Address, Adoption, FdbEntry, LinkAttribute, NftElement, NftTable, Resource, Rule, Sysctl
 from .transaction import Store, Transaction
 
@@ -162,6 +164,8 @@ class Engine(Parts):
         """Every difference between records, configuration and kernel. `gone` are ids of domains that run no more."""
         drifts: list[Drift] = []
         with self.store.lock():
+            if self.store.pending():
+                drifts.append(Drift("", "a takeover waits to be confirmed", "vmnet-hook confirm"))
             what, changes = self.store.journal()
             if what:
                 drifts.append(Drift("", f"interrupted: {what}, {len(changes)} changes", "take them back"))
@@ -192,7 +196,10 @@ class Engine(Parts):
                         )
             if not domain:
                 orphans = {key: r for key, r in self.kernel.ours().items() if key not in claimed}
-                drifts += [Drift("", f"{key}: ours, but in no record", r.unset_command()) for key, r in orphans.items()]
+                drifts += [
+                    Drift("", f"{key}: ours, but in no record", "vmnet-hook up" if self._is_declared(r) else r.unset_command())
+                    for key, r in orphans.items()
+                ]
         return drifts
 
     def hazards(self) -> list[str]:
@@ -244,8 +251,12 @@ class Engine(Parts):
             owner
             for owner in owners
             if not (owner.phase == "preparing" and owner.since > fresh)
-            and (owner.phase == "leftover" or owner.domain_id in gone or (owner.domain and not self._lives(owner)))
+            and (self._left_over(owner) or owner.domain_id in gone or (owner.domain and not self._lives(owner)))
         ]
+
+    def _left_over(self, owner: Owner) -> bool:
+        """A part that somebody needs again is not one that could not be taken away."""
+        return owner.phase == "leftover" and not self.store.claimed_elsewhere(f"needs {owner.id}", [owner.id])
 
     def _wants(self, owner: Owner) -> tuple[dict[str, Resource], str]:
         """What an owner shall have by today's configuration; by its record where the configuration has lost it."""
@@ -254,7 +265,7 @@ class Engine(Parts):
         try:
             if not owner.domain:
                 part = self._part(owner.id)
-                wants = compose.compose_part(part, self._host(compose.links_of_part(part), adopt=True))
+                wants = compose.compose_part(part, self._host(compose.links_of_part(part)))
             else:
                 network = self.config.network(owner.network, owner.domain)
                 vif = MODES[network.mode].bind(_vif(owner), network, owner.domain)
@@ -268,16 +279,29 @@ class Engine(Parts):
 
     def _reapply(self, owners: Sequence[Owner]) -> None:
         if owners:
-            needs = {owner.id: self.store.needs(owner.id) for owner in owners}
+            needs = {owner.id: self._needs(owner) for owner in owners}
             self._run(self._transaction({owner: self._wants(owner)[0] for owner in owners}, (), needs), "repair")
+
+    def _needs(self, owner: Owner) -> list[str]:
+        network = self.config.networks.get(owner.network) if owner.domain else None
+        return list(compose.needs(network, self.config)) if network else self.store.needs(owner.id)
+
+    def _is_declared(self, resource: Resource) -> bool:
+        """Whether a thing of ours is on a declared link: after the records were lost, what guests use is not torn down."""
+        links = {part.name for part in self.config.parts.values() if part.section != "nat"}
+        links |= {bridge.gateway_link(p) for p in self.config.parts.values() if p.section == "bridges" and p["anycast_gateway"]}
+        parts = [part.strip('"') for part in resource.parts] if isinstance(resource, NftElement) else []
+        return resource == CLOSED6 or bool(links & {resource.link, *parts})
 
     def _remove_orphans(self) -> None:
         claimed = self.store.resources()
-        orphans = [Change(r, None) for key, r in self.kernel.ours().items() if key not in claimed]
+        found = {key: r for key, r in self.kernel.ours().items() if key not in claimed}
+        kept = [r for r in found.values() if self._is_declared(r) and r != CLOSED6]
+        orphans = [Change(r, None) for r in found.values() if not (self._is_declared(r) and kept)]
         orphans.sort(key=lambda change: -change.subject.order)
         for family in ("inet", "arp"):
             table = NftTable(family, "", ())
-            if table.key not in claimed and self.kernel.read([table]):
+            if table.key not in claimed and not kept and self.kernel.read([table]):
                 orphans = [c for c in orphans if not (isinstance(c.subject, NftElement) and c.subject.family == family)]
                 orphans.append(Change(table, None))
         failed: dict[str, str] = {}

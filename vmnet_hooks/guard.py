@@ -16,7 +16,7 @@ from .kernel import packet
 from .store import Store
 
 POLL_SECONDS = 0.2
-ATTEMPTS = 20
+LONGEST_PAUSE = 30.0
 
 
 class Watch:
@@ -61,12 +61,13 @@ def watch_over(lifeline: int) -> None:
         time.sleep(POLL_SECONDS)
     else:
         return
-    for _ in range(ATTEMPTS):
+    pause = 1.0
+    while store.pending():
         try:
             engine = host.engine(Config({}))
             engine.revert()
             syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
-            return
         except VmnetError as error:
             syslog.syslog(syslog.LOG_ERR, f"putting a takeover back: {error}")
-            time.sleep(1)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)

@@ -79,6 +79,7 @@ class Parts(Transactions):
         for change in transaction.plan:
             self._check_master(change)
         self._check_leaving(transaction.plan)
+        self._check_left_behind(transaction)
         return transaction
 
     def _chosen(self, names: Sequence[str]) -> list[Declared]:
@@ -154,6 +155,18 @@ class Parts(Transactions):
         mine = [o.id for o in self.store.owners(domain="") if o.id.partition(":")[0] in KINDS.values() and o.id not in wanted]
         undeclared = [name for name in mine if not self._declared(name)]
         return [name for name in undeclared if not self.store.claimed_elsewhere(f"needs {name}", undeclared)]
+
+    def _check_left_behind(self, transaction: Transaction) -> None:
+        """A bridge that guests are on does not lose its ports by being declared no more, or under another name."""
+        masters = [c.have for c in transaction.plan if isinstance(c.have, LinkAttribute) and c.have.name == "master"]
+        moved = {have.value: have.ifname for have in masters}
+        for bridge, port in moved.items():
+            name = f"bridge:{bridge}"
+            if self.store.owners(id=name) and name not in transaction.drop and not self._declared(name):
+                raise ConflictError(
+                    f"bridge {bridge} is no longer declared, but guests are on it, and {port} would leave it; "
+                    f"stop them first, or declare {bridge} again"
+                )
 
     def _declared(self, name: str) -> bool:
         try:
@@ -298,7 +311,11 @@ class Parts(Transactions):
     # --- takeovers ------------------------------------------------------------------------------------------------------
 
     def _check_pending(self) -> None:
-        if self.store.pending():
+        waiting = self.store.pending()
+        if waiting and time.monotonic() > waiting.deadline + GATEWAY_SECONDS:
+            # Its guard was killed.
+            self._put_back()
+        elif waiting:
             raise ConflictError("a takeover waits to be confirmed: run `vmnet-hook confirm`, or wait until it is put back")
 
     def _check_adoptions(self, adoptions: Sequence[Adoption]) -> None:
@@ -331,16 +348,26 @@ class Parts(Transactions):
         """Puts back everything that an unconfirmed `up` changed."""
         with self.store.lock():
             self._recover()
-            waiting = self.store.pending()
-            if waiting is None:
-                return
-            wanted = {owner: {r.key: r for r in resources} for owner, (resources, _) in waiting.before.items()}
-            needs = {owner.id: others for owner, (_, others) in waiting.before.items()}
-            added = [name for name in waiting.added if self.store.owners(id=name)]
-            transaction = self._transaction(wanted, added, needs)
-            originals = {key: waiting.originals.get(key, found) for key, found in transaction.originals.items()}
-            self._run(replace(transaction, originals=originals), "put back")
-            self.store.set_pending(None)
+            self._put_back()
+
+    def _put_back(self) -> None:
+        waiting = self.store.pending()
+        if waiting is None:
+            return
+        wanted = {owner: {r.key: r for r in resources} for owner, (resources, _) in waiting.before.items()}
+        needs = {owner.id: others for owner, (_, others) in waiting.before.items()}
+        added = [owner for name in waiting.added for owner in self.store.owners(id=name)]
+        for owner in added:
+            if self._strangers(owner.id, [other.id for other in added]):
+                # Guests came meanwhile: their bridge stays, without what it took over.
+                claims = self.store.claims(owner.id).values()
+                bridges = {r.ifname for r in claims if isinstance(r, Device)}
+                wanted[replace(owner, frontend="auto")] = {r.key: r for r in claims if r.link in bridges}
+        kept = {owner.id for owner in wanted}
+        transaction = self._transaction(wanted, [owner.id for owner in added if owner.id not in kept], needs)
+        originals = {key: waiting.originals.get(key, found) for key, found in transaction.originals.items()}
+        self._run(replace(transaction, originals=originals), "put back")
+        self.store.set_pending(None)
 
 
 def gateways_of(adoption: Adoption) -> list[str]:

@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from .errors import ConflictError
-from .state import Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Route, State
+from .state import Address, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Route, State
+
+_KERNEL = 2
+"""The protocol of routes that the kernel makes, RTPROT_KERNEL."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,16 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
             continue
         if item.original is None or item.original != have:
             clean_up.append(Change(have, item.original))
+    leaving = {change.have.ifname for change in clean_up if isinstance(change.have, Address)}
     for key, resource in want.items():
         have = current.get(key)
         if have is not None and have.link in gone:
             have = None
-        if have is not None and resource.covers(have):
+        # The kernel's own route to a subnet goes with the address: it does not stand in for ours.
+        goes = isinstance(have, Route) and have.proto == _KERNEL and have.dev in leaving
+        if have is not None and resource.covers(have) and not goes:
             continue
-        if isinstance(have, Route) and not have.ours:
+        if isinstance(have, Route) and not have.ours and not goes:
             raise ConflictError(f"somebody else's route is in the way: {have}; remove it, or correct the network's settings")
         set_up.append(Change(have, resource))
     clean_up.reverse()

@@ -4,15 +4,15 @@ Chains sit at the standard priorities (raw, filter, srcnat) of hooks of their ow
 table's chain from dropping the packet.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address
 
-from .state import TABLE, NftTable
+from .state import TABLE, NftElement, NftTable
 
 # Sets are keyed by interface name: an element outlives the tap, and binds again by name.
 _INET = """\
-	comment "vmnet-hooks"
 	set guarded { type ifname; }
 	set macs { type ifname . ether_addr; }
 	set sources4 { type ifname . ether_addr . ipv4_addr; }
@@ -54,7 +54,6 @@ _INET = """\
 _INET_RULES = (("forward", 1), ("guard", 1), ("guest", 5), ("nat", 6), ("unnumbered", 2))
 
 _ARP = """\
-	comment "vmnet-hooks"
 	set guarded { type ifname; }
 	set macs { type ifname . ether_addr; }
 	set sources { type ifname . ether_addr . ipv4_addr; }
@@ -75,8 +74,17 @@ _ARP = """\
 	}"""
 _ARP_RULES = (("guest", 2), ("input", 2), ("output", 1))
 
-INET = NftTable("inet", _INET, _INET_RULES)
-ARP = NftTable("arp", _ARP, _ARP_RULES)
+
+def _table(family: str, body: str, rules: tuple[tuple[str, int], ...], name: str = TABLE) -> NftTable:
+    return NftTable(family, body, rules, name, hashlib.sha256(body.encode()).hexdigest()[:12])
+
+
+INET = _table("inet", _INET, _INET_RULES)
+ARP = _table("arp", _ARP, _ARP_RULES)
+
+
+CLOSED6 = NftElement("inet", "closed", ("ipv6",))
+"""There on a host that did not forward IPv6 before us."""
 
 
 def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
@@ -92,14 +100,14 @@ def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
         # The target: eight bytes into the message, RFC 4861, 4.3 and 4.4.
         target = int.from_bytes(IPv6Address(address).packed, "big")
         rules.append(f"icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} @th,64,128 {target:#x} counter drop")
-    lines = ['\tcomment "vmnet-hooks: the shared gateway stays on this node"']
+    lines: list[str] = []
     for hook in ("egress", "ingress"):
         lines.append(f"\tchain {hook} {{")
         lines.append(f'\t\ttype filter hook {hook} device "{ifname}" priority filter; policy accept;')
         lines += [f"\t\t{rule}" for rule in rules]
         lines.append("\t}")
     counts = tuple((hook, len(rules)) for hook in ("egress", "ingress"))
-    return NftTable("netdev", "\n".join(lines), counts, f"{TABLE}-{_identifier(ifname)}")
+    return _table("netdev", "\n".join(lines), counts, f"{TABLE}-{_identifier(ifname)}")
 
 
 def _identifier(ifname: str) -> str:

@@ -26,6 +26,8 @@ class NftTable(Resource):
     rules: tuple[tuple[str, int], ...]
     """How many rules each chain holds: what a foreign flush of the table changes."""
     name: str = TABLE
+    version: str = ""
+    """Which body it is: stands in the table's comment."""
 
     kind = "nft-table"
     rank = 0
@@ -51,12 +53,14 @@ class NftTable(Resource):
     def difference(self, have: Self) -> str:
         there = dict(have.rules)
         wrong = [f"chain {name} has {there.get(name, 0)} of {n} rules" for name, n in self.rules if there.get(name) != n]
-        return ", ".join(wrong) or "has chains that are not ours"
+        other = "is of another version" if self.version != have.version else "has chains that are not ours"
+        return ", ".join(wrong) or other
 
     def statement(self) -> str:
         # Added first so that the deletion can't fail: a table left over from a lost record must not keep its elements.
         name = f"{self.family} {self.name}"
-        return f"add table {name}\ndelete table {name}\ntable {name} {{\n{self.body}\n}}\n"
+        comment = f'\tcomment "vmnet-hooks {self.version}"'
+        return f"add table {name}\ndelete table {name}\ntable {name} {{\n{comment}\n{self.body}\n}}\n"
 
     def unset_statement(self) -> str:
         return f"delete table {self.family} {self.name}\n"

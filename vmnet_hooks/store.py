@@ -27,6 +27,7 @@ LOCK_SECONDS = 30.0
 EXPECT_SECONDS = 600.0
 """How long after `migrate` a domain may come in: an offline migration has no other call."""
 
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (
     id TEXT PRIMARY KEY, domain TEXT NOT NULL, domain_id TEXT NOT NULL, ifname TEXT NOT NULL, ifindex INTEGER NOT NULL,
@@ -57,13 +58,22 @@ class Store:
             self._db = sqlite3.connect(f"{directory}/state.db", timeout=LOCK_SECONDS, isolation_level=None)
             # A tmpfs: there is nothing to sync to.
             self._db.execute("PRAGMA synchronous = OFF")
-            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'journal'").fetchone():
+            if self._db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                 with self.lock():
-                    self._db.executescript(_SCHEMA)
+                    self._migrate()
         except OSError as error:
             raise StoreError(f"{directory}: {error.strerror}; it must be writable, run as root") from None
         except sqlite3.Error as error:
             raise self._broken(error) from None
+
+    def _migrate(self) -> None:
+        """Makes the tables, or brings those of an older version up to date: guests run while the package is upgraded."""
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(owner)")}
+        for name, kind in (("vlan", "INTEGER"), ("tagged", "TEXT")):
+            if columns and name not in columns:
+                self._db.execute(f"ALTER TABLE owner ADD COLUMN {name} {kind}")
+        self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
     def close(self) -> None:
         self._db.close()

@@ -13,6 +13,7 @@ from .config import Config
 from .domain import Owner
 from .errors import InTheWay, KernelError, VmnetError
 from .plan import Change, Plan, Release, goes_with_link
+from .ruleset import CLOSED6
 from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
 
 
@@ -129,6 +130,9 @@ class Transactions:
         gate = self.store.recorded(f"sysctl {FORWARDING_GATE}")
         if gate and isinstance(gate[1], Sysctl):
             host = replace(host, router6=gate[1].value == "1")
+        elif host.router6 and self.kernel.read([CLOSED6]):
+            # The records are lost; what shuts the host that did not forward is still there.
+            host = replace(host, router6=False)
         adoptions: dict[str, Adoption] = {}
         for part in parts.values():
             port = part.options.get("adopt")
@@ -197,7 +201,7 @@ class Transactions:
             if key in recorded:
                 continue
             have = current.get(key)
-            originals[key] = None if have is None or have.ours else have
+            originals[key] = None if have is None or have.ours else self._found(have, wants)
             # A table without a record of it is kept, with its elements: they may guard guests that still run. What belongs
             # to nobody is for `repair` to remove.
         for table in [r for r in wants.values() if isinstance(r, NftTable) and current.get(r.key) != r]:
@@ -210,6 +214,14 @@ class Transactions:
         }
         return Transaction(plan.diff(wants, release, current), add, drop, wants, originals, current)
 
+    def _found(self, have: Resource, wants: Mapping[str, Resource]) -> Resource:
+        """What was found, but for what we left there ourselves and lost the record of."""
+        if isinstance(have, LinkAttribute) and have.name == "master" and f"device {have.value}" in wants:
+            return replace(have, value="")
+        if isinstance(have, Sysctl) and have.path == FORWARDING_GATE and have.value == "1" and self.kernel.read([CLOSED6]):
+            return replace(have, value="0")
+        return have
+
     def _idle(self, gone: Sequence[str], needs: Mapping[str, Sequence[str]]) -> list[str]:
         """Parts that were brought up because somebody needed them, whom nobody needs once `gone` are gone; `needs` is what
         those of `gone` that come back need then."""
@@ -221,10 +233,18 @@ class Transactions:
             if name not in needs
             and not any(name in others for others in needs.values())
             and not self.store.claimed_elsewhere(f"needs {name}", [*gone, *idle])
+            and not self._strangers(name, [*gone, *idle])
         ]:
             idle += found
             waiting = [name for name in waiting if name not in idle]
         return [name for name in idle if name not in gone]
+
+    def _strangers(self, name: str, gone: Sequence[str]) -> list[str]:
+        """Ports of a part's bridge that neither it nor `gone` brought: somebody else's guests, who keep it, uplink and all."""
+        claims = [r for owner in (name, *gone) for r in self.store.claims(owner).values()]
+        mine = {r.ifname for r in claims if isinstance(r, Adoption | Device | LinkAttribute)}
+        bridges = [r.ifname for r in self.store.claims(name).values() if isinstance(r, Device) and r.type == "bridge"]
+        return [port for bridge in bridges for port in self.kernel.ports(bridge) if port not in mine]
 
     def _release(self, owners: Sequence[str], wants: Mapping[str, Resource]) -> dict[str, Release]:
         release = {}

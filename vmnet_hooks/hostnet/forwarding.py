@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from ..ruleset import INET
+from ..ruleset import CLOSED6, INET
 from ..state import FORWARDING_GATE, NftElement, Resource, Sysctl
 
 
@@ -18,7 +18,7 @@ def forwarding(version: int, links: Iterable[str], host) -> Iterator[Resource]:
     for dev in host.ra_links:
         yield Sysctl(f"net/ipv6/conf/{dev}/accept_ra", "2")
     if not host.router6:
-        yield NftElement("inet", "closed", ("ipv6",))
+        yield CLOSED6
     for dev in links:
         yield NftElement("inet", "forwarding", (f'"{dev}"',))
     yield Sysctl(FORWARDING_GATE, "1")

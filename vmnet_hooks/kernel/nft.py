@@ -14,6 +14,7 @@ from ..plan import Change, Plan
 from ..state import TABLE, NftElement, NftTable
 
 _STATELESS, _JSON, _TERSE = 1 << 1, 1 << 4, 1 << 11
+_VERSION = re.compile(r'^\tcomment "vmnet-hooks ([0-9a-f]{12})"', re.M)
 _CHAIN = re.compile(r"chain (\S+) \{(.*?)\n\t\}", re.S)
 # Few elements are looked up one by one, which does not depend on the set's size; many by one listing.
 _LISTING_PAYS = 24
@@ -63,7 +64,8 @@ class Nft:
                 return None
             raise KernelError(f"nft list table {want.family} {want.name}: {_reason(error)}")
         chains = tuple(sorted((name, _rules(text)) for name, text in _CHAIN.findall(output)))
-        return NftTable(want.family, want.body, chains, want.name)
+        version = _VERSION.search(output)
+        return NftTable(want.family, want.body, chains, want.name, version[1] if version else "")
 
     def port_tables(self) -> list[NftTable]:
         """Our tables for one link alone."""
