@@ -15,7 +15,7 @@ from .hostnet import bridge
 from .modes import MODES
 from .parts import Parts
 from .plan import Change, Plan
-from .ruleset import CLOSED6
+from .ruleset import CLOSED6, port_table
 from .state import Address, Adoption, FdbEntry, LinkAttribute, NftElement, NftTable, Resource, Rule, Sysctl
 from .transaction import Store, Transaction
 
@@ -206,7 +206,8 @@ class Engine(Parts):
         """What of other programs breaks what is set up here: nothing of it is ours to mend."""
         resources = self.store.resources().values()
         bridged = any(isinstance(r, LinkAttribute) and r.name == "master" and r.value for r in resources)
-        anycast = any(isinstance(r, FdbEntry) for r in resources)
+        translated = any(isinstance(r, NftElement) and r.set.startswith(("snat", "masquerade")) for r in resources)
+        anycast = translated and any(isinstance(r, FdbEntry) for r in resources)
         return self.kernel.hazards(bridged, anycast) if resources else []
 
     def repair(self, domain: str = "", gone: Iterable[str] = ()) -> list[Drift]:
@@ -289,7 +290,10 @@ class Engine(Parts):
     def _is_declared(self, resource: Resource) -> bool:
         """Whether a thing of ours is on a declared link: after the records were lost, what guests use is not torn down."""
         links = {part.name for part in self.config.parts.values() if part.section != "nat"}
-        links |= {bridge.gateway_link(p) for p in self.config.parts.values() if p.section == "bridges" and p["anycast_gateway"]}
+        shared = [p for p in self.config.parts.values() if p.section == "bridges" and p["anycast_gateway"]]
+        links |= {bridge.gateway_link(part) for part in shared}
+        if isinstance(resource, NftTable):
+            return resource.name in {port_table(port) for part in shared for port in part["ports"]}
         parts = [part.strip('"') for part in resource.parts] if isinstance(resource, NftElement) else []
         return resource == CLOSED6 or bool(links & {resource.link, *parts})
 

@@ -107,9 +107,9 @@ def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
         lines += [f"\t\t{rule}" for rule in rules]
         lines.append("\t}")
     counts = tuple((hook, len(rules)) for hook in ("egress", "ingress"))
-    return _table("netdev", "\n".join(lines), counts, f"{TABLE}-{_identifier(ifname)}")
+    return _table("netdev", "\n".join(lines), counts, port_table(ifname))
 
 
-def _identifier(ifname: str) -> str:
-    # nft's identifiers know no @ and no +, and an interface's name holds no slash.
-    return re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", ifname)
+def port_table(ifname: str) -> str:
+    """The name of the table for one link. nft's identifiers know no @ and no +, and an interface's name holds no slash."""
+    return f"{TABLE}-" + re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", ifname)

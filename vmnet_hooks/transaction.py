@@ -14,7 +14,7 @@ from .domain import Owner
 from .errors import InTheWay, KernelError, VmnetError
 from .plan import Change, Plan, Release, goes_with_link
 from .ruleset import CLOSED6
-from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
+from .state import FORWARDING_GATE, PROTO, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
 
 
 class Kernel(Protocol):
@@ -137,17 +137,24 @@ class Transactions:
         for part in parts.values():
             port = part.options.get("adopt")
             if port and port in host.links and (adopt or self.store.recorded(f"adoption {port}")):
-                adoptions[port] = self._adoption(port, part.name)
+                adoptions[port] = self._adoption(port, part.name, host)
         nats = tuple(part for part in self.config.parts.values() if part.section == "nat")
         networks = [n.options for n in self.config.networks.values()]
         uplinks6 = frozenset(options["uplink"] for options in networks if options.get("ipv6"))
         return replace(host, parts=parts, nats=nats, adoptions=adoptions, uplinks6=uplinks6)
 
-    def _adoption(self, port: str, bridge: str) -> Adoption:
+    def _adoption(self, port: str, bridge: str, host: compose.Host) -> Adoption:
         # Once moved, it is not on the port any more: the record knows what was.
         found = self.store.recorded(f"adoption {port}")
         if found and isinstance(found[0], Adoption):
             return replace(found[0], bridge=bridge)
+        if bridge in host.links and host.links[bridge].ours and host.links[port].master == bridge:
+            # The records are lost: the bridge has it.
+            there = self.kernel.survey(bridge, bridge)
+            ours = f"proto {PROTO}"
+            routes = tuple(route for route in there.routes if ours not in route)
+            neighbours = tuple(item for item in there.neighbours if not item.startswith("proxy "))
+            return replace(there, ifname=port, routes=routes, neighbours=neighbours, sysctls=())
         return self.kernel.survey(port, bridge)
 
     def _lives(self, owner: Owner) -> bool:
@@ -201,7 +208,7 @@ class Transactions:
             if key in recorded:
                 continue
             have = current.get(key)
-            originals[key] = None if have is None or have.ours else self._found(have, wants)
+            originals[key] = None if have is None or have.ours or isinstance(have, Adoption) else self._found(have, wants)
             # A table without a record of it is kept, with its elements: they may guard guests that still run. What belongs
             # to nobody is for `repair` to remove.
         for table in [r for r in wants.values() if isinstance(r, NftTable) and current.get(r.key) != r]:

@@ -198,7 +198,7 @@ def test_spelling():
         "ip addr add 192.0.2.13/24 broadcast 192.0.2.255 dev br0",
         "ip route add 192.0.2.0/24 dev br0 table 254 proto 86 src 192.0.2.1",
         "nft -f - <<'EOF'\nadd table netdev vmnet-eth1\ndelete table netdev vmnet-eth1\n"
-        "table netdev vmnet-eth1 {\n\tcomment "vmnet-hooks "\n\tchain egress { }\n}\nEOF",
+        'table netdev vmnet-eth1 {\n\tcomment "vmnet-hooks "\n\tchain egress { }\n}\nEOF',
     ]
 
 
