@@ -160,7 +160,7 @@ def test_check_and_repair_go_by_the_record(host):
     host.cli("repair")
     same(up, host.state())
     assert "ok" in host.cli("check")
-    assert "eth1-inet" in host.cli("status")
+    assert "ifupdown:eth1/inet" in host.cli("status")
     host.ifupdown.down("eth1")
     same(before, host.state())
 
@@ -243,7 +243,7 @@ def test_a_mapped_interface(host):
     before = host.state()
     host.ifupdown.interfaces(stanza("inet", "host", "office"))
     host.ifupdown.up("eth1=office")
-    assert "eth1-inet" in host.cli("status")
+    assert "ifupdown:eth1/inet" in host.cli("status")
     host.ifupdown.down("eth1")
     same(before, host.state())
 
