@@ -433,9 +433,10 @@ class Netlink:
         if bonds and want.value:
             # A bond takes no port that is up.
             self._ip.link("set", index=index, state="down")
-        # In one message: a bond that lets a port go takes it down.
-        up = {"state": "up"} if bonds and is_up else {}
-        self._ip.link("set", index=index, master=self._index(want.value) if want.value else 0, **up)
+        self._ip.link("set", index=index, master=self._index(want.value) if want.value else 0)
+        if bonds and is_up:
+            # A bond that lets a port go takes it down. Not in one message: kernels differ in what they do first.
+            self._ip.link("set", index=index, state="up")
 
     def _unset_address(self, have: Address) -> None:
         index = self._index(have.ifname)
