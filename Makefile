@@ -86,7 +86,7 @@ check-debian: .venv-check/ready
 # Without what does not depend on a library's version, which is also what takes longest: the laws are kept by our own code
 # alone, and so is cleaning up after a kill; iproute2 does a takeover.
 PYPI_TESTS = $(filter-out %/test_hostile.py $(wildcard tests/unit/test_laws*.py),$(wildcard tests/unit/test_*.py)) tests/cases \
-	$(addprefix tests/netns/test_,$(addsuffix .py,routed bridged roles anycast nat graph import_state))
+	$(addprefix tests/netns/test_,$(addsuffix .py,routed bridged roles anycast nat graph_live import_state))
 
 check-pypi: .venv-check/ready
 	@echo "== tests with PyPI's newest Python packages"
