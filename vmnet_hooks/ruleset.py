@@ -11,16 +11,21 @@ from ipaddress import IPv6Address
 
 from .state import TABLE, NftElement, NftTable
 
-# Sets are keyed by interface name: an element outlives the tap, and binds again by name.
+# Sets are keyed by interface name: an element outlives the tap, and binds again by name. Single addresses are in sets of their
+# own (sources, private): a set of intervals refuses one that overlaps another, and a look-up in it costs more.
 _INET = """\
 	set guarded { type ifname; }
 	set macs { type ifname . ether_addr; }
 	set sources4 { type ifname . ether_addr . ipv4_addr; }
 	set sources6 { type ifname . ether_addr . ipv6_addr; }
+	set prefixes4 { type ifname . ether_addr . ipv4_addr; flags interval; }
+	set prefixes6 { type ifname . ether_addr . ipv6_addr; flags interval; }
 	set closed { type nf_proto; }
 	set forwarding { type ifname; }
 	set masquerade4 { type ipv4_addr . ifname; flags interval; }
 	set masquerade6 { type ipv6_addr . ifname; flags interval; }
+	set private4 { type ipv4_addr . ifname; }
+	set private6 { type ipv6_addr . ifname; }
 	map snat4 { type ipv4_addr . ifname : ipv4_addr; flags interval; }
 	map snat6 { type ipv6_addr . ifname : ipv6_addr; flags interval; }
 	chain guard {
@@ -30,6 +35,8 @@ _INET = """\
 	chain guest {
 		iifname . ether saddr . ip saddr @sources4 accept
 		iifname . ether saddr . ip6 saddr @sources6 accept
+		iifname . ether saddr . ip saddr @prefixes4 accept
+		iifname . ether saddr . ip6 saddr @prefixes6 accept
 		ip saddr 0.0.0.0 udp sport 68 udp dport 67 goto unnumbered
 		ip6 saddr :: icmpv6 type { nd-neighbor-solicit, mld2-listener-report } goto unnumbered
 		counter drop
@@ -50,13 +57,16 @@ _INET = """\
 		snat ip6 to ip6 saddr . oifname map @snat6
 		ip saddr . oifname @masquerade4 masquerade
 		ip6 saddr . oifname @masquerade6 masquerade
+		ip saddr . oifname @private4 masquerade
+		ip6 saddr . oifname @private6 masquerade
 	}"""
-_INET_RULES = (("forward", 1), ("guard", 1), ("guest", 5), ("nat", 6), ("unnumbered", 2))
+_INET_RULES = (("forward", 1), ("guard", 1), ("guest", 7), ("nat", 8), ("unnumbered", 2))
 
 _ARP = """\
 	set guarded { type ifname; }
 	set macs { type ifname . ether_addr; }
 	set sources { type ifname . ether_addr . ipv4_addr; }
+	set prefixes { type ifname . ether_addr . ipv4_addr; flags interval; }
 	set own { type ifname . ipv4_addr; }
 	map arp_source { type ifname : ipv4_addr; }
 	chain input {
@@ -66,13 +76,15 @@ _ARP = """\
 	}
 	chain guest {
 		iifname . ether saddr != @macs counter drop
-		iifname . arp saddr ether . arp saddr ip != @sources counter drop
+		iifname . arp saddr ether . arp saddr ip @sources accept
+		iifname . arp saddr ether . arp saddr ip @prefixes accept
+		counter drop
 	}
 	chain output {
 		type filter hook output priority filter; policy accept;
 		arp operation request arp saddr ip set oifname map @arp_source
 	}"""
-_ARP_RULES = (("guest", 2), ("input", 2), ("output", 1))
+_ARP_RULES = (("guest", 4), ("input", 2), ("output", 1))
 
 
 def _table(family: str, body: str, rules: tuple[tuple[str, int], ...], name: str = TABLE) -> NftTable:

@@ -157,6 +157,11 @@ def test_elements_from_json():
     ) == NftElement("inet", "snat4", ("10.5.5.0/24", '"eth9"'), "192.0.2.1")
     key = {"concat": [{"prefix": {"addr": "192.0.2.0", "len": 24}}, "eth9"]}
     assert read("inet", "masquerade4", key, False) == NftElement("inet", "masquerade4", ("192.0.2.0/24", '"eth9"'))
+    key = {"concat": ["192.0.2.10", "eth9"]}
+    assert read("inet", "masquerade4", key, False) == NftElement("inet", "masquerade4", ("192.0.2.10/32", '"eth9"'))
+    assert read("inet", "private4", key, False) == NftElement("inet", "private4", ("192.0.2.10", '"eth9"'))
+    key = {"concat": ["tap0", "52:54:00:aa:00:10", {"prefix": {"addr": "::", "len": 0}}]}
+    assert read("inet", "prefixes6", key, False) == NftElement("inet", "prefixes6", ('"tap0"', "52:54:00:aa:00:10", "::/0"))
 
 
 def test_rules_are_counted():

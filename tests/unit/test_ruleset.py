@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -57,6 +58,61 @@ def test_nft_takes_the_tables(ifname):
     text += NftElement("inet", "masquerade6", ("2001:db8::/64", f'"{ifname}"')).statement()
     link = f"ip link add {ifname} type veth peer name other && exec nft -f -"
     done = subprocess.run(["unshare", "-n", "sh", "-c", link], input=text, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+ROUND_TRIP = """
+from vmnet_hooks import ruleset
+from vmnet_hooks.kernel import nft
+from vmnet_hooks.plan import Change
+from vmnet_hooks.state import NftElement
+
+context, mac = nft.Nft(), "52:54:00:aa:00:10"
+for table in TABLES:
+    context.apply([Change(None, table)])
+    assert context.table(table) == table
+for family, name, parts, narrower in ELEMENTS:
+    element = NftElement(family, name, parts)
+    assert context.elements([element]) == {}, element
+    context.apply([Change(None, element)])
+    assert context.elements([element]) == {element.key: element}, element
+    assert context.listing(family) == {element.key: element} == context.listing(family, name), element
+    if narrower:
+        # A set of intervals answers with the element that holds it.
+        inside = NftElement(family, name, narrower)
+        assert context.elements([inside]) == {}, inside
+    context.apply([Change(element, None)])
+    assert context.elements([element]) == context.listing(family) == {}, element
+# Another guest's, whose port has a longer name that starts the same, is not in the way.
+for port in ("vif1.0", "vif1.01", "vif1.0-emu"):
+    context.apply([Change(None, NftElement("inet", "prefixes4", (f'"{port}"', mac, "10.0.0.0/8")))])
+assert len(context.listing("inet", "prefixes4")) == 3
+"""
+
+
+def test_elements_come_back_as_they_were_added():
+    port, mac = '"vif1.0"', "52:54:00:aa:00:10"
+    elements = [
+        ("inet", "guarded", (port,), ()),
+        ("inet", "closed", ("ipv6",), ()),
+        ("inet", "sources4", (port, mac, "192.0.2.10"), ()),
+        ("inet", "sources6", (port, mac, "::ffff:c000:20a"), ()),
+        ("inet", "prefixes4", (port, mac, "10.1.0.0/16"), (port, mac, "10.1.2.0/24")),
+        ("inet", "prefixes4", (port, mac, "0.0.0.0/0"), (port, mac, "0.0.0.0/8")),
+        ("inet", "prefixes6", (port, mac, "2001:db8::/64"), (port, mac, "2001:db8::/96")),
+        ("inet", "prefixes6", (port, mac, "::/0"), (port, mac, "::/64")),
+        ("inet", "masquerade4", ("10.1.0.0/16", port), ("10.1.2.0/24", port)),
+        ("inet", "masquerade4", ("10.1.2.3/32", port), ()),
+        ("inet", "masquerade6", ("2001:db8::/64", port), ("2001:db8::/96", port)),
+        ("inet", "masquerade6", ("2001:db8::1/128", port), ()),
+        ("inet", "private4", ("10.1.2.3", port), ()),
+        ("inet", "private6", ("2001:db8::1", port), ()),
+        ("arp", "sources", (port, mac, "192.0.2.10"), ()),
+        ("arp", "prefixes", (port, mac, "10.1.0.0/16"), (port, mac, "10.1.2.0/24")),
+        ("arp", "prefixes", (port, mac, "0.0.0.0/0"), (port, mac, "0.0.0.0/8")),
+    ]
+    script = ROUND_TRIP.replace("TABLES", "(ruleset.INET, ruleset.ARP)").replace("ELEMENTS", repr(elements))
+    done = subprocess.run(["unshare", "-n", sys.executable, "-"], input=script, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 

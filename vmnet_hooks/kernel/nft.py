@@ -7,6 +7,7 @@ import ctypes
 import json
 import re
 from collections.abc import Iterable
+from ipaddress import ip_network
 from typing import Any
 
 from ..errors import KernelError, one_line
@@ -93,8 +94,11 @@ class Nft:
             if "No such file" in error:
                 return None
             raise KernelError(f"nft {element.get_statement().strip()}: {_reason(error)}")
-        value = re.search(r"elements = \{ .* : (\S+) \}", output)
-        return NftElement(element.family, element.set, element.parts, value[1] if value else "")
+        found = re.search(r"elements = \{ (.*?)(?: : (\S+))? \}", output)
+        # Asked for a prefix, a set of intervals answers with the wider one that holds it.
+        if not found or [_spelled(part) for part in found[1].split(" . ")] != [_spelled(part) for part in element.parts]:
+            return None
+        return NftElement(element.family, element.set, element.parts, found[2] or "")
 
     def listing(self, family: str, name: str = "") -> dict[str, NftElement]:
         """Every element of our table of that family (of one set, if named); nothing if there is no table."""
@@ -137,6 +141,15 @@ def _reason(error: str) -> str:
     return one_line(error.splitlines()[0]) if error else "failed"
 
 
+def _spelled(part: str, subnet: bool = True) -> str:
+    """An address as we write it, as a subnet or alone: nft leaves out /32 and /128, and writes ::ffff:192.0.2.1."""
+    try:
+        found = ip_network(part)
+    except ValueError:
+        return part
+    return str(found) if subnet else str(found.network_address)
+
+
 def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     key, value = raw if is_map else (raw, "")
     if isinstance(key, dict) and "elem" in key:
@@ -146,6 +159,7 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     if name == "closed":
         return NftElement(family, name, tuple(parts), str(value))
     # The interface comes first, but in the sets of NAT: subnet . interface.
-    position = 1 if name.startswith(("masquerade", "snat")) else 0
-    parts[position] = f'"{parts[position]}"'
+    position = 1 if name.startswith(("masquerade", "private", "snat")) else 0
+    subnets = name.startswith(("masquerade", "prefixes", "snat"))
+    parts = [f'"{part}"' if at == position else _spelled(part, subnets) for at, part in enumerate(parts)]
     return NftElement(family, name, tuple(parts), str(value))
