@@ -11,6 +11,7 @@ SHELL = /bin/bash
 PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
 LIBDIR = $(DESTDIR)$(PREFIX)/lib/vmnet-hooks
+XEN_SCRIPTS := vif-bridge vif-route vif-nat vif-setup network-bridge network-route network-nat
 
 RUN_PACKAGES := python3 python3-pyroute2 python3-lxml python3-click nftables iproute2
 DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu \
@@ -110,13 +111,14 @@ deb: packages-deb
 
 # The hooks look for the package two folders above themselves, so it lives beside them.
 install:
-	install -d $(LIBDIR)/hooks/libvirt $(LIBDIR)/hooks/qemu $(LIBDIR)/hooks/ifupdown $(DESTDIR)$(PREFIX)/bin
+	install -d $(addprefix $(LIBDIR)/hooks/,libvirt qemu ifupdown xen) $(DESTDIR)$(PREFIX)/bin
 	find vmnet_hooks -name '*.py' -exec install -D -m 644 {} $(LIBDIR)/{} \;
 	install -m 755 hooks/run $(LIBDIR)/hooks/run
 	ln -sf ../run $(LIBDIR)/hooks/libvirt/qemu
 	ln -sf ../run $(LIBDIR)/hooks/qemu/ifup
 	ln -sf ../run $(LIBDIR)/hooks/qemu/ifdown
 	ln -sf ../run $(LIBDIR)/hooks/ifupdown/vmnet
+	for name in $(XEN_SCRIPTS); do ln -sf ../run $(LIBDIR)/hooks/xen/$$name; done
 	printf '%s\n' '#!/usr/bin/python3 -I' 'import sys' 'sys.path.insert(0, "$(PREFIX)/lib/vmnet-hooks")' \
 	    'from vmnet_hooks.cli import main' 'sys.exit(main())' >$(DESTDIR)$(PREFIX)/bin/vmnet-hook
 	chmod 755 $(DESTDIR)$(PREFIX)/bin/vmnet-hook
@@ -135,6 +137,10 @@ install:
 	for dir in if-up.d if-down.d; do \
 	    install -d $(DESTDIR)/etc/network/$$dir; \
 	    ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/ifupdown/vmnet $(DESTDIR)/etc/network/$$dir/vmnet-hooks; \
+	done
+	install -d $(DESTDIR)/etc/xen/scripts
+	for name in $(XEN_SCRIPTS); do \
+	    ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/xen/$$name $(DESTDIR)/etc/xen/scripts/vmnet-$$name; \
 	done
 
 clean:
