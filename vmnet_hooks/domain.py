@@ -38,13 +38,20 @@ class Claim:
 
 @dataclass(frozen=True)
 class Vif:
-    """A NIC of a guest. `ifname` is the host's side of it ("" where there is none yet); `bridge` what the hypervisor's own
-    configuration says; the rest what was claimed for it."""
+    """A NIC of a guest. `ifname` is the host's side of it ("" where there is none yet); `id` tells it from the domain's other
+    NICs where its MAC does not, `twin` is the id of the same NIC's other half (an HVM guest of Xen's has an emulated and a
+    paravirtual one: `metric` is for routes to this one). `bridge`, `mtu` (bytes) and `port_mac` (of the host's side) are what
+    the hypervisor's own configuration says; the rest is what was claimed for it."""
 
     mac: str
     ifname: str = ""
     index: int = 0
     bridge: str = ""
+    id: str = ""
+    twin: str = ""
+    mtu: int | None = None
+    metric: int = 0
+    port_mac: str = ""
     network: str = ""
     addresses: tuple[str, ...] = ()
     filter: bool = True
@@ -64,7 +71,8 @@ class Vif:
 
 @dataclass(frozen=True)
 class Domain:
-    """A guest. `uuid` is "" where the front end knows none. `vifs` is empty where the front end can't tell (UNPLUG), and
+    """A guest. `uuid` is what its hypervisor never calls another one (Xen: `xen:DOMID`), "" where the front end knows nothing
+    of the kind. `vifs` is empty where the front end can't tell (UNPLUG), and
     `partial` where it sees only some of the guest's NICs."""
 
     name: str
@@ -83,7 +91,9 @@ class Event:
     """What happened. With `ifname`, only that vif of the domain is meant. With `announce`, no ACTIVATE will follow the PLUG.
     `warning` is what a front end could not read of an event that must not fail for it.
 
-    UP and DOWN have no domain: `owner` is the id that claims what `network` (a config.Network, for UP) needs."""
+    `owner` is an id in the records: UNPLUG removes what it claims; UP and DOWN, which have no domain, are about what it claims
+    for `network`. `network` is a config.Network that no file declares. `rename` is what the host's side of the NIC is called
+    until PLUG calls it `ifname`."""
 
     action: Action
     domain: Domain
@@ -93,6 +103,7 @@ class Event:
     announce: bool = False
     owner: str = ""
     network: Any = None
+    rename: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,3 +125,5 @@ class Owner:
     since: float = 0.0
     vlan: int | None = None
     tagged: tuple[int, ...] | None = None
+    mtu: int | None = None
+    metric: int = 0

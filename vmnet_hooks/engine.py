@@ -70,12 +70,13 @@ class Engine(Parts):
                 raise InputError(f"{domain.name}: NIC {vif.mac} has no tap (no target dev in the XML); start the domain first")
             if vif.ifname not in host.links and not imagine:
                 raise KernelError(f"{domain.name}: tap {vif.ifname} of NIC {vif.mac} does not exist; was the domain stopped?")
-            owners[f"{domain.id}/{vif.mac}"] = (vif, network)
+            owners[f"{domain.id}/{vif.id or vif.mac}"] = (vif, network)
         for vif, _ in owners.values():
             # A record of the same tap's name: its tap was another one, or another front end knows this one too.
             drop += [owner.id for owner in self.store.owners(ifname=vif.ifname) if owner.id not in owners]
         for identity, (vif, network) in owners.items():
-            drop += self._check_holders(domain, vif, network.name, [*owners, *drop])
+            twin = [f"{domain.id}/{vif.twin}"] if vif.twin else []
+            drop += self._check_holders(domain, vif, network.name, [*owners, *drop, *twin])
             link = host.links.get(vif.ifname)
             known = [o for o in self.store.owners(id=identity) if link and o.ifindex == link.index]
             owner = Owner(
@@ -93,6 +94,8 @@ class Engine(Parts):
                 time.time(),
                 vif.vlan,
                 vif.tagged,
+                vif.mtu,
+                vif.metric,
             )
             if known and known[0].phase != "leftover":
                 owner = replace(owner, phase=known[0].phase, since=known[0].since)
@@ -345,6 +348,8 @@ def _vif(owner: Owner) -> Vif:
         filter=owner.filter,
         vlan=owner.vlan,
         tagged=owner.tagged,
+        mtu=owner.mtu,
+        metric=owner.metric,
     )
 
 

@@ -213,7 +213,7 @@ class Neighbour(Resource):
 
 @dataclass(frozen=True)
 class ProxyNeighbour(Resource):
-    """An IPv6 address for which the kernel answers neighbour solicitations on a link (proxy_ndp)."""
+    """An address for which the kernel answers on a link: IPv6 where proxy_ndp is set, IPv4 where the link forwards."""
 
     ifname: str
     address: str
@@ -230,10 +230,10 @@ class ProxyNeighbour(Resource):
         return self.ifname
 
     def set_command(self, have: Self | None) -> str:
-        return f"ip -6 neigh add proxy {self.address} {dev(self.ifname)}"
+        return f"{ip(self.address)} neigh add proxy {self.address} {dev(self.ifname)}"
 
     def unset_command(self) -> str:
-        return f"ip -6 neigh del proxy {self.address} {dev(self.ifname)}"
+        return f"{ip(self.address)} neigh del proxy {self.address} {dev(self.ifname)}"
 
 
 @dataclass(frozen=True)
@@ -277,6 +277,8 @@ class Route(Resource):
     proto: int = PROTO
     src: str = ""
     """The preferred source address; "" leaves it to the kernel."""
+    metric: int = 0
+    """0 is the kernel's default."""
 
     kind = "route"
     rank = 50
@@ -286,12 +288,13 @@ class Route(Resource):
         return 6 if ":" in self.dst else 4
 
     @property
-    def metric(self) -> int:
-        return 1024 if self.family == 6 else 0
+    def priority(self) -> int:
+        """The metric as the kernel shows it."""
+        return self.metric or (1024 if self.family == 6 else 0)
 
     @property
     def key(self) -> str:
-        return f"route {self.table} {self.dst}"
+        return f"route {self.table} {self.dst}" + (f" metric {self.metric}" if self.metric else "")
 
     @property
     def link(self) -> str:
@@ -315,7 +318,8 @@ class Route(Resource):
         via = f" via {self.via}" if self.via else ""
         onlink = " onlink" if self.via else ""
         src = f" src {self.src}" if self.src else ""
-        return f"{dst}{via} {dev(self.dev)} table {self.table} proto {self.proto}{src}{onlink}"
+        metric = f" metric {self.metric}" if self.metric else ""
+        return f"{dst}{via} {dev(self.dev)} table {self.table} proto {self.proto}{src}{metric}{onlink}"
 
     def set_command(self, have: Self | None) -> str:
         return f"{ip(self.dst)} route {'replace' if have else 'add'} {self._words()}"

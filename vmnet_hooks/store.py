@@ -27,12 +27,12 @@ LOCK_SECONDS = 30.0
 EXPECT_SECONDS = 600.0
 """How long after `migrate` a domain may come in: an offline migration has no other call."""
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (
     id TEXT PRIMARY KEY, domain TEXT NOT NULL, domain_id TEXT NOT NULL, ifname TEXT NOT NULL, ifindex INTEGER NOT NULL,
     mac TEXT NOT NULL, network TEXT NOT NULL, frontend TEXT NOT NULL, phase TEXT NOT NULL, addresses TEXT NOT NULL,
-    filter INTEGER NOT NULL, since REAL NOT NULL, vlan INTEGER, tagged TEXT);
+    filter INTEGER NOT NULL, since REAL NOT NULL, vlan INTEGER, tagged TEXT, mtu INTEGER, metric INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS owner_domain ON owner (domain_id);
 CREATE INDEX IF NOT EXISTS owner_ifname ON owner (ifname);
 CREATE INDEX IF NOT EXISTS owner_mac ON owner (network, mac);
@@ -69,7 +69,7 @@ class Store:
     def _migrate(self) -> None:
         """Makes the tables, or brings those of an older version up to date: guests run while the package is upgraded."""
         columns = {row[1] for row in self._db.execute("PRAGMA table_info(owner)")}
-        for name, kind in (("vlan", "INTEGER"), ("tagged", "TEXT")):
+        for name, kind in (("vlan", "INTEGER"), ("tagged", "TEXT"), ("mtu", "INTEGER"), ("metric", "INTEGER NOT NULL DEFAULT 0")):
             if columns and name not in columns:
                 self._db.execute(f"ALTER TABLE owner ADD COLUMN {name} {kind}")
         self._db.executescript(_SCHEMA)
@@ -332,7 +332,7 @@ def _row(owner: Owner) -> dict[str, object]:
 
 
 def _owner(row: Sequence) -> Owner:
-    *head, addresses, has_filter, since, vlan, tagged = row
+    *head, addresses, has_filter, since, vlan, tagged, mtu, metric = row
     return replace(
         Owner(*head),
         addresses=tuple(json.loads(addresses)),
@@ -340,6 +340,8 @@ def _owner(row: Sequence) -> Owner:
         since=since,
         vlan=vlan,
         tagged=None if tagged is None else tuple(json.loads(tagged)),
+        mtu=mtu,
+        metric=metric,
     )
 
 

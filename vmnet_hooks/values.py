@@ -85,6 +85,18 @@ def address(value: object) -> IPAddress:
     return found
 
 
+def source(value: object) -> str:
+    """What a guest may send from: an address, or a subnet that is routed to it, as text; a subnet of one address is that
+    address."""
+    try:
+        found = ipaddress.ip_network(text(value))
+    except ValueError as error:
+        raise ValueError(f"is neither an address nor a subnet ({error})") from None
+    if getattr(found.network_address, "scope_id", None):
+        raise ValueError("has a zone; write the address without %zone")
+    return str(found.network_address if found.prefixlen == found.max_prefixlen else found)
+
+
 def eui64(prefix: ipaddress.IPv6Network, hwaddr: str) -> IPv6:
     """The address that a host with MAC `hwaddr` forms in `prefix` (a /64), RFC 4291 appendix A."""
     octets = bytes.fromhex(hwaddr.replace(":", ""))

@@ -108,9 +108,9 @@ class Netlink:
         return ""
 
     def addresses(self, ifname: str) -> tuple[str, ...]:
-        """The addresses of a link, but for link-local ones."""
+        """The addresses of a link, but for link-local ones, in the kernel's order: IPv4 first, primary ones before others."""
         found = self._addresses(ifname, {})
-        return tuple(sorted(address for address in found if not address.startswith("fe80:")))
+        return tuple(sorted((address for address in found if not address.startswith("fe80:")), key=lambda a: ":" in a))
 
     def ports(self, ifname: str) -> list[str]:
         """The links whose master is `ifname`."""
@@ -219,20 +219,20 @@ class Netlink:
         except OSError:
             return None
 
-    def _addresses(self, ifname: str, cache: dict[Any, Any]) -> set[str]:
+    def _addresses(self, ifname: str, cache: dict[Any, Any]) -> list[str]:
         if ("addr", ifname) not in cache:
             message = self._cached(ifname, cache)
-            cache["addr", ifname] = self._dump_addresses(message["index"]) if message else set()
+            cache["addr", ifname] = self._dump_addresses(message["index"]) if message else []
         return cache["addr", ifname]
 
-    def _dump_addresses(self, index: int) -> set[str]:
+    def _dump_addresses(self, index: int) -> list[str]:
         # In the header: pyroute2's own `index` filters what has come, and that would be every link's addresses.
         request = ifaddrmsg()
         request["index"] = index
         messages = self._dump(lambda _: self._ip.nlm_request(request, RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP))
-        return {
+        return [
             f"{m.get_attr('IFA_LOCAL') or m.get_attr('IFA_ADDRESS')}/{m['prefixlen']}" for m in messages if m["index"] == index
-        }
+        ]
 
     def _read_neighbour(self, want: Neighbour, cache: dict[Any, Any]) -> Neighbour | None:
         for message in self._neigh(want, cache, 0):
@@ -267,8 +267,8 @@ class Netlink:
                 for proto in protos:
                     match = {"proto": proto} if proto else {}
                     found = self._routes(want.family, table=want.table, oif=link["index"], **match)
-                    cache[key].update((route.dst, route) for route in found)
-        return cache[key].get(want.dst)
+                    cache[key].update((route.key, route) for route in found)
+        return cache[key].get(want.key)
 
     def _routes(self, family: int, **match: int) -> list[Route]:
         routes = []
@@ -276,7 +276,7 @@ class Netlink:
         for m in self._dump(self._ip.route, family=_FAMILY[family], **match):
             if m["type"] != 1 or m["tos"]:
                 continue
-            priority = m.get_attr("RTA_PRIORITY") or 0
+            metric = m.get_attr("RTA_PRIORITY") or 0
             dst = m.get_attr("RTA_DST") or ("::" if family == 6 else "0.0.0.0")
             index = m.get_attr("RTA_OIF")
             route = Route(
@@ -286,9 +286,9 @@ class Netlink:
                 m.get_attr("RTA_GATEWAY") or "",
                 m["proto"],
                 m.get_attr("RTA_PREFSRC") or "",
+                0 if metric == (1024 if family == 6 else 0) else metric,
             )
-            if priority == route.metric:
-                routes.append(route)
+            routes.append(route)
         return routes
 
     def our_routes(self) -> list[Route]:
@@ -348,7 +348,7 @@ class Netlink:
             case ProxyNeighbour():
                 self._ip.neigh(
                     "replace",
-                    family=socket.AF_INET6,
+                    family=_family(want.address),
                     dst=want.address,
                     ifindex=self._index(want.ifname),
                     flags=_NTF_PROXY,
@@ -382,7 +382,7 @@ class Netlink:
                 case ProxyNeighbour():
                     self._ip.neigh(
                         "del",
-                        family=socket.AF_INET6,
+                        family=_family(have.address),
                         dst=have.address,
                         ifindex=self._index(have.ifname),
                         flags=_NTF_PROXY,
@@ -465,8 +465,8 @@ class Netlink:
                 match["flags"] = 4  # RTNH_F_ONLINK
         if route.src:
             match["prefsrc"] = route.src
-        if route.metric:
-            match["priority"] = route.metric
+        if route.priority:
+            match["priority"] = route.priority
         self._ip.route(verb, family=_FAMILY[route.family], dst=route.dst, **match)
 
     def _rule(self, verb: str, rule: Rule) -> None:
