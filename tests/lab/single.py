@@ -40,11 +40,11 @@ echo '# of the admin' > /etc/iproute2/rt_tables.d/admin.conf
 class Single:
     """A host, and the means to plug domains into it. Use as a context manager."""
 
-    def __init__(self, config: str = PUBLIC + LAN, foreign: bool = True, name: str = "host"):
+    def __init__(self, config: str = PUBLIC + LAN, foreign: bool = True, name: str = "host", node: type[Node] = Node):
         self.stack = ExitStack()
         try:
             self.segment = self.stack.enter_context(Switch("segment"))
-            self.host = host = self.stack.enter_context(Node(name))
+            self.host = host = self.stack.enter_context(node(name))
             self.peer = self.stack.enter_context(Node("peer"))
             # Link-local addresses at once, so that two dumps need not wait for duplicate address detection.
             host.sh("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done")
