@@ -5,7 +5,7 @@ import json
 import os
 import syslog
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
@@ -23,6 +23,8 @@ from .importing.command import import_
 from .kernel import packet
 from .modes import MODES
 from .sections import SECTIONS
+from .table import table
+from .xen_scripts import xen_scripts
 
 RECORDS_ALONE = config.Config({})
 """Clean-up needs no configuration: a broken one must not keep it from happening."""
@@ -52,22 +54,6 @@ def engine(declared: config.Config | None = None) -> Iterator[Engine]:
         yield opened
     finally:
         opened.close()
-
-
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[object]], paint: Callable[[str, str], str] = lambda _, cell: cell
-) -> None:
-    """Aligned columns; `paint(column, cell)` may colour a cell (click drops colours where there is no terminal)."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    last = len(header) - 1
-
-    def padded(row: Sequence[str]) -> list[str]:
-        return [cell if i == last else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
-
-    click.echo(click.style("  ".join(padded(list(header))), bold=True))
-    for row in cells:
-        click.echo("  ".join(paint(name, cell) for name, cell in zip(header, padded(row), strict=True)))
 
 
 def as_json(value: object) -> None:
@@ -482,6 +468,7 @@ def mac(oui: str) -> None:
 
 main.add_command(import_)
 main.add_command(graph)
+main.add_command(xen_scripts)
 
 if __name__ == "__main__":
     main(prog_name="vmnet-hook")
