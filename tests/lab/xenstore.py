@@ -129,9 +129,11 @@ class Dom0(Node):
         """Xen's Python binding is not there."""
         self.run("mount -t tmpfs -o ro tmpfs /usr/lib/xen-4.17/lib/python")
 
-    def hide_programs(self) -> None:
-        """The xenstore-* programs do not work, from now on also not for `store`."""
-        self.sh("for file in /usr/bin/xenstore*; do mount --bind /dev/null $file; done")
+    def hide_programs(self) -> str:
+        """The xenstore-* programs are not there, also not for `store`, until what is returned is run."""
+        mount = self.run("findmnt -n -o OPTIONS -M /usr/bin").stdout.strip()
+        self.run("umount -l /usr/bin")
+        return f"mount -t overlay -o {mount} overlay /usr/bin"
 
     def script(
         self,
