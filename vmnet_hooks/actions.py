@@ -4,8 +4,9 @@ The kernel edge (pyroute2) is imported only for a domain that has something of o
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -17,8 +18,21 @@ from .kernel import packet
 from .sections import SECTIONS
 
 
-def act(event: Event) -> str:
-    """Carries an event out. Returns what was done, for the log; "" if nothing was. Raises VmnetError."""
+def act(event: Event, conclude: Callable[[Event], None] | None = None) -> str:
+    """Carries an event out, then lets its front end `conclude` it: what it brought is taken away again if that fails. Returns
+    what was done, for the log; "" if nothing was. Raises VmnetError."""
+    done = _act(event)
+    if conclude:
+        try:
+            conclude(event)
+        except BaseException:
+            if event.action is Action.PLUG:
+                _act(replace(event, action=Action.UNPLUG))
+            raise
+    return done
+
+
+def _act(event: Event) -> str:
     domain = event.domain
     if event.action in (Action.UP, Action.DOWN):
         return _network(event)
@@ -31,7 +45,7 @@ def act(event: Event) -> str:
     if event.action is Action.RECONNECT:
         return described(_reconnect(event))
     # Clean-up goes by the records alone: a broken configuration must not keep it from happening.
-    declared = config.Config({}) if event.action is Action.UNPLUG else config.load(SECTIONS)
+    declared = config.Config({}) if event.action is Action.UNPLUG else _with_network(config.load(SECTIONS), event)
     claimed = event.action is Action.PLUG and _claimed(event, declared)
     if not claimed and not _recorded(event):
         return ""
@@ -39,11 +53,34 @@ def act(event: Event) -> str:
         return described(_activate(event, declared))
     with _engine(declared) as engine:
         if event.action is Action.UNPLUG:
-            return described(engine.unplug(domain, event.ifname))
-        owners = engine.plug(domain, event.frontend)
+            owners = engine.down_owner(event.owner) if event.owner else engine.unplug(domain, event.ifname)
+            if event.rename:
+                engine.kernel.rename(event.ifname, event.rename)
+            return described(owners)
+        with _renamed(engine, event):
+            owners = engine.plug(domain, event.frontend)
     if event.announce:
         _activate(event, declared)
     return described(owners)
+
+
+def _with_network(declared: config.Config, event: Event) -> config.Config:
+    """What is declared, and what the event itself describes."""
+    network = event.network
+    return declared.plus(network, SECTIONS["networks"].implied(network)) if network else declared
+
+
+@contextmanager
+def _renamed(engine: Any, event: Event) -> Iterator[None]:
+    """The NIC has its new name, and keeps it if nothing fails."""
+    if event.rename:
+        engine.kernel.rename(event.rename, event.ifname)
+    try:
+        yield
+    except BaseException:
+        if event.rename:
+            engine.kernel.rename(event.ifname, event.rename)
+        raise
 
 
 def _network(event: Event) -> str:
@@ -137,8 +174,11 @@ def _recorded(event: Event) -> bool:
         if event.action is Action.UNPLUG:
             # A migration that failed before the guest came.
             records.expected(event.domain.uuid)
-        found = records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
-        if event.action is Action.UNPLUG and event.domain.uuid:
+        if event.owner:
+            found = records.owners(id=event.owner)
+        else:
+            found = records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
+        if event.action is Action.UNPLUG and event.domain.uuid and not event.owner:
             found += records.of_domain("", f"name:{event.domain.name}")
         # A killed start left a journal and no record: this clean-up takes it back.
         return bool(found) or (event.action is Action.UNPLUG and bool(records.journal()[0]))

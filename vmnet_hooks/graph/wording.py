@@ -51,7 +51,7 @@ def short(text: str) -> str:
 def home_of(network: Network) -> str:
     """The node that the guests of a network hang on."""
     options: Mapping[str, object] = network.options
-    return f"table {options['table']}" if network.mode == "routed" else str(options.get("bridge"))
+    return f"table {options['table']}" if network.mode == "routed" else str(options.get("bridge") or options.get("netdev"))
 
 
 def made_vlan(network: Network) -> str:

@@ -94,6 +94,10 @@ class Netlink:
             kind == "bridge" and data is not None and bool(data.get_attr("IFLA_BR_VLAN_FILTERING")),
         )
 
+    def rename(self, ifname: str, name: str) -> None:
+        """Gives a link another name. Raises NetlinkError or OSError."""
+        self._ip.link("set", index=self._index(ifname), ifname=name)
+
     def _index(self, ifname: str) -> int:
         message = self._get(ifname)
         if message is None:
