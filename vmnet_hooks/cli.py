@@ -363,11 +363,11 @@ def validate(config_dir: str, to_json: bool) -> None:
     for name in domains:
         for claim in declared.claims(name):
             network = declared.network(claim.network, f"{claim.source}.network")
-            for address in claim.addresses:
+            vif = compose.Vif(claim.mac or "02:00:00:00:00:01", claim.ifname).claimed(claim)
+            for address in compose.held(vif, network):
                 if other := seen.get((network.name, address)):
                     raise InputError(f"{claim.source}: {address} is also given in {other}; change one")
                 seen[network.name, address] = claim.source
-            vif = compose.Vif(claim.mac or "02:00:00:00:00:01", claim.ifname).claimed(claim)
             MODES[network.mode].bind(vif, network, claim.source)
     if to_json:
         as_json({"networks": list(declared.networks), "parts": list(declared.parts), "domains": domains})
@@ -432,7 +432,7 @@ def set_(
         raise InputError(f"--tagged {error}") from None
     vif = compose.Vif(mac, network=network, addresses=addresses, filter=not is_open, vlan=vlan, tagged=trunk)
     MODES[declared.mode].bind(vif, declared, "--ip")
-    libvirt_connection.claim(domain, replace(vif, addresses=tuple(str(values.address(a)) for a in addresses)))
+    libvirt_connection.claim(domain, replace(vif, addresses=tuple(values.source(a) for a in addresses)))
     click.echo(f"{domain}: {mac} on {network}" + (f" ({', '.join(addresses)})" if addresses else ""))
 
 

@@ -255,7 +255,7 @@ def _part(section: str, name: str, table: object, path: str, module: ModuleType)
 def _addresses(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError('must be a list of addresses, ["192.0.2.10"]')
-    return tuple(values.source(item) for item in value)
+    return tuple(values.address_or_prefix(item) for item in value)
 
 
 INTERFACE_OPTIONS = (
