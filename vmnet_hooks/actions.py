@@ -4,6 +4,7 @@ The kernel edge (pyroute2) is imported only for a domain that has something of o
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,10 +13,13 @@ from typing import Any
 
 from . import compose, config, store
 from .domain import Action, Event, Owner
-from .engine import activate
-from .errors import InputError
+from .engine import activate, label_of
+from .errors import InputError, VmnetError
 from .kernel import packet
 from .sections import SECTIONS
+
+RECORDS_ALONE = config.Config({})
+"""Clean-up needs no configuration: a broken one must not keep it from happening."""
 
 
 def act(event: Event, conclude: Callable[[Event], None] | None = None) -> str:
@@ -34,6 +38,8 @@ def act(event: Event, conclude: Callable[[Event], None] | None = None) -> str:
 
 def _act(event: Event) -> str:
     domain = event.domain
+    if event.names:
+        return _declare(event)
     if event.action in (Action.UP, Action.DOWN):
         return _network(event)
     if event.action is Action.INCOMING:
@@ -44,8 +50,7 @@ def _act(event: Event) -> str:
         return _prepare(event)
     if event.action is Action.RECONNECT:
         return described(_reconnect(event))
-    # Clean-up goes by the records alone: a broken configuration must not keep it from happening.
-    declared = config.Config({}) if event.action is Action.UNPLUG else _with_network(config.load(SECTIONS), event)
+    declared = RECORDS_ALONE if event.action is Action.UNPLUG else _with_network(config.load(SECTIONS), event)
     claimed = event.action is Action.PLUG and _claimed(event, declared)
     if not claimed and not _recorded(event):
         return ""
@@ -88,7 +93,7 @@ def _network(event: Event) -> str:
     mark = f"{store.DIRECTORY}/{event.owner.replace('/', '-')}"
     if event.action is Action.DOWN and not os.path.exists(f"{store.DIRECTORY}/state.db"):
         return ""
-    with _engine(config.Config({})) as engine:
+    with _engine(RECORDS_ALONE) as engine:
         if event.action is Action.DOWN:
             done = engine.down_owner(event.owner)
             if os.path.exists(mark):
@@ -100,6 +105,51 @@ def _network(event: Event) -> str:
             pass
         changed = engine.up_network(network, event.owner)
     return f"{network['role']}, table {network['table']}" if changed else ""
+
+
+def _declare(event: Event) -> str:
+    """Parts that a command declares: kept in a file, as long as they are up."""
+    path = f"{config.RUNTIME}/{event.owner}.toml"
+    if event.action is Action.DOWN:
+        with _engine(RECORDS_ALONE) as engine:
+            there = [name for name in event.names if engine.store.owners(id=name)]
+            gone = engine.down(there) if there else []
+            _keep(path, "")
+            for owner in (owner for name in there for owner in engine.store.owners(id=name)):
+                print(f"{label_of(owner)} stays until nobody needs it", file=sys.stderr)
+        return ", ".join(label_of(owner) for owner in gone)
+    before = _kept(path)
+    _keep(path, event.declared)
+    try:
+        with _engine(config.load(SECTIONS)) as engine:
+            watch = import_module("vmnet_hooks.guard").Watch()
+            return ", ".join(label_of(owner) for owner in engine.up(event.names, watch))
+    except BaseException:
+        _keep(path, before)
+        raise
+
+
+def _kept(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def _keep(path: str, text: str) -> None:
+    """Writes a file in one go, or removes it. Raises VmnetError."""
+    try:
+        if not text:
+            if os.path.exists(path):
+                os.unlink(path)
+            return
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(f"{path}.new", "w") as file:
+            file.write(text)
+        os.replace(f"{path}.new", path)
+    except OSError as error:
+        raise VmnetError(f"{path}: {error.strerror}; it must be writable, run as root") from None
 
 
 def _prepare(event: Event) -> str:
@@ -136,7 +186,7 @@ def _reconnect(event: Event) -> list[Owner]:
                 return engine.plug(event.domain, event.frontend)
     except InputError:
         if _recorded(event):
-            with _engine(config.Config({})) as engine:
+            with _engine(RECORDS_ALONE) as engine:
                 engine.reassert(event.domain)
         raise
     if not _recorded(event):

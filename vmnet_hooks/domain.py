@@ -94,7 +94,8 @@ class Event:
 
     `owner` is an id in the records: UNPLUG removes what it claims; UP and DOWN, which have no domain, are about what it claims
     for `network`. `network` is a config.Network that no file declares. `rename` is what the host's side of the NIC is called
-    until PLUG calls it `ifname`. `call` is the front end's own."""
+    until PLUG calls it `ifname`. `names` are parts of the host that UP brings up, once `declared` (TOML) is kept under `owner`
+    in config.RUNTIME, and that DOWN takes down. `call` is the front end's own."""
 
     action: Action
     domain: Domain
@@ -105,6 +106,8 @@ class Event:
     owner: str = ""
     network: Any = None
     rename: str = ""
+    names: tuple[str, ...] = ()
+    declared: str = ""
     call: Any = None
 
 

@@ -35,7 +35,7 @@ METRIC, METRIC_EMULATED = 2, 1
 
 _PATH = re.compile(r"(?:/?local/domain/\d+/)?backend/vif/(\d{1,5})/(\d{1,5})")
 _INTERFACE = re.compile(r"vif(\d{1,5})\.(\d{1,5})(?:-emu)?")
-_VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.S)
+VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.S)
 _VLAN = re.compile(r"(\d{1,4})(?:(p)|-(\d{1,4})|\+(\d{1,4})x(\d{1,4}))?")
 _SYSFS = "/sys/class/net"
 
@@ -117,7 +117,7 @@ def _set_up(argv: Sequence[str]) -> str:
 
 def read_call(script: str, words: Sequence[str], environ: Mapping[str, str]) -> Call | None:
     """What a script was called with; None where that is nothing to it, as in Xen's own. Raises InputError."""
-    variables = {found[1]: found[2] for word in words if (found := _VARIABLE.fullmatch(word))}
+    variables = {found[1]: found[2] for word in words if (found := VARIABLE.fullmatch(word))}
     command = next((word for word in words if "=" not in word), "")
     if command not in COMMANDS:
         raise InputError(f"{script}: {one_line(repr(command))} is no command; use one of {', '.join(COMMANDS)}")
@@ -294,7 +294,7 @@ def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: st
         return declared.networks[name]
     _parsed(values.ifname, name, f"{where}: bridge")
     old = f"eth{name.removeprefix('xenbr')}"
-    if name.startswith("xenbr") and not _is_bridge(name) and _is_bridge(old) and declared.link(name) is None:
+    if name.startswith("xenbr") and not is_bridge(name) and is_bridge(old) and declared.link(name) is None:
         # The bridge of an old network-bridge has the name of the NIC below it.
         name = old
     found = [n for n in declared.networks.values() if MODES[n.mode].bridge_of(n) == name]
@@ -348,16 +348,17 @@ def described(name: str, mode: str, options: dict[str, Any], where: str) -> Desc
 
 def default_netdev(where: str) -> str:
     """The interface of the default route, IPv4's or else IPv6's. Raises InputError if there is none."""
-    rows = [line.split() for line in _lines("/proc/net/route")[1:]]
+    rows = [line.split() for line in lines("/proc/net/route")[1:]]
     found = [(int(row[6]), row[0]) for row in rows if row[1] == row[7] == "0" * 8]
-    rows = [line.split() for line in _lines("/proc/net/ipv6_route")]
+    rows = [line.split() for line in lines("/proc/net/ipv6_route")]
     found = found or [(int(row[5], 16), row[9]) for row in rows if row[0] == "0" * 32 and row[1] == "00" and row[9] != "lo"]
     if not found:
         raise InputError(f"{where}: the host has no default route; name its interface to the outside with gatewaydev= (netdev=)")
     return min(found)[1]
 
 
-def _lines(path: str) -> list[str]:
+def lines(path: str) -> list[str]:
+    """The lines of a file of the kernel's; none if there is no such file."""
     try:
         with open(path) as file:
             return file.read().splitlines()
@@ -365,7 +366,8 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _is_bridge(name: str) -> bool:
+def is_bridge(name: str) -> bool:
+    """Whether there is a bridge of that name."""
     return os.path.isdir(f"{_SYSFS}/{name}/bridge")
 
 
@@ -378,9 +380,9 @@ def _only_bridge(where: str) -> str:
 
 
 def _is_aware(bridge: str, declared: Config) -> bool:
-    lines = _lines(f"{_SYSFS}/{bridge}/bridge/vlan_filtering")
+    setting = lines(f"{_SYSFS}/{bridge}/bridge/vlan_filtering")
     part = declared.parts.get(f"bridge:{bridge}")
-    return lines == ["1"] if lines else bool(part and part["vlan_filtering"])
+    return setting == ["1"] if setting else bool(part and part["vlan_filtering"])
 
 
 def _uplink(bridge: str, declared: Config, where: str) -> str:
@@ -419,7 +421,7 @@ def conclude(event: Event) -> None:
         return
     news = {}
     if call.script == "vif-bridge" and backend.get("frontend"):
-        news[f"{backend['frontend']}/mtu"] = (_lines(f"{_SYSFS}/{ifname}/mtu") or ["1500"])[0]
+        news[f"{backend['frontend']}/mtu"] = (lines(f"{_SYSFS}/{ifname}/mtu") or ["1500"])[0]
     XenStore().write({**news, f"{call.path}/hotplug-status": "connected"})
     signal.setitimer(signal.ITIMER_REAL, 0)
 
