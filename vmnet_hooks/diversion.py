@@ -63,13 +63,14 @@ class Aside(Enum):
 
 @dataclass(frozen=True)
 class Script:
-    """A script as it is found. `registered`: dpkg knows of our diversion."""
+    """A script as it is found. `registered`: dpkg knows of our diversion; `target`: of our link."""
 
     path: str
     aside_path: str
     at: At
     aside: Aside
     registered: bool
+    target: str = ""
 
     @property
     def name(self) -> str:
@@ -129,16 +130,16 @@ def half_done(script: Script) -> bool:
         return script.registered
 
 
-def directory(root: str = DIRECTORY) -> str:
+def directory() -> str:
     """Where Xen looks for scripts that are given without a path. Raises InputError."""
-    source = f"{root}/hotplugpath.sh"
+    source = f"{DIRECTORY}/hotplugpath.sh"
     try:
         text = Path(source).read_text("utf-8", "replace")
     except OSError:
-        return root
+        return DIRECTORY
     found = re.findall(r"^XEN_SCRIPT_DIR=([\"']?)(.*?)\1[ \t]*$", text, flags=re.M)
     if not found:
-        return root
+        return DIRECTORY
     path = found[-1][1]
     if not re.fullmatch(r"/[\w./+-]+", path, flags=re.A):
         raise InputError(f"{source}: XEN_SCRIPT_DIR={one_line(path)} is not an absolute path; correct it")
@@ -160,14 +161,15 @@ def look(path: str, registered: Mapping[str, str]) -> Script:
     aside_path = registered.get(path, f"{path}.xen")
     at = At.NOTHING
     name = os.path.basename(path).removeprefix("vmnet-")
-    if os.path.islink(path) and os.readlink(path).endswith(f"/hooks/xen/{name}"):
-        at = At.OURS if os.readlink(path) == hook(name) else At.OLD
+    target = os.readlink(path) if os.path.islink(path) else ""
+    if target.endswith(f"/hooks/xen/{name}"):
+        at = At.OURS if target == hook(name) else At.OLD
     elif os.path.lexists(path):
         at = At.FILE
     aside = Aside.NOTHING
     if os.path.lexists(aside_path):
         aside = Aside.SAME if at is At.FILE and _same(path, aside_path) else Aside.OTHER
-    return Script(path, aside_path, at, aside, path in registered)
+    return Script(path, aside_path, at, aside, path in registered, target)
 
 
 def _same(one: str, other: str) -> bool:
@@ -207,31 +209,31 @@ def divert(where: str) -> tuple[list[Script], list[str]]:
         raise VmnetError(f"{where} does not exist; install Xen's tools first (xen-utils-common)")
     if missing := [name for name in DIVERTED if not hook(name)]:
         raise VmnetError(f"hooks/xen/{missing[0]} is not installed with this program; reinstall vmnet-hooks")
-    with _locked(where):
+    with _locked():
         known = registered()
         scripts = [look(f"{where}/{name}", known) for name in DIVERTED]
         warnings = [f"{s.path} is neither Xen's nor ours, and left alone" for s in scripts if s.is_foreign]
         return _carry_out([(script, to_divert(script)) for script in scripts]), warnings
 
 
-def undivert(where: str) -> tuple[list[Script], list[str]]:
-    """The inverse, also of diversions in other folders: hotplugpath.sh may have been edited. Raises VmnetError."""
-    with _locked(where):
+def undivert() -> tuple[list[Script], list[str]]:
+    """The inverse, in whatever folder dpkg knows of: hotplugpath.sh may have been edited, or be gone. Raises VmnetError."""
+    with _locked():
         known = registered()
-        paths = dict.fromkeys([*(f"{where}/{name}" for name in DIVERTED), *known])
+        paths = dict.fromkeys([*(f"{DIRECTORY}/{name}" for name in DIVERTED), *known])
         scripts = [look(path, known) for path in paths]
         warnings = [text for script in scripts if (text := stays(script))]
         return _carry_out([(script, to_undivert(script)) for script in scripts]), warnings
 
 
 @contextmanager
-def _locked(where: str) -> Iterator[None]:
+def _locked() -> Iterator[None]:
     """Not against dpkg, which reads its diversions anew when they have changed; against another of us."""
     if not shutil.which("dpkg-divert"):
         raise VmnetError("no dpkg-divert: not a Debian system; name our scripts in xl.cfg instead: script=vmnet-vif-bridge")
     with ExitStack() as opened:
         with suppress(FileNotFoundError):
-            file = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            file = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, file)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -241,13 +243,13 @@ def _carry_out(plans: Sequence[tuple[Script, Sequence[Step]]]) -> list[Script]:
     """Returns those with steps. If one fails, those before it are taken back."""
     with ExitStack() as undo:
         for script, steps in plans:
-            with suppress(FileNotFoundError):
-                os.unlink(_new(script))
-            for step in steps:
-                try:
+            try:
+                with suppress(FileNotFoundError):
+                    os.unlink(_new(script))
+                for step in steps:
                     undo.callback(_take(step, script))
-                except OSError as error:
-                    raise VmnetError(f"{script.path}: {error.strerror} ({step.value}); nothing was changed") from None
+            except OSError as error:
+                raise VmnetError(f"{script.path}: {error.strerror}; nothing was changed") from None
         undo.pop_all()
     return [script for script, steps in plans if steps]
 
@@ -259,8 +261,7 @@ def _new(script: Script) -> str:
 
 def _take(step: Step, script: Script) -> Callable[[], None]:
     """Takes the step. Returns what takes it back."""
-    path, aside = script.path, script.aside_path
-    old = os.readlink(path) if script.is_ours else ""
+    path, aside, old = script.path, script.aside_path, script.target if script.is_ours else ""
 
     def add() -> None:
         _dpkg_divert("--package", PACKAGE, "--no-rename", "--divert", aside, "--add", path)

@@ -22,26 +22,21 @@ def xen_scripts(divert: bool, undivert: bool, to_json: bool) -> None:
 
     Ours are vmnet-vif-bridge and so on, beside Xen's own. Diverted, they also answer to the names of Xen's own.
     """
-    where = diversion.directory()
     if divert and undivert:
         raise InputError("--divert and --undivert are each other's inverse; give one")
-    if divert or undivert:
-        change(where, divert)
-    else:
-        show(where, to_json)
-
-
-def change(where: str, divert: bool) -> None:
-    """Raises VmnetError."""
+    if not (divert or undivert):
+        show(diversion.directory(), to_json)
+        return
     if os.geteuid() != 0:
         raise VmnetError("not root: Xen's scripts can't be diverted; use sudo")
-    changed, warnings = diversion.divert(where) if divert else diversion.undivert(where)
+    changed, warnings = diversion.divert(diversion.directory()) if divert else diversion.undivert()
+    verb = "divert" if divert else "undivert"
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     for script in changed:
-        click.echo(f"{'divert' if divert else 'undivert'} {script.path}")
+        click.echo(f"{verb} {script.path}")
     if not changed:
-        click.echo(f"{'divert' if divert else 'undivert'}: nothing to do")
+        click.echo(f"{verb}: nothing to do")
 
 
 def show(where: str, to_json: bool) -> None:
@@ -63,5 +58,5 @@ def answers(script: Script) -> tuple[str, str]:
     if not os.path.exists(script.path):
         return "", ""
     if script.is_ours:
-        return "vmnet-hooks", os.readlink(script.path)
+        return "vmnet-hooks", script.target
     return "somebody else" if script.at is At.FILE and script.name in diversion.DROPPED else "Xen", script.path
