@@ -267,8 +267,13 @@ INTERFACE_OPTIONS = (
         "the NIC's MAC address; may be left out if `ifname` is given and the front end tells the MAC",
     ),
     Option("ifname", values.ifname, "", "the tap's name; plain QEMU's ifup and ifdown know nothing else"),
-    Option("ips", _addresses, (), "the guest's addresses, IPv4 and IPv6; where it is not routed by a table of its own, subnets too, 192.0.2.0/28"),
-    Option("filter", values.boolean, True, "let only the guest's own MAC and addresses out of the tap (bridged networks: see antispoof)"),
+    Option("ips", _addresses, (), "the guest's addresses, IPv4 and IPv6; modes bridged and hostroute: subnets too, 192.0.2.0/28"),
+    Option(
+        "filter",
+        values.boolean,
+        True,
+        "let only the guest's own MAC and addresses out of the tap (bridged networks: see antispoof)",
+    ),
     Option("vlan", values.integer(1, 4094), None, "VLAN-aware bridges: the NIC's untagged VLAN, instead of the network's"),
     Option("tagged", values.vids, None, "VLAN-aware bridges: the VLANs that the NIC gets tagged, instead of the network's"),
 )
