@@ -18,16 +18,13 @@ from .domain import Domain, Owner
 from .drawing import graph
 from .engine import Drift, Engine, activate, label_of
 from .errors import InputError, MissingLink, VmnetError, one_line, shortened
-from .frontends import libvirt, libvirt_connection
+from .frontends import libvirt, libvirt_connection, xen, xenstore
 from .importing.command import import_
 from .kernel import packet
 from .modes import MODES
 from .sections import SECTIONS
 from .table import table
 from .xen_scripts import xen_scripts
-
-RECORDS_ALONE = config.Config({})
-"""Clean-up needs no configuration: a broken one must not keep it from happening."""
 
 
 class Commands(click.Group):
@@ -124,8 +121,12 @@ def main() -> None:
 @main.command()
 @DOMAIN
 @XML
-def start(domain: str, xml: str | None) -> None:
+@click.option("--xen", "on_xen", is_flag=True, help="DOMAIN is a guest of Xen's xl: its NICs are those in xenstore.")
+def start(domain: str, xml: str | None, on_xen: bool) -> None:
     """Set up every claimed NIC of a running DOMAIN, and announce its addresses."""
+    if on_xen:
+        start_xen(domain)
+        return
     guest = describe(domain, xml)
     with engine() as opened:
         owners = opened.plug(guest, "cli")
@@ -141,11 +142,24 @@ def start(domain: str, xml: str | None) -> None:
 def stop(domain: str, xml: str | None) -> None:
     """Remove everything that was set up for DOMAIN. Needs only the records: neither libvirt nor the taps."""
     guest = describe(domain, xml) if xml else Domain(domain)
-    with engine(RECORDS_ALONE) as opened:
+    with engine(actions.RECORDS_ALONE) as opened:
         owners = opened.unplug(guest)
     if not owners:
         raise InputError(f"{domain}: nothing is set up for it; see `vmnet-hook status`")
     report("stop", domain, owners)
+
+
+def start_xen(domain: str) -> None:
+    """Every NIC of one of Xen's guests, as its script says."""
+    if os.geteuid() != 0:
+        raise VmnetError("not root: kernel state and xenstore can't be read; use sudo")
+    events = list(xen.events(domain, xenstore.XenStore(), config.load(SECTIONS)))
+    if not events:
+        raise InputError(
+            f"{domain}: xenstore has no vif of it whose interface is there; see `xl list`, `xl network-list {domain}`"
+        )
+    for event in events:
+        click.echo(one_line(f"start {domain}: {actions.act(event, xen.conclude)}"))
 
 
 def report(verb: str, name: str, owners: Sequence[Owner]) -> None:
@@ -164,7 +178,7 @@ def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool)
     verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
     if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
         raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
-    with engine(None if verb in ("start", "up") else RECORDS_ALONE) as opened:
+    with engine(None if verb in ("start", "up") else actions.RECORDS_ALONE) as opened:
         if verb == "up":
             changes = opened.plan_up(names)
         elif verb == "down":
@@ -262,8 +276,9 @@ def repair(domain: str, to_json: bool) -> None:
 
 
 def gone(owners: Sequence[Owner]) -> set[str]:
-    """Ids of libvirt's domains that run no more, as far as libvirt can be asked."""
-    return libvirt_connection.not_running({owner.domain_id for owner in owners if owner.frontend == "libvirt"})
+    """Ids of domains that run no more, as far as their hypervisors can be asked."""
+    by_frontend = {name: {o.domain_id for o in owners if o.domain and o.frontend == name} for name in ("libvirt", "xen")}
+    return libvirt_connection.not_running(by_frontend["libvirt"]) | xen.not_running(by_frontend["xen"])
 
 
 def show(drifts: Sequence[Drift], to_json: bool, nothing: str) -> None:
@@ -322,7 +337,7 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
 @main.command()
 def confirm() -> None:
     """Keep what `up --confirm-within` changed."""
-    with engine(RECORDS_ALONE) as opened:
+    with engine(actions.RECORDS_ALONE) as opened:
         if not opened.confirm():
             raise InputError("nothing waits to be confirmed; was it put back? See `journalctl -t vmnet-hook`")
     click.echo("confirmed")
@@ -332,7 +347,7 @@ def confirm() -> None:
 @PARTS
 def down(names: tuple[str, ...]) -> None:
     """Take down what `up` brought up: all of it, or NAME. What guests that run need stays until they have stopped."""
-    with engine(RECORDS_ALONE) as opened:
+    with engine(actions.RECORDS_ALONE) as opened:
         gone = opened.down(names)
         kept = [owner for owner in opened.store.owners(domain="") if names and {owner.id, owner.network} & set(names)]
     for owner in gone:

@@ -62,7 +62,8 @@ class Call:
 
     @property
     def path(self) -> str:
-        return f"/local/domain/0/backend/vif/{self.domid}/{self.devid}"
+        # Below this domain's own: backends may live in a driver domain.
+        return f"backend/vif/{self.domid}/{self.devid}"
 
     @property
     def emulated(self) -> bool:
@@ -97,7 +98,7 @@ def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     if call.arrives:
         return event(call, XenStore(), config.load(SECTIONS))
-    return Event(Action.UNPLUG, Domain("", f"xen:{call.domid}"), "xen", owner=call.owner, call=(call, {}))
+    return Event(Action.UNPLUG, Domain("", f"xen:{call.domid}"), "xen", owner=call.owner, call=(call, None))
 
 
 def _late(*_: object) -> None:
@@ -144,9 +145,9 @@ def event(call: Call, store: XenStore, declared: Config) -> Event:
     backend = store.tree(call.path)
     if not backend:
         raise InputError(f"{call.script}: xenstore has no {call.path}; is the domain gone?")
-    name = store.read(f"/local/domain/{call.domid}/name") or f"xen-{call.domid}"
+    full = store.read(f"/local/domain/{call.domid}/name") or f"xen-{call.domid}"
     # So libxl calls a guest that comes in by live migration, until it runs here.
-    name = name.removesuffix("--incoming")
+    name = full.removesuffix("--incoming")
     where = f"{one_line(name)}: vif {call.devid}"
     ifname = _ifname(call, backend.get("vifname", ""), where)
     vif = Vif(
@@ -165,13 +166,15 @@ def event(call: Call, store: XenStore, declared: Config) -> Event:
         claim, network = _claim(call, backend, declared, where)
         claims = (replace(claim, mac=vif.mac),)
     domain = Domain(name, f"xen:{call.domid}", (vif,), claims, partial=True)
-    rename = call.ifname if ifname != call.ifname else ""
+    # Called for a second time, it has its name.
+    renamed = os.path.exists(f"{_SYSFS}/{ifname}") and not os.path.exists(f"{_SYSFS}/{call.ifname}")
+    rename = "" if ifname == call.ifname or renamed else call.ifname
     return Event(
         Action.PLUG,
         domain,
         "xen",
         ifname,
-        announce=True,
+        announce=name == full,
         owner=call.owner,
         network=network,
         rename=rename,
@@ -181,11 +184,11 @@ def event(call: Call, store: XenStore, declared: Config) -> Event:
 
 def events(name: str, store: XenStore, declared: Config) -> Iterator[Event]:
     """The events of every NIC of a domain that runs. Raises VmnetError."""
-    for domid in sorted(filter(str.isdecimal, store.list("/local/domain/0/backend/vif")), key=int):
+    for domid in sorted(filter(str.isdecimal, store.list("backend/vif")), key=int):
         if store.read(f"/local/domain/{domid}/name") != name:
             continue
-        for devid in sorted(filter(str.isdecimal, store.list(f"/local/domain/0/backend/vif/{domid}")), key=int):
-            backend = store.tree(f"/local/domain/0/backend/vif/{domid}/{devid}")
+        for devid in sorted(filter(str.isdecimal, store.list(f"backend/vif/{domid}")), key=int):
+            backend = store.tree(f"backend/vif/{domid}/{devid}")
             script = os.path.basename(backend.get("script", "")).removeprefix("vmnet-") or "vif-bridge"
             if script not in _CLAIMS:
                 raise InputError(f"{name}: vif {devid}: script={one_line(script)} is none of {', '.join(_CLAIMS)}")
@@ -194,8 +197,7 @@ def events(name: str, store: XenStore, declared: Config) -> Iterator[Event]:
                 there = [link for link in (plain, named) if link != suffix and os.path.exists(f"{_SYSFS}/{link}")]
                 if there:
                     call = Call(script, command, {}, int(domid), int(devid), plain, backend.get("gatewaydev", ""))
-                    found = event(call, store, declared)
-                    yield replace(found, rename="") if plain not in there else found
+                    yield event(call, store, declared)
 
 
 def _ifname(call: Call, vifname: str, where: str) -> str:
@@ -415,22 +417,25 @@ def _is_vif(port: str) -> bool:
 def conclude(event: Event) -> None:
     """Tells the guest its MTU, runs the admin's hooks, tells libxl. Raises VmnetError."""
     call, backend = event.call
-    ifname = event.ifname or call.ifname
-    _run_hooks(call, ifname, backend)
+    _run_hooks(call, event.ifname, backend)
     if call.command != "online":
         return
     news = {}
     if call.script == "vif-bridge" and backend.get("frontend"):
-        news[f"{backend['frontend']}/mtu"] = (lines(f"{_SYSFS}/{ifname}/mtu") or ["1500"])[0]
+        news[f"{backend['frontend']}/mtu"] = (lines(f"{_SYSFS}/{event.ifname}/mtu") or ["1500"])[0]
     XenStore().write({**news, f"{call.path}/hotplug-status": "connected"})
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str]) -> None:
+def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str] | None) -> None:
     """vif-post.d/*.hook, in one shell with Xen's own functions, as its scripts do. Raises VmnetError."""
     hooks = [path for path in sorted(glob.glob(f"{SCRIPTS}/vif-post.d/*.hook")) if os.access(path, os.X_OK)]
     if not hooks:
         return
+    if backend is None:
+        # The vif leaves; its settings may have gone already.
+        backend = _left_behind(call)
+        ifname = backend["vifname"] + ("-emu" if call.emulated else "") if backend.get("vifname") else call.ifname
     environ = {
         **os.environ,
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -448,6 +453,13 @@ def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str]) -> None:
     if done.returncode:
         names = ", ".join(os.path.basename(path) for path in hooks)
         raise VmnetError(f"{SCRIPTS}/vif-post.d ({names}) ended with status {done.returncode}; see {LOG}")
+
+
+def _left_behind(call: Call) -> dict[str, str]:
+    try:
+        return XenStore().tree(call.path)
+    except VmnetError:
+        return {}
 
 
 def failed(argv: Sequence[str], reason: str) -> None:
@@ -470,8 +482,9 @@ def failed(argv: Sequence[str], reason: str) -> None:
 
 def not_running(domains: Iterable[str]) -> set[str]:
     """Those of the domains (`xen:DOMID`) that run no more. Nothing if xenstore can't be asked."""
+    if not (names := set(domains)):
+        return set()
     try:
-        store = XenStore() if domains else None
-        return {name for name in domains if store and not store.read(f"/local/domain/{name.removeprefix('xen:')}/domid")}
+        return names - {f"xen:{domid}" for domid in XenStore().list("/local/domain")}
     except VmnetError:
         return set()
