@@ -136,6 +136,9 @@ def _paths(vif: Vif, network: Network, host) -> Iterator[Resource]:
     gateway = router_of(single4[0]) if network["nat"] and single4 else _own(network, host) if single4 or prefixes4 else ""
     if gateway:
         yield Address(ifname, f"{gateway}/32")
+    if (single6 or prefixes6) and (gateway6 := next((a for a in _addresses(network, host) if ":" in a), "")):
+        # The host's own address, on another link: the kernel answers for it only as a proxy.
+        yield ProxyNeighbour(ifname, gateway6)
     for address in (*single4, *single6):
         length, version = (128, 6) if ":" in address else (32, 4)
         if network["nat"]:
@@ -154,13 +157,19 @@ def _paths(vif: Vif, network: Network, host) -> Iterator[Resource]:
 
 def _own(network: Network, host) -> str:
     """The host's address on the taps. Raises ConfigError if there is none."""
-    netdev = network["netdev"]
-    part = host.parts.get(netdev)
-    there = [*host.addresses.get(netdev, ()), *(map(str, part["addresses"]) if part else ())]
-    found = [address.partition("/")[0] for address in there if ":" not in address]
+    found = [address for address in _addresses(network, host) if ":" not in address]
     if not (network["address"] or found):
+        netdev = network["netdev"]
         raise network.error("netdev", f"{netdev} has no IPv4 address, which guests need as their gateway; give it one")
     return network["address"] or found[0]
+
+
+def _addresses(network: Network, host) -> list[str]:
+    """The host's own on `netdev`, but for link-local ones."""
+    part = host.parts.get(network["netdev"])
+    there = [*host.addresses.get(network["netdev"], ()), *(map(str, part["addresses"]) if part else ())]
+    found = [ipaddress.ip_interface(address).ip for address in there]
+    return [str(ip) for ip in found if not ip.is_link_local]
 
 
 def router_of(address: str) -> str:
