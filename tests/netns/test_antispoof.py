@@ -248,6 +248,21 @@ def test_a_family_is_opened(one, tmp_path):
     assert not [name for name in through if name.startswith(shut)]
 
 
+@pytest.mark.parametrize("how", ["given addresses", "MAC alone", "off"])
+def test_no_mac_is_stolen_with_frames_that_no_chain_sees(one, how):
+    """Those to 01:80:c2:00:00:0x (LLDP, LACP, STP) go past the filter: the bridge must not learn whom they claim to be of."""
+    one.host.config(LAN + ("antispoof = true\n" if how == "MAC alone" else ""))
+    try:
+        with guest(one, IPS if how == "given addresses" else (), filter=how != "off") as (_, node):
+            for last in (0, 2, 3, 14):
+                send(node, "eth0", ethernet(f"01:80:c2:00:00:{last:02x}", f"02:00:00:00:44:{last:02x}", 0x88CC, bytes(46)))
+            learned = "02:00:00:00:44:" in one.host.sh("bridge fdb show br br0")
+            assert learned == (how == "off"), "else this test shows nothing"
+    finally:
+        one.host.config(LAN)
+    assert "no_linklocal_learn 0 " in one.host.sh("ip -d link show br0")
+
+
 def test_honest_traffic(one):
     """A guest with its own stack: ARP, ND, DAD, fragments, both ways."""
     one.peer.sh("ip addr add 10.7.0.1/24 dev lan0; ip -6 addr add 2001:db8:7::1/64 dev lan0 nodad")
@@ -289,6 +304,31 @@ def test_gone_with_the_guest(one):
         one.stop("dom", first)
         same(bare, one.state())
     assert eventually(lambda: one.state() == before)
+
+
+def test_tagged_frames_are_looked_into(one, tmp_path):
+    """A NIC with tagged VLANs, which only a VLAN-aware bridge gives: one tag, and behind it the same rules."""
+    wanted = {name: tagged(frame, 5) for name, frame in EVERYTHING.items() if "agged" not in name and name != "802.1ad"}
+    with guest(one, IPS) as (_, node):
+        assert passed(one, node, wanted, tmp_path) == set()
+        (tmp_path / "seen.pcap").unlink()
+        one.host.sh(f"nft add element bridge vmnet tagged '{{ \"{TAP}\" }}'")
+        assert passed(one, node, wanted, tmp_path) == set(ADDRESSED)
+        (tmp_path / "seen.pcap").unlink()
+        twice = {name: tagged(frame, 6) for name, frame in wanted.items()}
+        assert passed(one, node, twice, tmp_path) == set()
+        one.host.sh(f"nft delete element bridge vmnet tagged '{{ \"{TAP}\" }}'")
+
+
+def test_what_lost_records_leave_is_found(one):
+    with wired(one.host, TAP, "lost", Nic(MAC)):
+        one.start("dom", Interface(MAC, TAP, "lan", IPS, "br0"))
+        one.host.sh("rm -f /run/vmnet-hooks/state.db*")
+        checked = one.host.cli("check")
+        assert checked.returncode == 1 and f'nft bridge guarded "{TAP}": ours, but in no record' in checked.stdout, checked.stdout
+        assert one.host.cli("repair").returncode == 0
+        assert "table bridge" not in one.host.sh("nft list tables") and one.host.cli("check").returncode == 0
+        one.host.run("ip link set br0 type bridge no_linklocal_learn 0")
 
 
 DAMAGE = {

@@ -730,6 +730,8 @@ def damaged(resource):
             return replace(resource, value="")
         case LinkAttribute(name="isolated"):
             return replace(resource, value="off")
+        case LinkAttribute(name="no_linklocal_learn"):
+            return replace(resource, value="0")
         case Neighbour():
             return replace(resource, lladdr="02:00:00:00:77:77")
         case NftElement(value=value) if value:

@@ -208,6 +208,8 @@ class Netlink:
                 value = self._name(data.get_attr("IFLA_BOND_PRIMARY") or 0) if data else ""
             case "tx":
                 return device.read_tx(want.ifname)
+            case "no_linklocal_learn":
+                return device.read_no_linklocal_learn(want.ifname)
             case "lladdr":
                 addresses = self._addresses(want.ifname, cache)
                 value = ",".join(sorted(a for a in addresses if a.startswith("fe80:")))
@@ -415,6 +417,8 @@ class Netlink:
                 self._ip.link("set", index=index, kind="bond", bond_primary=self._index(want.value) if want.value else 0)
             case "tx":
                 device.set_tx(want)
+            case "no_linklocal_learn":
+                device.set_no_linklocal_learn(want)
             case "isolated":
                 self._ip.brport("set", index=index, isolated=int(want.value == "on"))
             case "state":

@@ -174,6 +174,9 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
     if not (wanted and vif.filter):
         return
     tap, mac = f'"{vif.ifname}"', vif.mac
+    # Frames to these addresses pass no chain on their way into the bridge's table: with the gateway's MAC as their source they
+    # would draw its traffic to this port.
+    yield LinkAttribute(network["bridge"], "no_linklocal_learn", "1")
     yield BRIDGE
     yield NftElement("bridge", "guarded", (tap,))
     yield NftElement("bridge", "macs", (tap, mac))
