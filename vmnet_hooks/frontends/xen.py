@@ -255,6 +255,8 @@ def _source(text: str) -> str:
         found = ipaddress.ip_interface(text)
     except ValueError:
         raise ValueError("is no address, with or without a prefix length") from None
+    if "%" in text:
+        raise ValueError("has a zone; write the address without %zone")
     return values.source(text if found.ip == found.network.network_address else str(found.ip))
 
 
@@ -282,6 +284,8 @@ def vlans(text: str) -> tuple[int | None, tuple[int, ...]]:
             raise ValueError(f"names VLAN {vid}; IDs go from 1 to 4094")
     if len(untagged) > 1:
         raise ValueError(f"has two untagged VLANs, {untagged[0]} and {untagged[1]}; mark one with p")
+    if set(untagged) & set(tagged):
+        raise ValueError(f"has VLAN {untagged[0]} both untagged and tagged; write it once")
     return (untagged[0] if untagged else None), tuple(sorted(set(tagged)))
 
 

@@ -71,6 +71,8 @@ class _Binding:
 
 
 class _Programs:
+    """With -R, values are as they are: without, a backslash begins an escape."""
+
     def _run(self, *words: str) -> str | None:
         try:
             done = subprocess.run(
@@ -81,7 +83,7 @@ class _Programs:
                 f"{words[0]} is missing, and so is Xen's Python binding; install xenstore-utils, or run this on dom0"
             ) from None
         if done.returncode == 0:
-            return done.stdout.removesuffix("\n")
+            return done.stdout
         if "No such file" in done.stderr or "couldn't read path" in done.stderr or "xs_directory" in done.stderr:
             return None
         raise XenStoreError(f"{words[0]}: {one_line(done.stderr.strip())}; is xenstored running?")
