@@ -272,9 +272,16 @@ def _take(step: Step, script: Script) -> Callable[[], None]:
     def keep() -> None:
         os.link(path, aside, follow_symlinks=False)
 
+    def take_over() -> None:
+        try:
+            os.rename(_new(script), path)
+        except OSError:
+            os.unlink(_new(script))
+            raise
+
     def link(target: str) -> None:
         os.symlink(target, _new(script))
-        os.rename(_new(script), path)
+        take_over()
 
     def unlink() -> None:
         os.unlink(path)
@@ -285,7 +292,7 @@ def _take(step: Step, script: Script) -> Callable[[], None]:
     def put_back() -> None:
         """NAME.xen stays: its own step takes it away, or it was there before."""
         os.link(aside, _new(script), follow_symlinks=False)
-        os.rename(_new(script), path)
+        take_over()
 
     def restore() -> None:
         os.rename(aside, path)

@@ -85,6 +85,17 @@ def test_beside_xens_own(host: Host) -> None:
     assert {who for name, who in listed.items() if name.startswith("vmnet-")} == {"vmnet-hooks"} and len(listed) == 14
 
 
+def test_whose_script_runs(host: Host) -> None:
+    """By the name that xl calls; what ours says of a call without a vif is ours alone."""
+    for diverted in (False, True):
+        if diverted:
+            host.divert()
+        for name in ("vif-bridge", "vif-route", "vif-nat", "network-bridge", "vmnet-vif-bridge", "vmnet-vif-setup"):
+            done = host.root.run([f"{SCRIPTS}/{name}", "online", "type_if=vif"], check=False)
+            ours = done.returncode == 2 and done.stdout.startswith("vmnet-hook: ") and done.stdout.count("\n") == 1
+            assert ours == (diverted or name.startswith("vmnet-")), (name, done)
+
+
 def test_divert_upgrades_undivert(host: Host, xen: list[Path]) -> None:
     host.divert()
     diverted = host.found()

@@ -370,6 +370,31 @@ def test_a_folder_that_can_not_be(value, host):
     assert not host.is_diverted()
 
 
+@pytest.mark.parametrize(
+    ("package", "hooks"),
+    [
+        ("usr/lib/python3/dist-packages", "usr/lib/vmnet-hooks/hooks"),
+        ("usr/local/lib/vmnet-hooks", "usr/local/lib/vmnet-hooks/hooks"),
+        ("usr/local/lib/python3.11/dist-packages", "usr/local/lib/vmnet-hooks/hooks"),
+        ("venv/lib/python3.11/site-packages", "venv/lib/vmnet-hooks/hooks"),
+    ],
+)
+def test_each_installation_has_hooks_of_its_own(package, hooks, host, tmp_path, monkeypatch):
+    """.deb, make install, pip."""
+    other = tmp_path / "elsewhere"
+    (other / package / "vmnet_hooks").mkdir(parents=True)
+    monkeypatch.setattr(diversion, "__file__", str(other / package / "vmnet_hooks/diversion.py"))
+    before = host.state()
+    assert host.run("--divert", status=1).endswith("is not installed with this program; reinstall vmnet-hooks\n")
+    assert host.state() == before
+    shutil.copytree(ROOT / "hooks/xen", other / hooks / "xen")  # copies: a wheel holds no links
+    host.run("--divert")
+    assert {os.readlink(host[name]) for name in NAMES} == {f"{other / hooks}/xen/{name}" for name in NAMES}
+    shutil.rmtree(other)
+    host.run("--undivert")
+    assert host.state() == before
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_without_dpkg(command, host, monkeypatch, tmp_path):
     before = host.state()
