@@ -70,6 +70,7 @@ CHAPTERS = {
     "networks.NAME": ("NETWORKS",),
     "networks.NAME(routed)": ("Mode routed",),
     "networks.NAME(bridged)": ("Mode bridged",),
+    "networks.NAME(hostroute)": ("Mode hostroute",),
     "vlans.NAME": ("VLANs", "Every link"),
     "bonds.NAME": ("Bonds", "Every link"),
     "bridges.NAME": ("Bridges", "Every link"),
