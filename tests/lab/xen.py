@@ -22,13 +22,13 @@ from .nodes import CommandFailed, Node, changes, dump, ran, wire
 
 SCRIPTS = Path("/etc/xen/scripts")
 KERNEL, INITRD = "/lab/vmlinux", "/lab/guest.cpio"
-BOOT = 120  # seconds
+BOOT = 180  # seconds
 ENV = {"LC_ALL": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 FAR4, FAR6 = "203.0.113.9", "2001:db8:9::9"
 MAC = "00:16:3e:00:00:{:02x}"
 
 
-def eventually(condition, timeout: float = 20) -> bool:
+def eventually(condition, timeout: float = 60) -> bool:
     end = time.monotonic() + timeout
     while not (met := condition()) and time.monotonic() < end:
         time.sleep(0.5)
@@ -39,7 +39,7 @@ class Dom0:
     """The machine itself. Answers to what `nodes.dump` and the tests ask of a `Node`."""
 
     def run(
-        self, argv: Sequence[object] | str, check: bool = True, timeout: float = 120, env: dict[str, str] | None = None
+        self, argv: Sequence[object] | str, check: bool = True, timeout: float = 240, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command (a string: split at blanks) to its end."""
         words = argv.split() if isinstance(argv, str) else [str(word) for word in argv]
@@ -48,7 +48,7 @@ class Dom0:
         )
         return ran(words, done) if check else done
 
-    def sh(self, script: str, check: bool = True, timeout: float = 120) -> str:
+    def sh(self, script: str, check: bool = True, timeout: float = 240) -> str:
         """Run a shell script (stops at its first error), return what it printed."""
         return self.run(["sh", "-ec", script], check=check, timeout=timeout).stdout
 
@@ -68,7 +68,7 @@ class Dom0:
         )
         return f"{dump(self)}\n{rest}### records\n{records()}"
 
-    def assert_restored(self, before: str, timeout: float = 20) -> None:
+    def assert_restored(self, before: str, timeout: float = 30) -> None:
         """The state is, or soon becomes, the one of before; else the difference is the message."""
         end = time.monotonic() + timeout
         while (now := self.state()) != before and time.monotonic() < end:
@@ -180,7 +180,7 @@ class Console:
         os.write(self.file, f"{self.number} {command}\n".encode())
         return self.number
 
-    def run(self, command: str, timeout: float = 40) -> tuple[int, str]:
+    def run(self, command: str, timeout: float = 90) -> tuple[int, str]:
         """The exit status of a shell command in the guest, and what it printed."""
         *output, mark = self.wait(f"@{self.send(command)} ", timeout).splitlines()
         return int(mark.split()[1]), "\n".join(output)
@@ -249,7 +249,7 @@ class Guest:
     def backend(self, key: str, number: int = 0) -> str:
         return self.dom0.xenstore(f"backend/vif/{self.domid}/{number}/{key}")
 
-    def sh(self, command: str, check: bool = True, timeout: float = 40) -> str:
+    def sh(self, command: str, check: bool = True, timeout: float = 90) -> str:
         """Run a shell command in the guest."""
         status, output = self.console.run(command, timeout)
         if check and status:
@@ -260,7 +260,7 @@ class Guest:
         """Whether the guest reaches an address."""
         options = f"-I {source} " if source else ""
         command = f"for i in $(seq {tries}); do ping -c 1 -W 2 {options}{address} >/dev/null && exit 0; done; exit 1"
-        return not self.console.run(command, 15 + 4 * tries)[0]
+        return not self.console.run(command, 60 + 4 * tries)[0]
 
     def address(self, *addresses: str, ifname: str = "eth0") -> None:
         """Bring a NIC of the guest up, with addresses."""

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import lzma
 import os
+import shlex
 import shutil
 import struct
 import subprocess
@@ -26,7 +27,7 @@ PACKAGES = (
 ).split()
 # What the root disk needs, in this order with what each needs in turn; then what a guest's NIC needs.
 DISK_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
-GUEST_MODULES = ("xen-netfront", "8139cp", "8139too")
+GUEST_MODULES = ("xen-netfront", "8139cp", "8139too", "8021q")
 # The folders of modules that dom0 gets; single modules of drivers/net are copied besides.
 MODULES = "net crypto lib arch drivers/xen drivers/block drivers/virtio drivers/vhost fs/ext4 fs/jbd2".split()
 NET_MODULES = "xen-netback vxlan bonding ipvlan".split()
@@ -142,6 +143,7 @@ def build(suite: str, out: Path) -> None:
     for deb in (root / "kernel").glob("*.deb"):
         run(["dpkg-deb", "-x", deb, package])
     shutil.rmtree(root / "kernel")
+    (root / "kernel.name").unlink()
     version = next((package / "boot").glob("vmlinuz-*")).name.removeprefix("vmlinuz-")
     (out / "vmlinux").write_bytes(vmlinux((package / f"boot/vmlinuz-{version}").read_bytes()))
     (out / "xen").write_bytes(gzip.decompress((root / f"boot/xen-{XEN[suite]}-amd64.gz").read_bytes()))
@@ -173,10 +175,10 @@ def bootstrap(suite: str, root: Path) -> None:
     options = root.parent / "apt.conf"
     options.write_text(run(["apt-config", "dump", "--no-empty", "Acquire"]))
     kernel = (
-        'mkdir "$1/kernel" && package=$(chroot "$1" apt-cache depends linux-image-amd64 | sed -n "s/^ *Depends: //p" | head -1) && '
-        'cd "$1/kernel" && chroot "$1" sh -c "cd /kernel && apt-get -q download $package"'
+        "cd /; apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: //p' | head -1 >/kernel.name && "
+        "mkdir /kernel && cd /kernel && apt-get -q download $(cat /kernel.name)"
     )
-    # Since Debian 13, the kernel's modules are a package of their own... unless this finds none.
+    mirror, security = mirrors()
     included = [*PACKAGES, f"xen-utils-{XEN[suite]}", f"xen-hypervisor-{XEN[suite]}-amd64"]
     run(
         [
@@ -188,15 +190,24 @@ def bootstrap(suite: str, root: Path) -> None:
             *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc")),
             "--dpkgopt=force-unsafe-io",
             f"--include={','.join(included)}",
-            f"--customize-hook={kernel}",
+            f'--customize-hook=chroot "$1" sh -ec {shlex.quote(kernel)}',
             suite,
             root,
-            f"deb {MIRROR} {suite} main",
-            f"deb {MIRROR} {suite}-updates main",
-            f"deb {SECURITY} {suite}-security main",
+            f"deb {mirror} {suite} main",
+            f"deb {mirror} {suite}-updates main",
+            f"deb {security} {suite}-security main",
         ],
         env=os.environ | {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
     )
+
+
+def mirrors() -> tuple[str, str]:
+    """Where this machine gets Debian's packages, and its security updates."""
+    files = [Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")]
+    lines = [line for file in files if file.exists() for line in file.read_text().splitlines() if not line.startswith("#")]
+    found = [word for line in lines for word in line.split() if "://" in word]
+    plain = [word for word in found if "security" not in word]
+    return (plain or [MIRROR])[0], next((word for word in found if "security" in word), SECURITY)
 
 
 def vmlinux(image: bytes) -> bytes:

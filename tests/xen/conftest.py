@@ -36,6 +36,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"xen tier {reason}")
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A failure is told at once: the machine may not live until the summary."""
+    if report.failed:
+        print(f"\n{report.longreprtext}")
+
+
 @pytest.fixture(scope="session")
 def world() -> Iterator[World]:
     with World() as made:
