@@ -82,7 +82,7 @@ class Xenstore:
 
     def write(self, *pairs: object) -> None:
         """Write path, value, path, value …, as they are (nothing is an escape)."""
-        self.node.run(["xenstore-write", "-R", *pairs])
+        self.node.run(["xenstore-write", "-R", "--", *pairs])
 
     def read(self, path: str) -> str | None:
         """The value of a key; None if it is not there."""
@@ -213,6 +213,8 @@ class Vif:
         if self.guest is None:
             self.guest = Node(f"guest-{self.domid}.{self.devid}")
         wire(self.dom0, self.ifname, self.guest, "eth0", mac_a=MAC, mac_b=self.mac)
+        # Having been up once is something that the kernel does not forget (qdisc, multicast): so it was, before us.
+        self.dom0.sh(f"ip link set {self.ifname} up; ip link set {self.ifname} down")
         self.configure(ip4, prefix4, gateway4, ip6, gateway6)
         return self.guest
 

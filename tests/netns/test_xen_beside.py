@@ -102,4 +102,3 @@ def test_vif_nat(one):
     xens = after(vif, "vif-nat", look, "online")
     ours = after(vif, "vmnet-vif-nat", look, "online")
     assert xens == ours
-

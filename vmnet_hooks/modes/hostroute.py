@@ -133,6 +133,8 @@ def _network6(network: Network, host) -> Iterator[Resource]:
 def _paths(vif: Vif, network: Network, host) -> Iterator[Resource]:
     netdev, ifname = network["netdev"], vif.ifname
     single4, single6, prefixes4, prefixes6 = tap.by_kind(vif.addresses)
+    if own := set(_addresses(network, host)) & {*single4, *single6}:
+        raise network.error("netdev", f"{min(own)}, a guest's address, is the host's own on {netdev}; give the guest another")
     gateway = router_of(single4[0]) if network["nat"] and single4 else _own(network, host) if single4 or prefixes4 else ""
     if gateway:
         yield Address(ifname, f"{gateway}/32")
