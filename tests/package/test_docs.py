@@ -183,6 +183,15 @@ def test_configuration_in_the_readme_is_valid(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_the_readme_shows_what_the_example_for_xen_shows() -> None:
+    """The example is played, its output compared."""
+    played = re.findall(r"(?m)(?:^    .*\n)+", (ROOT / "etc/xen/one-bridge/README").read_text())
+    shown = [block for block in re.findall(r"(?m)(?:^    .*\n)+", (ROOT / "README.md").read_text()) if "# xl create" in block]
+    assert len(shown) == 1 and shown[0] in played
+    guest = (ROOT / "etc/xen/one-bridge/domu.cfg").read_text()
+    assert re.findall(r"`(vif = .*)`", (ROOT / "README.md").read_text()) == re.findall(r"(?m)^(vif = .*)$", guest)
+
+
 def test_the_ifupdown_stanza_of_the_man_page_is_a_routed_network() -> None:
     (stanza,) = [text for text in literals(MAN8) if text.startswith("auto ")]
     options = dict(line.split(None, 1) for line in stanza.splitlines()[2:])
