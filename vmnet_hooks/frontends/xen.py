@@ -33,10 +33,10 @@ COMMANDS = {"online": "vif", "offline": "vif", "add": "tap", "remove": "tap"}
 METRIC, METRIC_EMULATED = 2, 1
 """As in Xen's vif-route: while the emulated NIC is there, its driver is the one at work."""
 
-_PATH = re.compile(r"(?:/?local/domain/\d+/)?backend/vif/(\d{1,5})/(\d{1,5})")
-_INTERFACE = re.compile(r"vif(\d{1,5})\.(\d{1,5})(?:-emu)?")
+_PATH = re.compile(r"(?:/?local/domain/\d+/)?backend/vif/(\d{1,5})/(\d{1,5})", re.ASCII)
+_INTERFACE = re.compile(r"vif(\d{1,5})\.(\d{1,5})(?:-emu)?", re.ASCII)
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.S)
-_VLAN = re.compile(r"(\d{1,4})(?:(p)|-(\d{1,4})|\+(\d{1,4})x(\d{1,4}))?")
+_VLAN = re.compile(r"(\d{1,4})(?:(p)|-(\d{1,4})|\+(\d{1,4})x(\d{1,4}))?", re.ASCII)
 _SYSFS = "/sys/class/net"
 
 
@@ -378,7 +378,7 @@ def is_bridge(name: str) -> bool:
 
 
 def _only_bridge(where: str) -> str:
-    found = sorted(path.split("/")[4] for path in glob.glob(f"{_SYSFS}/*/bridge"))
+    found = sorted(path.split("/")[-2] for path in glob.glob(f"{_SYSFS}/*/bridge"))
     if len(found) != 1:
         have = f"there are {', '.join(found)}" if found else "there is no bridge"
         raise InputError(f"{where}: bridge: not given, and {have}; write bridge=NAME")

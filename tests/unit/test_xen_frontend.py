@@ -1,0 +1,448 @@
+"""Xen's vif scripts: argv, environment and the store's tree become an event. The trees are those of a real libxl (4.17)."""
+# ruff: noqa: E501  (tables of inputs and messages)
+
+import re
+
+import pytest
+from scenario import EVERYTHING
+
+from vmnet_hooks import config
+from vmnet_hooks.domain import Action, Domain
+from vmnet_hooks.errors import InputError, VmnetError
+from vmnet_hooks.frontends import xen
+from vmnet_hooks.frontends.xen import METRIC, METRIC_EMULATED, PORT_MAC
+from vmnet_hooks.sections import SECTIONS
+
+SCRIPT = "/x/hooks/xen/vif-bridge"
+COMMON = {"XENBUS_BASE_PATH": "backend", "XENBUS_TYPE": "vif", "netdev": "", "script": "/etc/xen/scripts/vmnet-vif-bridge"}
+PV = {**COMMON, "XENBUS_PATH": "backend/vif/1/0", "vif": "vif1.0"}
+HVM = {**COMMON, "XENBUS_PATH": "backend/vif/2/0", "vif": "vif2.0", "INTERFACE": "vif2.0-emu"}
+PV_TREE = {
+    "frontend": "/local/domain/1/device/vif/0",
+    "frontend-id": "1",
+    "handle": "0",
+    "hotplug-status": "",
+    "mac": "00:16:3e:00:00:07",
+    "online": "1",
+    "script": "/etc/xen/scripts/vmnet-vif-bridge",
+    "state": "2",
+    "type": "vif",
+}
+CONFIGURED = {
+    **PV_TREE,
+    "bridge": "xenbr0",
+    "gatewaydev": "gw9",
+    "ip": "10.99.0.2 10.99.0.0/24",
+    "mtu": "1400",
+    "rate": "200000,20000",
+    "vifname": "foo0",
+}
+HVM_TREE = {
+    **PV_TREE,
+    "frontend": "/local/domain/2/device/vif/0",
+    "frontend-id": "2",
+    "mac": "00:16:3e:00:00:11",
+    "type": "vif_ioemu",
+    "bridge": "xenbr0",
+}
+
+
+class FakeStore:
+    """xenstore as a dictionary of full paths; a relative one is below /local/domain/0, as it is for dom0."""
+
+    def __init__(self, trees: dict[str, dict[str, str]] | None = None, **names: str) -> None:
+        self.values = {f"{path}/{key}": value for path, tree in (trees or {}).items() for key, value in tree.items()}
+        self.values |= {f"/local/domain/{domid.removeprefix('d')}/name": name for domid, name in names.items()}
+
+    @staticmethod
+    def full(path: str) -> str:
+        return path if path.startswith("/") else f"/local/domain/0/{path}"
+
+    def read(self, path: str) -> str | None:
+        return self.values.get(self.full(path))
+
+    def list(self, path: str) -> list[str]:
+        head = f"{self.full(path)}/"
+        return sorted({key.removeprefix(head).partition("/")[0] for key in self.values if key.startswith(head)})
+
+    def tree(self, path: str) -> dict[str, str]:
+        return {key: value for key in self.list(path) if (value := self.read(f"{path}/{key}")) is not None}
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host with bridges xenbr0 and br0, and the interface eth9; and a configuration."""
+    for bridge in ("xenbr0", "br0"):
+        (tmp_path / "sys" / bridge / "bridge").mkdir(parents=True)
+        (tmp_path / "sys" / bridge / "brif").mkdir()
+        (tmp_path / "sys" / bridge / "bridge" / "vlan_filtering").write_text("0\n")
+    for name in ("eth9", "vif1.0", "vif2.0", "vif2.0-emu"):
+        (tmp_path / "sys" / name).mkdir()
+    monkeypatch.setattr(xen, "_SYSFS", str(tmp_path / "sys"))
+    monkeypatch.setattr(xen, "default_netdev", lambda where: "eth9")
+    (tmp_path / "etc").mkdir()
+    monkeypatch.setattr(config, "DIRECTORY", str(tmp_path / "etc"))
+    return tmp_path
+
+
+def configured(host, text: str = "", **files: str) -> config.Config:
+    (host / "etc" / "domains.d").mkdir(exist_ok=True)
+    (host / "etc" / "vmnet.toml").write_text(text)
+    for name, claims in files.items():
+        (host / "etc" / "domains.d" / f"{name}.toml").write_text(claims)
+    return config.load(SECTIONS, str(host / "etc"))
+
+
+def event(host, words: str, environ: dict[str, str], tree: dict[str, str], declared=None, name: str = "web", script="vif-bridge"):
+    call = xen.read_call(script, words.split(), environ)
+    store = FakeStore({f"/local/domain/0/backend/vif/{call.domid}/{call.devid}": tree}, **{f"d{call.domid}": name})
+    return xen.event(call, store, declared or configured(host))
+
+
+# --- calls -----------------------------------------------------------------------------------------------------------
+
+CALLS = {
+    "online type_if=vif": (PV, ("online", 1, 0, "vif1.0", "xen:1/0", False)),
+    "offline type_if=vif": (PV, ("offline", 1, 0, "vif1.0", "xen:1/0", False)),
+    "online": (PV, ("online", 1, 0, "vif1.0", "xen:1/0", False)),
+    "type_if=vif offline bridge=br0": (PV, ("offline", 1, 0, "vif1.0", "xen:1/0", False)),
+    "online type_if=vif ": (HVM, ("online", 2, 0, "vif2.0", "xen:2/0", False)),
+    "add type_if=tap": (HVM, ("add", 2, 0, "vif2.0-emu", "xen:2/0-emu", True)),
+    "remove type_if=tap": (HVM, ("remove", 2, 0, "vif2.0-emu", "xen:2/0-emu", True)),
+    "online type_if=vif x=$(id)": (PV, ("online", 1, 0, "vif1.0", "xen:1/0", False)),
+}
+
+
+@pytest.mark.parametrize("words", CALLS)
+def test_recorded_calls(words):
+    environ, expected = CALLS[words]
+    call = xen.read_call("vif-bridge", words.split(), environ)
+    assert (call.command, call.domid, call.devid, call.ifname, call.owner, call.emulated) == expected
+
+
+@pytest.mark.parametrize(
+    "words", ["online type_if=tap", "offline type_if=tap", "add type_if=vif", "remove type_if=vif", "add", "remove"]
+)
+def test_calls_for_the_other_kind(words):
+    assert xen.read_call("vif-bridge", words.split(), HVM) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["backend/vif/7/3", "/local/domain/0/backend/vif/7/3", "local/domain/0/backend/vif/7/3", "/local/domain/5/backend/vif/7/3"],
+)
+def test_both_kinds_of_path(path):
+    call = xen.read_call("vif-bridge", ["online"], {"XENBUS_PATH": path, "vif": "vif7.3"})
+    assert (call.domid, call.devid) == (7, 3)
+
+
+WRONG_CALLS = {
+    "no words": ([], PV, "is no command"),
+    "only a variable": (["type_if=vif"], PV, "is no command"),
+    "another command": (["start"], PV, "'start' is no command"),
+    "kind": (["online", "type_if=vlan"], PV, "type_if=vlan is neither"),
+    "no path": (["online"], {"vif": "vif1.0"}, "XENBUS_PATH is ''"),
+    "path of a disk": (["online"], {**PV, "XENBUS_PATH": "backend/vbd/1/0"}, "XENBUS_PATH is"),
+    "path goes up": (["online"], {**PV, "XENBUS_PATH": "backend/vif/1/0/../2"}, "XENBUS_PATH is"),
+    "path with lines": (["online"], {**PV, "XENBUS_PATH": "backend/vif/1/0\n"}, "XENBUS_PATH is"),
+    "path in other digits": (["online"], {**PV, "XENBUS_PATH": "backend/vif/١/0"}, "XENBUS_PATH is"),
+    "domain number too long": (["online"], {**PV, "XENBUS_PATH": "backend/vif/123456/0"}, "XENBUS_PATH is"),
+    "no tap": (["add", "type_if=tap"], PV, "INTERFACE is ''"),
+    "hostile tap": (["add", "type_if=tap"], {**HVM, "INTERFACE": "$(id)"}, "INTERFACE is"),
+    "tap with lines": (["remove", "type_if=tap"], {**HVM, "INTERFACE": "vif2.0-emu\n"}, "INTERFACE is"),
+}
+
+
+@pytest.mark.parametrize("words, environ, message", WRONG_CALLS.values(), ids=WRONG_CALLS.keys())
+def test_wrong_calls(words, environ, message):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        xen.read_call("vif-bridge", words, environ)
+    assert "\n" not in str(caught.value)
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_plain(host):
+    """A paravirtual guest with nothing but a bridge."""
+    found = event(host, "online type_if=vif", PV, {**PV_TREE, "bridge": "xenbr0"})
+    assert (found.action, found.frontend, found.owner, found.ifname, found.rename) == (
+        Action.PLUG,
+        "xen",
+        "xen:1/0",
+        "vif1.0",
+        "",
+    )
+    assert found.announce, "nobody tells us when the guest runs"
+    assert (found.domain.name, found.domain.uuid, found.domain.partial) == ("web", "xen:1", True)
+    [vif] = found.domain.vifs
+    assert (vif.mac, vif.ifname, vif.index, vif.id, vif.twin) == ("00:16:3e:00:00:07", "vif1.0", 0, "0", "")
+    assert (vif.mtu, vif.metric, vif.port_mac) == (None, METRIC, PORT_MAC)
+    [claim] = found.domain.claims
+    assert (claim.mac, claim.network, claim.addresses) == (vif.mac, found.network.name, ())
+    assert (found.network.mode, found.network["bridge"]) == ("bridged", "xenbr0")
+
+
+def test_configured(host):
+    found = event(host, "online type_if=vif", {**PV, "netdev": "gw9"}, CONFIGURED)
+    assert (found.ifname, found.rename) == ("foo0", "vif1.0")
+    assert found.domain.vifs[0].mtu == 1400
+    assert found.domain.claims[0].addresses == ("10.99.0.2", "10.99.0.0/24")
+
+
+def test_both_halves_of_an_hvm_guest(host):
+    vif = event(host, "online type_if=vif", HVM, HVM_TREE)
+    tap = event(host, "add type_if=tap", HVM, {**HVM_TREE, "hotplug-status": "connected"})
+    assert (vif.owner, tap.owner) == ("xen:2/0", "xen:2/0-emu")
+    assert (vif.ifname, tap.ifname) == ("vif2.0", "vif2.0-emu")
+    (one,), (other,) = vif.domain.vifs, tap.domain.vifs
+    assert (one.id, one.twin, other.id, other.twin) == ("0", "0-emu", "0-emu", "0")
+    assert (one.metric, other.metric) == (METRIC, METRIC_EMULATED) == (2, 1)
+    assert one.mac == other.mac == "00:16:3e:00:00:11"
+
+
+def test_a_taps_name_follows_vifname(host):
+    found = event(host, "add type_if=tap", HVM, {**HVM_TREE, "vifname": "foo0"})
+    assert (found.ifname, found.rename) == ("foo0-emu", "vif2.0-emu")
+
+
+def test_called_for_a_second_time_it_has_its_name(host):
+    (host / "sys" / "vif1.0").rename(host / "sys" / "foo0")
+    found = event(host, "online", PV, CONFIGURED)
+    assert (found.ifname, found.rename) == ("foo0", "")
+
+
+def test_a_guest_that_comes_in_by_migration(host):
+    """It is known by its name; who reaches it by its address is told once it runs here."""
+    found = event(host, "online", PV, PV_TREE | {"bridge": "br0"}, name="web--incoming")
+    assert found.domain.name == "web" and not found.announce
+
+
+def test_a_domain_without_a_name(host):
+    call = xen.read_call("vif-bridge", ["online"], PV)
+    found = xen.event(call, FakeStore({"/local/domain/0/backend/vif/1/0": CONFIGURED}), configured(host))
+    assert found.domain.name == "xen-1"
+
+
+def test_leaving_needs_no_store(monkeypatch):
+    """Nor a configuration: the records know."""
+    monkeypatch.setattr(xen, "XenStore", None)
+    monkeypatch.setattr(xen.signal, "setitimer", lambda *_: None)
+    monkeypatch.setattr(xen.signal, "signal", lambda *_: None)
+    for key, value in HVM.items():
+        monkeypatch.setenv(key, value)
+    for words, owner in ((["offline", "type_if=vif"], "xen:2/0"), (["remove", "type_if=tap"], "xen:2/0-emu")):
+        found = xen.parse([SCRIPT, *words], None)
+        assert (found.action, found.owner, found.domain) == (Action.UNPLUG, owner, Domain("", "xen:2"))
+
+
+def test_no_tree(host):
+    with pytest.raises(InputError, match="backend/vif/1/0"):
+        xen.event(xen.read_call("vif-bridge", ["online"], PV), FakeStore(), configured(host))
+
+
+def test_domains_d_wins(host):
+    """By MAC, or by the name of the vif; then the domain's own settings do not matter."""
+    for who in ('mac = "00:16:3e:00:00:07"', 'ifname = "foo0"'):
+        declared = configured(host, EVERYTHING, web=f'[[interfaces]]\n{who}\nnetwork = "public"\nips = ["192.0.2.10"]\n')
+        found = event(host, "online", PV, CONFIGURED, declared)
+        assert found.network is None and found.domain.claims == ()
+
+
+# --- which network ---------------------------------------------------------------------------------------------------
+
+
+def test_the_bridges_own_network(host):
+    declared = configured(host, EVERYTHING)
+    found = event(host, "online", PV, {**PV_TREE, "bridge": "br0"}, declared)
+    assert found.network is None and found.domain.claims[0].network == "lan"
+
+
+def test_the_argument_names_a_bridge_where_the_store_does_not(host):
+    assert event(host, "online bridge=br0", PV, PV_TREE).network["bridge"] == "br0"
+    assert event(host, "online bridge=br0", PV, {**PV_TREE, "bridge": "xenbr0"}).network["bridge"] == "xenbr0"
+
+
+def test_the_only_bridge(host):
+    with pytest.raises(InputError, match="br0, xenbr0; write bridge=NAME"):
+        event(host, "online", PV, PV_TREE)
+    for bridge in ("br0/bridge", "br0/brif"):
+        (host / "sys" / bridge).rename(host / bridge.replace("/", "-"))
+    assert event(host, "online", PV, PV_TREE).network["bridge"] == "xenbr0"
+
+
+def test_xenbr_is_eth_where_only_that_is_there(host):
+    (host / "sys" / "eth5" / "bridge").mkdir(parents=True)
+    assert event(host, "online", PV, {**PV_TREE, "bridge": "xenbr5"}).network["bridge"] == "eth5"
+    (host / "sys" / "xenbr5" / "bridge").mkdir(parents=True)
+    assert event(host, "online", PV, {**PV_TREE, "bridge": "xenbr5"}).network["bridge"] == "xenbr5"
+
+
+ROUTED = {
+    "named": ({"ip": "10.0.0.1", "network": "public"}, "", "public"),
+    "by bridge": ({"ip": "192.0.2.10", "bridge": "public"}, "", "public"),
+    "by argument": ({"ip": "10.0.0.1"}, "network=public", "public"),
+    "by the first address": ({"ip": "192.0.2.10 10.0.0.1"}, "", "public"),
+    "by the first address, IPv6": ({"ip": "2001:db8:1::7"}, "", "edge"),
+    "by none": ({"ip": "10.0.0.1 192.0.2.10"}, "", "route:eth9"),
+    "another netdev": ({"ip": "10.0.0.1"}, "netdev=eth1", "route:eth1"),
+}
+
+
+@pytest.mark.parametrize("keys, words, network", ROUTED.values(), ids=ROUTED.keys())
+def test_vif_route(host, keys, words, network):
+    declared = configured(host, EVERYTHING)
+    found = event(host, f"online {words}", PV, {**PV_TREE, **keys}, declared, script="vif-route")
+    assert found.domain.claims[0].network == network
+    if ":" in network:
+        assert (found.network.mode, found.network["netdev"], found.network["nat"]) == ("hostroute", network[6:], False)
+    else:
+        assert found.network is None
+
+
+def test_vif_route_by_the_gateway_device(host):
+    found = event(host, "online", {**PV, "netdev": "eth3"}, {**PV_TREE, "ip": "10.0.0.1"}, script="vif-route")
+    assert found.network["netdev"] == "eth3"
+
+
+def test_vif_nat(host):
+    found = event(host, "online", PV, PV_TREE, script="vif-nat")
+    assert (found.network.mode, found.network["netdev"], found.network["nat"]) == ("hostroute", "eth9", True)
+    assert found.domain.claims[0].addresses == ("10.0.1.1",)
+    found = event(host, "online", PV, {**PV_TREE, "ip": "172.31.5.9/16"}, script="vif-nat")
+    assert found.domain.claims[0].addresses == ("172.31.5.9",)
+
+
+@pytest.mark.parametrize(
+    "domid, devid, address", [(1, 0, "10.0.1.1"), (255, 2, "10.0.255.3"), (256, 0, "10.1.0.1"), (700, 1, "10.2.188.2")]
+)
+def test_private_addresses(domid, devid, address):
+    assert xen.private_address(domid, devid) == address
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+SOURCES = {
+    "10.0.0.1": "10.0.0.1",
+    "10.0.0.1/32": "10.0.0.1",
+    "10.0.0.1/24": "10.0.0.1",
+    "10.0.0.0/24": "10.0.0.0/24",
+    "10.0.0.8/29": "10.0.0.8/29",
+    "10.0.0.9/29": "10.0.0.9",
+    "2001:DB8::1": "2001:db8::1",
+    "2001:db8::1/64": "2001:db8::1",
+    "2001:db8::/64": "2001:db8::/64",
+    "2001:db8::1/128": "2001:db8::1",
+}
+
+
+@pytest.mark.parametrize("text, expected", SOURCES.items())
+def test_addresses(host, text, expected):
+    found = event(host, "online", PV, {**PV_TREE, "bridge": "br0", "ip": f"  {text}  {text} "})
+    assert found.domain.claims[0].addresses == (expected,), "each once"
+
+
+VLANS = {
+    "10": (10, ()),
+    "10p": (10, ()),
+    "4094": (4094, ()),
+    "10p/20": (10, (20,)),
+    "20/10p": (10, (20,)),
+    "100-103": (None, (100, 101, 102, 103)),
+    "10p/100-102/200": (10, (100, 101, 102, 200)),
+    "10p/100+10x4": (10, (100, 110, 120, 130, 140)),
+    "100/100/101": (None, (100, 101)),
+}
+WRONG_VLANS = [
+    *(
+        "",
+        "0",
+        "4095",
+        "10p/0",
+        "1-4095",
+        "103-100",
+        "10p/20p",
+        "10p/10",
+        "10/",
+        "/10",
+        "10//20",
+        "-10",
+        "10-",
+        "+",
+        "10+5",
+        "10x5",
+    ),
+    *("10 /20", " 10", "10\n", "ten", "1e1", "0x10", "١٠", "10pp", "10p-20", "4000+100x4", "10u u", "99999999", "$(id)"),
+]
+
+
+@pytest.mark.parametrize("text, expected", VLANS.items())
+def test_vlans(text, expected):
+    assert xen.vlans(text) == expected
+
+
+@pytest.mark.parametrize("text", WRONG_VLANS, ids=repr)
+def test_wrong_vlans(text):
+    with pytest.raises(ValueError, match="VLAN|goes from"):
+        xen.vlans(text)
+
+
+def test_every_vlan_and_every_pair():
+    """What goes in comes out, for each ID alone, untagged beside another, as a range and as a row."""
+    for vid in range(1, 4095):
+        assert xen.vlans(str(vid)) == xen.vlans(f"{vid}p") == (vid, ())
+    for first, last in ((1, 4094), (7, 7), (4000, 4094)):
+        assert xen.vlans(f"{first}-{last}") == (None, tuple(range(first, last + 1)))
+    for step in (1, 7, 100):
+        for count in (1, 5, 40):
+            assert xen.vlans(f"1p/2+{step}x{count}") == (1, tuple(2 + number * step for number in range(count + 1)))
+
+
+def test_vlans_of_a_bridge_that_knows_them(host):
+    (host / "sys" / "xenbr0" / "bridge" / "vlan_filtering").write_text("1\n")
+    claim = event(host, "online", PV, {**PV_TREE, "bridge": "xenbr0", "vlan": "10p/20"}).domain.claims[0]
+    assert (claim.vlan, claim.tagged) == (10, (20,))
+
+
+def test_a_vlan_of_a_bridge_that_knows_none(host):
+    """A bridge of the VLAN's own, over a VLAN device on the one port that leads out of the host."""
+    tree = {**PV_TREE, "bridge": "xenbr0", "vlan": "10"}
+    with pytest.raises(InputError, match="xenbr0 is not VLAN-aware, and has none as ports"):
+        event(host, "online", PV, tree)
+    for port in ("eth3", "vif7.0"):
+        (host / "sys" / "xenbr0" / "brif" / port).mkdir()
+    found = event(host, "online", PV, tree)
+    assert {key: found.network[key] for key in ("bridge", "uplink", "vlan")} == {
+        "bridge": "xenbr0.10",
+        "uplink": "eth3",
+        "vlan": 10,
+    }
+    assert found.domain.claims[0].vlan is None and not found.domain.claims[0].tagged
+    (host / "sys" / "xenbr0" / "brif" / "eth4").mkdir()
+    with pytest.raises(InputError, match="has eth3, eth4 as ports"):
+        event(host, "online", PV, tree)
+    with pytest.raises(InputError, match="one VLAN, untagged"):
+        event(host, "online", PV, {**tree, "vlan": "10p/20"})
+
+
+HOSTILE = ["$(id)", "`id`", "a b", "a\nb", "\x1b[31m", "../x", "-x", "x" * 5000, "é", "\0", "a;b", "%s%n", "'\""]
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize("key", ["bridge", "vifname", "mac", "ip", "mtu", "vlan", "network"])
+def test_hostile_values(host, key, value):
+    """One line that names the setting, and no more of the value than fits."""
+    with pytest.raises(VmnetError) as caught:
+        event(host, "online", PV, {**CONFIGURED, key: value})
+    message = str(caught.value)
+    assert message.isprintable() and key in message, message
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda value: repr(value)[:20])
+def test_a_hostile_domain_name(host, name):
+    """It reads no file outside of domains.d, and an error shows it on one line."""
+    (host / "etc" / "x.toml").write_text('[[interfaces]]\nmac = "00:16:3e:00:00:07"\nnetwork = "nowhere"\n')
+    assert event(host, "online", PV, CONFIGURED, name=name).network["bridge"] == "xenbr0"
+    with pytest.raises(VmnetError) as caught:
+        event(host, "online", PV, {**CONFIGURED, "ip": "nothing"}, name=name)
+    assert str(caught.value).isprintable()
