@@ -2,7 +2,8 @@
 
     config.toml     the networks
     domain.xml      what libvirt hands to the hook, or
-    domains.d.toml + argv   what QEMU's ifup gets: domains.d/dom1.toml, and the tap's name
+    domains.d.toml + argv   what QEMU's ifup gets: domains.d/dom1.toml, and the tap's name, or
+    xen.json        what a script of Xen's gets: {script, argv, environ, name: the domain's, backend: its tree in the store}
     before.json     the host: links, and what is unlike a fresh host's (see `host`); may be left out
     first.xml       a guest that was started before (optional)
     edited.toml     the configuration that takes the place of config.toml before the plan is made (optional)
@@ -32,10 +33,11 @@ for folder in (HERE.parents[1], HERE.parent / "unit"):
         sys.path.insert(0, str(folder))
 
 from fake_kernel import FakeKernel  # noqa: E402
+from fake_store import FakeStore  # noqa: E402
 
 from vmnet_hooks import config  # noqa: E402
 from vmnet_hooks.engine import Engine  # noqa: E402
-from vmnet_hooks.frontends import libvirt, qemu  # noqa: E402
+from vmnet_hooks.frontends import libvirt, qemu, xen  # noqa: E402
 from vmnet_hooks.sections import SECTIONS  # noqa: E402
 from vmnet_hooks.state import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl  # noqa: E402
 from vmnet_hooks.store import Store  # noqa: E402
@@ -57,8 +59,14 @@ class Case:
         if claims := self.text("domains.d.toml"):
             (self.etc / "domains.d" / "dom1.toml").write_text(claims)
         self.operation, *self.names = (self.text("operation") or "start").split()
-        self.domain = self.event() if self.text("domain.xml") or self.text("argv") else None
-        self.kernel = self.host(json.loads(self.text("before.json") or "{}"))
+        before = json.loads(self.text("before.json") or "{}")
+        self.network, self.frontend = None, "libvirt"
+        if self.text("xen.json"):
+            self.sysfs(path / "sys", before.get("links", {}), monkeypatch)
+            self.domain = self.xen_event(**json.loads(self.text("xen.json")))
+        else:
+            self.domain = self.event() if self.text("domain.xml") or self.text("argv") else None
+        self.kernel = self.host(before)
 
     def text(self, name: str) -> str:
         path = self.source / name
@@ -71,6 +79,24 @@ class Case:
         if data := self.text(xml):
             return libvirt.parse(["hooks/libvirt/qemu", "dom1", "start", "begin", "-"], io.BytesIO(data.encode())).domain
         return qemu.parse(["hooks/qemu/ifup", *self.text("argv").split()], io.BytesIO()).domain
+
+    def xen_event(self, script: str, argv: str, environ: dict, name: str, backend: dict):
+        call = xen.read_call(script, argv.split(), environ)
+        store = FakeStore({f"/local/domain/0/{environ['XENBUS_PATH']}": backend}, **{f"d{call.domid}": name})
+        event = xen.event(call, store, config.load(SECTIONS))
+        self.network, self.frontend = event.network, "xen"
+        return event.domain
+
+    @staticmethod
+    def sysfs(folder: Path, links: dict, monkeypatch) -> None:
+        """Where this front end looks for bridges and their ports."""
+        for link, about in links.items():
+            (folder / link).mkdir(parents=True, exist_ok=True)
+            if about.get("kind") == "bridge":
+                (folder / link / "bridge").mkdir()
+            if master := about.get("master"):
+                (folder / master / "brif" / link).mkdir(parents=True)
+        monkeypatch.setattr(xen, "_SYSFS", str(folder))
 
     def host(self, before: dict) -> FakeKernel:
         """`links`: {name: {kind, mtu, address, up, master}}; `sysctls`: {path: value}; `addresses`, `neighbours`,
@@ -94,7 +120,10 @@ class Case:
         return kernel
 
     def engine(self) -> Engine:
-        return Engine(config.load(SECTIONS), self.kernel, Store(str(self.run)))
+        declared = config.load(SECTIONS)
+        if self.network:
+            declared = declared.plus(self.network, SECTIONS["networks"].implied(self.network))
+        return Engine(declared, self.kernel, Store(str(self.run)))
 
     def plan(self) -> list:
         engine = self.engine()
@@ -103,7 +132,7 @@ class Case:
                 return list(engine.plan_up(self.names) if self.operation == "up" else engine.plan_down(self.names))
             if self.operation == "stop":
                 return list(engine.plan_unplug(self.domain))
-            return list(engine.plan_plug(self.domain, "libvirt"))
+            return list(engine.plan_plug(self.domain, self.frontend))
         finally:
             engine.close()
 
@@ -113,7 +142,7 @@ class Case:
             if operation in ("up", "down"):
                 engine.up(self.names) if operation == "up" else engine.down(self.names)
             else:
-                engine.plug(domain, "libvirt") if operation == "start" else engine.unplug(domain)
+                engine.plug(domain, self.frontend) if operation == "start" else engine.unplug(domain)
         finally:
             engine.close()
 
