@@ -25,6 +25,7 @@ TOOLS = {
     "arping": "iputils-arping",
     "ifup": "ifupdown",
     "brctl": "bridge-utils",
+    "gcc": "gcc libc6-dev",
 }
 
 
