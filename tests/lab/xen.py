@@ -61,7 +61,7 @@ class Dom0:
         rest = self.sh(
             """
             echo '### bridge vlan'; bridge vlan show
-            echo '### files'; find /run/vmnet-hooks /run/vmnet-hosts /run/xen-hotplug -type f ! -path '*state.db*' | sort
+            echo '### files'; find /run/vmnet-hooks /run/vmnet-hosts /run/xen-hotplug -type f ! -path '*state.db*' ! -name lock | sort
             echo '### backends'; for domain in $(xenstore-list backend/vif); do xenstore-ls -f backend/vif/$domain; done
             """,
             check=False,
@@ -134,7 +134,8 @@ class World:
         finally:
             time.sleep(1.5)  # its buffer
             process.terminate()
-            lines += process.communicate()[0].splitlines()
+            # It ends with an empty line.
+            lines += filter(None, process.communicate()[0].splitlines())
 
 
 def reaches(node: Node | Dom0, address: str, count: int = 1, source: str = "") -> bool:

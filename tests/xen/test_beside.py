@@ -44,5 +44,7 @@ def test_beside(world: World, kind: str):
     found = [line for line in difflib.unified_diff(xens, ours, lineterm="", n=0) if not line.startswith(("---", "+++", "@@"))]
     print("\n".join(found))
     explained = EXPLAINED[kind]
-    assert [line for line in found if not any(re.fullmatch(pattern, line) for pattern, _ in explained)] == []
-    assert [pattern for pattern, _ in explained if not any(re.fullmatch(pattern, line) for line in found)] == []
+    new = [line for line in found if not any(re.fullmatch(pattern, line) for pattern, _ in explained)]
+    assert not new, "\n" + "\n".join(new)
+    old = [pattern for pattern, _ in explained if not any(re.fullmatch(pattern, line) for line in found)]
+    assert not old, "\n" + "\n".join(old)
