@@ -24,6 +24,7 @@ from vmnet_hooks.state import (
     Adoption,
     Device,
     FdbEntry,
+    HostName,
     LinkAttribute,
     Neighbour,
     NftElement,
@@ -575,7 +576,8 @@ class FakeKernel:
                 mine = [r.address for r in self.world.values() if isinstance(r, Address) and r.ifname == dev]
                 if via and "onlink" not in words and not any(ip_address(via) in ip_interface(a).network for a in mine):
                     raise KernelError(f"ip {line}: Nexthop has invalid gateway")
-                self.put(Route(int(option["table"]), words[0], dev, via, int(option["proto"]), option.get("src", "")))
+                more = (option.get("src", ""), int(option.get("metric", "0")))
+                self.put(Route(int(option["table"]), words[0], dev, via, int(option["proto"]), *more))
             case _:
                 raise AssertionError(line)
 
@@ -715,7 +717,8 @@ def _seen(want: Device, have: Device) -> Device:
 def _route_words(route: Route) -> str:
     via = f" via {route.via}" if route.via else ""
     src = f" src {route.src}" if route.src else ""
-    return f"{route.dst}{via} dev {{dev}} table {route.table} proto {route.proto}{src}"
+    metric = f" metric {route.metric}" if route.metric else ""
+    return f"{route.dst}{via} dev {{dev}} table {route.table} proto {route.proto}{src}{metric}"
 
 
 def _device(resource: Resource) -> str | None:
@@ -728,6 +731,6 @@ def _device(resource: Resource) -> str | None:
         case Sysctl():
             dev = resource.path.split("/")[3]
             return None if dev == "all" else dev
-        case NftTable() | NftElement() | TableName() | Rule() | Adoption():
+        case NftTable() | NftElement() | TableName() | HostName() | Rule() | Adoption():
             return None
     raise TypeError(resource)

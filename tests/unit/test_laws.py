@@ -28,6 +28,23 @@ BARE = LAN + "antispoof = true\n"
 EDGE = guest(3, ("edge", ["198.51.100.5", "2001:db8:1::5"]))
 EDITED = EVERYTHING.replace("table = 222", "table = 223").replace("192.0.2.254", "192.0.2.253").replace('"eth1"', '"eth3"')
 EDITED_LIGHTLY = EVERYTHING.replace("192.0.2.254", "192.0.2.253").replace("[networks.edge]", "mtu = 1400\n[networks.edge]")
+HOSTROUTE = (
+    '[networks.plain]\nmode = "hostroute"\nnetdev = "eth1"\naddress = "192.0.2.1"\n'
+    '[networks.private]\nmode = "hostroute"\nnetdev = "eth1"\nnat = true\n'
+)
+PLAIN = guest(4, ("plain", ["192.0.2.40", "2001:db8::40", "10.98.0.0/16", "10.98.1.0/24", "2001:db8:40::/56"]))
+PLAIN_TOO = guest(5, ("plain", ["192.0.2.50"]))
+PRIVATE = guest(6, ("private", ["10.0.6.1", "10.97.0.0/24"]))
+
+
+def halves(domain: Domain) -> tuple[Domain, Domain]:
+    """An HVM guest of Xen's as its scripts see it: one NIC, of which there are two."""
+    [vif] = domain.vifs
+    first = replace(vif, id="0", twin="0-emu", metric=2, mtu=1400, port_mac="fe:ff:ff:ff:ff:ff")
+    second = replace(first, ifname=f"{vif.ifname}-emu", id="0-emu", twin="0", metric=1)
+    return replace(domain, vifs=(first,), partial=True), replace(domain, vifs=(second,), partial=True)
+
+
 ISOLATED = LAN + "isolated = true\nmtu = 1300\n"
 
 
@@ -50,6 +67,15 @@ class Case:
 
 
 PLUGS = {
+    "hostroute": Case(PLAIN, HOSTROUTE),
+    "hostroute, host without IPv6": Case(PLAIN_TOO, HOSTROUTE, ipv6=False),
+    "hostroute beside another": Case(PLAIN, HOSTROUTE, first=[PLAIN_TOO]),
+    "hostroute, router advertisements, strict": Case(PLAIN, HOSTROUTE, ra_links=("eth0",), rp_filter=1),
+    "hostroute with NAT": Case(PRIVATE, HOSTROUTE),
+    "hostroute with NAT beside plain": Case(PRIVATE, HOSTROUTE, first=[PLAIN]),
+    "second half of a NIC, hostroute": Case(halves(PLAIN)[1], HOSTROUTE, first=[halves(PLAIN)[0]]),
+    "second half of a NIC, routed": Case(halves(ROUTED)[1], first=[halves(ROUTED)[0]]),
+    "second half of a NIC, bridged": Case(halves(GIVEN)[1], LAN, first=[halves(GIVEN)[0]]),
     "bridged": Case(BRIDGED),
     "bridged, isolated, mtu": Case(BRIDGED, ISOLATED),
     "bridged, antispoof": Case(GIVEN),
@@ -80,6 +106,9 @@ PLUGS = {
     "from routed to bridged": Case(BRIDGED, first=[ROUTED]),
 }
 UNPLUGS = {
+    "hostroute": Case(PLAIN, HOSTROUTE, first=[PLAIN]),
+    "hostroute, first of two": Case(PLAIN, HOSTROUTE, first=[PLAIN, PLAIN_TOO]),
+    "hostroute with NAT": Case(PRIVATE, HOSTROUTE, first=[PRIVATE, PLAIN]),
     "bridged": Case(BRIDGED, first=[BRIDGED]),
     "bridged, isolated": Case(BRIDGED, ISOLATED, first=[BRIDGED]),
     "bridged, antispoof": Case(GIVEN, LAN, first=[GIVEN]),
@@ -1056,3 +1085,28 @@ def test_a_network_that_moved_under_its_guests_takes_no_new_one(old, new, tmp_pa
     host.repair()
     host.plug(ROUTED)
     assert host.check() == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    ("domain", "toml"), [(PLAIN, HOSTROUTE), (ROUTED, EVERYTHING), (GIVEN, LAN)], ids=["plain", "routed", "bridged"]
+)
+def test_each_half_of_a_nic_leaves_by_itself(domain, toml, first, tmp_path):
+    host, both = Host(tmp_path, toml), halves(domain)
+    before = host.kernel.snapshot()
+    for half in both:
+        host.add_taps(half)
+    taps = host.kernel.snapshot()
+    for half in both:
+        assert host.plug(half)
+    assert host.check() == []
+    ids = [f"{domain.id}/{half.vifs[0].id}" for half in both]
+    host.call("down_owner", ids[first])
+    left = both[1 - first].vifs[0].ifname
+    assert [owner.ifname for owner in host.store().owners()] == [left] and host.check() == []
+    assert host.call("down_owner", ids[first]) == []
+    host.remove_taps(both[1 - first])
+    host.call("down_owner", ids[1 - first])
+    host.remove_taps(both[first])
+    assert difference(before, host.kernel.snapshot()) == {} and taps != before
+    host.assert_no_records()
