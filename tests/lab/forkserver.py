@@ -66,7 +66,7 @@ def hook_call(domain: str, op: str, sub: str, xml: str, kill: int = 0) -> dict[s
 
 def die_at(point: int) -> None:
     """Wrap whatever changes something, so that this process is gone just before the point-th of them."""
-    from vmnet_hooks.kernel import adoption, netlink, nft, sysctl
+    from vmnet_hooks.kernel import iproute2, netlink, nft, sysctl
     from vmnet_hooks.store import Store
 
     seen = 0
@@ -103,7 +103,7 @@ def die_at(point: int) -> None:
     netlink.Netlink.__init__ = open_counted
     nft.Nft.apply = before(nft.Nft.apply)
     sysctl.write_value = before(sysctl.write_value)
-    adoption._ip = before(adoption._ip, lambda *words: "-batch" in words)
+    iproute2.batch = before(iproute2.batch)
     for name in ("open_journal", "commit", "close_journal", "forget", "set_phase", "set_pending"):
         setattr(Store, name, before(getattr(Store, name)))
 

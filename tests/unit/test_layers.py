@@ -22,7 +22,7 @@ BANNED = frozenset(
 )
 RANK = {module: rank for rank, modules in enumerate(LAYERS.values()) for module in modules}
 # What runs other programs, and why: see their docstrings.
-PROGRAMS = ("kernel/adoption.py", "kernel/device.py", "kernel/hazards.py", "kernel/obstacle.py")
+PROGRAMS = ("kernel/hazards.py", "kernel/iproute2.py")
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 
 

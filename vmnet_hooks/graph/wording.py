@@ -7,11 +7,10 @@ from ipaddress import ip_interface, ip_network
 from ..config import Network
 from ..domain import Owner
 from ..errors import one_line
-from .model import Link
+from .model import NBSP, Link
 
 LONGEST = 39
 """Characters of a name that is not ours to choose: as many as the longest address has."""
-NBSP = "\N{NO-BREAK SPACE}"
 
 
 def cleaned(lines: Iterable[str]) -> tuple[str, ...]:
@@ -52,12 +51,6 @@ def home_of(network: Network) -> str:
     """The node that the guests of a network hang on."""
     options: Mapping[str, object] = network.options
     return f"table {options['table']}" if network.mode == "routed" else str(options.get("bridge"))
-
-
-def made_vlan(network: Network) -> str:
-    """The VLAN device that comes and goes with a bridged network's guests."""
-    uplink, vid = network.options.get("uplink"), network.options.get("vlan")
-    return f"{uplink}.{vid}" if network.mode == "bridged" and uplink and vid else ""
 
 
 def to_guest(dst: str) -> bool:
