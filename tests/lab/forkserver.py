@@ -61,6 +61,18 @@ def hook_call(domain: str, op: str, sub: str, xml: str, kill: int = 0) -> dict[s
     return {"argv": [str(ROOT / "hooks/libvirt/qemu"), domain, op, sub, "-"], "stdin": xml, "kill": kill}
 
 
+def points(attempt: Callable[[int], bool], most: int) -> int:
+    """Call `attempt(1)`, `attempt(2)`, … until it says that what it shall kill there lived to the end: before `most`. How
+    many points there were."""
+    for point in range(1, most):
+        try:
+            if not attempt(point):
+                return point - 1
+        except AssertionError as error:
+            raise AssertionError(f"killed before change {point}: {error}") from error
+    raise AssertionError(f"more than {most} steps")
+
+
 # --- in the node ----------------------------------------------------------------------------------------------------
 
 
