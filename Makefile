@@ -1,6 +1,7 @@
 # make demo      a throw-away lab in network namespaces: a guest starts, talks, stops (root)
 # make check     every test (root); installs the Debian packages that it lacks
 # make check-vm  of these, those that need Debian's kernel, which they boot under QEMU
+# make check-xen of these, those that need a real Xen with its dom0, which they boot under QEMU
 # make deb       the Debian package, in dist/
 # make install   without packaging, below $(DESTDIR)$(PREFIX)
 # make clean
@@ -19,16 +20,16 @@ DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-s
 BUILD_PACKAGES := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-pytest python3-pyfakefs \
 	lintian man-db
 CHECK_PACKAGES := $(DEMO_PACKAGES) $(BUILD_PACKAGES) python3-venv python3-pytest-xdist arptables mmdebstrap util-linux \
-	bash-completion ca-certificates ifupdown ifenslave bridge-utils vlan
+	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan
 
 # A skip in these tiers is a failure, see tests/conftest.py. Nothing is written beside the sources.
 PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1
 TIER = $(PYTEST) $(PYTHON) -m pytest -q -p no:cacheprovider
 
-.PHONY: help demo check lint check-debian check-pypi check-vm packages-demo packages-check packages-deb deb install clean
+.PHONY: help demo check lint check-debian check-pypi check-vm check-xen packages-demo packages-check packages-deb deb install clean
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -6
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -7
 
 # The services that come with the packages (libvirtd, virtlogd) are installed but not started: SYSTEMD_OFFLINE keeps
 # systemctl, and RUNLEVEL=1 keeps invoke-rc.d, from starting anything. The labs run daemons of their own.
@@ -57,7 +58,7 @@ demo: packages-demo
 
 check: packages-check
 	@[ "$$(id -u)" = 0 ] || { echo "make check: needs root (network namespaces); run: sudo make check" >&2; exit 1; }
-	@$(MAKE) --no-print-directory --keep-going lint check-debian check-pypi check-vm
+	@$(MAKE) --no-print-directory --keep-going lint check-debian check-pypi check-vm check-xen
 	@echo "== make check: all passed"
 
 # Debian 12 has no ruff, and a mypy that is old. /usr/bin/python3 and not whatever else is in PATH: the venv must have the
@@ -98,6 +99,11 @@ check-pypi: .venv-check/ready
 check-vm: packages-check .venv-check/ready
 	@echo "== tests on Debian's kernel, with Debian's Python packages"
 	@$(PYTHON) tests/vm/run.py
+
+# Xen, dom0, xl and guests, without KVM: images made of Debian's packages, kept in /var/cache/vmnet-hooks-tests.
+check-xen: packages-check
+	@echo "== tests on Debian's Xen, in its dom0"
+	@$(PYTHON) tests/xen/run.py
 
 # dpkg-buildpackage writes beside the tree that it builds, so it gets a copy.
 deb: packages-deb

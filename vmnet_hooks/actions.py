@@ -4,22 +4,42 @@ The kernel edge (pyroute2) is imported only for a domain that has something of o
 """
 
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
 from . import compose, config, store
 from .domain import Action, Event, Owner
-from .engine import activate
-from .errors import InputError
+from .engine import activate, label_of
+from .errors import InputError, VmnetError
 from .kernel import packet
 from .sections import SECTIONS
 
+RECORDS_ALONE = config.Config({})
+"""Clean-up needs no configuration: a broken one must not keep it from happening."""
 
-def act(event: Event) -> str:
-    """Carries an event out. Returns what was done, for the log; "" if nothing was. Raises VmnetError."""
+
+def act(event: Event, conclude: Callable[[Event], None] | None = None) -> str:
+    """Carries an event out, then lets its front end `conclude` it: what it brought is taken away again if that fails. Returns
+    what was done, for the log; "" if nothing was. Raises VmnetError."""
+    done = _act(event)
+    if conclude:
+        try:
+            conclude(event)
+        except BaseException:
+            if event.action is Action.PLUG:
+                _act(replace(event, action=Action.UNPLUG))
+            raise
+    return done
+
+
+def _act(event: Event) -> str:
     domain = event.domain
+    if event.names:
+        return _declare(event)
     if event.action in (Action.UP, Action.DOWN):
         return _network(event)
     if event.action is Action.INCOMING:
@@ -30,8 +50,7 @@ def act(event: Event) -> str:
         return _prepare(event)
     if event.action is Action.RECONNECT:
         return described(_reconnect(event))
-    # Clean-up goes by the records alone: a broken configuration must not keep it from happening.
-    declared = config.Config({}) if event.action is Action.UNPLUG else config.load(SECTIONS)
+    declared = RECORDS_ALONE if event.action is Action.UNPLUG else _with_network(config.load(SECTIONS), event)
     claimed = event.action is Action.PLUG and _claimed(event, declared)
     if not claimed and not _recorded(event):
         return ""
@@ -39,11 +58,34 @@ def act(event: Event) -> str:
         return described(_activate(event, declared))
     with _engine(declared) as engine:
         if event.action is Action.UNPLUG:
-            return described(engine.unplug(domain, event.ifname))
-        owners = engine.plug(domain, event.frontend)
+            owners = engine.down_owner(event.owner) if event.owner else engine.unplug(domain, event.ifname)
+            if event.rename:
+                engine.kernel.rename(event.ifname, event.rename)
+            return described(owners)
+        with _renamed(engine, event):
+            owners = engine.plug(domain, event.frontend)
     if event.announce:
         _activate(event, declared)
     return described(owners)
+
+
+def _with_network(declared: config.Config, event: Event) -> config.Config:
+    """What is declared, and what the event itself describes."""
+    network = event.network
+    return declared.plus(network, SECTIONS["networks"].implied(network)) if network else declared
+
+
+@contextmanager
+def _renamed(engine: Any, event: Event) -> Iterator[None]:
+    """The NIC has its new name, and keeps it if nothing fails."""
+    if event.rename:
+        engine.kernel.rename(event.rename, event.ifname)
+    try:
+        yield
+    except BaseException:
+        if event.rename:
+            engine.kernel.rename(event.ifname, event.rename)
+        raise
 
 
 def _network(event: Event) -> str:
@@ -51,7 +93,7 @@ def _network(event: Event) -> str:
     mark = f"{store.DIRECTORY}/{event.owner.replace('/', '-')}"
     if event.action is Action.DOWN and not os.path.exists(f"{store.DIRECTORY}/state.db"):
         return ""
-    with _engine(config.Config({})) as engine:
+    with _engine(RECORDS_ALONE) as engine:
         if event.action is Action.DOWN:
             done = engine.down_owner(event.owner)
             if os.path.exists(mark):
@@ -63,6 +105,51 @@ def _network(event: Event) -> str:
             pass
         changed = engine.up_network(network, event.owner)
     return f"{network['role']}, table {network['table']}" if changed else ""
+
+
+def _declare(event: Event) -> str:
+    """Parts that a command declares: kept in a file, as long as they are up."""
+    path = f"{config.RUNTIME}/{event.owner}.toml"
+    if event.action is Action.DOWN:
+        with _engine(RECORDS_ALONE) as engine:
+            there = [name for name in event.names if engine.store.owners(id=name)]
+            gone = engine.down(there) if there else []
+            _keep(path, "")
+            for owner in (owner for name in there for owner in engine.store.owners(id=name)):
+                print(f"{label_of(owner)} stays until nobody needs it", file=sys.stderr)
+        return ", ".join(label_of(owner) for owner in gone)
+    before = _kept(path)
+    _keep(path, event.declared)
+    try:
+        with _engine(config.load(SECTIONS)) as engine:
+            watch = import_module("vmnet_hooks.guard").Watch()
+            return ", ".join(label_of(owner) for owner in engine.up(event.names, watch))
+    except BaseException:
+        _keep(path, before)
+        raise
+
+
+def _kept(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def _keep(path: str, text: str) -> None:
+    """Writes a file in one go, or removes it. Raises VmnetError."""
+    try:
+        if not text:
+            if os.path.exists(path):
+                os.unlink(path)
+            return
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(f"{path}.new", "w") as file:
+            file.write(text)
+        os.replace(f"{path}.new", path)
+    except OSError as error:
+        raise VmnetError(f"{path}: {error.strerror}; it must be writable, run as root") from None
 
 
 def _prepare(event: Event) -> str:
@@ -99,7 +186,7 @@ def _reconnect(event: Event) -> list[Owner]:
                 return engine.plug(event.domain, event.frontend)
     except InputError:
         if _recorded(event):
-            with _engine(config.Config({})) as engine:
+            with _engine(RECORDS_ALONE) as engine:
                 engine.reassert(event.domain)
         raise
     if not _recorded(event):
@@ -137,8 +224,11 @@ def _recorded(event: Event) -> bool:
         if event.action is Action.UNPLUG:
             # A migration that failed before the guest came.
             records.expected(event.domain.uuid)
-        found = records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
-        if event.action is Action.UNPLUG and event.domain.uuid:
+        if event.owner:
+            found = records.owners(id=event.owner)
+        else:
+            found = records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
+        if event.action is Action.UNPLUG and event.domain.uuid and not event.owner:
             found += records.of_domain("", f"name:{event.domain.name}")
         # A killed start left a journal and no record: this clean-up takes it back.
         return bool(found) or (event.action is Action.UNPLUG and bool(records.journal()[0]))

@@ -5,7 +5,7 @@ import json
 import os
 import syslog
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
@@ -18,14 +18,13 @@ from .domain import Domain, Owner
 from .drawing import graph
 from .engine import Drift, Engine, activate, label_of
 from .errors import InputError, MissingLink, VmnetError, one_line, shortened
-from .frontends import libvirt, libvirt_connection
+from .frontends import libvirt, libvirt_connection, xen, xenstore
 from .importing.command import import_
 from .kernel import packet
 from .modes import MODES
 from .sections import SECTIONS
-
-RECORDS_ALONE = config.Config({})
-"""Clean-up needs no configuration: a broken one must not keep it from happening."""
+from .table import table
+from .xen_scripts import xen_scripts
 
 
 class Commands(click.Group):
@@ -52,22 +51,6 @@ def engine(declared: config.Config | None = None) -> Iterator[Engine]:
         yield opened
     finally:
         opened.close()
-
-
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[object]], paint: Callable[[str, str], str] = lambda _, cell: cell
-) -> None:
-    """Aligned columns; `paint(column, cell)` may colour a cell (click drops colours where there is no terminal)."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    last = len(header) - 1
-
-    def padded(row: Sequence[str]) -> list[str]:
-        return [cell if i == last else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
-
-    click.echo(click.style("  ".join(padded(list(header))), bold=True))
-    for row in cells:
-        click.echo("  ".join(paint(name, cell) for name, cell in zip(header, padded(row), strict=True)))
 
 
 def as_json(value: object) -> None:
@@ -138,8 +121,12 @@ def main() -> None:
 @main.command()
 @DOMAIN
 @XML
-def start(domain: str, xml: str | None) -> None:
+@click.option("--xen", "on_xen", is_flag=True, help="DOMAIN is a guest of Xen's xl: its NICs are those in xenstore.")
+def start(domain: str, xml: str | None, on_xen: bool) -> None:
     """Set up every claimed NIC of a running DOMAIN, and announce its addresses."""
+    if on_xen:
+        start_xen(domain)
+        return
     guest = describe(domain, xml)
     with engine() as opened:
         owners = opened.plug(guest, "cli")
@@ -155,11 +142,24 @@ def start(domain: str, xml: str | None) -> None:
 def stop(domain: str, xml: str | None) -> None:
     """Remove everything that was set up for DOMAIN. Needs only the records: neither libvirt nor the taps."""
     guest = describe(domain, xml) if xml else Domain(domain)
-    with engine(RECORDS_ALONE) as opened:
+    with engine(actions.RECORDS_ALONE) as opened:
         owners = opened.unplug(guest)
     if not owners:
         raise InputError(f"{domain}: nothing is set up for it; see `vmnet-hook status`")
     report("stop", domain, owners)
+
+
+def start_xen(domain: str) -> None:
+    """Every NIC of one of Xen's guests, as its script says."""
+    if os.geteuid() != 0:
+        raise VmnetError("not root: kernel state and xenstore can't be read; use sudo")
+    events = list(xen.events(domain, xenstore.XenStore(), config.load(SECTIONS)))
+    if not events:
+        raise InputError(
+            f"{domain}: xenstore has no vif of it whose interface is there; see `xl list`, `xl network-list {domain}`"
+        )
+    for event in events:
+        click.echo(one_line(f"start {domain}: {actions.act(event, xen.conclude)}"))
 
 
 def report(verb: str, name: str, owners: Sequence[Owner]) -> None:
@@ -178,7 +178,7 @@ def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool)
     verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
     if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
         raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
-    with engine(None if verb in ("start", "up") else RECORDS_ALONE) as opened:
+    with engine(None if verb in ("start", "up") else actions.RECORDS_ALONE) as opened:
         if verb == "up":
             changes = opened.plan_up(names)
         elif verb == "down":
@@ -276,8 +276,9 @@ def repair(domain: str, to_json: bool) -> None:
 
 
 def gone(owners: Sequence[Owner]) -> set[str]:
-    """Ids of libvirt's domains that run no more, as far as libvirt can be asked."""
-    return libvirt_connection.not_running({owner.domain_id for owner in owners if owner.frontend == "libvirt"})
+    """Ids of domains that run no more, as far as their hypervisors can be asked."""
+    by_frontend = {name: {o.domain_id for o in owners if o.domain and o.frontend == name} for name in ("libvirt", "xen")}
+    return libvirt_connection.not_running(by_frontend["libvirt"]) | xen.not_running(by_frontend["xen"])
 
 
 def show(drifts: Sequence[Drift], to_json: bool, nothing: str) -> None:
@@ -336,7 +337,7 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
 @main.command()
 def confirm() -> None:
     """Keep what `up --confirm-within` changed."""
-    with engine(RECORDS_ALONE) as opened:
+    with engine(actions.RECORDS_ALONE) as opened:
         if not opened.confirm():
             raise InputError("nothing waits to be confirmed; was it put back? See `journalctl -t vmnet-hook`")
     click.echo("confirmed")
@@ -346,7 +347,7 @@ def confirm() -> None:
 @PARTS
 def down(names: tuple[str, ...]) -> None:
     """Take down what `up` brought up: all of it, or NAME. What guests that run need stays until they have stopped."""
-    with engine(RECORDS_ALONE) as opened:
+    with engine(actions.RECORDS_ALONE) as opened:
         gone = opened.down(names)
         kept = [owner for owner in opened.store.owners(domain="") if names and {owner.id, owner.network} & set(names)]
     for owner in gone:
@@ -377,11 +378,11 @@ def validate(config_dir: str, to_json: bool) -> None:
     for name in domains:
         for claim in declared.claims(name):
             network = declared.network(claim.network, f"{claim.source}.network")
-            for address in claim.addresses:
+            vif = compose.Vif(claim.mac or "02:00:00:00:00:01", claim.ifname).claimed(claim)
+            for address in compose.held(vif, network):
                 if other := seen.get((network.name, address)):
                     raise InputError(f"{claim.source}: {address} is also given in {other}; change one")
                 seen[network.name, address] = claim.source
-            vif = compose.Vif(claim.mac or "02:00:00:00:00:01", claim.ifname).claimed(claim)
             MODES[network.mode].bind(vif, network, claim.source)
     if to_json:
         as_json({"networks": list(declared.networks), "parts": list(declared.parts), "domains": domains})
@@ -446,7 +447,7 @@ def set_(
         raise InputError(f"--tagged {error}") from None
     vif = compose.Vif(mac, network=network, addresses=addresses, filter=not is_open, vlan=vlan, tagged=trunk)
     MODES[declared.mode].bind(vif, declared, "--ip")
-    libvirt_connection.claim(domain, replace(vif, addresses=tuple(str(values.address(a)) for a in addresses)))
+    libvirt_connection.claim(domain, replace(vif, addresses=tuple(values.source(a) for a in addresses)))
     click.echo(f"{domain}: {mac} on {network}" + (f" ({', '.join(addresses)})" if addresses else ""))
 
 
@@ -482,6 +483,7 @@ def mac(oui: str) -> None:
 
 main.add_command(import_)
 main.add_command(graph)
+main.add_command(xen_scripts)
 
 if __name__ == "__main__":
     main(prog_name="vmnet-hook")

@@ -5,7 +5,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import values
 from .config import LINKS, Config, Declared, Network
@@ -85,7 +85,7 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
             raise InputError(f"{claim.source}: tap {vif.ifname!r} {error}") from None
         if vif.ifname and vif.ifname in MODES[network.mode].links(network):
             raise InputError(f"{claim.source}: tap {vif.ifname} has the name of a link of network {network.name}; rename it")
-        result.append((MODES[network.mode].bind(vif.claimed(claim), network, claim.source), network))
+        result.append((MODES[network.mode].bind(replace(vif.claimed(claim), domain=domain.name), network, claim.source), network))
     for claim in (*domain.claims, *file_claims):
         if id(claim) not in taken and not domain.partial and not _overruled(claim, domain):
             have = ", ".join(vif.mac for vif in domain.vifs) or "none"
@@ -126,10 +126,16 @@ def check_domain(domain: Domain, bound: Sequence[Bound]) -> None:
     """Raises ConflictError if two NICs of one domain hold one address of a network, or one tap."""
     seen: dict[tuple[str, str], Vif] = {}
     for vif, network in bound:
-        for what in (*((network.name, address) for address in vif.addresses), ("tap", vif.ifname)):
+        for what in (*((network.name, address) for address in held(vif, network)), ("tap", vif.ifname)):
             if what[1] and what in seen:
                 raise ConflictError(f"{domain.name}: NICs {seen[what].mac} and {vif.mac} both hold {what[1]}; change one")
             seen[what] = vif
+
+
+def held(vif: Vif, network: Network) -> list[str]:
+    """Those of a NIC's addresses that no other NIC on its network may have. A bridged guest's prefixes only say what it may
+    send from."""
+    return [address for address in vif.addresses if not (network.mode == "bridged" and "/" in address)]
 
 
 def links_of(vif: Vif, network: Network) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +18,8 @@ from .domain import Claim
 from .errors import ConfigError, InputError, one_line
 
 DIRECTORY = "/etc/vmnet-hooks"
+RUNTIME = "/run/vmnet-hooks/conf.d"
+"""What was declared by a command (Xen's network-bridge), until it is taken back or the host boots: read beside conf.d."""
 MAX_BYTES = 4 << 20
 
 
@@ -93,6 +95,11 @@ class Config:
     networks: Mapping[str, Network]
     directory: str = DIRECTORY
     parts: Mapping[str, Declared] = field(default_factory=dict)
+
+    def plus(self, network: Network, parts: Iterable[Declared]) -> "Config":
+        """This configuration with a network, and the parts that it implies, that no file declares."""
+        implied = {part.id: part for part in parts}
+        return replace(self, networks={**self.networks, network.name: network}, parts={**implied, **self.parts})
 
     def link(self, name: str) -> Declared | None:
         """The declared link of that name."""
@@ -198,6 +205,8 @@ def load(sections: Mapping[str, ModuleType], directory: str = DIRECTORY) -> Conf
     Raises ConfigError."""
     paths = [f"{directory}/vmnet.toml"] if os.path.exists(f"{directory}/vmnet.toml") else []
     paths += toml_files(f"{directory}/conf.d")
+    if directory == DIRECTORY and os.access(RUNTIME, os.R_OK | os.X_OK):
+        paths += toml_files(RUNTIME)
     found: dict[str, Declared] = {}
     for path in paths:
         for section, tables in read_toml(path).items():
@@ -246,7 +255,7 @@ def _part(section: str, name: str, table: object, path: str, module: ModuleType)
 def _addresses(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError('must be a list of addresses, ["192.0.2.10"]')
-    return tuple(str(values.address(item)) for item in value)
+    return tuple(values.address_or_prefix(item) for item in value)
 
 
 INTERFACE_OPTIONS = (
@@ -258,8 +267,13 @@ INTERFACE_OPTIONS = (
         "the NIC's MAC address; may be left out if `ifname` is given and the front end tells the MAC",
     ),
     Option("ifname", values.ifname, "", "the tap's name; plain QEMU's ifup and ifdown know nothing else"),
-    Option("ips", _addresses, (), "the guest's addresses, IPv4 and IPv6, without prefix lengths"),
-    Option("filter", values.boolean, True, "let only the guest's own MAC and addresses out of the tap (routed networks)"),
+    Option("ips", _addresses, (), "the guest's addresses, IPv4 and IPv6; modes bridged and hostroute: subnets too, 192.0.2.0/28"),
+    Option(
+        "filter",
+        values.boolean,
+        True,
+        "let only the guest's own MAC and addresses out of the tap (bridged networks: see antispoof)",
+    ),
     Option("vlan", values.integer(1, 4094), None, "VLAN-aware bridges: the NIC's untagged VLAN, instead of the network's"),
     Option("tagged", values.vids, None, "VLAN-aware bridges: the VLANs that the NIC gets tagged, instead of the network's"),
 )

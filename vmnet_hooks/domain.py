@@ -41,7 +41,7 @@ class Vif:
     """A NIC of a guest. `ifname` is the host's side of it ("" where there is none yet); `id` tells it from the domain's other
     NICs where its MAC does not, `twin` is the id of the same NIC's other half (an HVM guest of Xen's has an emulated and a
     paravirtual one: `metric` is for routes to this one). `bridge`, `mtu` (bytes) and `port_mac` (of the host's side) are what
-    the hypervisor's own configuration says; the rest is what was claimed for it."""
+    the hypervisor's own configuration says; `domain` is the guest's name, the rest what was claimed for it."""
 
     mac: str
     ifname: str = ""
@@ -52,6 +52,7 @@ class Vif:
     mtu: int | None = None
     metric: int = 0
     port_mac: str = ""
+    domain: str = ""
     network: str = ""
     addresses: tuple[str, ...] = ()
     filter: bool = True
@@ -93,7 +94,8 @@ class Event:
 
     `owner` is an id in the records: UNPLUG removes what it claims; UP and DOWN, which have no domain, are about what it claims
     for `network`. `network` is a config.Network that no file declares. `rename` is what the host's side of the NIC is called
-    until PLUG calls it `ifname`."""
+    until PLUG calls it `ifname`. `names` are parts of the host that UP brings up, once `declared` (TOML) is kept under `owner`
+    in config.RUNTIME, and that DOWN takes down. `call` is the front end's own."""
 
     action: Action
     domain: Domain
@@ -104,6 +106,9 @@ class Event:
     owner: str = ""
     network: Any = None
     rename: str = ""
+    names: tuple[str, ...] = ()
+    declared: str = ""
+    call: Any = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .hostnet import bridge
 from .modes import MODES
 from .parts import Parts
 from .plan import Change, Plan
-from .ruleset import CLOSED6, port_table
+from .ruleset import CLOSED6, FAMILIES, port_table
 from .state import Address, Adoption, FdbEntry, LinkAttribute, NftElement, NftTable, Resource, Rule, Sysctl
 from .transaction import Store, Transaction
 
@@ -76,7 +76,7 @@ class Engine(Parts):
             drop += [owner.id for owner in self.store.owners(ifname=vif.ifname) if owner.id not in owners]
         for identity, (vif, network) in owners.items():
             twin = [f"{domain.id}/{vif.twin}"] if vif.twin else []
-            drop += self._check_holders(domain, vif, network.name, [*owners, *drop, *twin])
+            drop += self._check_holders(domain, vif, network, [*owners, *drop, *twin])
             link = host.links.get(vif.ifname)
             known = [o for o in self.store.owners(id=identity) if link and o.ifindex == link.index]
             owner = Owner(
@@ -122,23 +122,23 @@ class Engine(Parts):
                 f"{other.domain or 'the node'} uses it; move its guests with `vmnet-hook repair`, then try again"
             )
 
-    def _check_holders(self, domain: Domain, vif: Vif, network: str, but: Sequence[str]) -> list[str]:
+    def _check_holders(self, domain: Domain, vif: Vif, network: Network, but: Sequence[str]) -> list[str]:
         """Raises ConflictError if another guest that lives holds an address or the MAC. Returns the dead ones' ids."""
         dead = []
         for what, holder in self._holders(vif, network, but):
             if self._lives(holder):
                 raise ConflictError(
-                    f"{domain.name}: {what} of network {network} is held by {holder.domain} ({holder.ifname}); "
+                    f"{domain.name}: {what} of network {network.name} is held by {holder.domain} ({holder.ifname}); "
                     f"give NIC {vif.mac} another, or stop {holder.domain}"
                 )
             dead.append(holder.id)
         return dead
 
-    def _holders(self, vif: Vif, network: str, but: Sequence[str]) -> Iterator[tuple[str, Owner]]:
-        for address in vif.addresses:
-            if holder := self.store.holder(network, address, but):
+    def _holders(self, vif: Vif, network: Network, but: Sequence[str]) -> Iterator[tuple[str, Owner]]:
+        for address in compose.held(vif, network):
+            if holder := self.store.holder(network.name, address, but):
                 yield f"address {address}", holder
-        if holder := self.store.holder_of_mac(network, vif.mac, but):
+        if holder := self.store.holder_of_mac(network.name, vif.mac, but):
             yield f"MAC {vif.mac}", holder
 
     # --- unplug ----------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Engine(Parts):
 
     def _wants(self, owner: Owner) -> tuple[dict[str, Resource], str]:
         """What an owner shall have by today's configuration; by its record where the configuration has lost it."""
-        if owner.id.startswith("ifupdown:") or owner.phase == "preparing":
+        if not self._is_from_files(owner):
             return self.store.claims(owner.id), ""
         try:
             if not owner.domain:
@@ -280,6 +280,15 @@ class Engine(Parts):
         claims = self.store.claims(owner.id)
         kept = {key: r for key, r in claims.items() if isinstance(r, Sysctl) and r.path.endswith("/accept_ra")}
         return {**wants, **kept}, ""
+
+    def _is_from_files(self, owner: Owner) -> bool:
+        """Whether the configuration has a say in what an owner shall have: not where a front end described the network (whose
+        name has a colon then) or where guests of such a network brought the part up."""
+        if owner.id.startswith("ifupdown:") or owner.phase == "preparing" or (owner.domain and ":" in owner.network):
+            return False
+        if owner.domain or owner.frontend != "auto" or self._declared(owner.id):
+            return True
+        return any(self._is_from_files(other) for other in self.store.needing(owner.id))
 
     def _reapply(self, owners: Sequence[Owner]) -> None:
         if owners:
@@ -306,7 +315,7 @@ class Engine(Parts):
         kept = [r for r in found.values() if self._is_declared(r) and r != CLOSED6]
         orphans = [Change(r, None) for r in found.values() if not (self._is_declared(r) and kept)]
         orphans.sort(key=lambda change: -change.subject.order)
-        for family in ("inet", "arp"):
+        for family in FAMILIES:
             table = NftTable(family, "", ())
             if table.key not in claimed and not kept and self.kernel.read([table]):
                 orphans = [c for c in orphans if not (isinstance(c.subject, NftElement) and c.subject.family == family)]
@@ -343,6 +352,7 @@ def _vif(owner: Owner) -> Vif:
     return Vif(
         owner.mac,
         owner.ifname,
+        domain=owner.domain,
         network=owner.network,
         addresses=owner.addresses,
         filter=owner.filter,

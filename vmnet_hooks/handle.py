@@ -24,10 +24,11 @@ def handle(frontend: str, argv: Sequence[str]) -> int:
     module, position, _ = FRONTENDS[frontend]
     operation = argv[position] if 0 < position < len(argv) else ""
     stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()
+    script = import_module(f"vmnet_hooks.frontends.{module}")
     try:
-        event = import_module(f"vmnet_hooks.frontends.{module}").parse(argv, stdin)
+        event = script.parse(argv, stdin)
         if event is not None:
-            done = import_module("vmnet_hooks.actions").act(event)
+            done = import_module("vmnet_hooks.actions").act(event, getattr(script, "conclude", None))
             if done:
                 log(syslog.LOG_INFO, f"{event.action.value} {event.domain.name or event.owner}: {done}")
             if event.warning:
@@ -37,6 +38,8 @@ def handle(frontend: str, argv: Sequence[str]) -> int:
         status, reason = error.exit_code, str(error)
     except Exception as error:
         status, reason = 1, f"internal error: {type(error).__name__}: {error}; please report it"
+    if hasattr(script, "failed"):
+        script.failed(argv, reason)
     log(syslog.LOG_ERR, f"{' '.join(argv[1:3])}: {reason}")
     print(f"vmnet-hook: {shortened(reason)}", file=sys.stderr)
     return 0 if operation in SAFE else status

@@ -81,6 +81,7 @@ class Device(Resource):
 class LinkAttribute(Resource):
     """One attribute of a link: `mtu`, `address`, `master` ("" is none), `isolated` (on|off), `lladdr` (the link-local
     addresses, comma-separated, each with /64), `primary` (of a bond; "" is none), `tx` (checksums by the device: on|off),
+    `no_linklocal_learn` (of a bridge: 1 is that it learns no MAC from frames to 01:80:c2:00:00:0x, which no filter of it sees),
     `state` (up|down).
 
     With `stays` it is left as it is when nobody needs it any more."""
@@ -94,6 +95,7 @@ class LinkAttribute(Resource):
     rank = 20
     ORDER: ClassVar[Mapping[str, int]] = {
         "mtu": 20,
+        "no_linklocal_learn": 20,
         "address": 21,
         "master": 22,
         "isolated": 23,
@@ -135,6 +137,8 @@ class LinkAttribute(Resource):
                 return f"bridge link set {dev(self.ifname)} isolated {self.value}"
             case "primary":
                 return f"ip link set {dev(self.ifname)} type bond primary {self.value or shlex.quote('')}"
+            case "no_linklocal_learn":
+                return f"ip link set {dev(self.ifname)} type bridge no_linklocal_learn {self.value}"
             case "tx":
                 return f"ethtool -K {self.ifname} tx {self.value}"
             case "lladdr":

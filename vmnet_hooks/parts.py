@@ -85,12 +85,12 @@ class Parts(Transactions):
     def _chosen(self, names: Sequence[str]) -> list[Declared]:
         """The parts of these names; without any, all that stand on their own."""
         if not names:
-            routed = [network for network in self.config.networks.values() if network.mode == "routed"]
+            routed = [network for network in self.config.networks.values() if network.mode != "bridged"]
             return [*(part for part in self.config.parts.values() if not part.options.get("implied")), *routed]
         chosen: list[Declared] = []
         for name in names:
             for part in self.config.find(name):
-                if isinstance(part, Network) and part.mode != "routed":
+                if isinstance(part, Network) and part.mode == "bridged":
                     below = [self._part(other) for other in compose.needs(part, self.config)]
                     if not below:
                         raise part.error(
@@ -208,7 +208,8 @@ class Parts(Transactions):
         """How many parts an owner stands on; guests come last."""
         if owner.domain:
             return len(self.config.parts) + 1
-        return len(self._closure([self._part(owner.id)])) if self._declared(owner.id) else 0
+        below = [other for name in self.store.needs(owner.id) for other in self.store.owners(id=name)]
+        return 1 + max(map(self._depth, below), default=0)
 
     # --- before the taps exist --------------------------------------------------------------------------------------------
 
@@ -251,13 +252,13 @@ class Parts(Transactions):
             if found and found[0] != want and self.store.claimed_elsewhere(key, [owner_id]):
                 raise network.error("", f"{key} is somebody else's already, with another value; see `vmnet-hook status`")
 
-    def down_owner(self, owner_id: str) -> bool:
-        """Takes down what `up_network` brought up. Returns whether there was any of it."""
+    def down_owner(self, owner_id: str) -> list[Owner]:
+        """Takes away what one owner claims, by the records alone. Returns that owner, if there was one."""
         with self.store.lock():
             self._recover()
             owners = self.store.owners(id=owner_id)
             self._unplug(owners)
-        return bool(owners)
+        return owners
 
     # --- down -----------------------------------------------------------------------------------------------------------
 

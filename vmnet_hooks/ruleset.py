@@ -86,6 +86,83 @@ _ARP = """\
 	}"""
 _ARP_RULES = (("guest", 4), ("input", 2), ("output", 1))
 
+# Judges what comes from a bridge's port, before the bridge does. A frame's one VLAN tag is taken off by then: `meta protocol`
+# and the headers are what is behind it, `ether type` (the tag itself) shows that it was there.
+_BRIDGE = """\
+	set guarded { type ifname; }
+	set macs { type ifname . ether_addr; }
+	set addressed { type ifname; }
+	set tagged { type ifname; }
+	set sources4 { type ifname . ether_addr . ipv4_addr; }
+	set sources6 { type ifname . ether_addr . ipv6_addr; }
+	set prefixes4 { type ifname . ether_addr . ipv4_addr; flags interval; }
+	set prefixes6 { type ifname . ether_addr . ipv6_addr; flags interval; }
+	set targets { typeof iifname . ether saddr . @th,64,128; }
+	set target_prefixes { typeof iifname . ether saddr . @th,64,128; flags interval; }
+	chain guard {
+		type filter hook prerouting priority dstnat; policy accept;
+		iifname @guarded goto guest
+	}
+	chain guest {
+		iifname . ether saddr != @macs counter drop
+		meta protocol arp iifname . arp saddr ether != @macs counter drop
+		iifname @addressed goto addressed
+	}
+	chain addressed {
+		ether type { 8021q, 8021ad } iifname != @tagged counter drop
+		meta protocol vmap { arp : goto from_arp, ip : goto from_ipv4, ip6 : goto from_ipv6 }
+		meta protocol 0x8035 @nh,48,16 3 @nh,112,32 0 @nh,192,32 0 accept
+		counter drop
+	}
+	chain from_arp {
+		meta protocol arp iifname . ether saddr . arp saddr ip @sources4 accept
+		meta protocol arp iifname . ether saddr . arp saddr ip @prefixes4 accept
+		meta protocol arp arp operation request arp saddr ip 0.0.0.0 accept
+		counter drop
+	}
+	chain from_ipv4 {
+		meta protocol ip iifname . ether saddr . ip saddr @sources4 accept
+		meta protocol ip iifname . ether saddr . ip saddr @prefixes4 accept
+		meta protocol ip ip saddr 0.0.0.0 meta l4proto udp udp sport 68 udp dport 67 accept
+		counter drop
+	}
+	chain from_ipv6 {
+		meta l4proto ipv6-icmp goto from_icmpv6
+		meta l4proto != 255 goto source6
+		counter drop
+	}
+	chain from_icmpv6 {
+		@th,0,8 { 134, 137 } counter drop
+		@th,0,8 136 goto advert
+		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . ether saddr . @th,64,128 @targets accept
+		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . ether saddr . @th,64,128 @target_prefixes accept
+		meta protocol ip6 ip6 saddr :: @th,0,8 143 accept
+		@th,0,8 0-255 goto source6
+		meta protocol ip6 frag frag-off != 0 goto source6
+		counter drop
+	}
+	chain advert {
+		iifname . ether saddr . @th,64,128 @targets goto source6
+		iifname . ether saddr . @th,64,128 @target_prefixes goto source6
+		counter drop
+	}
+	chain source6 {
+		meta protocol ip6 iifname . ether saddr . ip6 saddr @sources6 accept
+		meta protocol ip6 iifname . ether saddr . ip6 saddr @prefixes6 accept
+		counter drop
+	}"""
+_BRIDGE_RULES = (
+    ("addressed", 4),
+    ("advert", 3),
+    ("from_arp", 4),
+    ("from_icmpv6", 8),
+    ("from_ipv4", 4),
+    ("from_ipv6", 3),
+    ("guard", 1),
+    ("guest", 3),
+    ("source6", 3),
+)
+
 
 def _table(family: str, body: str, rules: tuple[tuple[str, int], ...], name: str = TABLE) -> NftTable:
     return NftTable(family, body, rules, name, hashlib.sha256(body.encode()).hexdigest()[:12])
@@ -93,6 +170,12 @@ def _table(family: str, body: str, rules: tuple[tuple[str, int], ...], name: str
 
 INET = _table("inet", _INET, _INET_RULES)
 ARP = _table("arp", _ARP, _ARP_RULES)
+BRIDGE = _table("bridge", _BRIDGE, _BRIDGE_RULES)
+"""Of a bridged guest with addresses: ARP, IPv4 and IPv6 from them, what asks for them (DHCP, and probes for its own), QEMU's
+RARP after a migration. Not: advertisements of routers, redirects, advertisements of others' addresses (the target stands at
+@th,64,128: RFC 4861, 4.3 and 4.4), ICMPv6 whose type is cut off by fragmentation (RFC 7113, 3)."""
+FAMILIES = ("inet", "arp", "bridge")
+"""Of the tables that hold guests as elements."""
 
 
 CLOSED6 = NftElement("inet", "closed", ("ipv6",))

@@ -267,6 +267,42 @@ class TableName(Resource):
 
 
 @dataclass(frozen=True)
+class HostName(Resource):
+    """A guest's name in a file of its own, hosts(5): dnsmasq reads the folder with --hostsdir, and sees by itself what comes
+    and goes."""
+
+    ifname: str
+    name: str
+    addresses: tuple[str, ...]
+
+    kind = "host-name"
+    rank = 46
+    DIRECTORY: ClassVar[str] = "/run/vmnet-hosts"
+
+    @property
+    def path(self) -> str:
+        return f"{self.DIRECTORY}/{self.ifname}"
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{address} {self.name}\n" for address in self.addresses)
+
+    @property
+    def key(self) -> str:
+        return f"host-name {self.ifname}"
+
+    @property
+    def ours(self) -> bool:
+        return True
+
+    def set_command(self, have: Self | None) -> str:
+        return f"mkdir -p {self.DIRECTORY}; printf %s {shlex.quote(self.text)} > {self.path}"
+
+    def unset_command(self) -> str:
+        return f"rm -f {self.path}"
+
+
+@dataclass(frozen=True)
 class Route(Resource):
     """A unicast route. `dst` has a prefix length (0.0.0.0/0 and ::/0 are the defaults); `via` makes it `onlink`."""
 
@@ -382,6 +418,7 @@ _CLASSES: tuple[type[Resource], ...] = (
     Neighbour,
     ProxyNeighbour,
     TableName,
+    HostName,
     Route,
     Rule,
 )

@@ -160,6 +160,11 @@ class Store:
         rows = self._query("SELECT key FROM claim WHERE owner = ? AND key LIKE 'needs %' ORDER BY key", (owner,))
         return [key.removeprefix("needs ") for (key,) in rows]
 
+    def needing(self, owner: str) -> list[Owner]:
+        """The owners that need an owner."""
+        rows = self._query("SELECT * FROM owner WHERE id IN (SELECT owner FROM claim WHERE key = ?)", (f"needs {owner}",))
+        return [_owner(row) for row in rows]
+
     def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool:
         """Whether anybody but `owners` claims a key."""
         marks = ",".join("?" * len(owners))

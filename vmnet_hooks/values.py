@@ -122,6 +122,12 @@ def subnet(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise ValueError(f"is not a subnet ({error}); write NETWORK/LENGTH") from None
 
 
+def address_or_prefix(value: object) -> str:
+    """What `source` takes, with its prefix length if it has one: what that may mean is for a network's mode to say."""
+    found = source(value)
+    return found if "/" in found or "/" not in str(value) else f"{found}/{128 if ':' in found else 32}"
+
+
 def eui64(prefix: ipaddress.IPv6Network, hwaddr: str) -> IPv6:
     """The address that a host with MAC `hwaddr` forms in `prefix` (a /64), RFC 4291 appendix A."""
     octets = bytes.fromhex(hwaddr.replace(":", ""))

@@ -50,9 +50,21 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def udp4(dst_mac: str, src_mac: str, src: str, dst: str, port: int) -> bytes:
+def rarp(src_mac: str, sender_ip: str = "0.0.0.0", op: int = 3) -> bytes:
+    """What QEMU sends in its guest's name after a migration: a reverse request (RFC 903) of its own MAC."""
+    ip = IPv4Address(sender_ip).packed
+    body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, op) + mac_bytes(src_mac) + ip + mac_bytes(src_mac) + bytes(4)
+    return ethernet(BROADCAST, src_mac, 0x8035, body)
+
+
+def tagged(frame: bytes, vid: int, proto: int = 0x8100) -> bytes:
+    """The frame with one more VLAN tag, the outermost."""
+    return frame[:12] + struct.pack("!HH", proto, vid) + frame[12:]
+
+
+def udp4(dst_mac: str, src_mac: str, src: str, dst: str, port: int, sport: int = 4444) -> bytes:
     """An IPv4 UDP datagram (no UDP checksum: IPv4 allows that)."""
-    payload = struct.pack("!HHHH", 4444, port, 8 + 4, 0) + b"spoof"[:4]
+    payload = struct.pack("!HHHH", sport, port, 8 + 4, 0) + b"spoof"[:4]
     head = struct.pack(
         "!BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 1, 0, 64, 17, 0, IPv4Address(src).packed, IPv4Address(dst).packed
     )
@@ -86,6 +98,27 @@ def advertisement(src_mac: str, src: str, target: str, dst: str = "ff02::1", dst
     """An unsolicited neighbour advertisement with Override set."""
     body = struct.pack("!BBHI", 136, 0, 0, 0x20000000) + IPv6Address(target).packed + b"\x02\x01" + mac_bytes(src_mac)
     return ip6(dst_mac, src_mac, src, dst, 58, body, 2, hops=255)
+
+
+def icmp6(src_mac: str, src: str, kind: int, body: bytes = bytes(20), dst: str = "ff02::1") -> bytes:
+    """Any ICMPv6 message."""
+    return ip6("33:33:00:00:00:01", src_mac, src, dst, 58, struct.pack("!BBH", kind, 0, 0) + body, 2, hops=255)
+
+
+def extended(frame: bytes, *headers: tuple[int, bytes]) -> bytes:
+    """An IPv6 frame with extension headers, (number, the header without its first octet), before what it carries."""
+    ethernet_head, head, rest = frame[:14], frame[14:54], frame[54:]
+    number, chain = head[6], b""
+    for kind, octets in reversed(headers):
+        chain = bytes([number]) + octets + chain
+        number = kind
+    length = struct.unpack("!H", head[4:6])[0] + len(chain)
+    return ethernet_head + head[:4] + struct.pack("!HB", length, number) + head[7:] + chain + rest
+
+
+def fragment(offset: int, more: bool) -> tuple[int, bytes]:
+    """The fragment header, for `extended`; the offset is in units of 8 octets (RFC 8200, 4.5)."""
+    return 44, struct.pack("!BHI", 0, offset << 3 | more, 0x1234)
 
 
 def router_advertisement(src_mac: str, src: str, prefix: str = "", lifetime: int = 1800) -> bytes:

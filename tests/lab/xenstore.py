@@ -82,7 +82,7 @@ class Xenstore:
 
     def write(self, *pairs: object) -> None:
         """Write path, value, path, value …, as they are (nothing is an escape)."""
-        self.node.run(["xenstore-write", "-R", *pairs])
+        self.node.run(["xenstore-write", "-R", "--", *pairs])
 
     def read(self, path: str) -> str | None:
         """The value of a key; None if it is not there."""
@@ -129,9 +129,11 @@ class Dom0(Node):
         """Xen's Python binding is not there."""
         self.run("mount -t tmpfs -o ro tmpfs /usr/lib/xen-4.17/lib/python")
 
-    def hide_programs(self) -> None:
-        """The xenstore-* programs do not work, from now on also not for `store`."""
-        self.sh("for file in /usr/bin/xenstore*; do mount --bind /dev/null $file; done")
+    def hide_programs(self) -> str:
+        """The xenstore-* programs are not there, also not for `store`, until what is returned is run."""
+        mount = self.run("findmnt -n -o OPTIONS -M /usr/bin").stdout.strip()
+        self.run("umount -l /usr/bin")
+        return f"mount -t overlay -o {mount} overlay /usr/bin"
 
     def script(
         self,
@@ -211,6 +213,8 @@ class Vif:
         if self.guest is None:
             self.guest = Node(f"guest-{self.domid}.{self.devid}")
         wire(self.dom0, self.ifname, self.guest, "eth0", mac_a=MAC, mac_b=self.mac)
+        # Having been up once is something that the kernel does not forget (qdisc, multicast): so it was, before us.
+        self.dom0.sh(f"ip link set {self.ifname} up; ip link set {self.ifname} down")
         self.configure(ip4, prefix4, gateway4, ip6, gateway6)
         return self.guest
 

@@ -107,6 +107,19 @@ def base() -> Path:
     return root
 
 
+def download(where: Path, *packages: str) -> list[Path]:
+    """The packages' .deb files, of the machine's own release."""
+    where.mkdir()
+    command = ["apt-get", "-q", "download", *packages]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True)
+    if done.returncode:  # the mirror has a newer one than the machine's lists say
+        subprocess.run(["apt-get", "-q", "update"], capture_output=True, check=True)
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(command)}: {done.stderr}")
+    return [deb for package in packages for deb in where.glob(f"{package}_*.deb")]
+
+
 def _proxies() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
 

@@ -5,65 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clean_root import ENV, CleanRoot
+from building import IGNORED, ROOT, build, run
+from clean_root import CleanRoot
 
-ROOT = Path(__file__).resolve().parents[2]
 HOOK = "/etc/libvirt/hooks/qemu.d/vmnet-hooks"
 HOOKS = "/usr/lib/vmnet-hooks/hooks"
 UNIT = "vmnet-networks.service"
+XEN = ("vif-bridge", "vif-route", "vif-nat", "vif-setup", "network-bridge", "network-route", "network-nat")
 IFUPDOWN = ("/etc/network/if-up.d/vmnet-hooks", "/etc/network/if-down.d/vmnet-hooks")
-IGNORED = shutil.ignore_patterns(
-    ".git", "__pycache__", ".venv*", "dist", "*.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".pybuild"
-)
 
 pytestmark = pytest.mark.package
-
-
-def clean_copy(to: Path) -> Path:
-    shutil.copytree(ROOT, to, symlinks=True, ignore=IGNORED)
-    return to
-
-
-def run(argv: list[str], cwd: Path, **more: str) -> str:
-    done = subprocess.run(
-        argv,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**ENV, **more},
-    )
-    assert done.returncode == 0, f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout[-6000:]}"
-    return done.stdout
-
-
-def build(where: Path, version: str = "", **more: str) -> Path:
-    """Build source and binary packages of a clean copy of the tree; returns the .deb. `version`: another than ours."""
-    tree = clean_copy(where / "tree")
-    if version:
-        changelog = tree / "debian/changelog"
-        old = changelog.read_text()
-        changelog.write_text(re.sub(r"\(.*?\)", f"({version})", old, count=1) + "\n" + old)
-    run(["dpkg-buildpackage", "-us", "-uc"], tree, **more)
-    (deb,) = where.glob("*.deb")
-    return deb
-
-
-@pytest.fixture(scope="session")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("deb"), DEB_BUILD_OPTIONS=os.environ.get("DEB_BUILD_OPTIONS", ""))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Iterator[CleanRoot]:
-    with CleanRoot(tmp_path / "overlay") as root:
-        yield root
 
 
 def xml(network: str) -> str:
@@ -106,11 +60,13 @@ def test_lintian(deb: Path) -> None:
 
 def test_installed(root: CleanRoot, deb: Path) -> None:
     root.install(deb)
-    for hook in (HOOK, *IFUPDOWN, f"{HOOKS}/libvirt/qemu", f"{HOOKS}/qemu/ifup", f"{HOOKS}/qemu/ifdown"):
+    xen = [f"/etc/xen/scripts/vmnet-{name}" for name in XEN]
+    for hook in (HOOK, *IFUPDOWN, *xen, f"{HOOKS}/libvirt/qemu", f"{HOOKS}/qemu/ifup", f"{HOOKS}/qemu/ifdown"):
         assert root.path(hook).is_symlink(), hook
         root.run(["test", "-x", hook])
     # libvirtd's AppArmor profile lets it run what is in /usr/sbin; it looks at the end of the links.
-    assert root.run(["realpath", HOOK, *IFUPDOWN]).stdout == 3 * "/usr/sbin/vmnet-hook-run\n"
+    assert root.run(["realpath", HOOK, *IFUPDOWN, *xen]).stdout == 10 * "/usr/sbin/vmnet-hook-run\n"
+    assert [os.readlink(root.path(link)) for link in xen] == [f"{HOOKS}/xen/{name}" for name in XEN]
     assert root.run("cat /etc/iproute2/rt_protos.d/vmnet.conf").stdout.split()[-2:] == ["86", "vmnet"]
     assert "validate" in root.run(["vmnet-hook", "--help"]).stdout
     root.run(["vmnet-hook", "validate"])
@@ -234,6 +190,7 @@ def test_remove_then_purge_leaves_nothing(root: CleanRoot, deb: Path) -> None:
     # What use leaves behind: bytecode, records, a table's name, the admin's files.
     root.run(["vmnet-hook", "--help"])
     root.run(["vmnet-hook", "validate"])
+    root.run(["vmnet-hook", "xen-scripts", "--divert"])
     root.write("/run/vmnet-hooks/state.db", "x")
     root.write("/run/vmnet-hooks/lock", "")
     root.write("/etc/iproute2/rt_tables.d/vmnet-snf_routed.conf", "222 snf_routed\n")

@@ -70,6 +70,7 @@ CHAPTERS = {
     "networks.NAME": ("NETWORKS",),
     "networks.NAME(routed)": ("Mode routed",),
     "networks.NAME(bridged)": ("Mode bridged",),
+    "networks.NAME(hostroute)": ("Mode hostroute",),
     "vlans.NAME": ("VLANs", "Every link"),
     "bonds.NAME": ("Bonds", "Every link"),
     "bridges.NAME": ("Bridges", "Every link"),
@@ -115,7 +116,10 @@ def test_exit_codes_and_files_are_in_the_man_page() -> None:
     assert re.search(r"EXIT STATUS.*\n0\n.*\n1\n.*\n2\n", text, flags=re.S)
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "etc/examples").glob("*.toml")), ids=lambda path: path.stem)
+EXAMPLES = [*sorted((ROOT / "etc/examples").glob("*.toml")), *sorted((ROOT / "etc/xen").glob("*/vmnet.toml"))]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_example_configuration_is_valid(example: Path, tmp_path: Path) -> None:
     (tmp_path / "vmnet.toml").write_text(example.read_text())
     (tmp_path / "domains.d").mkdir()
@@ -123,6 +127,15 @@ def test_example_configuration_is_valid(example: Path, tmp_path: Path) -> None:
         (tmp_path / "domains.d/example.toml").write_text((ROOT / "etc/domains.d/example.toml").read_text())
     done = vmnet_hook("validate", "--config-dir", tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_example_is_installed() -> None:
+    """pip is told of each file; dh_installexamples takes folders."""
+    setup, debian = (ROOT / "setup.cfg").read_text().split(), (ROOT / "debian/vmnet-hooks.examples").read_text().split()
+    files = [path.relative_to(ROOT) for folder in ("examples", "xen") for path in (ROOT / "etc" / folder).rglob("*")]
+    files = [path for path in files if (ROOT / path).is_file()]
+    assert len(files) > 40 and [path for path in files if str(path) not in setup] == []
+    assert [path for path in files if not {str(path), *map(str, path.parents)} & set(debian)] == []
 
 
 def test_shipped_configuration_is_valid_as_it_is_and_uncommented(tmp_path: Path) -> None:
@@ -145,7 +158,7 @@ def literals(page: Path) -> list[str]:
 
 def test_configuration_in_the_man_page_is_valid(tmp_path: Path) -> None:
     networks = [text for text in literals(MAN5) if re.match(r"\[\w", text)]
-    assert len(networks) == 5
+    assert len(networks) == 6
     (guest,) = [text for text in literals(MAN5) if text.startswith("[[interfaces]]")]
     for number, text in enumerate(networks):
         folder = tmp_path / str(number)

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from building import IGNORED, ROOT, clean_copy, run
 from clean_root import ENV
-from test_deb import HOOKS, IGNORED, ROOT, clean_copy, run, xml
+from test_deb import HOOKS, XEN, xml
 
 pytestmark = pytest.mark.package
 
@@ -56,7 +57,7 @@ def test_pip_install(tmp_path: Path) -> None:
     shutil.rmtree(tree)
     hooks = venv / "lib/vmnet-hooks/hooks"
     assert "validate" in run([str(venv / "bin/vmnet-hook"), "--help"], tmp_path)
-    for hook in ("run", "libvirt/qemu", "qemu/ifup", "qemu/ifdown", "ifupdown/vmnet"):
+    for hook in ("run", "libvirt/qemu", "qemu/ifup", "qemu/ifdown", "ifupdown/vmnet", *(f"xen/{name}" for name in XEN)):
         assert os.access(hooks / hook, os.X_OK), hook
     assert_hook_works(hooks / "libvirt/qemu")
     link = tmp_path / "hooks/qemu.d/vmnet-hooks"
@@ -79,6 +80,9 @@ def test_make_install(tmp_path: Path) -> None:
     assert not list(destination.rglob("__pycache__"))
     assert_hook_works(hooks / "libvirt/qemu")
     assert os.readlink(destination / "etc/libvirt/hooks/qemu.d/vmnet-hooks") == f"{HOOKS}/libvirt/qemu"
+    for name in XEN:
+        link = destination / f"etc/xen/scripts/vmnet-{name}"
+        assert os.readlink(link) == f"{HOOKS}/xen/{name}" and os.readlink(hooks / "xen" / name) == "../run"
     unit = (destination / "usr/lib/systemd/system/vmnet-networks.service").read_text()
     assert unit == (ROOT / "etc/systemd/vmnet-networks.service").read_text()
     installed = {path.name for path in destination.rglob("*") if path.is_file()}

@@ -153,6 +153,7 @@ class FakeKernel:
         if kind in ("bond", "vlan"):
             self.unnamed.add(name)
         if kind == "bridge":
+            self.put(LinkAttribute(name, "no_linklocal_learn", "0"))
             self._default_vlan(name, name)
         for path, value in {**_DEVICE_SYSCTLS, **(_DEVICE_SYSCTLS6 if self.ipv6 else {})}.items():
             self.put(Sysctl(path.format(name), value))

@@ -111,6 +111,25 @@ def aware() -> tuple[Facts, list[Owner], Config]:
     return Facts(links), owners, config
 
 
+def hostroutes() -> tuple[Facts, list[Owner], Config]:
+    """Guests of Xen's behind host routes and NAT, of networks that no file declares and of one that is; a vif is gone."""
+    links = (
+        Link("eth0", 2, addresses=("192.0.2.13/24",)),
+        Link("eth1", 3),
+        Link("vif1.0", 4, "vif", addresses=("192.0.2.13/32",)),
+        Link("vif2.0", 5, "vif", addresses=("10.0.2.128/32",)),
+        Link("vif3.0", 6, "vif"),
+    )
+    config = declared(network("hosting", "hostroute", netdev="eth1", nat=False))
+    owners = [
+        guest("web1", "vif1.0", "route:eth0", 1, "192.0.2.20", "2001:db8::20"),
+        guest("db1", "vif2.0", "nat:eth0", 2, "10.0.2.1"),
+        guest("mx", "vif3.0", "hosting", 3, "198.51.100.3"),
+        guest("lost", "vif4.0", "route:eth0", 4, "192.0.2.21"),
+    ]
+    return Facts(links), owners, config
+
+
 def crossed() -> tuple[Facts, list[Owner], Config]:
     """Two bridges, each with a VLAN of each of two NICs: not every line can be straight."""
     links = (
@@ -126,8 +145,9 @@ def crossed() -> tuple[Facts, list[Owner], Config]:
     return Facts(links), [], declared()
 
 
-HOSTS = {host.__name__: host for host in (ring, bond, routed, aware, crossed)}
+HOSTS = {host.__name__: host for host in (ring, bond, routed, aware, hostroutes, crossed)}
 DIFFERENCES = {
+    "hostroutes": (Difference("lost", "route:eth0: vif4.0 is gone"),),
     "ring": (
         Difference("bridge:guestbr0", "link eth1.100 state: is down"),
         Difference("web1", "sysctl net/ipv6/conf/vif1.0/disable_ipv6: is 0"),

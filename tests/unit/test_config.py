@@ -201,7 +201,7 @@ def test_claims(tmp_path):
         ),
         (
             '[[interfaces]]\nnetwork = "a"\nifname = "t"\nips = ["192.0.2.1/24"]',
-            "is not an IP address; write it without a prefix length",
+            "is neither an address nor a subnet (192.0.2.1/24 has host bits set)",
         ),
         ('[[interfaces]]\nnetwork = "a"\nifname = "t"\nip = ["192.0.2.1"]', "unknown key 'ip'; did you mean 'ips'?"),
     ],

@@ -439,7 +439,7 @@ RIGHT = {
 ACCEPTED = {
     "bool": {
         *("isolated", "permanent_neighbours", "filter", "stp", "mcast_snooping", "vlan_filtering", "tx_checksum", "forwarding"),
-        "masquerade",
+        *("masquerade", "antispoof"),
     },
     "list": {"tagged"},
     # Empty is "none" where an interface or MAC may be left out.

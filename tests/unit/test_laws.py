@@ -22,6 +22,9 @@ ROUTED = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]))
 OPEN = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]), filter=False)
 BOTH = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]), ("lan", ()))
 SECOND = guest(2, ("public", ["192.0.2.20"]))
+GIVEN = guest(1, ("lan", ["10.7.0.10", "2001:db8:7::10", "10.99.0.0/24", "10.99.0.0/16", "::/0"]))
+GIVEN_TOO = guest(2, ("lan", ["10.7.0.20", "10.99.0.0/24"]))
+BARE = LAN + "antispoof = true\n"
 EDGE = guest(3, ("edge", ["198.51.100.5", "2001:db8:1::5"]))
 EDITED = EVERYTHING.replace("table = 222", "table = 223").replace("192.0.2.254", "192.0.2.253").replace('"eth1"', '"eth3"')
 EDITED_LIGHTLY = EVERYTHING.replace("192.0.2.254", "192.0.2.253").replace("[networks.edge]", "mtu = 1400\n[networks.edge]")
@@ -49,6 +52,13 @@ class Case:
 PLUGS = {
     "bridged": Case(BRIDGED),
     "bridged, isolated, mtu": Case(BRIDGED, ISOLATED),
+    "bridged, antispoof": Case(GIVEN),
+    "bridged, antispoof, host without IPv6": Case(GIVEN, LAN, ipv6=False),
+    "bridged, antispoof, MAC alone": Case(BRIDGED, BARE),
+    "bridged, antispoof switched on": Case(BRIDGED, LAN, first=[BRIDGED], then=BARE),
+    "bridged, antispoof switched off": Case(GIVEN, LAN, first=[GIVEN], then=LAN + "antispoof = false\n"),
+    "bridged, antispoof beside another": Case(GIVEN, LAN, first=[GIVEN_TOO]),
+    "bridged, antispoof with other addresses": Case(guest(1, ("lan", ["10.7.0.11"])), LAN, first=[GIVEN]),
     "routed v4": Case(guest(1, ("public", ["192.0.2.10"])), PUBLIC + V4),
     "routed v4, host without IPv6": Case(guest(1, ("public", ["192.0.2.10"])), PUBLIC + V4, ipv6=False),
     "routed v6": Case(guest(1, ("public", ["2001:db8::10"])), PUBLIC + V6),
@@ -72,6 +82,8 @@ PLUGS = {
 UNPLUGS = {
     "bridged": Case(BRIDGED, first=[BRIDGED]),
     "bridged, isolated": Case(BRIDGED, ISOLATED, first=[BRIDGED]),
+    "bridged, antispoof": Case(GIVEN, LAN, first=[GIVEN]),
+    "bridged, antispoof, first of two": Case(GIVEN, LAN, first=[GIVEN, GIVEN_TOO]),
     "routed": Case(ROUTED, first=[ROUTED]),
     "routed and bridged": Case(BOTH, first=[BOTH]),
     "first of two": Case(ROUTED, first=[ROUTED, SECOND]),
@@ -637,7 +649,7 @@ def test_unplug_continues_reports_and_keeps_a_leftover(case, tmp_path):
 
 def _depends(key: str, stuck: str) -> bool:
     """What can't go while `stuck` stays: a table's elements go with it, a port's `isolated` with its master."""
-    if stuck in ("nft inet", "nft arp"):
+    if stuck in ("nft inet", "nft arp", "nft bridge"):
         return key.startswith(stuck)
     *link, attribute = stuck.split()
     port = [" ".join([*link, "isolated"]), f"vlans {link[-1]}"]
@@ -718,6 +730,8 @@ def damaged(resource):
             return replace(resource, value="")
         case LinkAttribute(name="isolated"):
             return replace(resource, value="off")
+        case LinkAttribute(name="no_linklocal_learn"):
+            return replace(resource, value="0")
         case Neighbour():
             return replace(resource, lladdr="02:00:00:00:77:77")
         case NftElement(value=value) if value:

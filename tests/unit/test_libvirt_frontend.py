@@ -128,10 +128,10 @@ def metadata(inner: str) -> bytes:
             )
         ),
         ("<v:interface mac='52:54:00:aa:00:10' network='a' filter='off'/>", "filter is 'off'; use yes or no"),
-        ("<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip/></v:interface>", "ip '' is not an IP address"),
+        ("<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip/></v:interface>", "ip '' is neither an address nor a subnet"),
         (
             "<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip address='192.0.2.1/24'/></v:interface>",
-            "ip '192.0.2.1/24' is not an IP",
+            "ip '192.0.2.1/24' is neither an address nor a subnet .192.0.2.1/24 has host bits set",
         ),
         (
             "<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip address='192.0.2.1' dev='x'/></v:interface>",

@@ -138,6 +138,32 @@ def test_ranges_and_back(numbers, text):
     assert values.numbers(text) == set(numbers)
 
 
+@pytest.mark.parametrize(
+    ("text", "source", "kept"),
+    [
+        ("192.0.2.10", "192.0.2.10", "192.0.2.10"),
+        ("192.0.2.10/32", "192.0.2.10", "192.0.2.10/32"),
+        ("10.99.0.0/24", "10.99.0.0/24", "10.99.0.0/24"),
+        ("10.99.0.0/255.255.255.0", "10.99.0.0/24", "10.99.0.0/24"),
+        ("0.0.0.0/0", "0.0.0.0/0", "0.0.0.0/0"),
+        ("::/0", "::/0", "::/0"),
+        ("2001:DB8:0::/64", "2001:db8::/64", "2001:db8::/64"),
+        ("2001:db8::10/128", "2001:db8::10", "2001:db8::10/128"),
+    ],
+)
+def test_addresses_and_prefixes(text, source, kept):
+    assert (values.source(text), values.address_or_prefix(text)) == (source, kept)
+
+
+@pytest.mark.parametrize(
+    "value", ["10.99.0.1/24", "2001:db8::1/64", "", "/24", "10.0.0.0/33", "fe80::1%eth0", "fe80::%eth0/64", 3, None]
+)
+def test_no_address_and_no_prefix(value):
+    for parse in (values.source, values.address_or_prefix):
+        with pytest.raises(ValueError):
+            parse(value)
+
+
 @pytest.mark.parametrize("text", ["192.0.2.1/24", "192.0.2.0/31", "10.0.0.1/32", "2001:db8::1/64", "fe80::1/64"])
 def test_interface(text):
     assert str(values.interface(text)) == text

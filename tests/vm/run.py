@@ -18,6 +18,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+
+sys.path.insert(0, str(HERE.parent))  # for `import lab`
+
+from lab import xenstore  # noqa: E402
+
 LIMIT = 2400  # seconds; it takes a few minutes on two idle cores without KVM
 CPUS, MEMORY = 2, "1G"
 LACKING = 77
@@ -30,6 +35,8 @@ set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root
 export VMNET_CI=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={root}
 cd {root}
+# A tmpfs of virtme's; below it is what was fetched before.
+umount /var/cache
 echo "== Linux $(uname -r) after $(cut -d' ' -f1 /proc/uptime) s"
 {modprobe}
 /usr/bin/python3 -u -m pytest -p no:cacheprovider {arguments} </dev/null
@@ -101,6 +108,8 @@ def main(arguments: list[str]) -> int:
     if lacking := missing():
         print("tests/vm needs " + "; ".join(lacking), file=sys.stderr)
         return LACKING
+    # There is no network in there.
+    xenstore.fetched()
     with tempfile.TemporaryDirectory(prefix="vmnet-vm-") as work:
         return boot(Path(work), arguments or ["-q", "--durations=10", str(HERE.relative_to(ROOT))])
 

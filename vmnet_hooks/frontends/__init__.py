@@ -1,6 +1,7 @@
 """The registry of front ends: what each installed hook is called, and which calls matter at all.
 
-A front end is a module with `parse(argv, stdin) -> Event | None`. This file must stay free of imports: every hook reads it.
+A front end is a module with `parse(argv, stdin) -> Event | None` and, where somebody waits for more than an exit status,
+`conclude(event)` (after all is done) and `failed(argv, reason)`. This file must stay free of imports: every hook reads it.
 """
 
 # hook (the link's last two path components): (module, position of the operation in argv or 0, operations that matter)
@@ -9,6 +10,13 @@ FRONTENDS = {
     "qemu/ifup": ("qemu", 0, ()),
     "qemu/ifdown": ("qemu", 0, ()),
     "ifupdown/vmnet": ("ifupdown", 0, ()),
+    "xen/vif-bridge": ("xen", 0, ()),
+    "xen/vif-route": ("xen", 0, ()),
+    "xen/vif-nat": ("xen", 0, ()),
+    "xen/vif-setup": ("xen", 0, ()),
+    "xen/network-bridge": ("xen_network", 0, ()),
+    "xen/network-route": ("xen_network", 0, ()),
+    "xen/network-nat": ("xen_network", 0, ()),
 }
 
 CONFIGURATION = "/etc/vmnet-hooks"
@@ -22,5 +30,7 @@ def of(path: str) -> str:
     name = "/".join(path.split("/")[-2:])
     if name in FRONTENDS:
         return name
-    # An admin's copy or link in libvirt's own folder.
+    # An admin's copy or link in Xen's own folder, or in libvirt's.
+    if "/scripts/" in path and (copy := "xen/" + path.rpartition("/")[2].removeprefix("vmnet-")) in FRONTENDS:
+        return copy
     return "libvirt/qemu" if path.endswith("/hooks/qemu") or "/hooks/qemu.d/" in path else ""

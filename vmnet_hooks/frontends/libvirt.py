@@ -102,7 +102,7 @@ def _claims(root: etree._Element, where: str) -> list[Claim]:
         for ip in _children(interface, "ip", at):
             _known(ip, ("address",), at)
             try:
-                addresses.append(str(values.address(ip.get("address", ""))))
+                addresses.append(values.address_or_prefix(ip.get("address", "")))
             except ValueError as error:
                 raise InputError(f"{at}: ip {one_line(repr(ip.get('address', '')))} {error}") from None
         claims.append(Claim(network, mac, "", tuple(addresses), is_open == "yes", at, *_trunk(interface, at)))

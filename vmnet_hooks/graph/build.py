@@ -8,7 +8,7 @@ from ..config import Config
 from ..domain import Owner
 from ..errors import one_line
 from .model import MISSING, NBSP, Difference, Edge, Facts, Graph, Link, Nat, Node, Table
-from .wording import cleaned, destination, guest_words, home_of, inside, link_words, natural, to_guest
+from .wording import cleaned, destination, guest_words, home, home_of, inside, link_words, natural, to_guest
 
 KINDS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
 """What a link is drawn as, where that is not the kernel's word."""
@@ -162,6 +162,9 @@ class _Builder:
             for dst, _, dev in table.routes:
                 if to_guest(dst) and dev in self.guests:
                     yield Edge(table.name, dev)
+        for ifname, owner in self.guests.items():
+            if self._by_host_routes(owner) and ifname in self.links:
+                yield Edge(home(owner, self.declared), ifname)
         for nat in self.facts.nats:
             yield Edge(nat.out, nat.name)
         yield from self._lost()
@@ -170,9 +173,9 @@ class _Builder:
         """Lines that should be there: to what is gone, and to ports that were taken out."""
         reached = {dev for table in self.facts.tables for dst, _, dev in table.routes if to_guest(dst)}
         for ifname, owner in self.guests.items():
-            network = self.declared.networks.get(owner.network)
-            if network and self._loose(ifname) and ifname not in reached:
-                yield Edge(home_of(network), ifname, MISSING)
+            drawn = ifname in reached or (ifname in self.links and self._by_host_routes(owner))
+            if self._loose(ifname) and not drawn:
+                yield Edge(home(owner, self.declared), ifname, MISSING)
         for part in self.declared.parts.values():
             for port in part.options.get("ports", ()):
                 if self._loose(port) and {port, part.name} & self.marked:
@@ -181,6 +184,10 @@ class _Builder:
             absent, declared = self.absent.get(name), self.declared.link(name)
             if parent := absent.parent if absent else declared.options.get("parent") if declared else "":
                 yield Edge(parent, name, MISSING)
+
+    def _by_host_routes(self, owner: Owner) -> bool:
+        network = self.declared.networks.get(owner.network)
+        return network.mode == "hostroute" if network else owner.network.startswith(("route:", "nat:"))
 
     def _loose(self, ifname: str) -> bool:
         return ifname not in self.links or not self.links[ifname].master

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_interface, ip_network
 
-from ..config import Network
+from ..config import Config, Network
 from ..domain import Owner
 from ..errors import one_line
 from .model import NBSP, Link
@@ -50,7 +50,13 @@ def short(text: str) -> str:
 def home_of(network: Network) -> str:
     """The node that the guests of a network hang on."""
     options: Mapping[str, object] = network.options
-    return f"table {options['table']}" if network.mode == "routed" else str(options.get("bridge"))
+    return f"table {options['table']}" if network.mode == "routed" else str(options.get("bridge") or options.get("netdev"))
+
+
+def home(owner: Owner, declared: Config) -> str:
+    """The same, of a guest; a network that no file declares is called KIND:LINK. "" if nothing is known of it."""
+    network = declared.networks.get(owner.network)
+    return home_of(network) if network else owner.network.partition(":")[2]
 
 
 def to_guest(dst: str) -> bool:

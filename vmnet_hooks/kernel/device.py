@@ -186,3 +186,22 @@ def set_tx(want: LinkAttribute) -> None:
         ethtool.set_features(features)
     finally:
         ethtool.sock.close()
+
+
+# --- what a bridge learns ------------------------------------------------------------------------------------------------
+
+_NO_LINKLOCAL_LEARN = "/sys/class/net/{}/bridge/no_linklocal_learn"
+"""Through sysfs: pyroute2 knows nothing of IFLA_BR_MULTI_BOOLOPT."""
+
+
+def read_no_linklocal_learn(ifname: str) -> LinkAttribute | None:
+    try:
+        with open(_NO_LINKLOCAL_LEARN.format(ifname)) as file:
+            return LinkAttribute(ifname, "no_linklocal_learn", file.read().strip())
+    except FileNotFoundError:
+        return None
+
+
+def set_no_linklocal_learn(want: LinkAttribute) -> None:
+    with open(_NO_LINKLOCAL_LEARN.format(want.ifname), "w") as file:
+        file.write(want.value)

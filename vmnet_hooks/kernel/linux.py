@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ..compose import Host, Link
-from ..errors import InTheWay, KernelError
+from ..errors import ConflictError, InTheWay, KernelError
 from ..plan import Plan
-from ..state import FORWARDING_GATE, Adoption, Device, NftElement, NftTable, Resource, Route, Sysctl, TableName
+from ..ruleset import FAMILIES
+from ..state import FORWARDING_GATE, Adoption, Device, HostName, NftElement, NftTable, Resource, Route, Sysctl, TableName
 from . import adoption, hazards, obstacle, sysctl
 from .netlink import Netlink
 from .nft import Nft
@@ -32,6 +33,16 @@ class Kernel:
     def link(self, ifname: str) -> Link | None:
         """What the kernel says of a link; None if there is none of that name."""
         return self.netlink.link(ifname)
+
+    def rename(self, ifname: str, name: str) -> None:
+        """Calls a link, which must be down, `name`. Raises ConflictError if another one is called so, or KernelError."""
+        try:
+            self.netlink.rename(ifname, name)
+        except (NetlinkError, OSError) as error:
+            if isinstance(error, NetlinkError) and error.code == errno.EEXIST:
+                reason = "there is an interface of that name already; choose another vifname, or remove that one"
+                raise ConflictError(f"{ifname} can't be called {name}: {reason}") from None
+            raise KernelError(f"{ifname} can't be called {name}: {_reason(error)}") from None
 
     def ports(self, ifname: str) -> list[str]:
         """The links whose master is `ifname`."""
@@ -76,6 +87,8 @@ class Kernel:
                     have = Sysctl(resource.path, value) if value is not None else None
                 case TableName():
                     have = resource if os.path.exists(resource.path) else None
+                case HostName():
+                    have = _read_host_name(resource)
                 case _:
                     rest.append(resource)
                     continue
@@ -100,7 +113,9 @@ class Kernel:
                     if first.want:
                         sysctl.write(value)
                 case TableName() as name:
-                    _write_table_name(name, present=first.want is not None)
+                    _write(name, f"{name.table} {name.name}\n" if first.want else "")
+                case HostName() as name:
+                    _write(name, name.text if first.want else "")
                 case _:
                     if first.want:
                         self.netlink.set(first.want, first.have)
@@ -131,7 +146,7 @@ class Kernel:
                 found[resource.key] = resource
         except (NetlinkError, OSError) as error:
             raise KernelError(f"reading the kernel's state: {_reason(error)}") from None
-        for family in ("inet", "arp"):
+        for family in FAMILIES:
             found.update(self.nft.listing(family))
         for table in self.nft.port_tables():
             found[table.key] = table
@@ -171,11 +186,22 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _write_table_name(name: TableName, present: bool) -> None:
-    if not present:
-        if os.path.exists(name.path):
-            os.unlink(name.path)
+def _read_host_name(want: HostName) -> HostName | None:
+    try:
+        with open(want.path) as file:
+            rows = [line.split() for line in file]
+    except FileNotFoundError:
+        return None
+    names = {row[1] for row in rows if len(row) == 2}
+    return HostName(want.ifname, ",".join(sorted(names)), tuple(row[0] for row in rows if row))
+
+
+def _write(file: TableName | HostName, text: str) -> None:
+    """Writes a file, or removes it where there is nothing to write."""
+    if not text:
+        if os.path.exists(file.path):
+            os.unlink(file.path)
         return
-    os.makedirs(name.DIRECTORY, exist_ok=True)
-    with open(name.path, "w") as file:
-        file.write(f"{name.table} {name.name}\n")
+    os.makedirs(file.DIRECTORY, exist_ok=True)
+    with open(file.path, "w") as opened:
+        opened.write(text)

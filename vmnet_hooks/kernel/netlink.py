@@ -92,6 +92,10 @@ class Netlink:
             kind == "bridge" and data is not None and bool(data.get_attr("IFLA_BR_VLAN_FILTERING")),
         )
 
+    def rename(self, ifname: str, name: str) -> None:
+        """Gives a link another name. Raises NetlinkError or OSError."""
+        self._ip.link("set", index=self._index(ifname), ifname=name)
+
     def _index(self, ifname: str) -> int:
         message = self._get(ifname)
         if message is None:
@@ -199,6 +203,8 @@ class Netlink:
                 value = self._name(data.get_attr("IFLA_BOND_PRIMARY") or 0) if data else ""
             case "tx":
                 return device.read_tx(want.ifname)
+            case "no_linklocal_learn":
+                return device.read_no_linklocal_learn(want.ifname)
             case "lladdr":
                 addresses = self._addresses(want.ifname, cache)
                 value = ",".join(sorted(a for a in addresses if a.startswith("fe80:")))
@@ -403,6 +409,8 @@ class Netlink:
                 self._ip.link("set", index=index, kind="bond", bond_primary=self._index(want.value) if want.value else 0)
             case "tx":
                 device.set_tx(want)
+            case "no_linklocal_learn":
+                device.set_no_linklocal_learn(want)
             case "isolated":
                 self._ip.brport("set", index=index, isolated=int(want.value == "on"))
             case "state":

@@ -150,12 +150,21 @@ def _spelled(part: str, subnet: bool = True) -> str:
     return str(found) if subnet else str(found.network_address)
 
 
+def _text(item: Any) -> str:
+    """A part of a key as nft's own syntax has it: a prefix, a range, or one value. Numbers are hexadecimal there."""
+    if isinstance(item, dict) and "range" in item:
+        return "-".join(map(_text, item["range"]))
+    if isinstance(item, dict):
+        return f"{item['prefix']['addr']}/{item['prefix']['len']}"
+    return f"{item:#x}" if isinstance(item, int) else str(item)
+
+
 def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     key, value = raw if is_map else (raw, "")
     if isinstance(key, dict) and "elem" in key:
         key = key["elem"]["val"]
     items = key["concat"] if isinstance(key, dict) and "concat" in key else [key]
-    parts = [f"{i['prefix']['addr']}/{i['prefix']['len']}" if isinstance(i, dict) else str(i) for i in items]
+    parts = [_text(item) for item in items]
     if name == "closed":
         return NftElement(family, name, tuple(parts), str(value))
     # The interface comes first, but in the sets of NAT: subnet . interface.

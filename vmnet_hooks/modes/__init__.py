@@ -15,9 +15,9 @@ from collections.abc import Iterable
 
 from .. import values
 from ..config import Config, Declared, Network
-from . import bridged, routed
+from . import bridged, hostroute, routed
 
-MODES = {"routed": routed, "bridged": bridged}
+MODES = {"routed": routed, "bridged": bridged, "hostroute": hostroute}
 parse_name = values.name
 
 

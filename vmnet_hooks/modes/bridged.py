@@ -1,5 +1,7 @@
 """Bridged guests: the tap is a port of a bridge, which the admin made, or which is declared and made when it is needed."""
 
+import ipaddress
+from collections.abc import Iterator
 from dataclasses import replace
 
 from .. import values
@@ -7,7 +9,8 @@ from ..config import Config, Declared, Network, Option, Required, parse_options
 from ..domain import Vif
 from ..errors import InputError
 from ..hostnet import bridge, vlan
-from ..state import LinkAttribute, PortVlans, Resource, Sysctl
+from ..ruleset import BRIDGE
+from ..state import LinkAttribute, NftElement, PortVlans, Resource, Sysctl
 
 OPTIONS = (
     Option("bridge", values.ifname, Required, "name the bridge that guests join"),
@@ -21,6 +24,12 @@ OPTIONS = (
     Option("tagged", values.vids, None, "VLAN-aware bridge: the VLANs that guests get tagged"),
     Option("mtu", values.integer(68, 65535), None, "bytes; default: the bridge's own, so that a guest never lowers it"),
     Option("isolated", values.boolean, False, "guests reach the bridge's other ports, but not one another"),
+    Option(
+        "antispoof",
+        values.boolean,
+        None,
+        "guests send only from their own MAC and, if they are given addresses, from these; default: if they are given any",
+    ),
 )
 
 
@@ -96,11 +105,9 @@ def links(network: Network) -> tuple[str, ...]:
 
 
 def bind(vif: Vif, network: Network, where: str) -> Vif:
-    for address in vif.addresses:
-        try:
-            values.address(address)
-        except ValueError as error:
-            raise InputError(f"{where}: {address!r} {error}") from None
+    """Checks the guest's addresses, and the prefixes that it may send from besides; its VLANs are its own, else the
+    network's."""
+    vif = replace(vif, addresses=tuple(_addresses(vif, where)))
     if network["uplink"]:
         if vif.vlan or vif.tagged:
             raise InputError(f"{where}: the bridge of network {network.name} is over an uplink of one VLAN; drop vlan and tagged")
@@ -113,13 +120,30 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
     return replace(vif, vlan=untagged, tagged=tuple(tagged or ()))
 
 
+def _addresses(vif: Vif, where: str) -> Iterator[str]:
+    seen: set[str] = set()
+    for text in vif.addresses:
+        try:
+            address = values.source(text)
+        except ValueError as error:
+            raise InputError(f"{where}: {text!r} {error}") from None
+        net = ipaddress.ip_network(address)
+        ip = net.network_address
+        if net.prefixlen and (ip.is_multicast or ip.is_unspecified or ip.is_loopback or address == "255.255.255.255"):
+            raise InputError(f"{where}: {address} can't be a guest's; choose another")
+        if address in seen:
+            raise InputError(f"{where}: {address} is given twice; remove one")
+        seen.add(address)
+        yield address
+
+
 def network_resources(network: Network, host) -> list[Resource]:
     """None: the bridge is the admin's, or a part of its own."""
     return []
 
 
 def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
-    """MTU before the tap joins, so that the bridge never shrinks to the tap's; the link goes up last.
+    """The filter before anything; MTU before the tap joins, so that the bridge never shrinks to the tap's; the link goes up last.
 
     A tap's MAC starts with fe: a bridge takes the lowest MAC of its ports, and must not change its own for a guest.
     """
@@ -133,7 +157,8 @@ def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
         raise network.error("bridge", f"{name} is not a bridge but {link.kind or 'a plain interface'}; name a bridge")
     mtu = link.mtu if link else bridge.link.mtu_of(name, host)
     return [
-        LinkAttribute(tap, "mtu", str(network["mtu"] or mtu)),
+        *_antispoof(vif, network),
+        LinkAttribute(tap, "mtu", str(vif.mtu or network["mtu"] or mtu)),
         LinkAttribute(tap, "address", _tap_mac(vif, host)),
         *([Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")] if host.ipv6 else []),
         LinkAttribute(tap, "master", name),
@@ -141,6 +166,38 @@ def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
         *_vlans(vif, network, host),
         LinkAttribute(tap, "state", "up"),
     ]
+
+
+def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
+    """Elements for one port: what may come from it. See ruleset.BRIDGE."""
+    wanted = bool(vif.addresses) if network["antispoof"] is None else network["antispoof"]
+    if not (wanted and vif.filter):
+        return
+    tap, mac = f'"{vif.ifname}"', vif.mac
+    # Frames to these addresses pass no chain on their way into the bridge's table: with the gateway's MAC as their source they
+    # would draw its traffic to this port.
+    yield LinkAttribute(network["bridge"], "no_linklocal_learn", "1")
+    yield BRIDGE
+    yield NftElement("bridge", "guarded", (tap,))
+    yield NftElement("bridge", "macs", (tap, mac))
+    if not vif.addresses:
+        return
+    yield NftElement("bridge", "addressed", (tap,))
+    if vif.tagged:
+        yield NftElement("bridge", "tagged", (tap,))
+    single = [ipaddress.ip_address(address) for address in vif.addresses if "/" not in address]
+    for ip in dict.fromkeys((*single, values.eui64(values.LINK_LOCAL, mac))):
+        yield NftElement("bridge", f"sources{ip.version}", (tap, mac, str(ip)))
+        if ip.version == 6:
+            yield NftElement("bridge", "targets", (tap, mac, f"{int(ip):#x}"))
+    for version, cls in ((4, ipaddress.IPv4Network), (6, ipaddress.IPv6Network)):
+        # Merged: a set of intervals takes none that overlap.
+        given = [cls(text) for text in vif.addresses if "/" in text and (":" in text) == (version == 6)]
+        for net in ipaddress.collapse_addresses(given):
+            yield NftElement("bridge", f"prefixes{version}", (tap, mac, str(net)))
+            if version == 6:
+                first, last = int(net.network_address), int(net.broadcast_address)
+                yield NftElement("bridge", "target_prefixes", (tap, mac, f"{first:#x}-{last:#x}"))
 
 
 def _vlans(vif: Vif, network: Network, host) -> list[Resource]:
@@ -164,6 +221,8 @@ def _vlans(vif: Vif, network: Network, host) -> list[Resource]:
 
 def _tap_mac(vif: Vif, host) -> str:
     link = host.links.get(vif.ifname)
+    if vif.port_mac:
+        return vif.port_mac
     if link and link.address.startswith("fe:") and link.address != vif.mac:
         return link.address
     # libvirt does the same: fe, or fa for a guest whose own MAC starts with fe.

@@ -29,6 +29,7 @@ from ..state import (
     Sysctl,
     TableName,
 )
+from . import tap
 
 
 def _subnet(version: int):
@@ -239,13 +240,15 @@ def network_resources(network: Network, host) -> list[Resource]:
 
 
 def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
-    link = host.links.get(vif.ifname)
-    if link and link.master:
-        raise InputError(
-            f"tap {vif.ifname} is a port of {link.master}, and network {network.name} is routed; "
-            f"make the NIC <interface type='ethernet'>, or put it on a bridged network"
-        )
-    return [*_network(network, host), *_filter(vif, network), *_tap(vif, network, host), *_paths(vif, network)]
+    tap.check_master(vif, network, host)
+    ipv4, ipv6 = bool(network["ipv4"]), bool(network["ipv6"])
+    return [
+        *_network(network, host),
+        *_arp_source(vif, network),
+        *tap.source_filter(vif, ipv4, ipv6),
+        *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host),
+        *_paths(vif, network),
+    ]
 
 
 def _network(network: Network, host) -> Iterator[Resource]:
@@ -263,7 +266,7 @@ def _network(network: Network, host) -> Iterator[Resource]:
             yield NftElement("arp", "arp_source", (f'"{uplink}"',), str(network["ipv4"]["arp_source"]))
         yield from forwarding(4, (uplink, *outside), host)
         if network["role"] != "router":
-            yield from _proxy_arp(uplink)
+            yield from tap.proxy_arp(uplink)
         # The kernel sends redirects if either `all` or the device says so.
         yield Sysctl("net/ipv4/conf/all/send_redirects", "0")
         yield Sysctl(f"net/ipv4/conf/{uplink}/send_redirects", "0")
@@ -273,7 +276,7 @@ def _network(network: Network, host) -> Iterator[Resource]:
             yield Sysctl(f"net/ipv6/conf/{uplink}/accept_ra", "0")
         yield from forwarding(6, (uplink, *outside), host)
         if network["role"] != "router":
-            yield from _proxy_ndp(uplink)
+            yield from tap.proxy_ndp(uplink)
     # Not taken down again: by then others may use the link.
     yield LinkAttribute(uplink, "state", "up", stays=True)
     if network["table_name"]:
@@ -293,87 +296,25 @@ def _network(network: Network, host) -> Iterator[Resource]:
             yield Rule(network["rule_priority"], selector, subnet, table)
 
 
-def _proxy_arp(dev: str) -> Iterator[Resource]:
-    yield Sysctl(f"net/ipv4/conf/{dev}/proxy_arp", "1")
-    # By default a proxied answer waits a random time of up to 0.8 s.
-    yield Sysctl(f"net/ipv4/neigh/{dev}/proxy_delay", "0")
-
-
-def _proxy_ndp(dev: str) -> Iterator[Resource]:
-    yield Sysctl(f"net/ipv6/conf/{dev}/proxy_ndp", "1")
-    yield Sysctl(f"net/ipv6/neigh/{dev}/proxy_delay", "0")
-
-
-def _filter(vif: Vif, network: Network) -> Iterator[Resource]:
-    """Elements for one tap: the ARP sender, the guest's own addresses, and unless opened, what may leave the tap."""
-    tap, mac = f'"{vif.ifname}"', vif.mac
-    if network["ipv6"]:
-        yield NftElement("inet", "forwarding", (tap,))
-    ipv4 = [address for address in vif.addresses if ":" not in address]
-    ipv6 = [address for address in vif.addresses if ":" in address]
+def _arp_source(vif: Vif, network: Network) -> Iterator[Resource]:
+    """Requests on the tap come from the gateway."""
     if network["ipv4"]:
-        yield NftElement("arp", "arp_source", (tap,), str(network["ipv4"]["gateway"]))
-    for address in ipv4:
-        # Else the kernel may answer, as a proxy, the guest's own duplicate-address probe.
-        yield NftElement("arp", "own", (tap, address))
-    if not vif.filter:
-        return
-    for family in ("inet", "arp"):
-        yield NftElement(family, "guarded", (tap,))
-        yield NftElement(family, "macs", (tap, mac))
-    # The sender of a probe (RFC 5227) is 0.0.0.0.
-    for address in (*ipv4, "0.0.0.0"):
-        yield NftElement("arp", "sources", (tap, mac, address))
-    for address in ipv4:
-        yield NftElement("inet", "sources4", (tap, mac, address))
-    if network["ipv6"]:
-        for address in (*ipv6, str(values.eui64(values.LINK_LOCAL, mac))):
-            yield NftElement("inet", "sources6", (tap, mac, address))
-
-
-def _tap(vif: Vif, network: Network, host) -> Iterator[Resource]:
-    tap = vif.ifname
-    if network["ipv4"]:
-        yield Sysctl(f"net/ipv4/conf/{tap}/forwarding", "1")
-        yield from _proxy_arp(tap)
-        yield Sysctl(f"net/ipv4/conf/{tap}/send_redirects", "0")
-        # The kernel uses the larger of `all` and the device: 2 is what opens a tap on a host that is strict.
-        yield Sysctl(f"net/ipv4/conf/{tap}/rp_filter", "1" if vif.filter else "2" if host.rp_filter else "0")
-    link = host.links.get(tap)
-    mac = network["tap_mac"] or (link.address if link else "")
-    if network["ipv6"]:
-        # EUI-64: the link-local that the kernel makes when the link comes up is the one that we give it.
-        yield Sysctl(f"net/ipv6/conf/{tap}/addr_gen_mode", "0")
-        yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "0")
-        yield Sysctl(f"net/ipv6/conf/{tap}/accept_ra", "0")
-        yield Sysctl(f"net/ipv6/conf/{tap}/forwarding", "1")
-        yield from _proxy_ndp(tap)
-    elif host.ipv6:
-        yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")
-    if network["mtu"]:
-        yield LinkAttribute(tap, "mtu", str(network["mtu"]))
-    # A port of a bridge shows the bridge as iifname, and never comes to the guard.
-    yield LinkAttribute(tap, "master", "")
-    if mac:
-        yield LinkAttribute(tap, "address", mac)
-        if network["ipv6"]:
-            yield LinkAttribute(tap, "lladdr", f"{values.eui64(values.LINK_LOCAL, mac)}/64")
-    yield LinkAttribute(tap, "state", "up")
+        yield NftElement("arp", "arp_source", (f'"{vif.ifname}"',), str(network["ipv4"]["gateway"]))
 
 
 def _paths(vif: Vif, network: Network) -> Iterator[Resource]:
-    tap = vif.ifname
+    ifname = vif.ifname
     for address in vif.addresses:
         if network["permanent_neighbours"]:
-            yield Neighbour(tap, address, vif.mac)
+            yield Neighbour(ifname, address, vif.mac)
         if ":" in address:
             yield ProxyNeighbour(network["uplink"], address)
-        yield Route(network["table"], f"{address}/{128 if ':' in address else 32}", tap)
+        yield Route(network["table"], f"{address}/{128 if ':' in address else 32}", ifname, metric=vif.metric)
     if network["ipv6"]:
-        yield ProxyNeighbour(tap, str(network["ipv6"]["gateway"]))
+        yield ProxyNeighbour(ifname, str(network["ipv6"]["gateway"]))
     if network["ipv4"] and network["role"] == "router+host":
         # With arp_ignore=1 (hosts of load balancers set it) the kernel answers only for addresses of the link that was asked.
-        yield Address(tap, f"{network['ipv4']['gateway']}/32")
+        yield Address(ifname, f"{network['ipv4']['gateway']}/32")
 
 
 def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:

@@ -1,0 +1,65 @@
+"""The xen tier runs in the dom0 of a real Xen: `make check-xen` boots one under QEMU. Elsewhere its tests are skipped, saying
+so; in CI that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
+
+from lab.xen import BOOT, Dom0, Guest, World  # noqa: E402
+
+# Made by lab/xen_image.py: these tests change the machine's own interfaces.
+MADE = Path("/sbin/lab-init")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "debian13(only=False): is run on Debian 13's Xen too, or there only")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    newer = "trixie" in Path("/etc/os-release").read_text()
+    items[:] = [item for item in items if newer or not any(mark.kwargs.get("only") for mark in item.iter_markers("debian13"))]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not MADE.exists():
+        reason = "needs a dom0 of its own: `make check-xen` boots one under QEMU, as root"
+        if os.environ.get("VMNET_CI") == "1":
+            pytest.fail(f"VMNET_CI=1 and the xen tier {reason}", pytrace=False)
+        pytest.skip(f"xen tier {reason}")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A failure is told at once: the machine may not live until the summary."""
+    if report.failed:
+        print(f"\n{report.longreprtext}")
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    with World() as made:
+        # What the kernel and Xen leave behind after the first guest of all is not the scripts' doing.
+        done = Guest(made.dom0, "first", "mac=00:16:3e:00:00:ff,bridge=lan,script=vif-bridge")
+        with done:
+            assert done.backend("hotplug-status") == "connected", BOOT
+        yield made
+
+
+@pytest.fixture
+def dom0(world: World) -> Dom0:
+    return world.dom0
+
+
+@pytest.fixture
+def restored(dom0: Dom0) -> Iterator[None]:
+    """Dom0's state after the test is that of before."""
+    before = dom0.state()
+    yield
+    dom0.assert_restored(before)

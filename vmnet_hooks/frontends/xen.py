@@ -1,0 +1,494 @@
+"""Xen's vif scripts, as libxl runs them: `SCRIPT online|offline|add|remove [type_if=vif|tap] [VAR=VAL…]`.
+
+`online` and `offline` are about a paravirtual vif (vifDOMID.DEVID), `add` and `remove` about the tap that QEMU made for the
+same NIC of an HVM guest (vifDOMID.DEVID-emu). What the NIC is stands in xenstore, below XENBUS_PATH; libxl waits for
+`hotplug-status` there. https://xenbits.xen.org/docs/unstable/man/xl-network-configuration.5.html
+"""
+
+import glob
+import ipaddress
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+from .. import config, values
+from ..config import Config, Network, parse_options
+from ..domain import Action, Claim, Domain, Event, Vif
+from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
+from ..modes import MODES
+from ..sections import SECTIONS
+from .xenstore import XenStore
+
+SECONDS = 35.0
+"""libxl kills a script after 40 s, and nobody learns why."""
+
+SCRIPTS = "/etc/xen/scripts"
+LOG = "/var/log/xen/xen-hotplug.log"
+PORT_MAC = "fe:ff:ff:ff:ff:ff"
+COMMANDS = {"online": "vif", "offline": "vif", "add": "tap", "remove": "tap"}
+METRIC, METRIC_EMULATED = 2, 1
+"""As in Xen's vif-route: while the emulated NIC is there, its driver is the one at work."""
+
+_PATH = re.compile(r"(?:/?local/domain/\d+/)?backend/vif/(\d{1,5})/(\d{1,5})")
+_INTERFACE = re.compile(r"vif(\d{1,5})\.(\d{1,5})(?:-emu)?")
+VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.S)
+_VLAN = re.compile(r"(\d{1,4})(?:(p)|-(\d{1,4})|\+(\d{1,4})x(\d{1,4}))?")
+_SYSFS = "/sys/class/net"
+
+
+@dataclass(frozen=True)
+class Described(Network):
+    """A network that a vif's own settings describe: errors name the setting."""
+
+    def error(self, option: str, problem: str) -> ConfigError:
+        return ConfigError(f"{self.source}: {option or self.name}: {problem}")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a script. `path` is the backend's, in xenstore; `ifname` the link's name as its driver gave it."""
+
+    script: str
+    command: str
+    variables: Mapping[str, str]
+    domid: int
+    devid: int
+    ifname: str
+    netdev: str = ""
+
+    @property
+    def path(self) -> str:
+        # Below this domain's own: backends may live in a driver domain.
+        return f"backend/vif/{self.domid}/{self.devid}"
+
+    @property
+    def emulated(self) -> bool:
+        return COMMANDS[self.command] == "tap"
+
+    @property
+    def arrives(self) -> bool:
+        return self.command in ("online", "add")
+
+    @property
+    def vif(self) -> str:
+        return f"{self.devid}-emu" if self.emulated else str(self.devid)
+
+    @property
+    def owner(self) -> str:
+        """The id of our records."""
+        return f"xen:{self.domid}/{self.vif}"
+
+
+# --- calls ---------------------------------------------------------------------------------------------------------------
+
+
+def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+    """The event of a call; None where there is nothing to do. Raises VmnetError."""
+    script = os.path.basename(argv[0])
+    if script == "vif-setup":
+        script = _set_up(argv)
+    call = read_call(script, argv[1:], os.environ)
+    if call is None:
+        return None
+    signal.signal(signal.SIGALRM, _late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    if call.arrives:
+        return event(call, XenStore(), config.load(SECTIONS))
+    return Event(Action.UNPLUG, Domain("", f"xen:{call.domid}"), "xen", owner=call.owner, call=(call, None))
+
+
+def _late(*_: object) -> None:
+    raise VmnetError(f"not done within {SECONDS:.0f} s, and libxl kills scripts after 40 s; see `journalctl -t vmnet-hook`")
+
+
+def _set_up(argv: Sequence[str]) -> str:
+    """vif-setup: hands over to the script that the environment names."""
+    named = os.environ.get("script", "")
+    if not named or os.path.basename(named).removeprefix("vmnet-") == "vif-setup":
+        return "vif-bridge"
+    try:
+        os.execv(named, [named, *argv[1:]])
+    except (OSError, ValueError) as error:
+        raise InputError(f"vif-setup: script {one_line(named)} can't be run: {one_line(error)}") from None
+
+
+def read_call(script: str, words: Sequence[str], environ: Mapping[str, str]) -> Call | None:
+    """What a script was called with; None where that is nothing to it, as in Xen's own. Raises InputError."""
+    variables = {found[1]: found[2] for word in words if (found := VARIABLE.fullmatch(word))}
+    command = next((word for word in words if "=" not in word), "")
+    if command not in COMMANDS:
+        raise InputError(f"{script}: {one_line(repr(command))} is no command; use one of {', '.join(COMMANDS)}")
+    kind = variables.get("type_if", "vif")
+    if kind not in ("vif", "tap"):
+        raise InputError(f"{script}: type_if={one_line(kind)} is neither vif nor tap")
+    if kind != COMMANDS[command]:
+        return None
+    word = "vif" if kind == "vif" else "INTERFACE"
+    ifname, path = environ.get(word, ""), environ.get("XENBUS_PATH", "")
+    where = _INTERFACE.fullmatch(ifname) if kind == "tap" else _PATH.fullmatch(path)
+    if where is None:
+        name, value = (word, ifname) if kind == "tap" else ("XENBUS_PATH", path)
+        raise InputError(f"{script}: {name} is {one_line(repr(value))}; libxl sets it, see vmnet-hook(8)")
+    domid, devid = int(where[1]), int(where[2])
+    return Call(script, command, variables, domid, devid, ifname or f"vif{domid}.{devid}", environ.get("netdev", ""))
+
+
+# --- events --------------------------------------------------------------------------------------------------------------
+
+
+def event(call: Call, store: XenStore, declared: Config) -> Event:
+    """What it takes to set a NIC up. Raises VmnetError."""
+    backend = store.tree(call.path)
+    if not backend:
+        raise InputError(f"{call.script}: xenstore has no {call.path}; is the domain gone?")
+    full = store.read(f"/local/domain/{call.domid}/name") or f"xen-{call.domid}"
+    # So libxl calls a guest that comes in by live migration, until it runs here.
+    name = full.removesuffix("--incoming")
+    where = f"{one_line(name)}: vif {call.devid}"
+    ifname = _ifname(call, backend.get("vifname", ""), where)
+    vif = Vif(
+        _parsed(values.mac, backend.get("mac", ""), f"{where}: mac"),
+        ifname,
+        call.devid,
+        id=call.vif,
+        twin=_twin(call, backend),
+        mtu=_parsed(_mtu, backend["mtu"], f"{where}: mtu") if backend.get("mtu") else None,
+        metric=METRIC_EMULATED if call.emulated else METRIC,
+        port_mac=PORT_MAC,
+    )
+    claims: tuple[Claim, ...] = ()
+    network = None
+    if not any(claim.mac == vif.mac or claim.ifname == ifname for claim in declared.claims(name)):
+        claim, network = _claim(call, backend, declared, where)
+        claims = (replace(claim, mac=vif.mac),)
+    domain = Domain(name, f"xen:{call.domid}", (vif,), claims, partial=True)
+    # Called for a second time, it has its name.
+    renamed = os.path.exists(f"{_SYSFS}/{ifname}") and not os.path.exists(f"{_SYSFS}/{call.ifname}")
+    rename = "" if ifname == call.ifname or renamed else call.ifname
+    return Event(
+        Action.PLUG,
+        domain,
+        "xen",
+        ifname,
+        announce=name == full,
+        owner=call.owner,
+        network=network,
+        rename=rename,
+        call=(call, backend),
+    )
+
+
+def events(name: str, store: XenStore, declared: Config) -> Iterator[Event]:
+    """The events of every NIC of a domain that runs. Raises VmnetError."""
+    for domid in sorted(filter(str.isdecimal, store.list("backend/vif")), key=int):
+        if store.read(f"/local/domain/{domid}/name") != name:
+            continue
+        for devid in sorted(filter(str.isdecimal, store.list(f"backend/vif/{domid}")), key=int):
+            backend = store.tree(f"backend/vif/{domid}/{devid}")
+            script = os.path.basename(backend.get("script", "")).removeprefix("vmnet-") or "vif-bridge"
+            if script not in _CLAIMS:
+                raise InputError(f"{name}: vif {devid}: script={one_line(script)} is none of {', '.join(_CLAIMS)}")
+            for command, suffix in (("online", ""), ("add", "-emu")):
+                plain, named = f"vif{domid}.{devid}{suffix}", backend.get("vifname", "") + suffix
+                there = [link for link in (plain, named) if link != suffix and os.path.exists(f"{_SYSFS}/{link}")]
+                if there:
+                    call = Call(script, command, {}, int(domid), int(devid), plain, backend.get("gatewaydev", ""))
+                    yield event(call, store, declared)
+
+
+def _ifname(call: Call, vifname: str, where: str) -> str:
+    if not vifname:
+        return call.ifname
+    return _parsed(values.ifname, vifname + ("-emu" if call.emulated else ""), f"{where}: vifname")
+
+
+def _twin(call: Call, backend: Mapping[str, str]) -> str:
+    if call.emulated:
+        return str(call.devid)
+    return f"{call.devid}-emu" if backend.get("type") == "vif_ioemu" else ""
+
+
+def _parsed(parse: Any, value: str, where: str) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise InputError(f"{where}: {one_line(repr(value))[:80]} {error}") from None
+
+
+def _mtu(text: str) -> int:
+    return values.integer(68, 65535)(int(text) if text.isascii() and text.isdecimal() else text)
+
+
+# --- which network -------------------------------------------------------------------------------------------------------
+
+
+def _claim(call: Call, backend: Mapping[str, str], declared: Config, where: str) -> tuple[Claim, Network | None]:
+    """Where a NIC belongs by its own settings: a declared network, else one that these settings describe."""
+
+    def setting(key: str) -> str:
+        return backend.get(key) or call.variables.get(key, "")
+
+    words = setting("ip").split()
+    addresses = tuple(dict.fromkeys(_parsed(_source, word, f"{where}: ip") for word in words))
+    untagged, tagged = _parsed(vlans, setting("vlan"), f"{where}: vlan") if setting("vlan") else (None, None)
+    claim = Claim("", addresses=addresses, source=where, vlan=untagged, tagged=tagged)
+    if name := setting("network"):
+        declared.network(name, f"{where}: network")
+        return replace(claim, network=name), None
+    found = _CLAIMS[call.script](call, claim, setting, declared, where)
+    if isinstance(found, Described):
+        MODES[found.mode].check(found)
+        if found.mode == "bridged" and found["uplink"]:
+            claim = replace(claim, vlan=None, tagged=None)
+        if found.mode == "hostroute" and found["nat"] and not addresses:
+            claim = replace(claim, addresses=(private_address(call.domid, call.devid),))
+    return replace(claim, network=found.name), found if isinstance(found, Described) else None
+
+
+def _source(text: str) -> str:
+    """What a guest may send from. An address with a prefix length is that address, unless it is the subnet's own."""
+    try:
+        found = ipaddress.ip_interface(text)
+    except ValueError:
+        raise ValueError("is no address, with or without a prefix length") from None
+    if "%" in text:
+        raise ValueError("has a zone; write the address without %zone")
+    return values.source(text if found.ip == found.network.network_address else str(found.ip))
+
+
+def vlans(text: str) -> tuple[int | None, tuple[int, ...]]:
+    """The `vlan` of xl-network-configuration(5): the VLAN that is untagged, and those that are tagged. Terms are ID, IDp
+    (the untagged one), ID-ID, and ID+STEPxCOUNT (COUNT more, STEP apart); a single ID is untagged. Raises ValueError."""
+    untagged: list[int] = []
+    tagged: list[int] = []
+    terms = text.split("/")
+    for term in terms:
+        found = _VLAN.fullmatch(term)
+        if found is None or not text.isascii():
+            raise ValueError('is no list of VLANs; write "10", "10p/20" or "10p/100-103/200+10x4"')
+        first, last, step, count = (int(found[group] or 0) for group in (1, 3, 4, 5))
+        if found[2] or len(terms) == 1 == len(term.split("-")) == len(term.split("+")):
+            untagged.append(first)
+        elif found[4]:
+            tagged += [first + number * step for number in range(count + 1)]
+        else:
+            tagged += range(first, (last or first) + 1)
+            if last and last < first:
+                raise ValueError(f"goes from {first} down to {last}; write {last}-{first}")
+    for vid in (*untagged, *tagged):
+        if not 1 <= vid <= 4094:
+            raise ValueError(f"names VLAN {vid}; IDs go from 1 to 4094")
+    if len(untagged) > 1:
+        raise ValueError(f"has two untagged VLANs, {untagged[0]} and {untagged[1]}; mark one with p")
+    if set(untagged) & set(tagged):
+        raise ValueError(f"has VLAN {untagged[0]} both untagged and tagged; write it once")
+    return (untagged[0] if untagged else None), tuple(sorted(set(tagged)))
+
+
+def private_address(domid: int, devid: int) -> str:
+    """What a NIC gets if nobody gave it an address, as in Xen's vif-nat."""
+    return f"10.{domid // 256 % 256}.{domid % 256}.{(devid + 1) % 256}"
+
+
+def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: str) -> Network:
+    name = setting("bridge") or _only_bridge(where)
+    if name in declared.networks and not os.path.exists(f"{_SYSFS}/{name}"):
+        return declared.networks[name]
+    _parsed(values.ifname, name, f"{where}: bridge")
+    old = f"eth{name.removeprefix('xenbr')}"
+    if name.startswith("xenbr") and not is_bridge(name) and is_bridge(old) and declared.link(name) is None:
+        # The bridge of an old network-bridge has the name of the NIC below it.
+        name = old
+    found = [n for n in declared.networks.values() if MODES[n.mode].bridge_of(n) == name]
+    same = [n for n in found if (n["vlan"], n["tagged"] or ()) == (claim.vlan, claim.tagged or ())]
+    if len(found) == 1 or same:
+        return (same or found)[0]
+    options = {"bridge": name}
+    if (claim.vlan or claim.tagged) and not _is_aware(name, declared):
+        if claim.tagged or not claim.vlan:
+            raise InputError(f"{where}: vlan: bridge {name} is not VLAN-aware, so a guest gets one VLAN, untagged; write vlan=10")
+        options = {"bridge": f"{name}.{claim.vlan}", "uplink": _uplink(name, declared, where), "vlan": claim.vlan}
+        _parsed(values.ifname, options["bridge"], f"{where}: the bridge for VLAN {claim.vlan}")
+    return described(f"bridge:{options['bridge']}", "bridged", options, where)
+
+
+def _routed(call: Call, claim: Claim, setting: Any, declared: Config, where: str) -> Network:
+    named = declared.networks.get(setting("bridge"))
+    if named and named.mode != "bridged":
+        return named
+    first = next((ipaddress.ip_network(address) for address in claim.addresses), None)
+    for network in declared.networks.values():
+        sides = [network[key]["subnet"] for key in ("ipv4", "ipv6") if network.mode == "routed" and network[key]]
+        if first and any(first.version == subnet.version and first.subnet_of(subnet) for subnet in sides):
+            return network
+    return _hostroute(call, declared, where, nat=False)
+
+
+def _nat(call: Call, claim: Claim, setting: Any, declared: Config, where: str) -> Network:
+    named = declared.networks.get(setting("bridge"))
+    if named and named.mode == "hostroute" and named["nat"]:
+        return named
+    return _hostroute(call, declared, where, nat=True)
+
+
+def _hostroute(call: Call, declared: Config, where: str, nat: bool) -> Network:
+    netdev = call.netdev or call.variables.get("netdev", "") or default_netdev(where)
+    _parsed(values.ifname, netdev, f"{where}: gatewaydev")
+    for network in declared.networks.values():
+        if network.mode == "hostroute" and (network["netdev"], network["nat"]) == (netdev, nat):
+            return network
+    return described(f"{'nat' if nat else 'route'}:{netdev}", "hostroute", {"netdev": netdev, "nat": nat}, where)
+
+
+_CLAIMS = {"vif-bridge": _bridged, "vif-route": _routed, "vif-nat": _nat}
+
+
+def described(name: str, mode: str, options: dict[str, Any], where: str) -> Described:
+    """A network that no file declares: its name has a colon, which no declared one has."""
+    return Described("networks", name, parse_options(MODES[mode].OPTIONS, options, where), where, mode)
+
+
+def default_netdev(where: str) -> str:
+    """The interface of the default route, IPv4's or else IPv6's. Raises InputError if there is none."""
+    rows = [line.split() for line in lines("/proc/net/route")[1:]]
+    found = [(int(row[6]), row[0]) for row in rows if row[1] == row[7] == "0" * 8]
+    rows = [line.split() for line in lines("/proc/net/ipv6_route")]
+    found = found or [(int(row[5], 16), row[9]) for row in rows if row[0] == "0" * 32 and row[1] == "00" and row[9] != "lo"]
+    if not found:
+        raise InputError(f"{where}: the host has no default route; name its interface to the outside with gatewaydev= (netdev=)")
+    return min(found)[1]
+
+
+def lines(path: str) -> list[str]:
+    """The lines of a file of the kernel's; none if there is no such file."""
+    try:
+        with open(path) as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def is_bridge(name: str) -> bool:
+    """Whether there is a bridge of that name."""
+    return os.path.isdir(f"{_SYSFS}/{name}/bridge")
+
+
+def _only_bridge(where: str) -> str:
+    found = sorted(path.split("/")[4] for path in glob.glob(f"{_SYSFS}/*/bridge"))
+    if len(found) != 1:
+        have = f"there are {', '.join(found)}" if found else "there is no bridge"
+        raise InputError(f"{where}: bridge: not given, and {have}; write bridge=NAME")
+    return found[0]
+
+
+def _is_aware(bridge: str, declared: Config) -> bool:
+    setting = lines(f"{_SYSFS}/{bridge}/bridge/vlan_filtering")
+    part = declared.parts.get(f"bridge:{bridge}")
+    return setting == ["1"] if setting else bool(part and part["vlan_filtering"])
+
+
+def _uplink(bridge: str, declared: Config, where: str) -> str:
+    """The one port of a bridge that leads out of the host."""
+    part = declared.parts.get(f"bridge:{bridge}")
+    ports = list(part["ports"]) if part else []
+    for path in [] if ports else sorted(glob.glob(f"{_SYSFS}/{bridge}/brif/*")):
+        port = os.path.basename(path)
+        is_guest = os.path.exists(f"{_SYSFS}/{port}/tun_flags") or _INTERFACE.fullmatch(port) or _is_vif(port)
+        ports += [] if is_guest else [port]
+    if len(ports) != 1:
+        have = ", ".join(ports) or "none"
+        raise InputError(
+            f"{where}: vlan: bridge {bridge} is not VLAN-aware, and has {have} as ports to the outside, not one; "
+            f"make it aware (ip link set {bridge} type bridge vlan_filtering 1), or declare a network for the VLAN"
+        )
+    return ports[0]
+
+
+def _is_vif(port: str) -> bool:
+    try:
+        return os.path.basename(os.readlink(f"{_SYSFS}/{port}/device")).startswith("vif-")
+    except OSError:
+        return False
+
+
+# --- the answer ----------------------------------------------------------------------------------------------------------
+
+
+def conclude(event: Event) -> None:
+    """Tells the guest its MTU, runs the admin's hooks, tells libxl. Raises VmnetError."""
+    call, backend = event.call
+    _run_hooks(call, event.ifname, backend)
+    if call.command != "online":
+        return
+    news = {}
+    if call.script == "vif-bridge" and backend.get("frontend"):
+        news[f"{backend['frontend']}/mtu"] = (lines(f"{_SYSFS}/{event.ifname}/mtu") or ["1500"])[0]
+    XenStore().write({**news, f"{call.path}/hotplug-status": "connected"})
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str] | None) -> None:
+    """vif-post.d/*.hook, in one shell with Xen's own functions, as its scripts do. Raises VmnetError."""
+    hooks = [path for path in sorted(glob.glob(f"{SCRIPTS}/vif-post.d/*.hook")) if os.access(path, os.X_OK)]
+    if not hooks:
+        return
+    if backend is None:
+        # The vif leaves; its settings may have gone already.
+        backend = _left_behind(call)
+        ifname = backend["vifname"] + ("-emu" if call.emulated else "") if backend.get("vifname") else call.ifname
+    environ = {
+        **os.environ,
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "dev": ifname,
+        "vif": call.ifname,
+        "command": call.command,
+        "type_if": COMMANDS[call.command],
+        "ip": backend.get("ip", ""),
+        "bridge": backend.get("bridge", ""),
+        "XENBUS_PATH": call.path,
+        "dir": SCRIPTS,
+    }
+    shell = 'if [ -r "$dir/xen-hotplug-common.sh" ]; then . "$dir/xen-hotplug-common.sh"; fi; for f; do . "$f"; done'
+    done = subprocess.run(["bash", "-e", "-c", shell, f"{SCRIPTS}/{call.script}", *hooks], stdin=subprocess.DEVNULL, env=environ)
+    if done.returncode:
+        names = ", ".join(os.path.basename(path) for path in hooks)
+        raise VmnetError(f"{SCRIPTS}/vif-post.d ({names}) ended with status {done.returncode}; see {LOG}")
+
+
+def _left_behind(call: Call) -> dict[str, str]:
+    try:
+        return XenStore().tree(call.path)
+    except VmnetError:
+        return {}
+
+
+def failed(argv: Sequence[str], reason: str) -> None:
+    """Tells libxl why, where it listens."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    line = f"{os.path.basename(argv[0])}: {shortened(reason)}"
+    try:
+        with open(LOG, "a") as file:
+            file.write(f"vmnet-hook: {line}\n")
+    except OSError:
+        pass
+    try:
+        call = read_call(os.path.basename(argv[0]), argv[1:], os.environ)
+        if call and call.arrives and (store := XenStore()).list(call.path):
+            store.write({f"{call.path}/hotplug-error": line, f"{call.path}/hotplug-status": "error"})
+    except VmnetError:
+        # The exit status says so too.
+        pass
+
+
+def not_running(domains: Iterable[str]) -> set[str]:
+    """Those of the domains (`xen:DOMID`) that run no more. Nothing if xenstore can't be asked."""
+    if not (names := set(domains)):
+        return set()
+    try:
+        return names - {f"xen:{domid}" for domid in XenStore().list("/local/domain")}
+    except VmnetError:
+        return set()

@@ -1,0 +1,194 @@
+"""Xen's network scripts: `SCRIPT start|stop|status [VAR=VAL…]`, which xend ran when it started, and admins' wrappers run since.
+
+What `start` declares is kept in a file under config.RUNTIME, so that every command knows of it, until `stop` or the next
+boot. It is brought up as `vmnet-hook up` does, safe takeover and all.
+"""
+
+import json
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+from .. import config, values
+from ..domain import Action, Domain, Event
+from ..errors import InputError, one_line
+from ..sections import SECTIONS
+from .xen import VARIABLE, default_netdev, is_bridge, lines
+
+_VARIABLES = {
+    "network-bridge": ("bridge", "netdev", "vifnum", "antispoof"),
+    "network-route": ("netdev",),
+    "network-nat": ("netdev", "antispoof", "dhcp"),
+}
+_PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
+"""RFC 1918."""
+
+_VLAN = re.compile(r"(.+)\.([0-9]{1,4})", re.ASCII)
+_RULER = "=" * 60
+
+
+def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+    """The event of a call; None if it was `status`, which is printed. Raises VmnetError."""
+    script = os.path.basename(argv[0])
+    command, variables = _read(script, argv[1:])
+    module = _SCRIPTS[script]
+    return module(command, variables)
+
+
+def _read(script: str, words: Sequence[str]) -> tuple[str, dict[str, str]]:
+    known = _VARIABLES[script]
+    usage = f"usage: {script} start|stop|status {' '.join(f'[{name}=]' for name in known)}"
+    command, variables = "", {}
+    for word in words:
+        found = VARIABLE.fullmatch(word)
+        if found and found[1] in known:
+            variables[found[1]] = found[2]
+        elif not found and not command and word in ("start", "stop", "status"):
+            command = word
+        else:
+            raise InputError(f"{script}: {one_line(repr(word))} is not understood; {usage}")
+    if not command:
+        raise InputError(f"{script}: start, stop or status? {usage}")
+    for name in ("netdev", "bridge"):
+        if variables.get(name):
+            try:
+                values.ifname(variables[name])
+            except ValueError as error:
+                raise InputError(f"{script}: {name}={one_line(variables[name])} {error}") from None
+    for name in ("antispoof", "dhcp"):
+        if variables.get(name, "no") not in ("yes", "no"):
+            raise InputError(f"{script}: {name}={one_line(variables[name])} is neither yes nor no")
+    if not variables.get("vifnum", "0").isdecimal():
+        raise InputError(f"{script}: vifnum={one_line(variables['vifnum'])} is no number")
+    return command, variables
+
+
+def _event(command: str, stem: str, names: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -> Event:
+    action = Action.UP if command == "start" else Action.DOWN
+    text = "".join(f"[{name}]\n" + "".join(f"{key} = {json.dumps(v)}\n" for key, v in t.items()) for name, t in tables.items())
+    return Event(action, Domain(""), "xen", owner=stem, names=tuple(names), declared=text)
+
+
+# --- network-bridge ------------------------------------------------------------------------------------------------------
+
+
+def _bridge(command: str, variables: Mapping[str, str]) -> Event | None:
+    netdev, bridge = _port_and_bridge(variables)
+    if command == "status":
+        _print_bridge(netdev, bridge)
+        return None
+    stem = f"network-bridge-{bridge}"
+    tables: dict[str, dict[str, Any]] = {}
+    declared = config.load(SECTIONS)
+    part = declared.parts.get(f"bridge:{bridge}")
+    if command == "start" and part and not part.source.startswith(config.RUNTIME):
+        if netdev not in part["ports"]:
+            raise InputError(f"network-bridge: {bridge} is declared in {part.source} over other ports; add {netdev} there")
+    elif command == "start":
+        link = os.path.exists(f"/sys/class/net/{netdev}") and f"vlan:{netdev}" not in declared.parts
+        there = link and f"dummy:{netdev}" not in declared.parts
+        vlan = _VLAN.fullmatch(netdev)
+        if not there and vlan:
+            tables[f'vlans."{netdev}"'] = {"parent": vlan[1], "id": int(vlan[2])}
+        elif not there and netdev.startswith("dummy"):
+            tables[f'dummies."{netdev}"'] = {}
+        tables[f'bridges."{bridge}"'] = {"ports": [netdev], **({"adopt": netdev} if there else {})}
+        if variables.get("antispoof") == "yes":
+            tables[f'networks."{bridge}"'] = {"mode": "bridged", "bridge": bridge, "antispoof": True}
+    return _event(command, stem, [f"bridge:{bridge}"], tables)
+
+
+def _port_and_bridge(variables: Mapping[str, str]) -> tuple[str, str]:
+    """As Xen's script finds them; once the bridge is up, the default route leads through it."""
+    vifnum = variables.get("vifnum", "")
+    netdev = variables.get("netdev") or (f"eth{vifnum}" if vifnum else "")
+    bridge = variables.get("bridge", "")
+    if not netdev and bridge and (port := _port_of(bridge)):
+        return port, bridge
+    if not netdev:
+        netdev = default_netdev("network-bridge")
+        if port := _port_of(netdev):
+            return port, bridge or netdev
+    bridge = bridge or f"xenbr{vifnum or re.sub('^[^0-9]*', '', netdev) or '0'}"
+    try:
+        values.ifname(bridge)
+    except ValueError as error:
+        raise InputError(f"network-bridge: bridge={bridge} {error}") from None
+    return netdev, bridge
+
+
+def _port_of(bridge: str) -> str:
+    """The port of a bridge that an earlier call declared; "" if none did."""
+    try:
+        with open(f"{config.RUNTIME}/network-bridge-{bridge}.toml", "rb") as file:
+            return tomllib.load(file)["bridges"][bridge]["ports"][0]
+    except (OSError, ValueError, LookupError):
+        return ""
+
+
+def _print_bridge(netdev: str, bridge: str) -> None:
+    print(_RULER)
+    for dev in (netdev, bridge):
+        _print_output("ip", "addr", "show", "dev", dev)
+    print(" ")
+    print("bridge name\tbridge id\t\tSTP enabled\tinterfaces")
+    folder = f"/sys/class/net/{bridge}"
+    if is_bridge(bridge):
+        ports = sorted(os.listdir(f"{folder}/brif"))
+        stp = "no" if lines(f"{folder}/bridge/stp_state") == ["0"] else "yes"
+        number = "".join(lines(f"{folder}/bridge/bridge_id"))
+        print(f"{bridge}\t\t{number}\t{stp}\t\t{ports[0] if ports else ''}")
+        for port in ports[1:]:
+            print(f"\t\t\t\t\t\t\t{port}")
+    print(" ")
+    _print_output("ip", "route", "list")
+    print(_RULER)
+
+
+# --- network-route, network-nat ------------------------------------------------------------------------------------------
+
+
+def _route(command: str, variables: Mapping[str, str]) -> Event | None:
+    netdev = variables.get("netdev") or default_netdev("network-route")
+    if command == "status":
+        print(_RULER)
+        for path in (f"conf/{netdev}/forwarding", "conf/default/forwarding", f"conf/{netdev}/proxy_arp"):
+            print(f"net.ipv4.{path.replace('/', '.')} = {''.join(lines(f'/proc/sys/net/ipv4/{path}'))}")
+        print(" ")
+        _print_output("ip", "route", "list")
+        print(_RULER)
+        return None
+    name = f"network-route-{netdev}"
+    table = {"mode": "hostroute", "netdev": netdev, "proxy_arp": True}
+    return _event(command, name, [f"network:{name}"], {f'networks."{name}"': table})
+
+
+def _nat(command: str, variables: Mapping[str, str]) -> Event | None:
+    netdev = variables.get("netdev") or default_netdev("network-nat")
+    if command == "status":
+        print(_RULER)
+        _print_output("ip", "addr", "show", "dev", netdev)
+        print(" ")
+        _print_output("nft", "list", "table", "inet", "vmnet")
+        print(" ")
+        _print_output("ip", "route", "list")
+        print(_RULER)
+        return None
+    tables = {
+        f"network-nat-{netdev}-{subnet.partition('.')[0]}": {"subnet": subnet, "out": netdev, "masquerade": True}
+        for subnet in _PRIVATE
+    }
+    named = {f'nat."{name}"': table for name, table in tables.items()}
+    return _event(command, f"network-nat-{netdev}", [f"nat:{name}" for name in tables], named)
+
+
+_SCRIPTS = {"network-bridge": _bridge, "network-route": _route, "network-nat": _nat}
+
+
+def _print_output(*command: str) -> None:
+    """What a program says, on our standard output; what it complains about, too."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout, end="")
