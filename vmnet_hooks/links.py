@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from .resource import ALIAS, Resource, dev
+from .resource import ALIAS, PROTO, Resource, dev
 from .values import numbers, ranges
 
 
@@ -260,6 +260,11 @@ class Adoption(Resource):
 
     def released_by(self, have: Resource) -> bool:
         return True
+
+    @staticmethod
+    def is_ours(item: str) -> bool:
+        """Whether an item is there for guests, put there by us: a route with our number, or an entry of proxy ARP or ND."""
+        return f" proto {PROTO} " in f"{item} " or item.startswith("proxy ")
 
     def _lacking(self, have: "Adoption") -> list[str]:
         """What the bridge does not have."""

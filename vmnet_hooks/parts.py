@@ -131,7 +131,7 @@ class Parts(Transactions):
         host = self._host((name for part in closure.values() for name in compose.links_of_part(part)), adopt=True)
         wanted: dict[Owner, dict[str, Resource]] = {}
         needs: dict[str, list[str]] = {}
-        known = {owner.id: owner for owner in self.store.owners(domain="")}
+        known = self._standing()
         for part in closure.values():
             had = known.get(part.id)
             asked = part.id in explicit or (had is not None and had.frontend == "cli")
@@ -150,10 +150,17 @@ class Parts(Transactions):
         ]
         return self._compose(missing, set()) if missing else ({}, {})
 
+    def _standing(self) -> dict[str, Owner]:
+        """Whoever has records and is no guest, by id."""
+        return {owner.id: owner for owner in self.store.owners(domain="")}
+
+    def _parts_up(self) -> list[Owner]:
+        """Those of them that are parts, whether they are declared still or not."""
+        return [owner for owner in self._standing().values() if owner.id.partition(":")[0] in KINDS.values()]
+
     def _undeclared(self, wanted: Mapping[str, Sequence[str]]) -> list[str]:
         """Parts that are up, that nobody declares any more, and that no guest needs."""
-        mine = [o.id for o in self.store.owners(domain="") if o.id.partition(":")[0] in KINDS.values() and o.id not in wanted]
-        undeclared = [name for name in mine if not self._declared(name)]
+        undeclared = [owner.id for owner in self._parts_up() if owner.id not in wanted and not self._declared(owner.id)]
         return [name for name in undeclared if not self.store.claimed_elsewhere(f"needs {name}", undeclared)]
 
     def _check_left_behind(self, transaction: Transaction) -> None:
@@ -187,7 +194,7 @@ class Parts(Transactions):
     def _changed(self, transaction: Transaction) -> list[Owner]:
         """The owners that a transaction changes anything for."""
         keys = {change.subject.key for change in transaction.plan}
-        known = {owner.id: owner for owner in self.store.owners(domain="")}
+        known = self._standing()
         return [
             owner
             for owner, claims in transaction.add.items()
@@ -277,7 +284,7 @@ class Parts(Transactions):
 
     def _going(self, names: Sequence[str]) -> tuple[list[Owner], list[Owner]]:
         """Who goes, and who stays because somebody needs it."""
-        owners = [owner for owner in self.store.owners(domain="") if owner.id.partition(":")[0] in KINDS.values()]
+        owners = self._parts_up()
         chosen = [owner for owner in owners if owner.frontend == "cli"]
         for name in names:
             if not any(name in (owner.id, owner.network) for owner in owners):
@@ -326,7 +333,7 @@ class Parts(Transactions):
 
     def _hold(self, transaction: Transaction, confirm_within: float) -> None:
         """Writes down what the records say now, for `revert`."""
-        known = {owner.id: owner for owner in self.store.owners(domain="")}
+        known = self._standing()
         touched = [*transaction.drop, *(owner.id for owner in transaction.add)]
         before = {
             known[name]: (list(self.store.claims(name).values()), self.store.needs(name)) for name in touched if name in known

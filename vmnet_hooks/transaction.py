@@ -14,7 +14,7 @@ from .domain import Owner
 from .errors import InTheWay, KernelError, VmnetError
 from .plan import Change, Plan, Release, goes_with_link
 from .ruleset import CLOSED6
-from .state import FORWARDING_GATE, PROTO, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
+from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
 
 
 class Kernel(Protocol):
@@ -36,8 +36,8 @@ class Kernel(Protocol):
 @dataclass(frozen=True)
 class Pending:
     """A takeover that is not confirmed yet. `before` is what the records said of its owners (what they claimed, what they
-    needed); `added` are the owners that were not there. `deadline` is by the clock of this boot, in seconds; `pid` is the
-    command at work; with `needs_word` only `vmnet-hook confirm` ends it."""
+    needed); `added` are the owners that were not there. `deadline` is by the clock of this boot, in seconds; with
+    `needs_word` only `vmnet-hook confirm` ends it."""
 
     deadline: float
     needs_word: bool
@@ -154,9 +154,9 @@ class Transactions:
         if bridge in host.links and host.links[bridge].ours and host.links[port].master == bridge:
             # The records are lost: the bridge has it.
             there = self.kernel.survey(bridge, bridge)
-            ours = f"proto {PROTO}"
-            routes = tuple(route for route in there.routes if ours not in route)
-            neighbours = tuple(item for item in there.neighbours if not item.startswith("proxy "))
+            routes, neighbours = (
+                tuple(item for item in items if not Adoption.is_ours(item)) for items in (there.routes, there.neighbours)
+            )
             return replace(there, ifname=port, routes=routes, neighbours=neighbours, sysctls=())
         return self.kernel.survey(port, bridge)
 

@@ -48,6 +48,11 @@ def mac(value: object) -> str:
     return address
 
 
+def mac_or_none(value: object) -> str:
+    """A MAC address; "" is none."""
+    return mac(value) if value else ""
+
+
 def boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
@@ -95,6 +100,26 @@ def source(value: object) -> str:
     if getattr(found.network_address, "scope_id", None):
         raise ValueError("has a zone; write the address without %zone")
     return str(found.network_address if found.prefixlen == found.max_prefixlen else found)
+
+
+def address_of(version: int):
+    """A parser of addresses of one family, 4 or 6."""
+
+    def parse(value: object) -> IPAddress:
+        found = address(value)
+        if found.version != version:
+            raise ValueError(f"is not an IPv{version} address")
+        return found
+
+    return parse
+
+
+def subnet(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A subnet, without host bits."""
+    try:
+        return ipaddress.ip_network(text(value))
+    except ValueError as error:
+        raise ValueError(f"is not a subnet ({error}); write NETWORK/LENGTH") from None
 
 
 def address_or_prefix(value: object) -> str:

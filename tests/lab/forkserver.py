@@ -61,12 +61,24 @@ def hook_call(domain: str, op: str, sub: str, xml: str, kill: int = 0) -> dict[s
     return {"argv": [str(ROOT / "hooks/libvirt/qemu"), domain, op, sub, "-"], "stdin": xml, "kill": kill}
 
 
+def points(attempt: Callable[[int], bool], most: int) -> int:
+    """Call `attempt(1)`, `attempt(2)`, … until it says that what it shall kill there lived to the end: before `most`. How
+    many points there were."""
+    for point in range(1, most):
+        try:
+            if not attempt(point):
+                return point - 1
+        except AssertionError as error:
+            raise AssertionError(f"killed before change {point}: {error}") from error
+    raise AssertionError(f"more than {most} steps")
+
+
 # --- in the node ----------------------------------------------------------------------------------------------------
 
 
 def die_at(point: int) -> None:
     """Wrap whatever changes something, so that this process is gone just before the point-th of them."""
-    from vmnet_hooks.kernel import adoption, netlink, nft, sysctl
+    from vmnet_hooks.kernel import iproute2, netlink, nft, sysctl
     from vmnet_hooks.store import Store
 
     seen = 0
@@ -103,7 +115,7 @@ def die_at(point: int) -> None:
     netlink.Netlink.__init__ = open_counted
     nft.Nft.apply = before(nft.Nft.apply)
     sysctl.write_value = before(sysctl.write_value)
-    adoption._ip = before(adoption._ip, lambda *words: "-batch" in words)
+    iproute2.batch = before(iproute2.batch)
     for name in ("open_journal", "commit", "close_journal", "forget", "set_phase", "set_pending"):
         setattr(Store, name, before(getattr(Store, name)))
 

@@ -5,8 +5,6 @@ failure.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,37 +12,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
 
-TOOLS = {
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "ip": "iproute2",
-    "bridge": "iproute2",
-    "nft": "nftables",
-    "tcpdump": "tcpdump",
-    "ping": "iputils-ping",
-    "arping": "iputils-arping",
-    "ifup": "ifupdown",
-    "brctl": "bridge-utils",
-    "gcc": "gcc libc6-dev",
-}
+from lab import tier  # noqa: E402
+
+TOOLS = {**tier.TOOLS, "ifup": "ifupdown", "brctl": "bridge-utils", "gcc": "gcc libc6-dev"}
 
 
 def missing() -> str:
     """Why this tier cannot run here, and how to mend that; empty if it can."""
-    if os.geteuid():
-        return "needs root: run `sudo make check`"
-    packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
-    if packages:
-        return f"needs tools that are not installed: apt-get install {' '.join(packages)}"
+    if lacks := tier.lacks(TOOLS, "check"):
+        return lacks
     if not os.path.exists("/dev/net/tun"):
         return "needs /dev/net/tun: modprobe tun (in a container: give it the device)"
     test = (
         "mount -t sysfs sysfs /sys && ip link add name va type veth peer name vb && ip link add name vc type bridge"
         " && nft add table arp t && nft add table inet t"
     )
-    tried = subprocess.run(
-        ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-ec", test], capture_output=True, text=True
-    )
+    tried = tier.in_namespaces("-ec", test)
     if tried.returncode:
         return (
             f"needs namespaces with veth, bridge and nftables, but got: {tried.stderr.strip()}; "
@@ -63,7 +46,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if REASON:
-        if os.environ.get("VMNET_CI") == "1":
-            pytest.fail(f"VMNET_CI=1 and the netns tier {REASON}", pytrace=False)
-        pytest.skip(f"netns tier {REASON}")
+    tier.refuse("netns", REASON)

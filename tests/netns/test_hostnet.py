@@ -7,6 +7,7 @@ import re
 
 import pytest
 from lab.domains import Interface
+from lab.forkserver import points
 from lab.guest import Nic, wired
 from lab.hostnet import Command, Host, Pinging, attribute, commands, exists, ports, refusal, without_birth
 from lab.routed import call, eventually, ping
@@ -499,17 +500,6 @@ masquerade = true
 MOST = 120  # no plan has this many steps
 
 
-def points(attempt) -> int:
-    """Call `attempt(1)`, `attempt(2)`, … until its command lived to the end; how many points there were."""
-    for point in range(1, MOST):
-        try:
-            if not attempt(point):
-                return point - 1
-        except AssertionError as error:
-            raise AssertionError(f"killed before change {point}: {error}") from error
-    raise AssertionError(f"more than {MOST} steps")
-
-
 class Killing:
     """A host, and its states without and with what is declared."""
 
@@ -543,7 +533,7 @@ def test_up_killed(lab):
         same(scene.before, lab.state())
         return killed
 
-    assert points(attempt) > 5
+    assert points(attempt, MOST) > 5
 
 
 def test_down_killed(lab):
@@ -565,7 +555,7 @@ def test_down_killed(lab):
         scene.run("check")
         return killed
 
-    assert points(attempt) > 5
+    assert points(attempt, MOST) > 5
 
 
 DAMAGE = {

@@ -201,9 +201,9 @@ def test_what_the_kernel_says_and_we_do_not_know():
 
 def test_every_choice_of_an_option_is_known():
     """uapi/linux/if_bonding.h and if_ether.h count in this order."""
-    assert device._BOND_MODES == bond.MODES and device._BOND_MODES.index("802.3ad") == 4
-    assert device._BOND_HASHES == bond.HASHES and device._BOND_HASHES.index("layer3+4") == 1
-    assert device._LACP_RATES == bond.RATES
+    assert device._WORDS["bond", "mode"] == bond.MODES and bond.MODES.index("802.3ad") == 4
+    assert device._WORDS["bond", "xmit_hash_policy"] == bond.HASHES and bond.HASHES.index("layer3+4") == 1
+    assert device._WORDS["bond", "lacp_rate"] == bond.RATES and bond.RATES.index("fast") == 1
     protocol = next(row for row in vlan.OPTIONS if row.name == "protocol")
     assert [protocol.parse(word) for word in device._PROTOCOLS] == list(device._PROTOCOLS)
 

@@ -24,7 +24,7 @@ RANK = {module: rank for rank, modules in enumerate(LAYERS.values()) for module 
 # What runs other programs, and why: see their docstrings.
 PROGRAMS = (
     *("diversion.py", "frontends/xen.py", "frontends/xen_network.py", "frontends/xenstore.py"),
-    *("kernel/adoption.py", "kernel/device.py", "kernel/hazards.py", "kernel/obstacle.py"),
+    *("kernel/hazards.py", "kernel/iproute2.py"),
 )
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 

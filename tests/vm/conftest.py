@@ -4,10 +4,7 @@ On a kernel that lacks them the tests are skipped, saying so; in CI that is a fa
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +13,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
 
+from lab import tier  # noqa: E402
 from lab.vm import Product  # noqa: E402
 
-TOOLS = {
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "ip": "iproute2",
-    "bridge": "iproute2",
-    "nft": "nftables",
-    "tcpdump": "tcpdump",
-    "ping": "iputils-ping",
-    "arping": "iputils-arping",
-}
 # What to try in a new network namespace, and what the kernel lacks if it fails.
 FEATURES = {
     "ip link add d0 type dummy": "dummy",
@@ -43,20 +31,15 @@ FEATURES = {
 
 def missing() -> str:
     """Why this tier cannot run here, and how to mend that; empty if it can."""
-    if os.geteuid():
-        return "needs root: run `sudo make check-vm`"
-    packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
-    if packages:
-        return f"needs tools that are not installed: apt-get install {' '.join(packages)}"
+    if lacks := tier.lacks(tier.TOOLS, "check-vm"):
+        return lacks
     script = "\n".join(f"{{ {command}; }} >/dev/null 2>&1 || echo '{feature}'" for command, feature in FEATURES.items())
-    tried = subprocess.run(
-        ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", script], capture_output=True, text=True
-    )
+    tried = tier.in_namespaces("-c", script)
     if tried.returncode:
         return f"needs namespaces, but got: {tried.stderr.strip()} (in a container: run it privileged)"
-    lacks = ", ".join(tried.stdout.splitlines())
-    if lacks:
-        return f"needs a kernel with {lacks}, which {platform.release()} lacks: `make check-vm` boots Debian's under QEMU"
+    features = ", ".join(tried.stdout.splitlines())
+    if features:
+        return f"needs a kernel with {features}, which {platform.release()} lacks: `make check-vm` boots Debian's under QEMU"
     return ""
 
 
@@ -64,10 +47,7 @@ REASON = missing()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if REASON:
-        if os.environ.get("VMNET_CI") == "1":
-            pytest.fail(f"VMNET_CI=1 and the vm tier {REASON}", pytrace=False)
-        pytest.skip(f"vm tier {REASON}")
+    tier.refuse("vm", REASON)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from .. import config
 from ..config import Config
 from ..domain import Owner
 from ..errors import one_line
-from .model import MISSING, Difference, Edge, Facts, Graph, Link, Nat, Node, Table
-from .wording import NBSP, cleaned, destination, guest_words, home, home_of, inside, link_words, made_vlan, natural, to_guest
+from .model import MISSING, NBSP, Difference, Edge, Facts, Graph, Link, Nat, Node, Table
+from .wording import cleaned, destination, guest_words, home, home_of, inside, link_words, natural, to_guest
 
 KINDS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
 """What a link is drawn as, where that is not the kernel's word."""
@@ -67,7 +67,6 @@ class _Builder:
             found |= {part.name, *options.get("ports", ()), options.get("parent", ""), options.get("out", "")}
         for network in self.declared.networks.values():
             found |= {str(network.options.get(key) or "") for key in ("uplink", "bridge", "masquerade", "external")}
-            found.add(made_vlan(network))
         return found - {""}
 
     def _matters(self, node: Node) -> bool:

@@ -1,10 +1,8 @@
 """A graph in the language of Graphviz."""
 
 from ..errors import one_line
-from .model import Graph, Node
+from .model import NBSP, Graph, Node
 from .svg import COLOURS, OTHER
-
-NBSP = "\N{NO-BREAK SPACE}"
 
 
 def dot(graph: Graph, host: str = "") -> str:

@@ -10,6 +10,9 @@ MISSING = "missing"
 STANDBY = frozenset(("backup", "blocking", "disabled", "learning", "listening", MISSING))
 """States of a port that carries no traffic."""
 
+NBSP = "\N{NO-BREAK SPACE}"
+"""A blank where no line breaks."""
+
 MOST = 20
 """Differences that a drawing lists."""
 

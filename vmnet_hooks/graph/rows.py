@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .model import Edge, Graph, Node
+from .model import NBSP, Edge, Graph, Node
 
 
 def cells(text: str) -> int:
@@ -24,7 +24,7 @@ def wrapped(lines: Iterable[str], width: int) -> list[str]:
             else:
                 row = f"{row} {word}" if row else word
         result.append(row)
-    return [row.replace("\N{NO-BREAK SPACE}", " ") for row in result]
+    return [row.replace(NBSP, " ") for row in result]
 
 
 @dataclass

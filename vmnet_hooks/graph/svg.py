@@ -5,7 +5,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ..errors import one_line
 from .layout import Line, Style, layout
-from .model import Graph
+from .model import NBSP, Graph
 from .rows import Box, wrapped
 
 X, Y = 8, 18
@@ -110,7 +110,7 @@ def _box(box: Box) -> Iterator[str]:
     width, height = (box.width - 1) * X, (box.height - 1) * Y + 6
     names = ["box", node.kind, *(["differs"] if node.differs else []), *(["off"] if node.state != "up" else [])]
     yield f"<g class={quoteattr(one_line(' '.join(names)))}>"
-    yield f"<title>{_escaped('; '.join((node.heading, *node.lines, *node.more)).replace(chr(0xA0), ' '))}</title>"
+    yield f"<title>{_escaped('; '.join((node.heading, *node.lines, *node.more)).replace(NBSP, ' '))}</title>"
     yield f'<rect class="body" x="{x}" y="{y}" width="{width}" height="{height}" rx="{CORNER}"/>'
     edge = f"v{CORNER - Y - 2}q0 {-CORNER} {CORNER} {-CORNER}h{width - 2 * CORNER}q{CORNER} 0 {CORNER} {CORNER}v{Y + 2 - CORNER}z"
     yield f'<path class="head" fill="{COLOURS.get(node.kind, OTHER)}" d="M{x} {y + Y + 2}{edge}"/>'

@@ -7,11 +7,10 @@ from ipaddress import ip_interface, ip_network
 from ..config import Config, Network
 from ..domain import Owner
 from ..errors import one_line
-from .model import Link
+from .model import NBSP, Link
 
 LONGEST = 39
 """Characters of a name that is not ours to choose: as many as the longest address has."""
-NBSP = "\N{NO-BREAK SPACE}"
 
 
 def cleaned(lines: Iterable[str]) -> tuple[str, ...]:
@@ -58,12 +57,6 @@ def home(owner: Owner, declared: Config) -> str:
     """The same, of a guest; a network that no file declares is called KIND:LINK. "" if nothing is known of it."""
     network = declared.networks.get(owner.network)
     return home_of(network) if network else owner.network.partition(":")[2]
-
-
-def made_vlan(network: Network) -> str:
-    """The VLAN device that comes and goes with a bridged network's guests."""
-    uplink, vid = network.options.get("uplink"), network.options.get("vlan")
-    return f"{uplink}.{vid}" if network.mode == "bridged" and uplink and vid else ""
 
 
 def to_guest(dst: str) -> bool:

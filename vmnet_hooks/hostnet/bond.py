@@ -7,6 +7,7 @@ from ..config import Config, Declared, Option, Required
 from ..state import LinkAttribute, Resource
 from . import link
 
+# In the order of the kernel's numbers (uapi/linux/if_bonding.h).
 MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
 HASHES = ("layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4", "vlan+srcmac")
 RATES = ("slow", "fast")

@@ -6,8 +6,6 @@ MAC of its own: STP tells bridges apart by it, and it is the one that the host u
 from or to the shared MAC, and no ARP or ND about the shared addresses, passes the bridge's ports to the outside.
 """
 
-import hashlib
-import ipaddress
 from collections.abc import Iterator
 
 from .. import values
@@ -28,18 +26,6 @@ from ..state import (
 from . import link
 from .forwarding import forwarding
 
-
-def _mac_or_none(value: object) -> str:
-    return values.mac(value) if value else ""
-
-
-def _ipv4(value: object) -> ipaddress.IPv4Address:
-    found = values.address(value)
-    if not isinstance(found, ipaddress.IPv4Address):
-        raise ValueError("is not an IPv4 address")
-    return found
-
-
 OPTIONS = (
     Option("ports", link.ports, (), "the NICs, VLAN devices and bonds in it; guests' taps come and go by themselves"),
     Option("adopt", values.ifname, "", "the port whose addresses and routes the bridge takes over"),
@@ -57,10 +43,12 @@ OPTIONS = (
     Option("tx_checksum", values.boolean, True, "false: the host computes the checksums of what it sends into the bridge"),
     Option("forwarding", values.boolean, None, "route what comes in by it; default: with anycast_gateway or [nat], yes"),
     Option("anycast_gateway", values.boolean, False, "`addresses` are the guests' gateway, the same on every node"),
-    Option("gateway_mac", _mac_or_none, "", "the shared gateway's MAC, the same on every node; default: made from `addresses`"),
+    Option(
+        "gateway_mac", values.mac_or_none, "", "the shared gateway's MAC, the same on every node; default: made from `addresses`"
+    ),
     Option(
         "arp_source",
-        _ipv4,
+        values.address_of(4),
         None,
         "anycast_gateway: sender of the host's ARP requests, an unused address of the subnet; default: 0.0.0.0, as in a probe",
     ),
@@ -130,8 +118,7 @@ def gateway_link(part: Declared) -> str:
 
 def gateway_mac(part: Declared) -> str:
     """The same on every node that declares the same addresses; locally administered."""
-    seed = ",".join(sorted(str(a) for a in part["addresses"]))
-    return part["gateway_mac"] or f"02:{hashlib.sha256(seed.encode()).digest()[:5].hex(':')}"
+    return part["gateway_mac"] or link.local_mac(",".join(sorted(str(a) for a in part["addresses"])))
 
 
 def resources(part: Declared, host) -> Iterator[Resource]:

@@ -100,7 +100,12 @@ def mac_of(name: str, host) -> str:
 
 def made_up_mac(name: str, host) -> str:
     """A locally administered MAC, the same for a link of that name whenever it is made on this machine."""
-    return f"02:{hashlib.sha256(f'{host.machine} {name}'.encode()).digest()[:5].hex(':')}"
+    return local_mac(f"{host.machine} {name}")
+
+
+def local_mac(seed: str) -> str:
+    """A locally administered MAC, the same for the same seed."""
+    return f"02:{hashlib.sha256(seed.encode()).digest()[:5].hex(':')}"
 
 
 def mtu_of(name: str, host) -> int:

@@ -1,8 +1,6 @@
 """NAT: guests' addresses are translated on the way out of one interface."""
 
-import ipaddress
 from collections.abc import Iterator
-from typing import Any
 
 from .. import values
 from ..config import Config, Declared, Option, Required
@@ -11,16 +9,8 @@ from ..state import NftElement, Resource
 from . import link
 from .forwarding import forwarding
 
-
-def _subnet(value: object) -> Any:
-    try:
-        return ipaddress.ip_network(values.text(value))
-    except ValueError as error:
-        raise ValueError(f"is not a subnet ({error}); write NETWORK/LENGTH") from None
-
-
 OPTIONS = (
-    Option("subnet", _subnet, Required, "write the guests' subnet"),
+    Option("subnet", values.subnet, Required, "write the guests' subnet"),
     Option("out", values.ifname, Required, "name the interface to the outside"),
     Option("snat", values.address, None, "the address to translate to, one of the host's own"),
     Option("masquerade", values.boolean, False, "translate to whatever address `out` has"),

@@ -4,15 +4,12 @@ iproute2 and not netlink: the words of `ip route show` are the words of `ip rout
 can have, also those that we have never heard of.
 """
 
-import json
 import os
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import KernelError, one_line
-from ..state import PROTO, Adoption
-from . import sysctl
+from ..state import Adoption
+from . import iproute2, sysctl, sysfs
 
 # What the kernel tells of a route, and does not take.
 _NOT_WORDS = frozenset({"linkdown", "dead", "offload", "trap", "notify", "rt_offload", "rt_trap"})
@@ -20,16 +17,6 @@ _NOT_WORDS = frozenset({"linkdown", "dead", "offload", "trap", "notify", "rt_off
 _TYPES: Mapping[str, str] = {"2": "local", "3": "broadcast", "4": "anycast", "5": "multicast", "10": "nat"}
 # Of the device itself, or made by the kernel for each.
 _OWN_SYSCTLS = frozenset({"disable_ipv6", "stable_secret", "addr_gen_mode", "mtu", "mc_forwarding"})
-
-
-def _ip(*words: str, batch: str = "") -> str:
-    try:
-        done = subprocess.run(["ip", *words], input=batch, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelError(f"ip {' '.join(words)}: {error}; install iproute2") from None
-    if done.returncode and "-force" not in words:
-        raise KernelError(f"ip {' '.join(words)}: {one_line(done.stderr.strip() or f'exit status {done.returncode}')}")
-    return done.stdout
 
 
 def survey(port: str, bridge: str) -> Adoption:
@@ -48,7 +35,7 @@ def survey(port: str, bridge: str) -> Adoption:
 
 def _addresses(dev: str) -> list[str]:
     items = []
-    for link in json.loads(_ip("-j", "-N", "addr", "show", "dev", dev) or "[]"):
+    for link in iproute2.rows("ip", "-N", "addr", "show", "dev", dev):
         for entry in link.get("addr_info", ()):
             # Link-local ones come by themselves, with the MAC; temporary ones are the kernel's to renew.
             if entry["scope"] in ("link", "253") and entry["family"] == "inet6" or entry.get("temporary"):
@@ -86,7 +73,7 @@ def _lifetime(seconds: int | None) -> str:
 def routes(dev: str, family: str) -> list[str]:
     """The routes through `dev` that somebody made, in the words of `ip route`. Raises KernelError."""
     items = []
-    for line in _ip("-N", "-o", family, "route", "show", "table", "all").splitlines():
+    for line in iproute2.run("ip", "-N", "-o", family, "route", "show", "table", "all").splitlines():
         words = line.replace("\\", " ").split()
         if not any(pair == ("dev", dev) for pair in zip(words, words[1:], strict=False)):
             continue
@@ -101,7 +88,7 @@ def routes(dev: str, family: str) -> list[str]:
 def add_routes(items: list[str], dev: str) -> None:
     """Makes those of the routes that are not there. Raises KernelError."""
     if items:
-        _ip("-force", "-batch", "-", batch="".join(f"route add {item}\n".format(dev=dev) for item in items))
+        iproute2.batch((f"route add {item}".format(dev=dev) for item in items), force=True)
 
 
 def _route_words(words: list[str], dev: str, family: str) -> str:
@@ -129,9 +116,9 @@ def _value(words: list[str], key: str) -> str:
 
 
 def _neighbours(dev: str) -> list[str]:
-    found = json.loads(_ip("-j", "neigh", "show", "dev", dev, "nud", "permanent") or "[]")
+    found = iproute2.rows("ip", "neigh", "show", "dev", dev, "nud", "permanent")
     items = [f"{entry['dst']} lladdr {entry['lladdr']} nud permanent" for entry in found if entry.get("lladdr")]
-    proxies = json.loads(_ip("-j", "neigh", "show", "proxy", "dev", dev) or "[]")
+    proxies = iproute2.rows("ip", "neigh", "show", "proxy", "dev", dev)
     return items + [f"proxy {entry['dst']}" for entry in proxies]
 
 
@@ -152,15 +139,13 @@ def _sysctls(dev: str) -> list[str]:
 
 def read(want: Adoption, master: str) -> Adoption | None:
     """How much of an adoption there is; None if nothing. `master` is the port's now."""
-    there = survey(want.bridge, want.bridge) if os.path.exists(f"/sys/class/net/{want.bridge}") else Adoption("", "")
+    there = survey(want.bridge, want.bridge) if sysfs.exists(want.bridge) else Adoption("", "")
 
     def found(wanted: tuple[str, ...], present: tuple[str, ...]) -> tuple[str, ...]:
         known = {_identity(item): item for item in wanted}
         # What came later is there for the host too, but not what we put there for others.
         return tuple(
-            known.get(_identity(item), item)
-            for item in present
-            if _identity(item) in known or not (_value(item.split(), "proto") == str(PROTO) or item.startswith("proxy "))
+            known.get(_identity(item), item) for item in present if _identity(item) in known or not Adoption.is_ours(item)
         )
 
     have = Adoption(
@@ -193,10 +178,10 @@ def move(adoption: Adoption, to_bridge: bool) -> None:
         # Half of them went, and will come back: behind the others, if those stay.
         left = [item for item in _addresses(adoption.ifname) if item in adoption.addresses]
         if left and len(left) < len(adoption.addresses):
-            _ip("-force", "-batch", "-", batch="".join(f"addr del {item.split()[0]} dev {adoption.ifname}\n" for item in left))
+            iproute2.batch((f"addr del {item.split()[0]} dev {adoption.ifname}" for item in left), force=True)
     must, may = adoption.commands(to_bridge)
-    _ip("-batch", "-", batch="\n".join(must) + "\n")
+    iproute2.batch(must)
     if may:
-        _ip("-force", "-batch", "-", batch="\n".join(may) + "\n")
+        iproute2.batch(may, force=True)
     if to_bridge and adoption.ipv6:
         sysctl.write_value(f"net/ipv6/conf/{adoption.ifname}/disable_ipv6", "1")

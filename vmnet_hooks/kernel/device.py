@@ -1,23 +1,19 @@
 """Links that we make (VLAN devices, bonds, bridges, macvlans, dummies), and what only a bridge has: fdb entries, VLANs."""
 
 import errno
-import json
 import socket
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.ethtool.ioctl import IoctlEthtool
 from pyroute2.netlink.exceptions import NetlinkError
 
-from ..errors import KernelError
+from ..hostnet import bond
 from ..state import ALIAS, Device, FdbEntry, LinkAttribute, PortVlans
 from ..values import ranges
+from . import iproute2
 
-_BOND_MODES = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
-_BOND_HASHES = ("layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4", "vlan+srcmac")
-_LACP_RATES = ("slow", "fast")
 _PROTOCOLS = {"802.1Q": 0x8100, "802.1ad": 0x88A8}
 _PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END, _SELF = 2, 4, 8, 16, 2
 _NTF_SELF = 2
@@ -25,9 +21,9 @@ _NTF_SELF = 2
 _ATTRIBUTES = {("bond", "lacp_rate"): "IFLA_BOND_AD_LACP_RATE"}
 _PREFIX = {"bridge": "IFLA_BR_", "bond": "IFLA_BOND_", "vlan": "IFLA_VLAN_", "macvlan": "IFLA_MACVLAN_"}
 _WORDS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("bond", "mode"): _BOND_MODES,
-    ("bond", "xmit_hash_policy"): _BOND_HASHES,
-    ("bond", "lacp_rate"): _LACP_RATES,
+    ("bond", "mode"): bond.MODES,
+    ("bond", "xmit_hash_policy"): bond.HASHES,
+    ("bond", "lacp_rate"): bond.RATES,
 }
 
 
@@ -52,28 +48,39 @@ def _decoded(kind: str, word: str, value: Any) -> str:
     return str(value)
 
 
+def info(message: Any) -> tuple[str, Any]:
+    """The kind of a link ("" for a NIC), and what only links of its kind have; None if there is no such thing, or pyroute2
+    does not know it."""
+    found = message.get_attr("IFLA_LINKINFO")
+    kind, data = (found.get_attr(f"IFLA_INFO_{name}") if found else None for name in ("KIND", "DATA"))
+    # Of a kind that pyroute2 does not know it is a string.
+    return kind or "", data if hasattr(data, "get_attr") else None
+
+
+def setting(data: Any, kind: str, word: str) -> str:
+    """One setting of a link, of what `info` found, as iproute2 writes it; "" if it has none."""
+    value = None if data is None else data.get_attr(_attribute(kind, word))
+    return "" if value is None else _decoded(kind, word, value)
+
+
+def _encoded_settings(kind: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Settings as pyroute2's requests take them."""
+    return {_attribute(kind, word).removeprefix("IFLA_").lower(): _encoded(kind, word, value) for word, value in pairs}
+
+
 def read(want: Device, message: Any, name_of: Callable[[int], str]) -> Device:
     """The link under a wanted device's name, with the settings that `want` names."""
-    info = message.get_attr("IFLA_LINKINFO")
-    kind = (info.get_attr("IFLA_INFO_KIND") if info else "") or ""
-    data = info.get_attr("IFLA_INFO_DATA") if info else None
+    kind, data = info(message)
     lower = message.get_attr("IFLA_LINK") if want.parent else None
 
     def settings(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
         if kind != want.type or data is None:
             return ()
         # While the topology changes, STP itself shortens it, and puts it back.
-        if kind == "bridge" and data.get_attr("IFLA_BR_TOPOLOGY_CHANGE"):
-            passing = [pair for pair in pairs if pair[0] == "ageing_time"]
-        else:
-            passing = []
-        found = ((word, data.get_attr(_attribute(kind, word))) for word, _ in pairs if (word, _) not in passing)
-        return tuple(
-            # A kernel without VLAN filtering has none of it, and says nothing of it.
-            (word, _decoded(kind, word, value))
-            for word, value in found
-            if value is not None
-        ) + tuple(passing)
+        passing = ("ageing_time",) if kind == "bridge" and data.get_attr("IFLA_BR_TOPOLOGY_CHANGE") else ()
+        found = ((word, value if word in passing else setting(data, kind, word)) for word, value in pairs)
+        # A kernel without VLAN filtering has none of it, and says nothing of it.
+        return tuple((word, value) for word, value in found if value)
 
     return Device(
         want.ifname,
@@ -88,7 +95,7 @@ def read(want: Device, message: Any, name_of: Callable[[int], str]) -> Device:
 
 def create(ip: IPRoute, want: Device, parent: int) -> None:
     """Makes a link, and marks it as ours. Raises NetlinkError."""
-    data = {_attribute(want.type, w)[len("IFLA_") :].lower(): _encoded(want.type, w, v) for w, v in (*want.fixed, *want.options)}
+    data = _encoded_settings(want.type, (*want.fixed, *want.options))
     if parent:
         data["link"] = parent
     ip.link("add", ifname=want.ifname, kind=want.type, **data)
@@ -105,8 +112,7 @@ def change(ip: IPRoute, index: int, want: Device, have: Device) -> None:
         # While it runs, STP's limits hold: forward_delay can't go to 0 before it is off.
         steps = [{"stp_state": changed.pop("stp_state")}, changed]
     for step in filter(None, steps):
-        data = {_attribute(want.type, w)[len("IFLA_") :].lower(): _encoded(want.type, w, v) for w, v in step.items()}
-        ip.link("set", index=index, kind=want.type, **data)
+        ip.link("set", index=index, kind=want.type, **_encoded_settings(want.type, step.items()))
 
 
 # --- the forwarding database -----------------------------------------------------------------------------------------
@@ -132,13 +138,8 @@ def set_fdb(ip: IPRoute, verb: str, entry: FdbEntry, index: int) -> None:
 
 def read_vlans(want: PortVlans) -> PortVlans | None:
     """The VLANs of a port; None if it has none, or is no port. Through bridge(8): what the kernel answers to pyroute2's dump
-    depends on which other links there are."""
-    command = ["bridge", "-json", "-compressvlans", "vlan", "show", "dev", want.ifname]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-        ports = json.loads(done.stdout or "[]") if done.returncode == 0 else []
-    except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        raise KernelError(f"{' '.join(command)}: {error}; install iproute2") from None
+    depends on which other links there are. Raises KernelError."""
+    ports = iproute2.rows("bridge", "-compressvlans", "vlan", "show", "dev", want.ifname, check=False)
     untagged = 0
     tagged: set[int] = set()
     for item in (item for port in ports if port.get("ifname") == want.ifname for item in port.get("vlans", ())):
@@ -151,19 +152,15 @@ def read_vlans(want: PortVlans) -> PortVlans | None:
 
 def set_vlans(ip: IPRoute, want: PortVlans, have: PortVlans | None, index: int) -> None:
     """Raises NetlinkError."""
-    where = {"vlan_flags": _SELF} if want.own else {}
+    flags = [("IFLA_BRIDGE_FLAGS", _SELF)] if want.own else []
     for verb, text, untagged in want.commands(have):
         low, _, high = text.partition("-")
         if high:
-            infos = [{"vid": int(low), "flags": _RANGE_BEGIN}, {"vid": int(high), "flags": _RANGE_END}]
+            rows = [{"vid": int(low), "flags": _RANGE_BEGIN}, {"vid": int(high), "flags": _RANGE_END}]
         else:
-            infos = [{"vid": int(low), "flags": _PVID | _UNTAGGED if untagged else 0}]
-        spec = {"attrs": [*_bridge_flags(where), *(("IFLA_BRIDGE_VLAN_INFO", info) for info in infos)]}
+            rows = [{"vid": int(low), "flags": _PVID | _UNTAGGED if untagged else 0}]
+        spec = {"attrs": [*flags, *(("IFLA_BRIDGE_VLAN_INFO", row) for row in rows)]}
         ip.vlan_filter(verb, index=index, af_spec=spec)
-
-
-def _bridge_flags(where: dict[str, int]) -> list[tuple[str, int]]:
-    return [("IFLA_BRIDGE_FLAGS", where["vlan_flags"])] if where else []
 
 
 # --- checksums ----------------------------------------------------------------------------------------------------------

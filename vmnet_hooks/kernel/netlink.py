@@ -5,7 +5,6 @@ ten guests and with four thousand.
 """
 
 import errno
-import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -33,7 +32,7 @@ from ..state import (
     Route,
     Rule,
 )
-from . import adoption, device
+from . import adoption, device, sysfs
 
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
 _NTF_PROXY, _NUD_PERMANENT, _RTPROT_RA, _IFA_F_NODAD = 8, 0x80, 9, 2
@@ -45,6 +44,16 @@ _OTHER_SELECTORS = tuple(
     for name in ("FWMARK", "IIFNAME", "OIFNAME", "L3MDEV", "UID_RANGE", "IP_PROTO", "SPORT_RANGE", "DPORT_RANGE", "TUN_ID")
 )
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def dump(ask: Callable[..., Any], *command: Any, **match: Any) -> list[Any]:
+    """A whole dump. The kernel says so when something changed under it (a routing daemon is at work): asked again."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return list(ask(*command, **match))
+        except NetlinkDumpInterrupted:
+            continue
+    return list(ask(*command, **match))
 
 
 class Netlink:
@@ -59,15 +68,6 @@ class Netlink:
     def close(self) -> None:
         self._ip.close()
 
-    def _dump(self, ask: Callable[..., Any], **match: Any) -> list[Any]:
-        """A whole dump. The kernel says so when something changed under it (a routing daemon is at work): asked again."""
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return list(ask("dump", **match))
-            except NetlinkDumpInterrupted:
-                continue
-        return list(ask("dump", **match))
-
     def _get(self, ifname: str) -> Any | None:
         try:
             return next(iter(self._ip.link("get", ifname=ifname)), None)
@@ -80,9 +80,7 @@ class Netlink:
         message = self._get(ifname)
         if message is None:
             return None
-        info = message.get_attr("IFLA_LINKINFO")
-        data = info.get_attr("IFLA_INFO_DATA") if info else None
-        kind = (info.get_attr("IFLA_INFO_KIND") if info else "") or ""
+        kind, data = device.info(message)
         return Link(
             message["index"],
             message.get_attr("IFLA_MTU"),
@@ -118,22 +116,19 @@ class Netlink:
 
     def ports(self, ifname: str) -> list[str]:
         """The links whose master is `ifname`."""
-        try:
-            return sorted(os.path.basename(path)[6:] for path in os.listdir(f"/sys/class/net/{ifname}") if path[:6] == "lower_")
-        except FileNotFoundError:
-            return []
+        return sorted(name.removeprefix("lower_") for name in sysfs.files(ifname) if name.startswith("lower_"))
 
     def our_devices(self) -> list[Device]:
         """Every link that carries our alias."""
         found = []
-        for message in self._dump(self._ip.link):
+        for message in dump(self._ip.link, "dump"):
             if message.get_attr("IFLA_IFALIAS") == ALIAS:
                 found.append(device.read(Device(message.get_attr("IFLA_IFNAME"), ""), message, self._name))
         return found
 
     def ra_links(self) -> tuple[str, ...]:
         """Links with a default route that was learned from a router advertisement."""
-        routes = self._dump(self._ip.route, family=socket.AF_INET6, table=MAIN_TABLE, proto=_RTPROT_RA)
+        routes = dump(self._ip.route, "dump", family=socket.AF_INET6, table=MAIN_TABLE, proto=_RTPROT_RA)
         indexes = {r.get_attr("RTA_OIF") for r in routes if r["dst_len"] == 0 and r["proto"] == _RTPROT_RA}
         return tuple(sorted(self._name(index) for index in indexes if index))
 
@@ -204,7 +199,7 @@ class Netlink:
                     return None
                 value = "on" if isolated else "off"
             case "primary":
-                data = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
+                _, data = device.info(message)
                 value = self._name(data.get_attr("IFLA_BOND_PRIMARY") or 0) if data else ""
             case "tx":
                 return device.read_tx(want.ifname)
@@ -219,11 +214,8 @@ class Netlink:
 
     def _isolated(self, ifname: str) -> bool | None:
         # From sysfs: pyroute2 leaves IFLA_INFO_SLAVE_DATA of a bridge's port undecoded.
-        try:
-            with open(f"/sys/class/net/{ifname}/brport/isolated") as file:
-                return file.read().strip() == "1"
-        except OSError:
-            return None
+        value = sysfs.read(ifname, "brport/isolated")
+        return None if value is None else value == "1"
 
     def _addresses(self, ifname: str, cache: dict[Any, Any]) -> list[str]:
         if ("addr", ifname) not in cache:
@@ -235,7 +227,7 @@ class Netlink:
         # In the header: pyroute2's own `index` filters what has come, and that would be every link's addresses.
         request = ifaddrmsg()
         request["index"] = index
-        messages = self._dump(lambda _: self._ip.nlm_request(request, RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP))
+        messages = dump(self._ip.nlm_request, request, RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP)
         return [
             f"{m.get_attr('IFA_LOCAL') or m.get_attr('IFA_ADDRESS')}/{m['prefixlen']}" for m in messages if m["index"] == index
         ]
@@ -279,7 +271,7 @@ class Netlink:
     def _routes(self, family: int, **match: int) -> list[Route]:
         routes = []
         names: dict[int, str] = {}
-        for m in self._dump(self._ip.route, family=_FAMILY[family], **match):
+        for m in dump(self._ip.route, "dump", family=_FAMILY[family], **match):
             if m["type"] != 1 or m["tos"]:
                 continue
             metric = m.get_attr("RTA_PRIORITY") or 0
@@ -305,7 +297,7 @@ class Netlink:
         """Every rule that selects by one subnet."""
         result = []
         for constant in _FAMILY.values():
-            for m in self._dump(self._ip.rule, family=constant):
+            for m in dump(self._ip.rule, "dump", family=constant):
                 if any(m.get_attr(selector) for selector in _OTHER_SELECTORS) or (m["src_len"] and m["dst_len"]):
                     continue
                 for selector, attribute, length in (("from", "FRA_SRC", m["src_len"]), ("to", "FRA_DST", m["dst_len"])):

@@ -1,21 +1,21 @@
 """Why a bridge must not take over an interface: somebody else is in charge of its addresses, or too much hangs on it."""
 
 import configparser
-import json
 import os
 import socket
-import subprocess
+
+from . import iproute2
 
 _DHCP_CLIENTS = ("dhclient", "dhcpcd", "udhcpc", "dhcpcd5")
 
 
 def obstacle(port: str) -> str:
-    """One line with the remedy; "" if there is none."""
+    """One line with the remedy; "" if there is none. Raises KernelError."""
     return _dhcp(port) or _networkd(port) or _network_manager(port) or _nfs_root(port) or _rules(port)
 
 
 def _dhcp(port: str) -> str:
-    for link in _json("addr", "show", "dev", port):
+    for link in iproute2.rows("ip", "addr", "show", "dev", port, check=False):
         for entry in link.get("addr_info", ()):
             if entry["family"] == "inet" and entry.get("dynamic"):
                 return (
@@ -67,7 +67,7 @@ def _nfs_root(port: str) -> str:
     for _, where, kind, options, *_ in mounts:
         if where == "/" and kind in ("nfs", "nfs4"):
             server = next((option[5:] for option in options.split(",") if option.startswith("addr=")), "")
-            found = _json("route", "get", server) if server else []
+            found = iproute2.rows("ip", "route", "get", server, check=False) if server else []
             if not found or found[0].get("dev") == port:
                 return "the root file system comes over it by NFS; make the bridge in the initramfs"
     return ""
@@ -75,17 +75,9 @@ def _nfs_root(port: str) -> str:
 
 def _rules(port: str) -> str:
     for family in ("-4", "-6"):
-        for rule in _json(family, "rule", "show"):
+        for rule in iproute2.rows("ip", family, "rule", "show", check=False):
             for key in ("iif", "oif"):
                 if rule.get(key) == port:
                     table = rule.get("table", "?")
                     return f"the rule `{key} {port} lookup {table}` would not follow; make it name the bridge first"
     return ""
-
-
-def _json(*words: str) -> list:
-    try:
-        done = subprocess.run(["ip", "-j", *words], capture_output=True, text=True, timeout=10)
-        return json.loads(done.stdout or "[]")
-    except (OSError, subprocess.TimeoutExpired, ValueError):
-        return []

@@ -1,29 +1,24 @@
 """What `vmnet-hook import --live` asks the kernel: links with their settings, addresses, routes and rules."""
 
-import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.exceptions import NetlinkError
 
 from ..errors import KernelError
 from ..graph.model import Link
 from ..state import PROTO
-from . import topology
+from . import sysfs, topology
+from .netlink import dump
 
-_ATTEMPTS = 50
 _IFA_F_PERMANENT = 0x80
 _RTN_UNICAST = 1
 _RTPROT_KERNEL, _RT_TABLE_LOCAL = 2, 255
 _PROTOCOLS = {9: "ra", 16: "dhcp"}
 _DEFAULT_RULES = (0, 32766, 32767)
-_SETTINGS = {
-    "bridge": "bridge",
-    "bond": "bonding",
-}
+_SETTINGS = {"bridge": "bridge", "bond": "bonding"}
 
 
 @dataclass(frozen=True)
@@ -61,31 +56,21 @@ class Survey:
 
 def read() -> Survey:
     """This network namespace as it is now. Raises KernelError."""
-    links, _ = topology.read()
     try:
         with IPRoute() as ip:
-            names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in _dump(ip.link)}
+            links = topology.links(ip)
+            names = {link.index: link.name for link in links}
             addresses = [a for family in (socket.AF_INET, socket.AF_INET6) for a in _addresses(ip, family, names)]
             routes = [r for family in (socket.AF_INET, socket.AF_INET6) for r in _routes(ip, family, names)]
             rules = [r for family in (socket.AF_INET, socket.AF_INET6) for r in _rules(ip, family)]
     except (NetlinkError, OSError) as error:
-        raise KernelError(f"reading the kernel's addresses and routes: {error}") from None
+        raise KernelError(f"reading the kernel's links, addresses and routes: {error}") from None
     settings = {link.name: _settings(link.name, _SETTINGS[link.kind]) for link in links if link.kind in _SETTINGS}
     return Survey(links, addresses, routes, rules, settings)
 
 
-def _dump(ask: Callable[..., Any], **match: Any) -> list[Any]:
-    """A whole dump. The kernel says so when something changed under it: asked again."""
-    for _ in range(_ATTEMPTS - 1):
-        try:
-            return list(ask("dump", **match))
-        except NetlinkDumpInterrupted:
-            continue
-    return list(ask("dump", **match))
-
-
 def _addresses(ip: IPRoute, family: int, names: dict[int, str]) -> Iterator[Address]:
-    for message in _dump(ip.addr, family=family):
+    for message in dump(ip.addr, "dump", family=family):
         local, peer = message.get_attr("IFA_LOCAL"), message.get_attr("IFA_ADDRESS")
         address = local or peer
         if not address.startswith("fe80:"):
@@ -97,7 +82,7 @@ def _addresses(ip: IPRoute, family: int, names: dict[int, str]) -> Iterator[Addr
 
 def _routes(ip: IPRoute, family: int, names: dict[int, str]) -> Iterator[Route]:
     zero = "0.0.0.0" if family == socket.AF_INET else "::"
-    for message in _dump(ip.route, family=family):
+    for message in dump(ip.route, "dump", family=family):
         table = message.get_attr("RTA_TABLE") or message["table"]
         if message["proto"] in (_RTPROT_KERNEL, PROTO) or message["type"] != _RTN_UNICAST or table == _RT_TABLE_LOCAL:
             continue
@@ -112,7 +97,7 @@ def _routes(ip: IPRoute, family: int, names: dict[int, str]) -> Iterator[Route]:
 
 
 def _rules(ip: IPRoute, family: int) -> Iterator[str]:
-    for message in _dump(ip.rule, family=family):
+    for message in dump(ip.rule, "dump", family=family):
         priority = message.get_attr("FRA_PRIORITY") or 0
         if priority in _DEFAULT_RULES or message.get_attr("FRA_PROTOCOL") == PROTO:
             continue
@@ -127,16 +112,5 @@ def _rules(ip: IPRoute, family: int) -> Iterator[str]:
 
 
 def _settings(name: str, folder: str) -> dict[str, str]:
-    path = f"{topology.SYSFS}/{name}/{folder}"
-    found: dict[str, str] = {}
-    try:
-        files = os.listdir(path)
-    except OSError:
-        return found
-    for file in files:
-        try:
-            with open(f"{path}/{file}") as opened:
-                found[file] = opened.read().strip()
-        except (OSError, UnicodeDecodeError):
-            continue
-    return found
+    values = {file: sysfs.read(name, f"{folder}/{file}") for file in sysfs.files(name, folder)}
+    return {file: value for file, value in values.items() if value is not None}

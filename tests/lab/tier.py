@@ -1,0 +1,44 @@
+"""What a tier of tests needs of the machine: the remedy where something is missing, and a skip that CI takes for a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+
+import pytest
+
+TOOLS: Mapping[str, str] = {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "ip": "iproute2",
+    "bridge": "iproute2",
+    "nft": "nftables",
+    "tcpdump": "tcpdump",
+    "ping": "iputils-ping",
+    "arping": "iputils-arping",
+}
+"""What nodes, wires and captures are made with: programs, and the packages that they are in."""
+
+
+def lacks(tools: Mapping[str, str], target: str) -> str:
+    """What of root and of these tools is missing, and how to mend that; empty if nothing is."""
+    if os.geteuid():
+        return f"needs root: run `sudo make {target}`"
+    packages = sorted({package for tool, package in tools.items() if not shutil.which(tool)})
+    return f"needs tools that are not installed: apt-get install {' '.join(packages)}" if packages else ""
+
+
+def in_namespaces(flags: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with `sh` (`flags`: -c, -ec) in new mount and network namespaces."""
+    command = ["unshare", "--mount", "--net", "--propagation", "private", "sh", flags, script]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def refuse(tier: str, reason: str) -> None:
+    """Skip a test of a tier, if there is a reason; where CI has prepared the machine, that is a failure."""
+    if reason and os.environ.get("VMNET_CI") == "1":
+        pytest.fail(f"VMNET_CI=1 and the {tier} tier {reason}", pytrace=False)
+    if reason:
+        pytest.skip(f"{tier} tier {reason}")
