@@ -190,14 +190,14 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
         yield NftElement("bridge", f"sources{ip.version}", (tap, mac, str(ip)))
         if ip.version == 6:
             yield NftElement("bridge", "targets", (tap, mac, f"{int(ip):#x}"))
-    for version, cls in ((4, ipaddress.IPv4Network), (6, ipaddress.IPv6Network)):
-        # Merged: a set of intervals takes none that overlap.
-        given = [cls(text) for text in vif.addresses if "/" in text and (":" in text) == (version == 6)]
-        for net in ipaddress.collapse_addresses(given):
-            yield NftElement("bridge", f"prefixes{version}", (tap, mac, str(net)))
-            if version == 6:
-                first, last = int(net.network_address), int(net.broadcast_address)
-                yield NftElement("bridge", "target_prefixes", (tap, mac, f"{first:#x}-{last:#x}"))
+    # Merged: a set of intervals takes none that overlap.
+    prefixes = [address for address in vif.addresses if "/" in address]
+    for net4 in ipaddress.collapse_addresses(ipaddress.IPv4Network(text) for text in prefixes if ":" not in text):
+        yield NftElement("bridge", "prefixes4", (tap, mac, str(net4)))
+    for net6 in ipaddress.collapse_addresses(ipaddress.IPv6Network(text) for text in prefixes if ":" in text):
+        yield NftElement("bridge", "prefixes6", (tap, mac, str(net6)))
+        targets = f"{int(net6.network_address):#x}-{int(net6.broadcast_address):#x}"
+        yield NftElement("bridge", "target_prefixes", (tap, mac, targets))
 
 
 def _vlans(vif: Vif, network: Network, host) -> list[Resource]:
