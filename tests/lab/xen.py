@@ -61,7 +61,8 @@ class Dom0:
         rest = self.sh(
             """
             echo '### bridge vlan'; bridge vlan show
-            echo '### files'; find /run/vmnet-hooks /run/vmnet-hosts /run/xen-hotplug -type f ! -path '*state.db*' ! -name lock | sort
+            echo '### files'
+            find /run/vmnet-hooks /run/vmnet-hosts /run/xen-hotplug -type f ! -path '*state.db*' ! -name lock | sort
             echo '### backends'; for domain in $(xenstore-list backend/vif); do xenstore-ls -f backend/vif/$domain; done
             """,
             check=False,
