@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .capture import Capture
-from .nodes import ROOT, Node, settled, wire
+from .nodes import ROOT, Node, dump, settled, wire
 from .routed import eventually, ping, reach
 from .single import same
 from .xenhost import offline, online
@@ -138,9 +138,9 @@ class Bench:
         return "\n".join(line.rstrip() for line in done.stdout.splitlines())
 
 
-def bench(name: str, stack: ExitStack) -> Bench:
+def bench(name: str, stack: ExitStack, dom0: Callable[[], Dom0] = Dom0) -> Bench:
     """The example's host, with what its `interfaces` says and its files in place."""
-    host = stack.enter_context(Dom0())
+    host = stack.enter_context(dom0())
     host.sh("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done; mkdir -p /run/network")
     interfaces = (FOLDER / name / "interfaces").read_text()
     nics = list(dict.fromkeys(re.findall(r"(?m)^iface (eth\d) inet ", interfaces)))
@@ -191,13 +191,13 @@ def tags(name: str, node: Node) -> None:
         node.sh(f"ip addr add {ROUTER}/24 dev lan.5; ip -6 addr add {ROUTER6}/64 dev lan.5")
 
 
-def play(name: str) -> None:
+def play(name: str, dom0: Callable[[], Dom0] = Dom0) -> None:
     """Every command of an example's README, with its proof."""
     blocks = sessions((FOLDER / name / "README").read_text())
     assert blocks, f"{name}/README has no commands"
     with ExitStack() as stack:
-        made = bench(name, stack)
-        before, keys = settled(made.host), store(made)
+        made = bench(name, stack, dom0)
+        before, keys = settled(made.host, SLOW), store(made)
         for steps in blocks:
             assert any(step.command.startswith("xl create") for step in steps), steps
             proven = False
@@ -210,11 +210,9 @@ def play(name: str) -> None:
                 printed = made.do(step.command)
                 assert printed == step.output, f"{name}/README: {step.command} prints\n{printed}"
             assert proven
-            now = settled(made.host)
-            if now != before:
-                # What the kernel does by itself (addresses of a NIC that has its carrier back) comes a moment later.
-                eventually(lambda: settled(made.host) == before, SLOW)
-            same(before, settled(made.host))
+            # What the kernel does by itself (addresses of a NIC that has its carrier back) comes a moment later.
+            eventually(lambda: dump(made.host) == before, SLOW)
+            same(before, dump(made.host))
             assert store(made) == keys
             assert made.host.cli("status", "--json").stdout.strip() == "[]"
 
