@@ -40,7 +40,7 @@ def test_bridge(world: World):
         dom0.assert_restored(before)
 
         domid = guest.domid
-        guest.console.send("reboot")
+        guest.console.send("reboot -f")
         assert eventually(lambda: guest.domid not in ("", domid), 60), "it did not come back"
         guest.attach()
         guest.console.wait("@up", 120)
@@ -97,7 +97,7 @@ def test_nat(world: World):
         assert heard and all(f"192.0.2.1 > {FAR4}" in line for line in heard), heard
         # Nobody outside has a route to it.
         assert not reaches(outside, address)
-        guest.console.send("poweroff")
+        guest.console.send("poweroff -f")
         assert guest.gone()
 
 
