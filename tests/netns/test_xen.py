@@ -453,6 +453,20 @@ def test_after_a_failure_it_can_be_tried_again(one):
         offline(vif)
 
 
+def test_killed(one):
+    """libxl kills a script that takes too long, at whatever it is, and calls `offline`."""
+    with nothing_stays(one):
+        for domid, delay in enumerate((0.05, 0.15, 0.25, 0.3, 0.35, 0.4, 0.5), 1):
+            vif = guest(one, domid, ip=f"10.7.0.{10 * domid}", mtu=1400)
+            process = vif.started("online")
+            time.sleep(delay)
+            process.kill()
+            process.wait()
+            vif.leave()
+            succeeded(vif.call("offline"))
+            vif.forget()
+
+
 # --- many at once ----------------------------------------------------------------------------------------------------
 
 
