@@ -191,20 +191,13 @@ class Console:
 class Guest:
     """A domU. `vifs` are written as in xl.cfg. Use as a context manager: it is destroyed at the end, if it is still there."""
 
-    def __init__(self, dom0: Dom0, name: str, *vifs: str, type: str = "pv", memory: int = 96, extra: str = "", **settings: str):
-        self.dom0, self.name, self.type = dom0, name, type
+    def __init__(self, dom0: Dom0, name: str, *vifs: str, type: str = "pv", memory: int = 96, **settings: str):
+        self.dom0, self.name = dom0, name
         self.console: Console | None = None
         self.config = Path(f"/tmp/{name}.cfg")
-        word = "hvc0" if type == "pv" else "ttyS0"
-        lines = {
-            "name": name,
-            "type": type,
-            "kernel": KERNEL if type == "pv" else KERNEL.replace("vmlinux", "vmlinuz"),
-            "ramdisk": INITRD,
-            "extra": f"console={word} quiet loglevel=1 mitigations=off {extra}",
-            "on_crash": "destroy",
-            **settings,
-        }
+        lines = {"name": name, "type": type, "on_crash": "destroy", **settings}
+        if type == "pv":
+            lines |= {"kernel": KERNEL, "ramdisk": INITRD, "extra": "console=hvc0 quiet loglevel=1 mitigations=off"}
         self.config.write_text(
             "".join(f'{key} = "{value}"\n' for key, value in lines.items())
             + f"memory = {memory}\nvcpus = 1\nvif = {list(vifs)!r}\n"
@@ -236,9 +229,9 @@ class Guest:
         """Open the console of the domain as it is now."""
         if self.console:
             self.console.close()
-        key = "console/tty" if self.type == "pv" else "serial/0/tty"
-        assert eventually(lambda: self.dom0.xenstore(f"/local/domain/{self.domid}/{key}")), "no console"
-        self.console = Console(self.dom0.xenstore(f"/local/domain/{self.domid}/{key}"))
+        key = f"/local/domain/{self.domid}/console/tty"
+        assert eventually(lambda: self.dom0.xenstore(key)), "no console"
+        self.console = Console(self.dom0.xenstore(key))
 
     @property
     def domid(self) -> str:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parent))  # for `import lab`
 
 from lab.xen_image import XEN, image  # noqa: E402
 
-LIMIT = 1500  # seconds; it takes about ten minutes on two idle cores without KVM
+LIMIT = 2400  # seconds; it takes about ten minutes on two idle cores without KVM
 LACKING = 77
 MEMORY, DOM0_MEMORY = 3072, 1024  # MiB; the rest is for the guests
 # A PV dom0 dies where there is SMAP (-cpu max), and where there is AVX, processes crash at random once a second domain
