@@ -133,9 +133,9 @@ def check_domain(domain: Domain, bound: Sequence[Bound]) -> None:
 
 
 def held(vif: Vif, network: Network) -> list[str]:
-    """Those of a NIC's addresses that no other NIC on its network may have. A bridged guest's prefixes only say what it may
-    send from."""
-    return [address for address in vif.addresses if not (network.mode == "bridged" and "/" in address)]
+    """Those of a NIC's addresses that no other NIC on its network may have. A bridged guest's only say what it may send from:
+    guests that share one by VRRP are both given it."""
+    return [] if network.mode == "bridged" else list(vif.addresses)
 
 
 def links_of(vif: Vif, network: Network) -> tuple[str, ...]:

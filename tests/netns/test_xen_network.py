@@ -209,7 +209,6 @@ def test_nat(one):
         vif = one.vif(7, script="vif-nat")
         assert vif.call("online").returncode == 0, vif.error
         vif.configure("10.0.7.1", 16, "10.0.7.128")
-        one.host.sysctl("ipv4/conf/vif7.0/forwarding", 1)
         with Capture(one.peer, "eth9", "icmp") as seen:
             assert eventually(lambda: reach([(vif.guest, WORLD)], wait=1) == [])
         assert seen.having(f"{OWN} > {WORLD}: ICMP echo request") and not seen.having("10.0.7.1 > "), str(seen)

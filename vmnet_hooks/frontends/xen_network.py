@@ -162,7 +162,7 @@ def _route(command: str, variables: Mapping[str, str]) -> Event | None:
         print(_RULER)
         return None
     name = f"network-route-{netdev}"
-    table = {"mode": "hostroute", "netdev": netdev, "proxy_arp": True}
+    table = {"mode": "hostroute", "netdev": netdev, "proxy_arp": True, "forward_all": True}
     return _event(command, name, [f"network:{name}"], {f'networks."{name}"': table})
 
 
@@ -181,8 +181,10 @@ def _nat(command: str, variables: Mapping[str, str]) -> Event | None:
         f"network-nat-{netdev}-{subnet.partition('.')[0]}": {"subnet": subnet, "out": netdev, "masquerade": True}
         for subnet in _PRIVATE
     }
-    named = {f'nat."{name}"': table for name, table in tables.items()}
-    return _event(command, f"network-nat-{netdev}", [f"nat:{name}" for name in tables], named)
+    name = f"network-nat-{netdev}"
+    named: dict[str, Mapping[str, Any]] = {f'nat."{part}"': table for part, table in tables.items()}
+    named[f'networks."{name}"'] = {"mode": "hostroute", "netdev": netdev, "nat": True, "forward_all": True}
+    return _event(command, name, [*(f"nat:{part}" for part in tables), f"network:{name}"], named)
 
 
 _SCRIPTS = {"network-bridge": _bridge, "network-route": _route, "network-nat": _nat}

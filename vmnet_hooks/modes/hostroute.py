@@ -23,23 +23,12 @@ ROUTER_OFFSET = 127
 """From a guest's address to its gateway's, in the last octet: Xen's vif-nat."""
 
 
-def _ipv4(value: object) -> str:
-    found = values.address(value)
-    if found.version != 4:
-        raise ValueError("is not an IPv4 address")
-    return str(found)
-
-
 OPTIONS = (
     Option("netdev", values.ifname, Required, "name the interface that leads to the rest of the world"),
-    Option("address", _ipv4, "", "the host's address on the taps, the guests' gateway; default: the first one of `netdev`"),
+    Option("address", values.address_of(4), None, "the guests' gateway, on every tap; default: the first address of `netdev`"),
     Option("nat", values.boolean, False, "guests have private addresses, and go out of `netdev` by the host's"),
-    Option(
-        "proxy_arp",
-        values.boolean,
-        False,
-        "answer ARP on `netdev` for all that is routed elsewhere, and let new interfaces forward: for guests that others set up",
-    ),
+    Option("proxy_arp", values.boolean, False, "answer ARP on `netdev` for all that is routed elsewhere, not for guests alone"),
+    Option("forward_all", values.boolean, False, "let new interfaces forward IPv4: for guests that others set up"),
     Option("tap_mac", values.mac, "fe:ff:ff:ff:ff:ff", "the MAC of every tap"),
     Option("mtu", values.integer(68, 65535), None, "bytes, of the tap; default: the tap's own"),
 )
@@ -84,8 +73,10 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
         if address in found:
             raise InputError(f"{where}: {address} is given twice; remove one")
         found.append(address)
-    if not any("/" not in address for address in found):
+    if not found:
         raise InputError(f"{where}: NIC {vif.mac} has no address, which a routed guest needs; give it one (Xen: ip=)")
+    if network["nat"] and not tap.by_kind(tuple(found))[0]:
+        raise InputError(f"{where}: NIC {vif.mac} has no IPv4 address of its own, which its gateway's is made from; give it one")
     if vif.vlan or vif.tagged:
         raise InputError(f"{where}: network {network.name} is routed and has no VLANs; drop vlan and tagged")
     return replace(vif, addresses=tuple(found))
@@ -103,8 +94,9 @@ def _network(network: Network, host) -> Iterator[Resource]:
     yield from forwarding(4, (netdev,), host)
     yield tap.proxy_delay(4, netdev)
     if network["proxy_arp"]:
-        yield Sysctl("net/ipv4/conf/default/forwarding", "1")
         yield Sysctl(f"net/ipv4/conf/{netdev}/proxy_arp", "1")
+    if network["forward_all"]:
+        yield Sysctl("net/ipv4/conf/default/forwarding", "1")
 
 
 def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
@@ -163,7 +155,7 @@ def _own(network: Network, host) -> str:
     if not (network["address"] or found):
         netdev = network["netdev"]
         raise network.error("netdev", f"{netdev} has no IPv4 address, which guests need as their gateway; give it one")
-    return network["address"] or found[0]
+    return str(network["address"] or found[0])
 
 
 def _addresses(network: Network, host) -> list[str]:
