@@ -19,6 +19,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from .nodes import CommandFailed, Node, changes, dump, ran, wire
+from .xen_idle import kernel
 
 SCRIPTS = Path("/etc/xen/scripts")
 KERNEL, INITRD = "/lab/vmlinux", "/lab/guest.cpio"
@@ -196,7 +197,7 @@ class Guest:
         self.console: Console | None = None
         self.config = Path(f"/tmp/{name}.cfg")
         lines = {"name": name, "type": type, "on_crash": "destroy", **settings}
-        if type == "pv":
+        if type == "pv" and "kernel" not in lines:
             lines |= {"kernel": KERNEL, "ramdisk": INITRD, "extra": "console=hvc0 quiet loglevel=1 mitigations=off"}
         self.config.write_text(
             "".join(f'{key} = "{value}"\n' for key, value in lines.items())
@@ -269,6 +270,13 @@ class Guest:
         if self.domid:
             self.dom0.run(["xl", "destroy", self.name], check=False)
         self.config.unlink(missing_ok=True)
+
+
+def idle(dom0: Dom0, name: str, *vifs: str) -> Guest:
+    """A guest that does nothing, and costs next to nothing; it is not created yet."""
+    file = Path("/tmp/idle")
+    file.write_bytes(kernel())
+    return Guest(dom0, name, *vifs, memory=24, kernel=str(file))
 
 
 def together(guests: Sequence[Guest]) -> list[tuple[float, subprocess.CompletedProcess[str]]]:

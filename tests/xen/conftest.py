@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
 
-from lab.xen import Dom0, Guest, World  # noqa: E402
+from lab.xen import Dom0, World, idle  # noqa: E402
 
 # Made by lab/xen_image.py: these tests change the machine's own interfaces.
 MADE = Path("/sbin/lab-init")
@@ -46,7 +46,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def world() -> Iterator[World]:
     with World() as made:
         # What the kernel and Xen leave behind after the first guest of all is not the scripts' doing.
-        first = Guest(made.dom0, "first", "mac=00:16:3e:00:00:ff,bridge=lan,script=vif-bridge")
+        first = idle(made.dom0, "first", "mac=00:16:3e:00:00:ff,bridge=lan,script=vif-bridge")
         try:
             done = first.create("-p")
             assert done.returncode == 0, done.stderr

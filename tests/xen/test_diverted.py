@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab.xen import MAC, SCRIPTS, Guest, World
+from lab.xen import MAC, SCRIPTS, World, idle
 
 
 def files(world: World) -> str:
@@ -14,7 +14,7 @@ def test_diverted(world: World):
     before, state = files(world), dom0.state()
     dom0.run("vmnet-hook xen-scripts --divert")
     vifs = (f"mac={MAC.format(0x51)},bridge=lan", f"mac={MAC.format(0x52)},bridge=lan,script=vif-bridge")
-    guest = Guest(dom0, "diverted", *vifs)
+    guest = idle(dom0, "diverted", *vifs)
     try:
         done = guest.create("-p")
         assert done.returncode == 0, done.stderr

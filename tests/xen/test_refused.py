@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from lab.xen import MAC, Guest, World
+from lab.xen import MAC, World, idle
 
 pytestmark = pytest.mark.usefixtures("restored")
 WRONG = {
@@ -15,7 +15,7 @@ WRONG = {
 
 @pytest.mark.parametrize("vif, word", WRONG.values(), ids=WRONG.keys())
 def test_refused(world: World, vif: str, word: str):
-    guest = Guest(world.dom0, "refused", f"mac={MAC.format(9)},{vif}")
+    guest = idle(world.dom0, "refused", f"mac={MAC.format(9)},{vif}")
     try:
         done = guest.create("-p")
         said = [line for line in done.stderr.splitlines() if "vmnet-hook: " in line]
