@@ -4,6 +4,7 @@ The kernel edge (pyroute2) is imported only for a domain that has something of o
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,17 +23,24 @@ RECORDS_ALONE = config.Config({})
 """Clean-up needs no configuration: a broken one must not keep it from happening."""
 
 
+STOPPED = "# stopped\n"
+"""Begins a declaration that is to be taken back when nobody uses it any more."""
+
+
 def act(event: Event, conclude: Callable[[Event], None] | None = None) -> str:
     """Carries an event out, then lets its front end `conclude` it: what it brought is taken away again if that fails. Returns
     what was done, for the log; "" if nothing was. Raises VmnetError."""
-    done = _act(event)
-    if conclude:
-        try:
+    is_new = event.action is Action.PLUG and bool(event.owner) and not _recorded(event)
+    try:
+        done = _act(event)
+        if conclude:
             conclude(event)
-        except BaseException:
-            if event.action is Action.PLUG:
-                _act(replace(event, action=Action.UNPLUG))
-            raise
+    except BaseException:
+        if is_new:
+            # It may take longer than a front end gives itself: what is half-done is worse.
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _act(replace(event, action=Action.UNPLUG))
+        raise
     return done
 
 
@@ -58,9 +66,12 @@ def _act(event: Event) -> str:
         return described(_activate(event, declared))
     with _engine(declared) as engine:
         if event.action is Action.UNPLUG:
-            owners = engine.down_owner(event.owner) if event.owner else engine.unplug(domain, event.ifname)
-            if event.rename:
-                engine.kernel.rename(event.ifname, event.rename)
+            try:
+                owners = engine.down_owner(event.owner) if event.owner else engine.unplug(domain, event.ifname)
+            finally:
+                if event.rename and engine.kernel.link(event.rename) is None and engine.kernel.link(event.ifname):
+                    engine.kernel.rename(event.ifname, event.rename)
+            _withdraw(engine)
             return described(owners)
         with _renamed(engine, event):
             owners = engine.plug(domain, event.frontend)
@@ -108,17 +119,19 @@ def _network(event: Event) -> str:
 
 
 def _declare(event: Event) -> str:
-    """Parts that a command declares: kept in a file, as long as they are up."""
+    """Parts that a command declares: kept in a file as long as they, or guests on them, are there."""
     path = f"{config.RUNTIME}/{event.owner}.toml"
+    before = _kept(path)
     if event.action is Action.DOWN:
         with _engine(RECORDS_ALONE) as engine:
             there = [name for name in event.names if engine.store.owners(id=name)]
             gone = engine.down(there) if there else []
-            _keep(path, "")
-            for owner in (owner for name in there for owner in engine.store.owners(id=name)):
-                print(f"{label_of(owner)} stays until nobody needs it", file=sys.stderr)
+            if before:
+                _keep(path, STOPPED + before.removeprefix(STOPPED))
+            _withdraw(engine)
+            if _kept(path):
+                print(f"{event.owner}: what guests use stays until they are gone", file=sys.stderr)
         return ", ".join(label_of(owner) for owner in gone)
-    before = _kept(path)
     _keep(path, event.declared)
     try:
         with _engine(config.load(SECTIONS)) as engine:
@@ -127,6 +140,26 @@ def _declare(event: Event) -> str:
     except BaseException:
         _keep(path, before)
         raise
+
+
+def _withdraw(engine: Any) -> None:
+    """Takes back the declarations that were stopped and that nobody uses any more."""
+    if not os.path.isdir(config.RUNTIME):
+        return
+    for path in config.toml_files(config.RUNTIME):
+        text = _kept(path)
+        if not text.startswith(STOPPED):
+            continue
+        try:
+            tables = config.read_toml(path)
+        except VmnetError:
+            tables = {}
+        names = {f"{config.KINDS.get(section)}:{name}" for section in tables for name in tables[section]}
+        used = any(engine.store.owners(id=name) for name in names)
+        if not used and not any(
+            owner.domain for name in tables.get("networks", ()) for owner in engine.store.owners(network=name)
+        ):
+            _keep(path, "")
 
 
 def _kept(path: str) -> str:

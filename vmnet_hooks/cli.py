@@ -232,7 +232,7 @@ def status(domain: str, to_json: bool) -> None:
             ("DOMAIN", "VIF", "NETWORK", "MAC", "ADDRESSES", "PHASE", "STATE"),
             [
                 (
-                    r["domain"] or "-",
+                    one_line(r["domain"]) or "-",
                     r["ifname"] or "-",
                     r["name"] if r["domain"] == "" else r["network"],
                     r["mac"] or "-",

@@ -3,7 +3,7 @@ about guests, and about what `check` and `repair` do for all.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from .modes import MODES
 from .parts import Parts
 from .plan import Change, Plan
 from .ruleset import CLOSED6, FAMILIES, port_table
-from .state import Address, Adoption, FdbEntry, LinkAttribute, NftElement, NftTable, Resource, Rule, Sysctl
+from .state import MAIN_TABLE, Address, Adoption, FdbEntry, LinkAttribute, NftElement, NftTable, Resource, Route, Rule, Sysctl
 from .transaction import Store, Transaction
 
 PREPARE_SECONDS = 120.0
@@ -73,7 +73,7 @@ class Engine(Parts):
             owners[f"{domain.id}/{vif.id or vif.mac}"] = (vif, network)
         for vif, _ in owners.values():
             # A record of the same tap's name: its tap was another one, or another front end knows this one too.
-            drop += [owner.id for owner in self.store.owners(ifname=vif.ifname) if owner.id not in owners]
+            drop += [owner.id for owner in self._others_on(vif, domain) if owner.id not in owners]
         for identity, (vif, network) in owners.items():
             twin = [f"{domain.id}/{vif.twin}"] if vif.twin else []
             drop += self._check_holders(domain, vif, network, [*owners, *drop, *twin])
@@ -100,6 +100,7 @@ class Engine(Parts):
             if known and known[0].phase != "leftover":
                 owner = replace(owner, phase=known[0].phase, since=known[0].since)
             wanted[owner] = compose.compose(vif, network, host)
+            drop += self._check_paths(owner, wanted[owner], [*owners, *drop, *twin])
             needs[identity] = list(compose.needs(network, self.config))
             self._check_shared(network, host, [*owners, *drop])
         if not domain.partial:
@@ -108,6 +109,35 @@ class Engine(Parts):
                 owner.id for owner in self.store.owners(domain_id=domain.id) if owner.id not in owners and owner.id not in drop
             ]
         return self._transaction(wanted, drop, needs)
+
+    def _others_on(self, vif: Vif, domain: Domain) -> list[Owner]:
+        """Records of the same tap. Raises ConflictError if it is another guest's of Xen's, which names taps as it is told."""
+        found = self.store.owners(ifname=vif.ifname)
+        for owner in found:
+            if owner.frontend == "xen" and owner.domain_id != domain.id and self._lives(owner):
+                raise ConflictError(f"{domain.name}: {vif.ifname} is {owner.domain}'s; give NIC {vif.mac} another name (vifname)")
+        return found
+
+    def _check_paths(self, owner: Owner, wants: Mapping[str, Resource], but: Sequence[str]) -> list[str]:
+        """Raises ConflictError if a route to this NIC, or its gateway's address, is in the way of another guest's that lives.
+        Returns the dead ones' ids. Networks may share a table; what they are called does not tell."""
+        routes = [r for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname]
+        gateways = [r for r in wants.values() if isinstance(r, Address) and r.ifname == owner.ifname]
+        found = [(r.dst, *other) for r in routes for other in self.store.claimants(f"route {r.table} {r.dst}", "")]
+        found += [(r.dst, *other) for r in routes for other in self.store.claimants("addr ", f" {r.dst}")]
+        found += [(r.address, *other) for r in gateways for other in self.store.claimants(f"route {MAIN_TABLE} {r.address}", "")]
+        dead = []
+        for address, resource, other in found:
+            # What a guest shares with its network is in nobody's way.
+            if other.id in (owner.id, *but) or not other.domain or resource.link != other.ifname:
+                continue
+            if self._lives(other):
+                raise ConflictError(
+                    f"{owner.domain}: {address.partition('/')[0]} is in use by {other.domain} ({other.ifname}); "
+                    f"give NIC {owner.mac} another address, or stop {other.domain}"
+                )
+            dead.append(other.id)
+        return dead
 
     def _check_shared(self, network: Network, host: compose.Host, but: Sequence[str]) -> None:
         """An edit that moves the network as a whole would leave its running guests where nobody looks for them."""
@@ -272,7 +302,7 @@ class Engine(Parts):
                 wants = compose.compose_part(part, self._host(compose.links_of_part(part)))
             else:
                 network = self.config.network(owner.network, owner.domain)
-                vif = MODES[network.mode].bind(_vif(owner), network, owner.domain)
+                vif = MODES[network.mode].bind(self._as_plugged(owner), network, owner.domain)
                 wants = compose.compose(vif, network, self._host(compose.links_of(vif, network)))
         except (ConfigError, InputError) as error:
             return self.store.claims(owner.id), str(error)
@@ -280,6 +310,11 @@ class Engine(Parts):
         claims = self.store.claims(owner.id)
         kept = {key: r for key, r in claims.items() if isinstance(r, Sysctl) and r.path.endswith("/accept_ra")}
         return {**wants, **kept}, ""
+
+    def _as_plugged(self, owner: Owner) -> Vif:
+        """The NIC of a record, its port's MAC as it was given."""
+        found = self.store.recorded(f"link {owner.ifname} address")
+        return replace(_vif(owner), port_mac=found[0].value if found and isinstance(found[0], LinkAttribute) else "")
 
     def _is_from_files(self, owner: Owner) -> bool:
         """Whether the configuration has a say in what an owner shall have: not where a front end described the network (whose

@@ -38,10 +38,10 @@ def handle(frontend: str, argv: Sequence[str]) -> int:
         status, reason = error.exit_code, str(error)
     except Exception as error:
         status, reason = 1, f"internal error: {type(error).__name__}: {error}; please report it"
+    log(syslog.LOG_ERR, f"{' '.join(argv[1:3])}: {reason}")
+    print(f"vmnet-hook: {shortened(reason)}", file=sys.stderr, flush=True)
     if hasattr(script, "failed"):
         script.failed(argv, reason)
-    log(syslog.LOG_ERR, f"{' '.join(argv[1:3])}: {reason}")
-    print(f"vmnet-hook: {shortened(reason)}", file=sys.stderr)
     return 0 if operation in SAFE else status
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from . import compose
-from .config import KINDS, Declared, Network
+from .config import KINDS, RUNTIME, Declared, Network
 from .domain import Domain, Owner
 from .errors import ConfigError, ConflictError, InputError, KernelError
 from .plan import Change, Plan
@@ -148,6 +148,10 @@ class Parts(Transactions):
         missing = [
             part for part in self._closure(parts).values() if part.name not in host.links or not self.store.owners(id=part.id)
         ]
+        for part in missing:
+            if part.options.get("adopt") and part.source.startswith(RUNTIME):
+                # What a command declared, and a guard put back, or a command took down: no guest's start does it again.
+                raise part.error("", f"is not up, and takes over {part['adopt']}; bring it up first: vmnet-hook up {part.name}")
         return self._compose(missing, set()) if missing else ({}, {})
 
     def _standing(self) -> dict[str, Owner]:

@@ -150,6 +150,15 @@ class Store:
         """Who else has a NIC with that MAC on a network."""
         return _first_other(self._query("SELECT * FROM owner WHERE network = ? AND mac = ?", (network, mac)), but)
 
+    def claimants(self, start: str, end: str) -> list[tuple[Resource, Owner]]:
+        """What is claimed under keys that start and end so, each with who claims it."""
+        rows = self._query(
+            "SELECT want, owner.* FROM resource JOIN claim ON claim.key = resource.key JOIN owner ON owner.id = claim.owner "
+            "WHERE resource.key >= ? AND resource.key < ? AND resource.key LIKE ?",
+            (start, f"{start}\x7f", f"%{end}"),
+        )
+        return [(_decoded(row[0]), _owner(row[1:])) for row in rows]
+
     def claims(self, owner: str) -> dict[str, Resource]:
         """What an owner claims, by key."""
         rows = self._query("SELECT key, want FROM resource WHERE key IN (SELECT key FROM claim WHERE owner = ?)", (owner,))

@@ -56,7 +56,9 @@ class XenHost(Single):
         path = self.host.path("/run/vmnet-hooks/state.db")
         if not path.exists():
             return []
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as opened:
+        # A copy: sqlite resolves /proc/PID/root, and would open this machine's own file of that name.
+        with closing(sqlite3.connect(":memory:")) as opened:
+            opened.deserialize(path.read_bytes())
             tables = [name for (name,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
             return [(name, *row) for name in tables for row in opened.execute(f"SELECT * FROM {name}")]
 

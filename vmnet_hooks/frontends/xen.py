@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from .. import config, values
+from .. import config, store, values
 from ..config import Config, Network, parse_options
 from ..domain import Action, Claim, Domain, Event, Vif
 from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
@@ -23,8 +23,11 @@ from ..modes import MODES
 from ..sections import SECTIONS
 from .xenstore import XenStore
 
-SECONDS = 35.0
+SECONDS = 34.0
 """libxl kills a script after 40 s, and nobody learns why."""
+
+LAST_WORD = 1.5
+"""How long xenstored has, each time, to be told why."""
 
 SCRIPTS = "/etc/xen/scripts"
 LOG = "/var/log/xen/xen-hotplug.log"
@@ -38,6 +41,8 @@ _INTERFACE = re.compile(r"vif(\d{1,5})\.(\d{1,5})(?:-emu)?", re.ASCII)
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.S)
 _VLAN = re.compile(r"(\d{1,4})(?:(p)|-(\d{1,4})|\+(\d{1,4})x(\d{1,4}))?", re.ASCII)
 _SYSFS = "/sys/class/net"
+_HANDED_OVER = "VMNET_VIF_SETUP"
+"""Set where vif-setup ran the script: one that leads to it again, by whatever name, is not run for ever."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     if call.arrives:
         return event(call, XenStore(), config.load(SECTIONS))
-    return Event(Action.UNPLUG, Domain("", f"xen:{call.domid}"), "xen", owner=call.owner, call=(call, None))
+    return Event(Action.UNPLUG, Domain("", f"xen:{call.domid}"), "xen", _recorded(call), owner=call.owner, call=(call, None))
 
 
 def _late(*_: object) -> None:
@@ -108,10 +113,10 @@ def _late(*_: object) -> None:
 def _set_up(argv: Sequence[str]) -> str:
     """vif-setup: hands over to the script that the environment names."""
     named = os.environ.get("script", "")
-    if not named or os.path.basename(named).removeprefix("vmnet-") == "vif-setup":
+    if not named or _HANDED_OVER in os.environ or os.path.basename(named).removeprefix("vmnet-") == "vif-setup":
         return "vif-bridge"
     try:
-        os.execv(named, [named, *argv[1:]])
+        os.execve(named, [named, *argv[1:]], {**os.environ, _HANDED_OVER: "1"})
     except (OSError, ValueError) as error:
         raise InputError(f"vif-setup: script {one_line(named)} can't be run: {one_line(error)}") from None
 
@@ -140,12 +145,12 @@ def read_call(script: str, words: Sequence[str], environ: Mapping[str, str]) -> 
 # --- events --------------------------------------------------------------------------------------------------------------
 
 
-def event(call: Call, store: XenStore, declared: Config) -> Event:
+def event(call: Call, xenstore: XenStore, declared: Config) -> Event:
     """What it takes to set a NIC up. Raises VmnetError."""
-    backend = store.tree(call.path)
+    backend = xenstore.tree(call.path)
     if not backend:
         raise InputError(f"{call.script}: xenstore has no {call.path}; is the domain gone?")
-    full = store.read(f"/local/domain/{call.domid}/name") or f"xen-{call.domid}"
+    full = xenstore.read(f"/local/domain/{call.domid}/name") or f"xen-{call.domid}"
     # So libxl calls a guest that comes in by live migration, until it runs here.
     name = full.removesuffix("--incoming")
     where = f"{one_line(name)}: vif {call.devid}"
@@ -166,9 +171,7 @@ def event(call: Call, store: XenStore, declared: Config) -> Event:
         claim, network = _claim(call, backend, declared, where)
         claims = (replace(claim, mac=vif.mac),)
     domain = Domain(name, f"xen:{call.domid}", (vif,), claims, partial=True)
-    # Called for a second time, it has its name.
-    renamed = os.path.exists(f"{_SYSFS}/{ifname}") and not os.path.exists(f"{_SYSFS}/{call.ifname}")
-    rename = "" if ifname == call.ifname or renamed else call.ifname
+    rename = "" if ifname == call.ifname or _is_renamed(call, ifname) else call.ifname
     return Event(
         Action.PLUG,
         domain,
@@ -182,28 +185,45 @@ def event(call: Call, store: XenStore, declared: Config) -> Event:
     )
 
 
-def events(name: str, store: XenStore, declared: Config) -> Iterator[Event]:
+def events(name: str, xenstore: XenStore, declared: Config) -> Iterator[Event]:
     """The events of every NIC of a domain that runs. Raises VmnetError."""
-    for domid in sorted(filter(str.isdecimal, store.list("backend/vif")), key=int):
-        if store.read(f"/local/domain/{domid}/name") != name:
+    for domid in sorted(filter(str.isdecimal, xenstore.list("backend/vif")), key=int):
+        if xenstore.read(f"/local/domain/{domid}/name") != name:
             continue
-        for devid in sorted(filter(str.isdecimal, store.list(f"backend/vif/{domid}")), key=int):
-            backend = store.tree(f"backend/vif/{domid}/{devid}")
+        for devid in sorted(filter(str.isdecimal, xenstore.list(f"backend/vif/{domid}")), key=int):
+            backend = xenstore.tree(f"backend/vif/{domid}/{devid}")
             script = os.path.basename(backend.get("script", "")).removeprefix("vmnet-") or "vif-bridge"
             if script not in _CLAIMS:
                 raise InputError(f"{name}: vif {devid}: script={one_line(script)} is none of {', '.join(_CLAIMS)}")
             for command, suffix in (("online", ""), ("add", "-emu")):
                 plain, named = f"vif{domid}.{devid}{suffix}", backend.get("vifname", "") + suffix
-                there = [link for link in (plain, named) if link != suffix and os.path.exists(f"{_SYSFS}/{link}")]
-                if there:
-                    call = Call(script, command, {}, int(domid), int(devid), plain, backend.get("gatewaydev", ""))
-                    yield event(call, store, declared)
+                call = Call(script, command, {}, int(domid), int(devid), plain, backend.get("gatewaydev", ""))
+                if os.path.exists(f"{_SYSFS}/{plain}") or (named != suffix and _is_renamed(call, named)):
+                    yield event(call, xenstore, declared)
 
 
 def _ifname(call: Call, vifname: str, where: str) -> str:
     if not vifname:
         return call.ifname
     return _parsed(values.ifname, vifname + ("-emu" if call.emulated else ""), f"{where}: vifname")
+
+
+def _is_renamed(call: Call, ifname: str) -> bool:
+    """Whether a link of that name is this NIC, called so before."""
+    if os.path.exists(f"{_SYSFS}/{call.ifname}") or not os.path.exists(f"{_SYSFS}/{ifname}"):
+        return False
+    return _backend_of(ifname) == f"vif-{call.domid}-{call.devid}" or _recorded(call) == ifname
+
+
+def _recorded(call: Call) -> str:
+    """What our records call the NIC; "" if they do not know it."""
+    if not os.path.exists(f"{store.DIRECTORY}/state.db"):
+        return ""
+    records = store.Store()
+    try:
+        return next((owner.ifname for owner in records.owners(id=call.owner)), "")
+    finally:
+        records.close()
 
 
 def _twin(call: Call, backend: Mapping[str, str]) -> str:
@@ -237,15 +257,15 @@ def _claim(call: Call, backend: Mapping[str, str], declared: Config, where: str)
     untagged, tagged = _parsed(vlans, setting("vlan"), f"{where}: vlan") if setting("vlan") else (None, None)
     claim = Claim("", addresses=addresses, source=where, vlan=untagged, tagged=tagged)
     if name := setting("network"):
-        declared.network(name, f"{where}: network")
-        return replace(claim, network=name), None
-    found = _CLAIMS[call.script](call, claim, setting, declared, where)
+        found = declared.network(name, f"{where}: network")
+    else:
+        found = _CLAIMS[call.script](call, claim, setting, declared, where)
+    if found.mode == "hostroute" and found["nat"] and not addresses:
+        claim = replace(claim, addresses=(private_address(call.domid, call.devid),))
     if isinstance(found, Described):
         MODES[found.mode].check(found)
         if found.mode == "bridged" and found["uplink"]:
             claim = replace(claim, vlan=None, tagged=None)
-        if found.mode == "hostroute" and found["nat"] and not addresses:
-            claim = replace(claim, addresses=(private_address(call.domid, call.devid),))
     return replace(claim, network=found.name), found if isinstance(found, Described) else None
 
 
@@ -305,13 +325,16 @@ def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: st
         name = old
     found = [n for n in declared.networks.values() if MODES[n.mode].bridge_of(n) == name]
     same = [n for n in found if (n["vlan"], n["tagged"] or ()) == (claim.vlan, claim.tagged or ())]
-    if len(found) == 1 or same:
+    tags = bool(claim.vlan or claim.tagged)
+    is_plain = tags and not _is_aware(name, declared)
+    if same or (len(found) == 1 and not is_plain):
         return (same or found)[0]
-    options = {"bridge": name}
-    if (claim.vlan or claim.tagged) and not _is_aware(name, declared):
+    options: dict[str, Any] = {"bridge": name}
+    if is_plain:
         if claim.tagged or not claim.vlan:
             raise InputError(f"{where}: vlan: bridge {name} is not VLAN-aware, so a guest gets one VLAN, untagged; write vlan=10")
         options = {"bridge": f"{name}.{claim.vlan}", "uplink": _uplink(name, declared, where), "vlan": claim.vlan}
+        options |= {"antispoof": True} if any(network["antispoof"] for network in found) else {}
         _parsed(values.ifname, options["bridge"], f"{where}: the bridge for VLAN {claim.vlan}")
     return described(f"bridge:{options['bridge']}", "bridged", options, where)
 
@@ -355,7 +378,7 @@ def described(name: str, mode: str, options: dict[str, Any], where: str) -> Desc
 def default_netdev(where: str) -> str:
     """The interface of the default route, IPv4's or else IPv6's. Raises InputError if there is none."""
     rows = [line.split() for line in lines("/proc/net/route")[1:]]
-    found = [(int(row[6]), row[0]) for row in rows if row[1] == row[7] == "0" * 8]
+    found = [(int(row[6]), row[0]) for row in rows if row[1] == row[7] == "0" * 8 and row[0] != "*"]
     rows = [line.split() for line in lines("/proc/net/ipv6_route")]
     found = found or [(int(row[5], 16), row[9]) for row in rows if row[0] == "0" * 32 and row[1] == "00" and row[9] != "lo"]
     if not found:
@@ -397,7 +420,7 @@ def _uplink(bridge: str, declared: Config, where: str) -> str:
     ports = list(part["ports"]) if part else []
     for path in [] if ports else sorted(glob.glob(f"{_SYSFS}/{bridge}/brif/*")):
         port = os.path.basename(path)
-        is_guest = os.path.exists(f"{_SYSFS}/{port}/tun_flags") or _INTERFACE.fullmatch(port) or _is_vif(port)
+        is_guest = os.path.exists(f"{_SYSFS}/{port}/tun_flags") or _INTERFACE.fullmatch(port) or bool(_backend_of(port))
         ports += [] if is_guest else [port]
     if len(ports) != 1:
         have = ", ".join(ports) or "none"
@@ -408,11 +431,13 @@ def _uplink(bridge: str, declared: Config, where: str) -> str:
     return ports[0]
 
 
-def _is_vif(port: str) -> bool:
+def _backend_of(port: str) -> str:
+    """vif-DOMID-DEVID, where netback made a link."""
     try:
-        return os.path.basename(os.readlink(f"{_SYSFS}/{port}/device")).startswith("vif-")
+        found = os.path.basename(os.readlink(f"{_SYSFS}/{port}/device"))
     except OSError:
-        return False
+        return ""
+    return found if found.startswith("vif-") else ""
 
 
 # --- the answer ----------------------------------------------------------------------------------------------------------
@@ -439,7 +464,7 @@ def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str] | None) -> No
     if backend is None:
         # The vif leaves; its settings may have gone already.
         backend = _left_behind(call)
-        ifname = backend["vifname"] + ("-emu" if call.emulated else "") if backend.get("vifname") else call.ifname
+        ifname = ifname or call.ifname
     environ = {
         **os.environ,
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -453,10 +478,16 @@ def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str] | None) -> No
         "dir": SCRIPTS,
     }
     shell = 'if [ -r "$dir/xen-hotplug-common.sh" ]; then . "$dir/xen-hotplug-common.sh"; fi; for f; do . "$f"; done'
-    done = subprocess.run(["bash", "-e", "-c", shell, f"{SCRIPTS}/{call.script}", *hooks], stdin=subprocess.DEVNULL, env=environ)
-    if done.returncode:
+    words = ["bash", "-e", "-c", shell, f"{SCRIPTS}/{call.script}", *hooks]
+    running = subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environ, start_new_session=True)
+    try:
+        running.wait()
+    except BaseException:
+        os.killpg(running.pid, signal.SIGKILL)
+        raise
+    if running.returncode:
         names = ", ".join(os.path.basename(path) for path in hooks)
-        raise VmnetError(f"{SCRIPTS}/vif-post.d ({names}) ended with status {done.returncode}; see {LOG}")
+        raise VmnetError(f"{SCRIPTS}/vif-post.d ({names}) ended with status {running.returncode}; see {LOG}")
 
 
 def _left_behind(call: Call) -> dict[str, str]:
@@ -477,8 +508,8 @@ def failed(argv: Sequence[str], reason: str) -> None:
         pass
     try:
         call = read_call(os.path.basename(argv[0]), argv[1:], os.environ)
-        if call and call.arrives and (store := XenStore()).list(call.path):
-            store.write({f"{call.path}/hotplug-error": line, f"{call.path}/hotplug-status": "error"})
+        if call and call.arrives and (told := XenStore(LAST_WORD)).list(call.path):
+            told.write({f"{call.path}/hotplug-error": line, f"{call.path}/hotplug-status": "error"})
     except VmnetError:
         # The exit status says so too.
         pass

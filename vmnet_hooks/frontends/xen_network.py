@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
@@ -28,6 +29,7 @@ _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
 
 _VLAN = re.compile(r"(.+)\.([0-9]{1,4})", re.ASCII)
 _RULER = "=" * 60
+_ENVIRON = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
@@ -82,11 +84,16 @@ def _bridge(command: str, variables: Mapping[str, str]) -> Event | None:
         return None
     stem = f"network-bridge-{bridge}"
     tables: dict[str, dict[str, Any]] = {}
-    declared = config.load(SECTIONS)
+    # What a broken file declares can be stopped all the same.
+    declared = config.load(SECTIONS) if command == "start" else config.Config({})
     part = declared.parts.get(f"bridge:{bridge}")
     if command == "start" and part and not part.source.startswith(config.RUNTIME):
         if netdev not in part["ports"]:
             raise InputError(f"network-bridge: {bridge} is declared in {part.source} over other ports; add {netdev} there")
+        if variables.get("antispoof") == "yes":
+            raise InputError(
+                f"network-bridge: antispoof: {bridge} is declared in {part.source}; set antispoof in a network there"
+            )
     elif command == "start":
         link = os.path.exists(f"/sys/class/net/{netdev}") and f"vlan:{netdev}" not in declared.parts
         there = link and f"dummy:{netdev}" not in declared.parts
@@ -168,6 +175,11 @@ def _route(command: str, variables: Mapping[str, str]) -> Event | None:
 
 def _nat(command: str, variables: Mapping[str, str]) -> Event | None:
     netdev = variables.get("netdev") or default_netdev("network-nat")
+    if variables.get("dhcp") == "yes":
+        print(
+            "network-nat: dhcp=yes: dhcpd.conf is not edited; give guests their addresses with ip=, see vmnet-hook(8)",
+            file=sys.stderr,
+        )
     if command == "status":
         print(_RULER)
         _print_output("ip", "addr", "show", "dev", netdev)
@@ -192,5 +204,7 @@ _SCRIPTS = {"network-bridge": _bridge, "network-route": _route, "network-nat": _
 
 def _print_output(*command: str) -> None:
     """What a program says, on our standard output; what it complains about, too."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_ENVIRON
+    )
     print(done.stdout, end="")

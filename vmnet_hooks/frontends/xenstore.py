@@ -28,17 +28,18 @@ class XenStoreError(VmnetError):
 class XenStore:
     """A connection to xenstored. Raises XenStoreError."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = SECONDS) -> None:
         module = _binding()
-        self._store: _Binding | _Programs = _within(lambda: _Binding(module.xs())) if module else _Programs()
+        self._seconds = seconds
+        self._store: _Binding | _Programs = self._within(lambda: _Binding(module.xs())) if module else _Programs()
 
     def read(self, path: str) -> str | None:
         """A value; None if there is none."""
-        return _within(lambda: self._store.read(path))
+        return self._within(lambda: self._store.read(path))
 
     def list(self, path: str) -> list[str]:
         """The keys below a path; none if there is no such path."""
-        return _within(lambda: self._store.list(path))
+        return self._within(lambda: self._store.list(path))
 
     def tree(self, path: str) -> dict[str, str]:
         """The values right below a path."""
@@ -52,7 +53,29 @@ class XenStore:
             for path, value in values.items():
                 self._store.write(path, value)
 
-        _within(write_all)
+        self._within(write_all)
+
+    def _within(self, ask: Callable[[], Any]) -> Any:
+        """What `ask` returns. In a thread of its own: the binding waits in C, where no signal of ours reaches it."""
+        answer: list[Any] = []
+
+        def run() -> None:
+            try:
+                answer.append((ask(), None))
+            except BaseException as error:
+                answer.append((None, error))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(self._seconds)
+        if not answer:
+            raise XenStoreError(f"xenstored has not answered for {self._seconds:.0f} s; see `systemctl status xen`")
+        value, error = answer[0]
+        if error is None:
+            return value
+        if isinstance(error, VmnetError):
+            raise error
+        raise XenStoreError(f"xenstored: {one_line(error)}; is it running? See `systemctl status xen`") from None
 
 
 class _Binding:
@@ -110,26 +133,3 @@ def _binding() -> Any | None:
         finally:
             sys.path.remove(folder)
     return None
-
-
-def _within(ask: Callable[[], Any]) -> Any:
-    """What `ask` returns. In a thread of its own: the binding waits in C, where no signal of ours reaches it."""
-    answer: list[Any] = []
-
-    def run() -> None:
-        try:
-            answer.append((ask(), None))
-        except BaseException as error:
-            answer.append((None, error))
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(SECONDS)
-    if not answer:
-        raise XenStoreError(f"xenstored has not answered for {SECONDS:.0f} s; see `systemctl status xen`")
-    value, error = answer[0]
-    if error is None:
-        return value
-    if isinstance(error, VmnetError):
-        raise error
-    raise XenStoreError(f"xenstored: {one_line(error)}; is it running? See `systemctl status xen`") from None

@@ -205,3 +205,6 @@ def _write(file: TableName | HostName, text: str) -> None:
     os.makedirs(file.DIRECTORY, exist_ok=True)
     with open(file.path, "w") as opened:
         opened.write(text)
+    # Others read them: iproute2 for everybody, dnsmasq. Our umask is our caller's.
+    for path, mode in ((file.DIRECTORY, 0o755), (file.path, 0o644)):
+        os.chmod(path, mode)

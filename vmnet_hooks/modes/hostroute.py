@@ -142,11 +142,18 @@ def _paths(vif: Vif, network: Network, host) -> Iterator[Resource]:
         yield Route(MAIN_TABLE, f"{address}/{length}", ifname, src=gateway if version == 4 else "", metric=vif.metric)
     for prefix in (*prefixes4, *prefixes6):
         version = 6 if ":" in prefix else 4
-        if network["nat"]:
+        if network["nat"] and not _is_translated(prefix, netdev, host):
             yield NftElement("inet", f"masquerade{version}", (prefix, f'"{netdev}"'))
         yield Route(MAIN_TABLE, prefix, ifname, src=gateway if version == 4 else "", metric=vif.metric)
     if network["nat"] and (name := _host_name(vif.domain)):
         yield HostName(ifname, name, (*single4, *single6))
+
+
+def _is_translated(prefix: str, netdev: str, host) -> bool:
+    """Whether a declared NAT has a prefix already: a set of intervals takes none that overlap."""
+    net = ipaddress.ip_network(prefix)
+    subnets = [nat["subnet"] for nat in host.nats if nat["out"] == netdev]
+    return any(net.version == subnet.version and net.subnet_of(subnet) for subnet in subnets)
 
 
 def _own(network: Network, host) -> str:
