@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -30,17 +29,11 @@ STOPPED = "# stopped\n"
 def act(event: Event, conclude: Callable[[Event], None] | None = None) -> str:
     """Carries an event out, then lets its front end `conclude` it: what it brought is taken away again if that fails. Returns
     what was done, for the log; "" if nothing was. Raises VmnetError."""
-    is_new = event.action is Action.PLUG and bool(event.owner) and not _recorded(event)
-    try:
-        done = _act(event)
-        if conclude:
-            conclude(event)
-    except BaseException:
-        if is_new:
-            # It may take longer than a front end gives itself: what is half-done is worse.
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            _act(replace(event, action=Action.UNPLUG))
-        raise
+    if event.action is Action.PLUG:
+        return described(_plug(event, conclude or (lambda _: None)))
+    done = _act(event)
+    if conclude:
+        conclude(event)
     return done
 
 
@@ -58,26 +51,36 @@ def _act(event: Event) -> str:
         return _prepare(event)
     if event.action is Action.RECONNECT:
         return described(_reconnect(event))
-    declared = RECORDS_ALONE if event.action is Action.UNPLUG else _with_network(config.load(SECTIONS), event)
-    claimed = event.action is Action.PLUG and _claimed(event, declared)
-    if not claimed and not _recorded(event):
+    if not _recorded(event):
         return ""
     if event.action is Action.ACTIVATE:
-        return described(_activate(event, declared))
-    with _engine(declared) as engine:
-        if event.action is Action.UNPLUG:
-            try:
-                owners = engine.down_owner(event.owner) if event.owner else engine.unplug(domain, event.ifname)
-            finally:
-                if event.rename and engine.kernel.link(event.rename) is None and engine.kernel.link(event.ifname):
-                    engine.kernel.rename(event.ifname, event.rename)
-            _withdraw(engine)
-            return described(owners)
-        with _renamed(engine, event):
-            owners = engine.plug(domain, event.frontend)
-    if event.announce:
-        _activate(event, declared)
+        return described(_activate(event, config.load(SECTIONS)))
+    with _engine(RECORDS_ALONE) as engine:
+        owners = engine.down_owner(event.owner) if event.owner else engine.unplug(domain, event.ifname)
+        _withdraw(engine)
     return described(owners)
+
+
+def _plug(event: Event, conclude: Callable[[Event], None]) -> list[Owner]:
+    declared = _with_network(config.load(SECTIONS), event)
+    if not _claimed(event, declared) and not _recorded(event):
+        conclude(event)
+        return []
+    with _engine(declared) as engine:
+        was_there = not event.owner or bool(engine.store.owners(id=event.owner))
+        with _renamed(engine, event):
+            owners = engine.plug(event.domain, event.frontend)
+            try:
+                if event.announce:
+                    _activate(event, declared)
+                conclude(event)
+            except BaseException:
+                # It may take longer than a front end gives itself: what is half-done is worse.
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                if not was_there:
+                    engine.down_owner(event.owner)
+                raise
+    return owners
 
 
 def _with_network(declared: config.Config, event: Event) -> config.Config:
