@@ -187,8 +187,14 @@ def test_a_taps_name_follows_vifname(host):
 
 def test_called_for_a_second_time_it_has_its_name(host):
     (host / "sys" / "vif1.0").rename(host / "sys" / "foo0")
+    # netback's link says whose it is; another one of that name is somebody else's.
+    assert event(host, "online", PV, CONFIGURED).rename == "vif1.0"
+    (host / "sys" / "foo0" / "device").symlink_to("../../devices/vif-1-0")
     found = event(host, "online", PV, CONFIGURED)
     assert (found.ifname, found.rename) == ("foo0", "")
+    (host / "sys" / "foo0" / "device").unlink()
+    (host / "sys" / "foo0" / "device").symlink_to("../../devices/vif-2-0")
+    assert event(host, "online", PV, CONFIGURED).rename == "vif1.0"
 
 
 def test_a_guest_that_comes_in_by_migration(host):
