@@ -57,7 +57,7 @@ def _act(event: Event) -> str:
         return described(_activate(event, config.load(SECTIONS)))
     with _engine(RECORDS_ALONE) as engine:
         owners = engine.down_owner(event.owner) if event.owner else engine.unplug(domain, event.ifname)
-        _withdraw(engine)
+        withdraw(engine)
     return described(owners)
 
 
@@ -79,6 +79,7 @@ def _plug(event: Event, conclude: Callable[[Event], None]) -> list[Owner]:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 if not was_there:
                     engine.down_owner(event.owner)
+                    withdraw(engine)
                 raise
     return owners
 
@@ -131,7 +132,7 @@ def _declare(event: Event) -> str:
             gone = engine.down(there) if there else []
             if before:
                 _keep(path, STOPPED + before.removeprefix(STOPPED))
-            _withdraw(engine)
+            withdraw(engine)
             if _kept(path):
                 print(f"{event.owner}: what guests use stays until they are gone", file=sys.stderr)
         return ", ".join(label_of(owner) for owner in gone)
@@ -145,7 +146,7 @@ def _declare(event: Event) -> str:
         raise
 
 
-def _withdraw(engine: Any) -> None:
+def withdraw(engine: Any) -> None:
     """Takes back the declarations that were stopped and that nobody uses any more."""
     if not os.path.isdir(config.RUNTIME):
         return

@@ -144,6 +144,7 @@ def stop(domain: str, xml: str | None) -> None:
     guest = describe(domain, xml) if xml else Domain(domain)
     with engine(actions.RECORDS_ALONE) as opened:
         owners = opened.unplug(guest)
+        actions.withdraw(opened)
     if not owners:
         raise InputError(f"{domain}: nothing is set up for it; see `vmnet-hook status`")
     report("stop", domain, owners)

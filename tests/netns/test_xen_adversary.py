@@ -243,6 +243,18 @@ def test_stop_of_a_bridge_with_guests(one):
         assert not one.shown("xenbr9") and not declared_at_runtime(one)
 
 
+def test_stop_of_a_bridge_and_then_of_its_guest(one):
+    """An admin's `vmnet-hook stop` may be what makes it the last one."""
+    with nothing_stays(one):
+        ran(one, "network-bridge", "start")
+        vif = one.vif(bridge="xenbr9")
+        online(vif)
+        stopped(one, "network-bridge")
+        assert one.host.cli("stop", "dom1").returncode == 0
+        assert not one.shown("xenbr9") and not declared_at_runtime(one)
+        offline(vif)
+
+
 @pytest.mark.parametrize("kind", ["route", "nat"])
 def test_stop_with_guests(one, kind):
     """The same for what is no bridge."""
@@ -274,6 +286,24 @@ def test_start_after_a_stop_with_guests(one):
         assert one.shown("xenbr9") and declared_at_runtime(one)
         checked(one)
         assert ran(one, "network-bridge", "stop") == ""
+
+
+def test_the_last_guest_is_one_that_fails(one):
+    """What was stopped goes with it."""
+    hook(one, "[ $command$vif != onlinevif2.0 ] || { touch /run/here; until [ -e /run/go ]; do sleep 0.05; done; false; }\n")
+    with nothing_stays(one):
+        ran(one, "network-bridge", "start")
+        first, last = one.vif(1, bridge="xenbr9"), one.vif(2, bridge="xenbr9")
+        online(first)
+        stopped(one, "network-bridge")
+        process = last.started("online")
+        assert eventually(one.host.path("/run/here").exists)
+        offline(first)
+        one.host.run("touch /run/go")
+        out, err = process.communicate(timeout=LIMIT)
+        refused(last, subprocess.CompletedProcess((), process.returncode, out, err), "10-a.hook")
+        assert not one.shown("xenbr9") and not declared_at_runtime(one)
+        gone(last)
 
 
 # --- hooks -----------------------------------------------------------------------------------------------------------
@@ -312,30 +342,41 @@ def orphans(one: XenHost) -> list[str]:
     return [command for pid in one.host.processes() if (command := one.host.command(pid)).startswith("sleep 1234")]
 
 
+HANGS = {
+    "alone": "sleep 1234 &\nsleep 1234\n",
+    "xenstored too": "sleep 1234 &\nsleep 1234\n",
+    # Undoing takes longer than what is left of the script's time.
+    "then fails": "flock /run/vmnet-hooks/lock sleep 35 >/dev/null 2>&1 &\nsleep 32\nfalse\n",
+}
+
+
 @pytest.mark.slow
 def test_a_hook_that_hangs(one):
-    """It is ended in time, with all that it began, and what was done is undone; also if xenstored hangs, too."""
-    with XenHost() as other:
-        began, running = time.monotonic(), []
-        for host in (one, other):
-            hook(host, "sleep 1234 &\nsleep 1234\n")
+    """It is ended in time, with all that it began, and what was done is undone. All at once: each takes its time."""
+    with XenHost() as second, XenHost() as third:
+        hosts = dict(zip(HANGS, (one, second, third), strict=True))
+        began, running = time.monotonic(), {}
+        for name, host in hosts.items():
+            hook(host, HANGS[name])
             vif = host.vif(vifname="foo0", bridge="br0")
-            running.append((vif, settled(host.host), vif.started("online")))
-        assert eventually(lambda: all(len(orphans(host)) == 2 for host in (one, other)))
-        other.host.daemon.send_signal(signal.SIGSTOP)
-        results = []
-        for vif, _, process in running:
+            before = settled(host.host)
+            running[name] = (vif, before, vif.started("online"))
+        assert eventually(lambda: len(orphans(one)) == len(orphans(second)) == 2)
+        second.host.daemon.send_signal(signal.SIGSTOP)
+        results = {}
+        for name, (_, _, process) in running.items():
             out, err = process.communicate(timeout=LIMIT + 20)
-            results.append((vif, subprocess.CompletedProcess((), process.returncode, out, err)))
+            results[name] = subprocess.CompletedProcess((), process.returncode, out, err)
         assert time.monotonic() - began < LIMIT
-        other.host.daemon.send_signal(signal.SIGCONT)
-        refused(*results[0], "not done within")
-        vif, done = results[1]
+        second.host.daemon.send_signal(signal.SIGCONT)
+        refused(running["alone"][0], results["alone"], "not done within")
+        refused(running["then fails"][0], results["then fails"], "10-a.hook")
+        vif, done = running["xenstored too"][0], results["xenstored too"]
         assert done.returncode == 1 and done.stderr.startswith("vmnet-hook: ") and done.stderr.count("\n") == 1, done
         assert vif.status == "" and vif.error is None
-        for host, (_, before, _) in zip((one, other), running, strict=True):
-            assert orphans(host) == []
-            same(before, settled(host.host))
+        for name, host in hosts.items():
+            assert orphans(host) == [] and not [row for row in host.records() if row[0] == "owner"]
+            same(running[name][1], settled(host.host))
 
 
 def test_the_name_at_offline(one):
