@@ -305,6 +305,67 @@ def test_private_addresses(domid, devid, address):
     assert xen.private_address(domid, devid) == address
 
 
+ZERO6 = "0" * 32
+DEFAULTS = {
+    "IPv4": (["eth9 00000000 FE01000A 0003 0 0 0 00000000 0 0 0"], [], "eth9"),
+    "the one of the least metric": (
+        ["eth8 00000000 FE01000A 0003 0 0 9 00000000 0 0 0", "eth9 00000000 FE01000A 0003 0 0 5 00000000 0 0 0"],
+        [],
+        "eth9",
+    ),
+    "another beside one that leads nowhere": (
+        ["* 00000000 00000000 0200 0 0 0 00000000 0 0 0", "eth9 00000000 FE01000A 0003 0 0 5 00000000 0 0 0"],
+        [],
+        "eth9",
+    ),
+    "half of the world": (["eth9 00000000 FE01000A 0003 0 0 0 00000080 0 0 0"], [], ""),
+    "IPv6": ([], [f"{ZERO6} 00 {ZERO6} 00 {ZERO6} 00000400 1 0 3 eth9"], "eth9"),
+    "IPv4 leads nowhere, IPv6 out": (
+        ["* 00000000 00000000 0200 0 0 0 00000000 0 0 0"],
+        [f"{ZERO6} 00 {ZERO6} 00 {ZERO6} 00000400 1 0 3 eth9"],
+        "eth9",
+    ),
+    "nowhere": (
+        ["* 00000000 00000000 0200 0 0 0 00000000 0 0 0"],
+        [f"{ZERO6} 00 {ZERO6} 00 {ZERO6} ffffffff 1 0 200200 lo"],
+        "",
+    ),
+    "none": ([], [], ""),
+}
+
+
+@pytest.mark.parametrize("rows4, rows6, expected", DEFAULTS.values(), ids=DEFAULTS.keys())
+def test_the_default_routes_interface(monkeypatch, rows4, rows6, expected):
+    """As the kernel lists routes: one that is unreachable has no interface, or lo."""
+    files = {"/proc/net/route": ["Iface Destination", *rows4], "/proc/net/ipv6_route": rows6}
+    monkeypatch.setattr(xen, "lines", files.__getitem__)
+    if expected:
+        assert xen.default_netdev("web") == expected
+    else:
+        with pytest.raises(InputError, match="web: the host has no default route"):
+            xen.default_netdev("web")
+
+
+@pytest.mark.parametrize(
+    "environ, runs",
+    [
+        ({}, False),
+        ({"script": "/etc/xen/scripts/vif-setup"}, False),
+        ({"script": "/etc/xen/scripts/vmnet-vif-setup"}, False),
+        ({"script": "/etc/xen/scripts/of-mine", "VMNET_VIF_SETUP": "1"}, False),
+        ({"script": "/etc/xen/scripts/of-mine"}, True),
+    ],
+    ids=["none", "itself", "itself, by our name", "called by itself", "another"],
+)
+def test_vif_setup_hands_over_once(monkeypatch, environ, runs):
+    handed = []
+    monkeypatch.setattr(xen.os, "environ", environ)
+    monkeypatch.setattr(xen.os, "execve", lambda *words: handed.append(words))
+    xen._set_up(["/x/vif-setup", "online", "a=b"])
+    path = environ.get("script")
+    assert handed == ([(path, [path, "online", "a=b"], {**environ, "VMNET_VIF_SETUP": "1"})] if runs else [])
+
+
 # --- values ----------------------------------------------------------------------------------------------------------
 
 SOURCES = {
@@ -408,6 +469,17 @@ def test_a_vlan_of_a_bridge_that_knows_none(host):
         event(host, "online", PV, tree)
     with pytest.raises(InputError, match="one VLAN, untagged"):
         event(host, "online", PV, {**tree, "vlan": "10p/20"})
+
+
+def test_a_vlan_of_a_bridge_whose_guests_are_filtered(host):
+    """The bridge for the VLAN is another, and its guests are filtered, too."""
+    (host / "sys" / "xenbr0" / "brif" / "eth3").mkdir()
+    tree = {**PV_TREE, "bridge": "xenbr0", "vlan": "10"}
+    for setting, expected in ((True, True), (False, None)):
+        text = f'[networks.xenbr0]\nmode = "bridged"\nbridge = "xenbr0"\nantispoof = {str(setting).lower()}\n'
+        found = event(host, "online", PV, tree, configured(host, text))
+        assert (found.network["bridge"], found.network["uplink"]) == ("xenbr0.10", "eth3")
+        assert found.network["antispoof"] is expected
 
 
 HOSTILE = ["$(id)", "`id`", "a b", "a\nb", "\x1b[31m", "../x", "-x", "x" * 5000, "é", "\0", "a;b", "%s%n", "'\""]
