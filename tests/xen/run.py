@@ -130,7 +130,7 @@ def main(arguments: list[str]) -> int:
         suites, arguments = [arguments[1]], arguments[2:]
     statuses = []
     for suite in suites:
-        chosen = arguments or ["-v", "--durations=10", str(HERE.relative_to(ROOT))]
+        chosen = arguments or ["-v", "-rP", "--durations=10", str(HERE.relative_to(ROOT))]
         if suite != "bookworm":
             chosen = [*chosen, "-m", "debian13"]
         with tempfile.TemporaryDirectory(prefix="vmnet-xen-") as work:
