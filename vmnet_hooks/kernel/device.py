@@ -5,14 +5,11 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.ethtool.ioctl import IoctlEthtool
-from pyroute2.netlink.exceptions import NetlinkError
-
 from ..hostnet import bond
 from ..state import ALIAS, Device, FdbEntry, LinkAttribute, PortVlans
 from ..values import ranges
 from . import iproute2
+from .rtnl import IoctlEthtool, IPRoute, NetlinkError
 
 _PROTOCOLS = {"802.1Q": 0x8100, "802.1ad": 0x88A8}
 _PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END, _SELF = 2, 4, 8, 16, 2

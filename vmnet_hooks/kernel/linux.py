@@ -4,8 +4,6 @@ import errno
 import os
 from collections.abc import Iterable
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from ..compose import Host, Link
 from ..errors import ConflictError, InTheWay, KernelError
 from ..plan import Plan
@@ -14,6 +12,7 @@ from ..state import FORWARDING_GATE, Adoption, Device, HostName, NftElement, Nft
 from . import adoption, hazards, obstacle, sysctl
 from .netlink import Netlink
 from .nft import Nft
+from .rtnl import NetlinkError
 
 
 class Kernel:

@@ -9,12 +9,6 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink import NLM_F_DUMP, NLM_F_REQUEST
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-from pyroute2.netlink.rtnl import RTM_GETADDR
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-
 from ..compose import Link
 from ..state import (
     ALIAS,
@@ -33,6 +27,7 @@ from ..state import (
     Rule,
 )
 from . import adoption, device, sysfs
+from .rtnl import NLM_F_DUMP, NLM_F_REQUEST, RTM_GETADDR, IPRoute, NetlinkDumpInterrupted, NetlinkError, ifaddrmsg
 
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
 _NTF_PROXY, _NUD_PERMANENT, _RTPROT_RA, _IFA_F_NODAD = 8, 0x80, 9, 2

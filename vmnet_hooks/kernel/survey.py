@@ -4,14 +4,12 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from ..errors import KernelError
 from ..graph.model import Link
 from ..state import PROTO
 from . import sysfs, topology
 from .netlink import dump
+from .rtnl import IPRoute, NetlinkError
 
 _IFA_F_PERMANENT = 0x80
 _RTN_UNICAST = 1

@@ -10,15 +10,13 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from ..errors import KernelError
 from ..graph.model import Link, Table
 from ..state import Route, Rule
 from ..values import ranges
 from . import device, sysfs
 from .netlink import Netlink, dump
+from .rtnl import IPRoute, NetlinkError
 
 _UP, _LOWER_UP = 0x1, 0x10000
 _PVID = 0x2
