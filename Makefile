@@ -81,7 +81,7 @@ check-debian: .venv-check/ready
 	@failed=; \
 	for tier in unit cases netns libvirt package; do \
 	    echo "== tests/$$tier"; \
-	    $(TIER) $$([ $$tier != unit ] || echo "-n auto") tests/$$tier || failed+=" tests/$$tier"; \
+	    $(TIER) $$([ $$tier != unit ] || echo "-n auto") $$([ $$tier != netns ] || echo "-n 2") tests/$$tier || failed+=" tests/$$tier"; \
 	done; \
 	[ -z "$$failed" ] || { echo "== failed:$$failed" >&2; exit 1; }
 
