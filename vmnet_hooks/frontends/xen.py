@@ -23,10 +23,10 @@ from ..modes import MODES
 from ..sections import SECTIONS
 from .xenstore import XenStore
 
-SECONDS = 34.0
+SECONDS = 37.0
 """libxl kills a script after 40 s, and nobody learns why."""
 
-LAST_WORD = 1.5
+LAST_WORD = 0.8
 """How long xenstored has, each time, to be told why."""
 
 SCRIPTS = "/etc/xen/scripts"
