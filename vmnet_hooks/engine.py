@@ -126,17 +126,24 @@ class Engine(Parts):
         found = [(r.dst, *other) for r in routes for other in self.store.claimants(f"route {r.table} {r.dst}", "")]
         found += [(r.dst, *other) for r in routes for other in self.store.claimants("addr ", f" {r.dst}")]
         found += [(r.address, *other) for r in gateways for other in self.store.claimants(f"route {MAIN_TABLE} {r.address}", "")]
+        # What a guest shares with its network is in nobody's way.
+        others = [f for f in found if f[2].id not in (owner.id, *but) and f[2].domain and f[1].link == f[2].ifname]
+        return self._dead_ones(
+            (
+                other,
+                f"{owner.domain}: {address.partition('/')[0]} is in use by {other.domain} ({other.ifname}); "
+                f"give NIC {owner.mac} another address, or stop {other.domain}",
+            )
+            for address, _, other in others
+        )
+
+    def _dead_ones(self, holders: Iterable[tuple[Owner, str]]) -> list[str]:
+        """The ids of those that live no more. Raises ConflictError, with what is said of it, for one that does."""
         dead = []
-        for address, resource, other in found:
-            # What a guest shares with its network is in nobody's way.
-            if other.id in (owner.id, *but) or not other.domain or resource.link != other.ifname:
-                continue
-            if self._lives(other):
-                raise ConflictError(
-                    f"{owner.domain}: {address.partition('/')[0]} is in use by {other.domain} ({other.ifname}); "
-                    f"give NIC {owner.mac} another address, or stop {other.domain}"
-                )
-            dead.append(other.id)
+        for holder, conflict in holders:
+            if self._lives(holder):
+                raise ConflictError(conflict)
+            dead.append(holder.id)
         return dead
 
     def _check_shared(self, network: Network, host: compose.Host, but: Sequence[str]) -> None:
@@ -154,15 +161,14 @@ class Engine(Parts):
 
     def _check_holders(self, domain: Domain, vif: Vif, network: Network, but: Sequence[str]) -> list[str]:
         """Raises ConflictError if another guest that lives holds an address or the MAC. Returns the dead ones' ids."""
-        dead = []
-        for what, holder in self._holders(vif, network, but):
-            if self._lives(holder):
-                raise ConflictError(
-                    f"{domain.name}: {what} of network {network.name} is held by {holder.domain} ({holder.ifname}); "
-                    f"give NIC {vif.mac} another, or stop {holder.domain}"
-                )
-            dead.append(holder.id)
-        return dead
+        return self._dead_ones(
+            (
+                holder,
+                f"{domain.name}: {what} of network {network.name} is held by {holder.domain} ({holder.ifname}); "
+                f"give NIC {vif.mac} another, or stop {holder.domain}",
+            )
+            for what, holder in self._holders(vif, network, but)
+        )
 
     def _holders(self, vif: Vif, network: Network, but: Sequence[str]) -> Iterator[tuple[str, Owner]]:
         for address in compose.held(vif, network):

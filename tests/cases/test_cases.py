@@ -38,6 +38,7 @@ from fake_store import FakeStore  # noqa: E402
 from vmnet_hooks import config  # noqa: E402
 from vmnet_hooks.engine import Engine  # noqa: E402
 from vmnet_hooks.frontends import libvirt, qemu, xen  # noqa: E402
+from vmnet_hooks.kernel import sysfs  # noqa: E402
 from vmnet_hooks.sections import SECTIONS  # noqa: E402
 from vmnet_hooks.state import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl  # noqa: E402
 from vmnet_hooks.store import Store  # noqa: E402
@@ -96,7 +97,7 @@ class Case:
                 (folder / link / "bridge").mkdir()
             if master := about.get("master"):
                 (folder / master / "brif" / link).mkdir(parents=True)
-        monkeypatch.setattr(xen, "_SYSFS", str(folder))
+        monkeypatch.setattr(sysfs, "ROOT", str(folder))
 
     def host(self, before: dict) -> FakeKernel:
         """`links`: {name: {kind, mtu, address, up, master}}; `sysctls`: {path: value}; `addresses`, `neighbours`,

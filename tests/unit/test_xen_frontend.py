@@ -12,6 +12,7 @@ from vmnet_hooks.domain import Action, Domain
 from vmnet_hooks.errors import InputError, VmnetError
 from vmnet_hooks.frontends import xen
 from vmnet_hooks.frontends.xen import METRIC, METRIC_EMULATED, PORT_MAC
+from vmnet_hooks.kernel import sysfs
 from vmnet_hooks.sections import SECTIONS
 
 SCRIPT = "/x/hooks/xen/vif-bridge"
@@ -57,7 +58,7 @@ def host(tmp_path, monkeypatch):
         (tmp_path / "sys" / bridge / "bridge" / "vlan_filtering").write_text("0\n")
     for name in ("eth9", "vif1.0", "vif2.0", "vif2.0-emu"):
         (tmp_path / "sys" / name).mkdir()
-    monkeypatch.setattr(xen, "_SYSFS", str(tmp_path / "sys"))
+    monkeypatch.setattr(sysfs, "ROOT", str(tmp_path / "sys"))
     monkeypatch.setattr(xen, "default_netdev", lambda where: "eth9")
     (tmp_path / "etc").mkdir()
     monkeypatch.setattr(config, "DIRECTORY", str(tmp_path / "etc"))

@@ -19,6 +19,7 @@ from .. import config, store, values
 from ..config import Config, Network, parse_options
 from ..domain import Action, Claim, Domain, Event, Vif
 from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
+from ..kernel import sysfs
 from ..modes import MODES
 from ..sections import SECTIONS
 from .xenstore import XenStore
@@ -40,7 +41,6 @@ _PATH = re.compile(r"(?:/?local/domain/\d+/)?backend/vif/(\d{1,5})/(\d{1,5})", r
 _INTERFACE = re.compile(r"vif(\d{1,5})\.(\d{1,5})(?:-emu)?", re.ASCII)
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.S)
 _VLAN = re.compile(r"(\d{1,4})(?:(p)|-(\d{1,4})|\+(\d{1,4})x(\d{1,4}))?", re.ASCII)
-_SYSFS = "/sys/class/net"
 _HANDED_OVER = "VMNET_VIF_SETUP"
 """Set where vif-setup ran the script: one that leads to it again, by whatever name, is not run for ever."""
 
@@ -206,7 +206,7 @@ def events(name: str, xenstore: XenStore, declared: Config) -> Iterator[Event]:
             for command, suffix in (("online", ""), ("add", "-emu")):
                 plain, named = f"vif{domid}.{devid}{suffix}", backend.get("vifname", "") + suffix
                 call = Call(script, command, {}, int(domid), int(devid), plain, backend.get("gatewaydev", ""))
-                if os.path.exists(f"{_SYSFS}/{plain}") or (named != suffix and _is_renamed(call, named)):
+                if sysfs.exists(plain) or (named != suffix and _is_renamed(call, named)):
                     yield event(call, xenstore, declared)
 
 
@@ -218,7 +218,7 @@ def _ifname(call: Call, vifname: str, where: str) -> str:
 
 def _is_renamed(call: Call, ifname: str) -> bool:
     """Whether a link of that name is this NIC, called so before."""
-    if os.path.exists(f"{_SYSFS}/{call.ifname}") or not os.path.exists(f"{_SYSFS}/{ifname}"):
+    if sysfs.exists(call.ifname) or not sysfs.exists(ifname):
         return False
     return _backend_of(ifname) == f"vif-{call.domid}-{call.devid}" or _recorded(call) == ifname
 
@@ -296,10 +296,10 @@ def vlans(text: str) -> tuple[int | None, tuple[int, ...]]:
     terms = text.split("/")
     for term in terms:
         found = _VLAN.fullmatch(term)
-        if found is None or not text.isascii():
+        if found is None:
             raise ValueError('is no list of VLANs; write "10", "10p/20" or "10p/100-103/200+10x4"')
         first, last, step, count = (int(found[group] or 0) for group in (1, 3, 4, 5))
-        if found[2] or len(terms) == 1 == len(term.split("-")) == len(term.split("+")):
+        if found[2] or not (len(terms) > 1 or found[3] or found[4]):
             untagged.append(first)
         elif found[4]:
             tagged += [first + number * step for number in range(count + 1)]
@@ -324,7 +324,7 @@ def private_address(domid: int, devid: int) -> str:
 
 def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: str) -> Network:
     name = setting("bridge") or _only_bridge(where)
-    if name in declared.networks and not os.path.exists(f"{_SYSFS}/{name}"):
+    if name in declared.networks and not sysfs.exists(name):
         return declared.networks[name]
     _parsed(values.ifname, name, f"{where}: bridge")
     old = f"eth{name.removeprefix('xenbr')}"
@@ -333,8 +333,7 @@ def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: st
         name = old
     found = [n for n in declared.networks.values() if MODES[n.mode].bridge_of(n) == name]
     same = [n for n in found if (n["vlan"], n["tagged"] or ()) == (claim.vlan, claim.tagged or ())]
-    tags = bool(claim.vlan or claim.tagged)
-    is_plain = tags and not _is_aware(name, declared)
+    is_plain = bool(claim.vlan or claim.tagged) and not _is_aware(name, declared)
     if same or (len(found) == 1 and not is_plain):
         return (same or found)[0]
     options: dict[str, Any] = {"bridge": name}
@@ -405,11 +404,11 @@ def lines(path: str) -> list[str]:
 
 def is_bridge(name: str) -> bool:
     """Whether there is a bridge of that name."""
-    return os.path.isdir(f"{_SYSFS}/{name}/bridge")
+    return os.path.isdir(f"{sysfs.ROOT}/{name}/bridge")
 
 
 def _only_bridge(where: str) -> str:
-    found = sorted(path.split("/")[-2] for path in glob.glob(f"{_SYSFS}/*/bridge"))
+    found = sorted(path.split("/")[-2] for path in glob.glob(f"{sysfs.ROOT}/*/bridge"))
     if len(found) != 1:
         have = f"there are {', '.join(found)}" if found else "there is no bridge"
         raise InputError(f"{where}: bridge: not given, and {have}; write bridge=NAME")
@@ -417,18 +416,17 @@ def _only_bridge(where: str) -> str:
 
 
 def _is_aware(bridge: str, declared: Config) -> bool:
-    setting = lines(f"{_SYSFS}/{bridge}/bridge/vlan_filtering")
+    setting = sysfs.read(bridge, "bridge/vlan_filtering")
     part = declared.parts.get(f"bridge:{bridge}")
-    return setting == ["1"] if setting else bool(part and part["vlan_filtering"])
+    return setting == "1" if setting else bool(part and part["vlan_filtering"])
 
 
 def _uplink(bridge: str, declared: Config, where: str) -> str:
     """The one port of a bridge that leads out of the host."""
     part = declared.parts.get(f"bridge:{bridge}")
     ports = list(part["ports"]) if part else []
-    for path in [] if ports else sorted(glob.glob(f"{_SYSFS}/{bridge}/brif/*")):
-        port = os.path.basename(path)
-        is_guest = os.path.exists(f"{_SYSFS}/{port}/tun_flags") or _INTERFACE.fullmatch(port) or bool(_backend_of(port))
+    for port in [] if ports else sorted(sysfs.files(bridge, "brif")):
+        is_guest = sysfs.exists(f"{port}/tun_flags") or _INTERFACE.fullmatch(port) or bool(_backend_of(port))
         ports += [] if is_guest else [port]
     if len(ports) != 1:
         have = ", ".join(ports) or "none"
@@ -442,7 +440,7 @@ def _uplink(bridge: str, declared: Config, where: str) -> str:
 def _backend_of(port: str) -> str:
     """vif-DOMID-DEVID, where netback made a link."""
     try:
-        found = os.path.basename(os.readlink(f"{_SYSFS}/{port}/device"))
+        found = os.path.basename(os.readlink(f"{sysfs.ROOT}/{port}/device"))
     except OSError:
         return ""
     return found if found.startswith("vif-") else ""
@@ -459,7 +457,7 @@ def conclude(event: Event) -> None:
         return
     news = {}
     if call.script == "vif-bridge" and backend.get("frontend"):
-        news[f"{backend['frontend']}/mtu"] = (lines(f"{_SYSFS}/{event.ifname}/mtu") or ["1500"])[0]
+        news[f"{backend['frontend']}/mtu"] = sysfs.read(event.ifname, "mtu") or "1500"
     XenStore().write({**news, f"{call.path}/hotplug-status": "connected"})
     signal.setitimer(signal.ITIMER_REAL, 0)
 

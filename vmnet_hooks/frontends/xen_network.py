@@ -9,13 +9,13 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 from .. import config, values
 from ..domain import Action, Domain, Event
-from ..errors import InputError, one_line
+from ..errors import ConfigError, InputError, one_line
+from ..kernel import sysfs
 from ..sections import SECTIONS
 from .xen import VARIABLE, default_netdev, is_bridge, lines
 
@@ -36,8 +36,7 @@ def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
     """The event of a call; None if it was `status`, which is printed. Raises VmnetError."""
     script = os.path.basename(argv[0])
     command, variables = _read(script, argv[1:])
-    module = _SCRIPTS[script]
-    return module(command, variables)
+    return _SCRIPTS[script](command, variables)
 
 
 def _read(script: str, words: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -95,7 +94,7 @@ def _bridge(command: str, variables: Mapping[str, str]) -> Event | None:
                 f"network-bridge: antispoof: {bridge} is declared in {part.source}; set antispoof in a network there"
             )
     elif command == "start":
-        link = os.path.exists(f"/sys/class/net/{netdev}") and f"vlan:{netdev}" not in declared.parts
+        link = sysfs.exists(netdev) and f"vlan:{netdev}" not in declared.parts
         there = link and f"dummy:{netdev}" not in declared.parts
         vlan = _VLAN.fullmatch(netdev)
         if not there and vlan:
@@ -130,9 +129,8 @@ def _port_and_bridge(variables: Mapping[str, str]) -> tuple[str, str]:
 def _port_of(bridge: str) -> str:
     """The port of a bridge that an earlier call declared; "" if none did."""
     try:
-        with open(f"{config.RUNTIME}/network-bridge-{bridge}.toml", "rb") as file:
-            return tomllib.load(file)["bridges"][bridge]["ports"][0]
-    except (OSError, ValueError, LookupError):
+        return config.read_toml(f"{config.RUNTIME}/network-bridge-{bridge}.toml")["bridges"][bridge]["ports"][0]
+    except (ConfigError, LookupError):
         return ""
 
 
@@ -142,11 +140,10 @@ def _print_bridge(netdev: str, bridge: str) -> None:
         _print_output("ip", "addr", "show", "dev", dev)
     print(" ")
     print("bridge name\tbridge id\t\tSTP enabled\tinterfaces")
-    folder = f"/sys/class/net/{bridge}"
     if is_bridge(bridge):
-        ports = sorted(os.listdir(f"{folder}/brif"))
-        stp = "no" if lines(f"{folder}/bridge/stp_state") == ["0"] else "yes"
-        number = "".join(lines(f"{folder}/bridge/bridge_id"))
+        ports = sorted(sysfs.files(bridge, "brif"))
+        stp = "no" if sysfs.read(bridge, "bridge/stp_state") == "0" else "yes"
+        number = sysfs.read(bridge, "bridge/bridge_id") or ""
         print(f"{bridge}\t\t{number}\t{stp}\t\t{ports[0] if ports else ''}")
         for port in ports[1:]:
             print(f"\t\t\t\t\t\t\t{port}")

@@ -8,7 +8,7 @@ from typing import Any
 from ..hostnet import bond
 from ..state import ALIAS, Device, FdbEntry, LinkAttribute, PortVlans
 from ..values import ranges
-from . import iproute2
+from . import iproute2, sysfs
 from .rtnl import IoctlEthtool, IPRoute, NetlinkError
 
 _PROTOCOLS = {"802.1Q": 0x8100, "802.1ad": 0x88A8}
@@ -187,18 +187,15 @@ def set_tx(want: LinkAttribute) -> None:
 
 # --- what a bridge learns ------------------------------------------------------------------------------------------------
 
-_NO_LINKLOCAL_LEARN = "/sys/class/net/{}/bridge/no_linklocal_learn"
+_NO_LINKLOCAL_LEARN = "bridge/no_linklocal_learn"
 """Through sysfs: pyroute2 knows nothing of IFLA_BR_MULTI_BOOLOPT."""
 
 
 def read_no_linklocal_learn(ifname: str) -> LinkAttribute | None:
-    try:
-        with open(_NO_LINKLOCAL_LEARN.format(ifname)) as file:
-            return LinkAttribute(ifname, "no_linklocal_learn", file.read().strip())
-    except FileNotFoundError:
-        return None
+    value = sysfs.read(ifname, _NO_LINKLOCAL_LEARN)
+    return None if value is None else LinkAttribute(ifname, "no_linklocal_learn", value)
 
 
 def set_no_linklocal_learn(want: LinkAttribute) -> None:
-    with open(_NO_LINKLOCAL_LEARN.format(want.ifname), "w") as file:
+    with open(f"{sysfs.ROOT}/{want.ifname}/{_NO_LINKLOCAL_LEARN}", "w") as file:
         file.write(want.value)

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..hostnet import bridge, vlan
 from ..ruleset import BRIDGE
 from ..state import LinkAttribute, NftElement, PortVlans, Resource, Sysctl
+from .tap import by_kind, merged, sources
 
 OPTIONS = (
     Option("bridge", values.ifname, Required, "name the bridge that guests join"),
@@ -107,7 +108,7 @@ def links(network: Network) -> tuple[str, ...]:
 def bind(vif: Vif, network: Network, where: str) -> Vif:
     """Checks the guest's addresses, and the prefixes that it may send from besides; its VLANs are its own, else the
     network's."""
-    vif = replace(vif, addresses=tuple(_addresses(vif, where)))
+    vif = replace(vif, addresses=sources(vif, where, lambda _: ""))
     if network["uplink"]:
         if vif.vlan or vif.tagged:
             raise InputError(f"{where}: the bridge of network {network.name} is over an uplink of one VLAN; drop vlan and tagged")
@@ -118,23 +119,6 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
     if untagged in (tagged or ()):
         raise InputError(f"{where}: VLAN {untagged} is both untagged and tagged; name it once")
     return replace(vif, vlan=untagged, tagged=tuple(tagged or ()))
-
-
-def _addresses(vif: Vif, where: str) -> Iterator[str]:
-    seen: set[str] = set()
-    for text in vif.addresses:
-        try:
-            address = values.source(text)
-        except ValueError as error:
-            raise InputError(f"{where}: {text!r} {error}") from None
-        net = ipaddress.ip_network(address)
-        ip = net.network_address
-        if net.prefixlen and (ip.is_multicast or ip.is_unspecified or ip.is_loopback or address == "255.255.255.255"):
-            raise InputError(f"{where}: {address} can't be a guest's; choose another")
-        if address in seen:
-            raise InputError(f"{where}: {address} is given twice; remove one")
-        seen.add(address)
-        yield address
 
 
 def network_resources(network: Network, host) -> list[Resource]:
@@ -190,13 +174,13 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
         yield NftElement("bridge", f"sources{ip.version}", (tap, mac, str(ip)))
         if ip.version == 6:
             yield NftElement("bridge", "targets", (tap, mac, f"{int(ip):#x}"))
-    # Merged: a set of intervals takes none that overlap.
-    prefixes = [address for address in vif.addresses if "/" in address]
-    for net4 in ipaddress.collapse_addresses(ipaddress.IPv4Network(text) for text in prefixes if ":" not in text):
-        yield NftElement("bridge", "prefixes4", (tap, mac, str(net4)))
-    for net6 in ipaddress.collapse_addresses(ipaddress.IPv6Network(text) for text in prefixes if ":" in text):
-        yield NftElement("bridge", "prefixes6", (tap, mac, str(net6)))
-        targets = f"{int(net6.network_address):#x}-{int(net6.broadcast_address):#x}"
+    _, _, prefixes4, prefixes6 = by_kind(vif.addresses)
+    for prefix in merged(prefixes4):
+        yield NftElement("bridge", "prefixes4", (tap, mac, prefix))
+    for prefix in merged(prefixes6):
+        net = ipaddress.ip_network(prefix)
+        yield NftElement("bridge", "prefixes6", (tap, mac, prefix))
+        targets = f"{int(net.network_address):#x}-{int(net.broadcast_address):#x}"
         yield NftElement("bridge", "target_prefixes", (tap, mac, targets))
 
 

@@ -58,28 +58,20 @@ def links(network: Network) -> tuple[str, ...]:
 
 def bind(vif: Vif, network: Network, where: str) -> Vif:
     """Checks the guest's addresses and prefixes."""
-    found: list[str] = []
-    for text in vif.addresses:
-        try:
-            address = values.source(text)
-        except ValueError as error:
-            raise InputError(f"{where}: {text!r} {error}") from None
-        net = ipaddress.ip_network(address)
-        ip = net.network_address
-        if not net.prefixlen:
-            raise InputError(f"{where}: {address} is every address there is; name the guest's own")
-        if ip.is_multicast or ip.is_unspecified or ip.is_loopback or ip.is_link_local or address == "255.255.255.255":
-            raise InputError(f"{where}: {address} can't be a guest's; choose another")
-        if address in found:
-            raise InputError(f"{where}: {address} is given twice; remove one")
-        found.append(address)
+    found = tap.sources(vif, where, _unusable)
     if not found:
         raise InputError(f"{where}: NIC {vif.mac} has no address, which a routed guest needs; give it one (Xen: ip=)")
-    if network["nat"] and not tap.by_kind(tuple(found))[0]:
+    if network["nat"] and not tap.by_kind(found)[0]:
         raise InputError(f"{where}: NIC {vif.mac} has no IPv4 address of its own, which its gateway's is made from; give it one")
     if vif.vlan or vif.tagged:
         raise InputError(f"{where}: network {network.name} is routed and has no VLANs; drop vlan and tagged")
-    return replace(vif, addresses=tuple(found))
+    return replace(vif, addresses=found)
+
+
+def _unusable(net: tap.Subnet) -> str:
+    if not net.prefixlen:
+        return "is every address there is; name the guest's own"
+    return "can't be a guest's; choose another" if net.network_address.is_link_local else ""
 
 
 def network_resources(network: Network, host) -> list[Resource]:

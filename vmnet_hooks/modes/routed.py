@@ -43,22 +43,8 @@ def _subnet(version: int):
     return parse
 
 
-def _address(version: int):
-    def parse(value: object) -> Any:
-        found = values.address(value)
-        if found.version != version:
-            raise ValueError(f"is not an IPv{version} address")
-        return found
-
-    return parse
-
-
 def _as_is(value: object) -> Any:
     return value
-
-
-def _mac_or_none(value: object) -> str:
-    return values.mac(value) if value else ""
 
 
 OPTIONS = (
@@ -83,10 +69,10 @@ OPTIONS = (
         "the network's IPv4 side",
         (
             Option("subnet", _subnet(4), Required, "write the subnet, as 192.0.2.0/24"),
-            Option("gateway", _address(4), Required, "write the gateway's address"),
+            Option("gateway", values.address_of(4), Required, "write the gateway's address"),
             Option(
                 "arp_source",
-                _address(4),
+                values.address_of(4),
                 None,
                 "sender of ARP requests on the uplink: an unused address of the subnet, the same on every node (for role host)",
             ),
@@ -99,7 +85,7 @@ OPTIONS = (
         "the network's IPv6 side",
         (
             Option("subnet", _subnet(6), Required, "write the subnet, as 2001:db8::/64"),
-            Option("gateway", _address(6), Required, "write the gateway's address"),
+            Option("gateway", values.address_of(6), Required, "write the gateway's address"),
         ),
     ),
     Option("masquerade", values.ifname, "", "router roles: translate guests' addresses on the way out of this interface"),
@@ -112,7 +98,7 @@ OPTIONS = (
     ),
     Option(
         "tap_mac",
-        _mac_or_none,
+        values.mac_or_none,
         "fe:ff:ff:ff:ff:ff",
         "the MAC of every tap, on every node, so that a guest's neighbour entry survives migration; \"\" keeps the tap's",
     ),

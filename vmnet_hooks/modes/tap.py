@@ -1,12 +1,15 @@
-"""What every tap of a guest without a bridge has, whatever the host's routes are like: its filter, its sysctls, its MAC."""
+"""What every tap of a guest without a bridge has, whatever the host's routes are like: its filter, its sysctls, its MAC. And
+what filters of all kinds are made from: a guest's addresses and prefixes."""
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .. import values
 from ..domain import Vif
 from ..errors import InputError
 from ..state import LinkAttribute, NftElement, Resource, Sysctl
+
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def check_master(vif: Vif, network, host) -> None:
@@ -67,6 +70,27 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
             yield NftElement("inet", "sources6", (tap, mac, address))
         for prefix in prefixes6:
             yield NftElement("inet", "prefixes6", (tap, mac, prefix))
+
+
+def sources(vif: Vif, where: str, unusable: Callable[[Subnet], str]) -> tuple[str, ...]:
+    """The addresses and prefixes of a NIC, each checked; `unusable` says what a mode has against one, "" if nothing. Raises
+    InputError."""
+    found: list[str] = []
+    for text in vif.addresses:
+        try:
+            address = values.source(text)
+        except ValueError as error:
+            raise InputError(f"{where}: {text!r} {error}") from None
+        net = ipaddress.ip_network(address)
+        ip = net.network_address
+        problem = unusable(net)
+        if not problem and net.prefixlen:
+            no_guests = ip.is_multicast or ip.is_unspecified or ip.is_loopback or address == "255.255.255.255"
+            problem = "can't be a guest's; choose another" if no_guests else ""
+        if problem or address in found:
+            raise InputError(f"{where}: {address} {problem or 'is given twice; remove one'}")
+        found.append(address)
+    return tuple(found)
 
 
 def merged(prefixes: list[str]) -> list[str]:
