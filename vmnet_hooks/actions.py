@@ -15,7 +15,7 @@ from . import compose, config, store
 from .domain import Action, Event, Owner
 from .engine import activate, label_of
 from .errors import InputError, VmnetError
-from .kernel import packet
+from .place import Here, Place
 from .sections import SECTIONS
 
 RECORDS_ALONE = config.Config({})
@@ -26,53 +26,55 @@ STOPPED = "# stopped\n"
 """Begins a declaration that is to be taken back when nobody uses it any more."""
 
 
-def act(event: Event, conclude: Callable[[Event], None] | None = None) -> str:
+def act(event: Event, conclude: Callable[[Event], None] | None = None, place: Place | None = None) -> str:
     """Carries an event out, then lets its front end `conclude` it: what it brought is taken away again if that fails. Returns
-    what was done, for the log; "" if nothing was. Raises VmnetError."""
+    what was done, for the log; "" if nothing was. `place` is where: this process, if none is given. Raises VmnetError."""
+    place = place or Here()
     if event.action is Action.PLUG:
-        return described(_plug(event, conclude or (lambda _: None)))
-    done = _act(event)
+        return described(_plug(event, conclude or (lambda _: None), place))
+    done = _act(event, place)
     if conclude:
         conclude(event)
     return done
 
 
-def _act(event: Event) -> str:
+def _act(event: Event, place: Place) -> str:
     domain = event.domain
     if event.names:
-        return _declare(event)
+        return _declare(event, place)
     if event.action in (Action.UP, Action.DOWN):
-        return _network(event)
+        return _network(event, place)
     if event.action is Action.INCOMING:
         if domain.uuid:
-            store.Store().expect(domain.uuid)
+            with place.records() as records:
+                records.expect(domain.uuid)
         return ""
     if event.action is Action.PREPARE:
-        return _prepare(event)
+        return _prepare(event, place)
     if event.action is Action.RECONNECT:
-        return described(_reconnect(event))
-    if not _recorded(event):
+        return described(_reconnect(event, place))
+    if not _recorded(event, place):
         return ""
     if event.action is Action.ACTIVATE:
-        return described(_activate(event, config.load(SECTIONS)))
-    with _engine(RECORDS_ALONE) as engine:
+        return described(_activate(event, place.declared(), place))
+    with place.engine(RECORDS_ALONE) as engine:
         owners = engine.down_owner(event.owner) if event.owner else engine.unplug(domain, event.ifname)
         withdraw(engine)
     return described(owners)
 
 
-def _plug(event: Event, conclude: Callable[[Event], None]) -> list[Owner]:
-    declared = _with_network(config.load(SECTIONS), event)
-    if not _claimed(event, declared) and not _recorded(event):
+def _plug(event: Event, conclude: Callable[[Event], None], place: Place) -> list[Owner]:
+    declared = _with_network(place.declared(), event)
+    if not _claimed(event, declared) and not _recorded(event, place):
         conclude(event)
         return []
-    with _engine(declared) as engine:
+    with place.engine(declared) as engine:
         was_there = not event.owner or bool(engine.store.owners(id=event.owner))
         with _renamed(engine, event):
             owners = engine.plug(event.domain, event.frontend)
             try:
                 if event.announce:
-                    _activate(event, declared)
+                    _activate(event, declared, place)
                 conclude(event)
             except BaseException:
                 # It may take longer than a front end gives itself: what is half-done is worse.
@@ -103,12 +105,12 @@ def _renamed(engine: Any, event: Event) -> Iterator[None]:
         raise
 
 
-def _network(event: Event) -> str:
+def _network(event: Event, place: Place) -> str:
     """A network of the host's own, which no configuration file declares. A mark tells hook.py that there is a record."""
     mark = f"{store.DIRECTORY}/{event.owner.replace('/', '-')}"
     if event.action is Action.DOWN and not os.path.exists(f"{store.DIRECTORY}/state.db"):
         return ""
-    with _engine(RECORDS_ALONE) as engine:
+    with place.engine(RECORDS_ALONE) as engine:
         if event.action is Action.DOWN:
             done = engine.down_owner(event.owner)
             if os.path.exists(mark):
@@ -122,12 +124,12 @@ def _network(event: Event) -> str:
     return f"{network['role']}, table {network['table']}" if changed else ""
 
 
-def _declare(event: Event) -> str:
+def _declare(event: Event, place: Place) -> str:
     """Parts that a command declares: kept in a file as long as they, or guests on them, are there."""
     path = f"{config.RUNTIME}/{event.owner}.toml"
     before = _kept(path)
     if event.action is Action.DOWN:
-        with _engine(RECORDS_ALONE) as engine:
+        with place.engine(RECORDS_ALONE) as engine:
             there = [name for name in event.names if engine.store.owners(id=name)]
             gone = engine.down(there) if there else []
             if before:
@@ -138,7 +140,7 @@ def _declare(event: Event) -> str:
         return ", ".join(label_of(owner) for owner in gone)
     _keep(path, event.declared)
     try:
-        with _engine(config.load(SECTIONS)) as engine:
+        with place.engine() as engine:
             watch = import_module("vmnet_hooks.guard").Watch()
             return ", ".join(label_of(owner) for owner in engine.up(event.names, watch))
     except BaseException:
@@ -189,75 +191,61 @@ def _keep(path: str, text: str) -> None:
         raise VmnetError(f"{path}: {error.strerror}; it must be writable, run as root") from None
 
 
-def _prepare(event: Event) -> str:
+def _prepare(event: Event, place: Place) -> str:
     """The taps do not exist yet, and the hypervisor may want a bridge for them."""
-    declared = config.load(SECTIONS)
+    declared = place.declared()
     if not declared.parts:
         return ""
     bound = compose.bind(event.domain, declared, declared.claims(event.domain.name))
     networks = [network for _, network in bound if compose.needs(network, declared)]
-    if not networks or _are_up({name for network in networks for name in compose.needs(network, declared)}):
+    if not networks or _are_up(
+        {name for network in networks for name in compose.needs(network, declared)}, place
+    ):
         return ""
-    with _engine(declared) as engine:
+    with place.engine(declared) as engine:
         return ", ".join(owner.id.replace(":", " ", 1) for owner in engine.prepare(event.domain, networks, event.frontend))
 
 
-def _are_up(names: set[str]) -> bool:
+def _are_up(names: set[str], place: Place) -> bool:
     """Whether parts are up, and kept by more than a guest that may go meanwhile. Without the kernel edge, which costs."""
     if not os.path.exists(f"{store.DIRECTORY}/state.db"):
         return False
-    records = store.Store()
-    try:
+    with place.records() as records:
         found = {o.id: o for name in names for o in records.owners(id=name) if o.frontend == "cli" and o.phase == "active"}
-    finally:
-        records.close()
     return found.keys() == names and all(os.path.exists(f"/sys/class/net/{owner.network}") for owner in found.values())
 
 
-def _reconnect(event: Event) -> list[Owner]:
+def _reconnect(event: Event, place: Place) -> list[Owner]:
     """The guest runs: it keeps what it was started with, above all its filter, whatever its description says by now."""
     try:
-        declared = config.load(SECTIONS)
+        declared = place.declared()
         if _claimed(event, declared):
-            with _engine(declared) as engine:
+            with place.engine(declared) as engine:
                 return engine.plug(event.domain, event.frontend)
     except InputError:
-        if _recorded(event):
-            with _engine(RECORDS_ALONE) as engine:
+        if _recorded(event, place):
+            with place.engine(RECORDS_ALONE) as engine:
                 engine.reassert(event.domain)
         raise
-    if not _recorded(event):
+    if not _recorded(event, place):
         return []
-    with _engine(declared) as engine:
+    with place.engine(declared) as engine:
         return engine.reassert(event.domain)
 
 
-@contextmanager
-def _engine(declared: config.Config) -> Iterator[Any]:
-    engine = import_module("vmnet_hooks.host").engine(declared)
-    try:
-        yield engine
-    finally:
-        engine.close()
-
-
-def _activate(event: Event, declared: config.Config) -> list[Owner]:
-    records = store.Store()
-    try:
-        return activate(declared, records, packet.announce, event.domain, event.ifname)
-    finally:
-        records.close()
+def _activate(event: Event, declared: config.Config, place: Place) -> list[Owner]:
+    with place.records() as records:
+        return activate(declared, records, place.announce, event.domain, event.ifname)
 
 
 def _claimed(event: Event, declared: config.Config) -> bool:
     return bool(compose.bind(event.domain, declared, declared.claims(event.domain.name)))
 
 
-def _recorded(event: Event) -> bool:
+def _recorded(event: Event, place: Place) -> bool:
     if not os.path.exists(f"{store.DIRECTORY}/state.db"):
         return False
-    records = store.Store()
-    try:
+    with place.records() as records:
         if event.action is Action.UNPLUG:
             # A migration that failed before the guest came.
             records.expected(event.domain.uuid)
@@ -269,8 +257,6 @@ def _recorded(event: Event) -> bool:
             found += records.of_domain("", f"name:{event.domain.name}")
         # A killed start left a journal and no record: this clean-up takes it back.
         return bool(found) or (event.action is Action.UNPLUG and bool(records.journal()[0]))
-    finally:
-        records.close()
 
 
 def described(owners: Iterable[Owner]) -> str:

@@ -13,14 +13,17 @@ def main(path: str, argv: list[str]) -> int:
     if not name:
         print(f"vmnet-hook: {path!r} is no front end; call one of its links: {', '.join(FRONTENDS)}", file=sys.stderr)
         return 2
-    _, position, operations = FRONTENDS[name]
+    _, position, operations, handed = FRONTENDS[name]
     if position and len(argv) > position and argv[position] not in operations:
         return 0
     if name in VARIABLES and not posix.environ.get(VARIABLES[name]) and not brought_up(posix.environ):
         return 0
     if position and argv[position : position + 1] == ["prepare"] and not has_bridges(CONFIGURATION):
         return 0
-    return import_module("vmnet_hooks.handle").handle(name, argv)
+    status, stdin = None, None
+    if handed:
+        status, stdin = import_module("vmnet_hooks.client").hand_over(name, argv, handed == "stdin")
+    return import_module("vmnet_hooks.handle").handle(name, argv, stdin) if status is None else status
 
 
 def has_bridges(directory: str) -> bool:

@@ -18,7 +18,6 @@ After a change of what is planned, look at `git diff` of
 The plan is made by the real engine, on the fake kernel of tests/unit; then it is carried out, and made again: nothing is left to do.
 """  # noqa: E501
 
-import io
 import json
 import os
 import subprocess
@@ -34,6 +33,7 @@ for folder in (HERE.parents[1], HERE.parent / "unit"):
 
 from fake_kernel import FakeKernel  # noqa: E402
 from fake_store import FakeStore  # noqa: E402
+from scenario import request  # noqa: E402
 
 from vmnet_hooks import config  # noqa: E402
 from vmnet_hooks.engine import Engine  # noqa: E402
@@ -78,8 +78,8 @@ class Case:
 
     def event(self, xml: str = "domain.xml"):
         if data := self.text(xml):
-            return libvirt.parse(["hooks/libvirt/qemu", "dom1", "start", "begin", "-"], io.BytesIO(data.encode())).domain
-        return qemu.parse(["hooks/qemu/ifup", *self.text("argv").split()], io.BytesIO()).domain
+            return libvirt.parse(request(["hooks/libvirt/qemu", "dom1", "start", "begin", "-"], data.encode())).domain
+        return qemu.parse(request(["hooks/qemu/ifup", *self.text("argv").split()])).domain
 
     def xen_event(self, script: str, argv: str, environ: dict, name: str, backend: dict):
         call = xen.read_call(script, argv.split(), environ)

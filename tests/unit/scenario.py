@@ -1,7 +1,9 @@
 """A host made of a fake kernel, real records and real configuration files, and guests to test the laws with."""
 
+import io
+import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fake_kernel import FakeKernel
@@ -9,6 +11,7 @@ from fake_kernel import FakeKernel
 from vmnet_hooks import config
 from vmnet_hooks.domain import Claim, Domain, Owner, Vif
 from vmnet_hooks.engine import Engine
+from vmnet_hooks.request import Request
 from vmnet_hooks.sections import SECTIONS
 from vmnet_hooks.state import Resource, Route, Rule, Sysctl
 from vmnet_hooks.store import Store
@@ -23,6 +26,12 @@ ROUTER = (
 )
 LAN = '[networks.lan]\nmode = "bridged"\nbridge = "br0"\n'
 EVERYTHING = PUBLIC + V4 + V6 + ROUTER + LAN
+
+
+def request(argv: Sequence[str], stdin: bytes = b"", environ: Mapping[str, str] | None = None) -> Request:
+    """A call as a hook's own process sees it."""
+    environ = os.environ if environ is None else environ
+    return Request(argv, environ, io.BytesIO(stdin), os.getppid(), lambda: config.load(SECTIONS))
 
 
 def uuid(number: int) -> str:

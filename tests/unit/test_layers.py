@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).resolve().parents[2] / "vmnet_hooks"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "base": ("errors",),
-    "data": ("domain", "config", "links", "resource", "ruleset", "state", "values"),
+    "data": ("domain", "config", "links", "request", "resource", "ruleset", "state", "values"),
     "core": ("compose", "graph", "hostnet", "modes", "plan", "sections"),
     "engine": ("engine", "parts", "transaction"),
     "edge": ("diversion", "frontends", "kernel", "store"),
-    "entry": ("hook", "handle", "actions", "guard", "host", "drawing", "importing", "table", "xen_scripts", "cli"),
+    "entry": ("hook", "client", "handle", "actions", "place", "agent", "guard", "host", "drawing", "importing", "table", "xen_scripts", "cli"),
 }
 # What the core, the data and the base must not import.
 BANNED = frozenset(

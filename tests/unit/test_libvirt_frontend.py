@@ -1,9 +1,9 @@
 """libvirt's qemu hook: argv and XML become an event."""
 # ruff: noqa: E501  (tables of inputs and messages)
 
-import io
 
 import pytest
+from scenario import request
 
 from vmnet_hooks.domain import Action, Claim
 from vmnet_hooks.errors import InputError
@@ -34,7 +34,7 @@ XML = f"""<domain type='kvm' id='3'>
 
 
 def parse(operation: str, data: bytes = XML, name: str = "dom1"):
-    return libvirt.parse(["/x/hooks/libvirt/qemu", name, operation, "begin", "-"], io.BytesIO(data))
+    return libvirt.parse(request(["/x/hooks/libvirt/qemu", name, operation, "begin", "-"], data))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
 """ifup and ifdown: a tap's name becomes an event, by way of domains.d."""
 # ruff: noqa: E501  (tables of inputs and messages)
 
-import io
 
 import pytest
-from scenario import EVERYTHING
+from scenario import EVERYTHING, request
 
 from vmnet_hooks import config
 from vmnet_hooks.domain import Action, Domain, Vif
@@ -28,7 +27,7 @@ def etc(tmp_path, monkeypatch):
 
 
 def parse(hook: str, *argv: str):
-    return qemu.parse([f"/x/hooks/qemu/{hook}", *argv], io.BytesIO())
+    return qemu.parse(request([f"/x/hooks/qemu/{hook}", *argv]))
 
 
 def test_ifup(etc):
@@ -49,7 +48,7 @@ def test_ifdown_needs_no_configuration(etc):
 def test_a_tap_that_nothing_claims(etc, monkeypatch):
     """Refused, under libvirt too: whoever names this script wants the tap set up, not open."""
     for daemon in ("libvirtd", "virtqemud", "bash"):
-        monkeypatch.setattr(qemu, "_parent", lambda daemon=daemon: daemon)
+        monkeypatch.setattr(qemu, "_is_libvirt", lambda _, daemon=daemon: daemon != "bash")
         with pytest.raises(ConfigError, match=r"domains.d: no file claims ifname 'tap7'; add an \[\[interfaces\]\] table"):
             parse("ifup", "tap7")
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from fake_store import FakeStore
-from scenario import EVERYTHING
+from scenario import EVERYTHING, request
 
 from vmnet_hooks import config
 from vmnet_hooks.domain import Action, Domain
@@ -213,12 +213,8 @@ def test_a_domain_without_a_name(host):
 def test_leaving_needs_no_store(monkeypatch):
     """Nor a configuration: the records know."""
     monkeypatch.setattr(xen, "XenStore", None)
-    monkeypatch.setattr(xen.signal, "setitimer", lambda *_: None)
-    monkeypatch.setattr(xen.signal, "signal", lambda *_: None)
-    for key, value in HVM.items():
-        monkeypatch.setenv(key, value)
     for words, owner in ((["offline", "type_if=vif"], "xen:2/0"), (["remove", "type_if=tap"], "xen:2/0-emu")):
-        found = xen.parse([SCRIPT, *words], None)
+        found = xen.parse(request([SCRIPT, *words], environ=HVM))
         assert (found.action, found.owner, found.domain) == (Action.UNPLUG, owner, Domain("", "xen:2"))
 
 
@@ -360,9 +356,8 @@ def test_the_default_routes_interface(monkeypatch, rows4, rows6, expected):
 )
 def test_vif_setup_hands_over_once(monkeypatch, environ, runs):
     handed = []
-    monkeypatch.setattr(xen.os, "environ", environ)
     monkeypatch.setattr(xen.os, "execve", lambda *words: handed.append(words))
-    xen._set_up(["/x/vif-setup", "online", "a=b"])
+    xen._set_up(request(["/x/vif-setup", "online", "a=b"], environ=environ))
     path = environ.get("script")
     assert handed == ([(path, [path, "online", "a=b"], {**environ, "VMNET_VIF_SETUP": "1"})] if runs else [])
 

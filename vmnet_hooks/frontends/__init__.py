@@ -1,22 +1,23 @@
 """The registry of front ends: what each installed hook is called, and which calls matter at all.
 
-A front end is a module with `parse(argv, stdin) -> Event | None` and, where somebody waits for more than an exit status,
-`conclude(event)` (after all is done) and `failed(argv, reason)`. This file must stay free of imports: every hook reads it.
+A front end is a module with `parse(request) -> Event | None` and, where somebody waits for more than an exit status,
+`conclude(event)` (after all is done) and `failed(request, reason)`. This file must stay free of imports: every hook reads it.
 """
 
-# hook (the link's last two path components): (module, position of the operation in argv or 0, operations that matter)
+# hook (the link's last two path components): (module, position of the operation in argv or 0, operations that matter, what the
+# agent needs to do it: "stdin" if it is read, "argv" if not; "" if it is done by the hook itself: by hand, at boot)
 FRONTENDS = {
-    "libvirt/qemu": ("libvirt", 2, ("prepare", "start", "started", "stopped", "release", "reconnect", "migrate")),
-    "qemu/ifup": ("qemu", 0, ()),
-    "qemu/ifdown": ("qemu", 0, ()),
-    "ifupdown/vmnet": ("ifupdown", 0, ()),
-    "xen/vif-bridge": ("xen", 0, ()),
-    "xen/vif-route": ("xen", 0, ()),
-    "xen/vif-nat": ("xen", 0, ()),
-    "xen/vif-setup": ("xen", 0, ()),
-    "xen/network-bridge": ("xen_network", 0, ()),
-    "xen/network-route": ("xen_network", 0, ()),
-    "xen/network-nat": ("xen_network", 0, ()),
+    "libvirt/qemu": ("libvirt", 2, ("prepare", "start", "started", "stopped", "release", "reconnect", "migrate"), "stdin"),
+    "qemu/ifup": ("qemu", 0, (), "argv"),
+    "qemu/ifdown": ("qemu", 0, (), "argv"),
+    "ifupdown/vmnet": ("ifupdown", 0, (), ""),
+    "xen/vif-bridge": ("xen", 0, (), "argv"),
+    "xen/vif-route": ("xen", 0, (), "argv"),
+    "xen/vif-nat": ("xen", 0, (), "argv"),
+    "xen/vif-setup": ("xen", 0, (), ""),
+    "xen/network-bridge": ("xen_network", 0, (), ""),
+    "xen/network-route": ("xen_network", 0, (), ""),
+    "xen/network-nat": ("xen_network", 0, (), ""),
 }
 
 CONFIGURATION = "/etc/vmnet-hooks"

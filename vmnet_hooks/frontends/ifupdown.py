@@ -7,15 +7,16 @@ gnt-networking's vmrouter.ifup; each becomes the option of vmnet.toml(5) that sa
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from .. import values
 from ..config import Network, Option
 from ..domain import Action, Domain, Event
 from ..errors import ConfigError, InputError, one_line
 from ..modes import MODES
+from ..request import Request
 
 INTERFACES = "/etc/network/interfaces"
 RT_TABLES = ("/usr/share/iproute2", "/etc/iproute2")
@@ -42,9 +43,9 @@ class Stanza(Network):
         return _error(self.source, OPTIONS.get(word, word), problem)
 
 
-def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+def parse(request: Request) -> Event | None:
     """The event of a call; None where the stanza is none of ours. Raises InputError."""
-    return event(os.environ)
+    return event(request.environ)
 
 
 def event(environ: Mapping[str, str]) -> Event | None:

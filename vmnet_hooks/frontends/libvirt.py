@@ -5,13 +5,13 @@ Never call libvirt from here: it waits for us.
 
 import re
 from collections.abc import Sequence
-from typing import BinaryIO
 
 from lxml import etree
 
 from .. import values
 from ..domain import Action, Claim, Domain, Event, Vif
 from ..errors import InputError, one_line
+from ..request import Request
 
 NAMESPACE = "urn:vmnet-hooks:domain:1"
 MAX_BYTES = 8 << 20
@@ -29,13 +29,14 @@ _ACTIONS = {
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
-def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+def parse(request: Request) -> Event | None:
     """The event of a call. Raises InputError; but clean-up goes by the domain's name if the XML can't be read."""
+    argv = request.argv
     if len(argv) < 3:
         raise InputError("usage: qemu DOMAIN OPERATION SUB-OPERATION EXTRA <domain.xml (libvirt calls this, see vmnet-hook(8))")
     name, action = argv[1], _ACTIONS[argv[2]]
     try:
-        domain = parse_domain(stdin.read(MAX_BYTES + 1), f"{one_line(name)}: XML")
+        domain = parse_domain(request.stdin.read(MAX_BYTES + 1), f"{one_line(name)}: XML")
     except InputError as error:
         if action is not Action.UNPLUG:
             raise

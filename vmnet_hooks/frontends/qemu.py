@@ -4,17 +4,16 @@ Which guest a tap belongs to stands in domains.d, under `ifname`.
 """
 
 import os
-from collections.abc import Sequence
-from typing import BinaryIO
 
 from .. import config, values
 from ..domain import Action, Domain, Event, Vif
 from ..errors import ConfigError, InputError
-from ..sections import SECTIONS
+from ..request import Request
 
 
-def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+def parse(request: Request) -> Event | None:
     """The event of a call; None where there is nothing to do. Raises InputError or ConfigError."""
+    argv = request.argv
     if len(argv) < 2:
         raise InputError("usage: ifup|ifdown TAP (QEMU and libvirt call this, see vmnet-hook(8))")
     try:
@@ -22,30 +21,30 @@ def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
     except ValueError as error:
         raise InputError(f"tap {argv[1]!r} {error}") from None
     if argv[0].endswith("ifdown"):
-        if _parent() in ("libvirtd", "virtqemud") and os.path.exists(f"/sys/class/net/{tap}"):
+        if _is_libvirt(request.parent) and os.path.exists(f"/sys/class/net/{tap}"):
             # libvirt's own tap is gone by now: this one belongs to another guest (a start that failed as its name was taken).
             return None
         # The configuration may have changed since: the records know whose tap it was.
         return Event(Action.UNPLUG, Domain(""), "qemu", ifname=tap)
-    found = config.load(SECTIONS).claims_by_tap(tap)
+    found = request.declared().claims_by_tap(tap)
     if found is None:
         raise ConfigError(f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
     domain, claim = found
     if not claim.mac:
         raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
     guest = Domain(domain, "", (Vif(claim.mac, tap),), (claim,), partial=True)
-    return Event(Action.PLUG, guest, "qemu", ifname=tap, announce=not _started_follows(domain))
+    return Event(Action.PLUG, guest, "qemu", ifname=tap, announce=not _started_follows(domain, request.parent))
 
 
-def _started_follows(domain: str) -> bool:
+def _started_follows(domain: str, parent: int) -> bool:
     """Whether libvirt will call its own hook at `started`: at a start (also an incoming migration's), not at a hot-plug,
     when the domain's status file is there already."""
-    return _parent() in ("libvirtd", "virtqemud") and not os.path.exists(f"/run/libvirt/qemu/{domain}.xml")
+    return _is_libvirt(parent) and not os.path.exists(f"/run/libvirt/qemu/{domain}.xml")
 
 
-def _parent() -> str:
+def _is_libvirt(process: int) -> bool:
     try:
-        with open(f"/proc/{os.getppid()}/comm") as file:
-            return file.read().strip()
+        with open(f"/proc/{process}/comm") as file:
+            return file.read().strip() in ("libvirtd", "virtqemud")
     except OSError:
-        return ""
+        return False

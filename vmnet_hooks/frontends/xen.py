@@ -13,15 +13,15 @@ import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO
+from typing import Any
 
-from .. import config, store, values
+from .. import store, values
 from ..config import Config, Network, parse_options
 from ..domain import Action, Claim, Domain, Event, Vif
 from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
 from ..kernel import sysfs
 from ..modes import MODES
-from ..sections import SECTIONS
+from ..request import Request
 from .xenstore import XenStore
 
 SECONDS = 37.0
@@ -91,18 +91,17 @@ class Call:
 # --- calls ---------------------------------------------------------------------------------------------------------------
 
 
-def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+def parse(request: Request) -> Event | None:
     """The event of a call; None where there is nothing to do. Raises VmnetError."""
-    script = os.path.basename(argv[0])
+    script = os.path.basename(request.argv[0])
     if script == "vif-setup":
-        script = _set_up(argv)
-    call = read_call(script, argv[1:], os.environ)
+        script = _set_up(request)
+    call = read_call(script, request.argv[1:], request.environ)
     if call is None:
         return None
-    signal.signal(signal.SIGALRM, _late)
-    signal.setitimer(signal.ITIMER_REAL, max(1.0, SECONDS - _age()))
+    request.limit(max(1.0, SECONDS - _age()), _late)
     if call.arrives:
-        return event(call, XenStore(), config.load(SECTIONS))
+        return event(call, XenStore(), request.declared())
     return Event(Action.UNPLUG, Domain("", f"xen:{call.domid}"), "xen", _recorded(call), owner=call.owner, call=(call, None))
 
 
@@ -118,13 +117,14 @@ def _late(*_: object) -> None:
     raise VmnetError(f"not done within {SECONDS:.0f} s, and libxl kills scripts after 40 s; see `journalctl -t vmnet-hook`")
 
 
-def _set_up(argv: Sequence[str]) -> str:
+def _set_up(request: Request) -> str:
     """vif-setup: hands over to the script that the environment names."""
-    named = os.environ.get("script", "")
-    if not named or _HANDED_OVER in os.environ or os.path.basename(named).removeprefix("vmnet-") == "vif-setup":
+    environ = request.environ
+    named = environ.get("script", "")
+    if not named or _HANDED_OVER in environ or os.path.basename(named).removeprefix("vmnet-") == "vif-setup":
         return "vif-bridge"
     try:
-        os.execve(named, [named, *argv[1:]], {**os.environ, _HANDED_OVER: "1"})
+        os.execve(named, [named, *request.argv[1:]], {**environ, _HANDED_OVER: "1"})
     except (OSError, ValueError) as error:
         raise InputError(f"vif-setup: script {one_line(named)} can't be run: {one_line(error)}") from None
 
@@ -462,9 +462,14 @@ def conclude(event: Event) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def admins_hooks() -> list[str]:
+    """The admin's own scripts, which run after ours."""
+    return [path for path in sorted(glob.glob(f"{SCRIPTS}/vif-post.d/*.hook")) if os.access(path, os.X_OK)]
+
+
 def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str] | None) -> None:
     """vif-post.d/*.hook, in one shell with Xen's own functions, as its scripts do. Raises VmnetError."""
-    hooks = [path for path in sorted(glob.glob(f"{SCRIPTS}/vif-post.d/*.hook")) if os.access(path, os.X_OK)]
+    hooks = admins_hooks()
     if not hooks:
         return
     if backend is None:
@@ -503,17 +508,18 @@ def _left_behind(call: Call) -> dict[str, str]:
         return {}
 
 
-def failed(argv: Sequence[str], reason: str) -> None:
+def failed(request: Request, reason: str) -> None:
     """Tells libxl why, where it listens."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    line = f"{os.path.basename(argv[0])}: {shortened(reason)}"
+    script = os.path.basename(request.argv[0])
+    line = f"{script}: {shortened(reason)}"
     try:
         with open(LOG, "a") as file:
             file.write(f"vmnet-hook: {line}\n")
     except OSError:
         pass
     try:
-        call = read_call(os.path.basename(argv[0]), argv[1:], os.environ)
+        call = read_call(script, request.argv[1:], request.environ)
         if call and call.arrives and (told := XenStore(LAST_WORD)).list(call.path):
             told.write({f"{call.path}/hotplug-error": line, f"{call.path}/hotplug-status": "error"})
     except VmnetError:

@@ -10,12 +10,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 from .. import config, values
 from ..domain import Action, Domain, Event
 from ..errors import ConfigError, InputError, one_line
 from ..kernel import sysfs
+from ..request import Request
 from ..sections import SECTIONS
 from .xen import VARIABLE, default_netdev, is_bridge, lines
 
@@ -32,10 +33,10 @@ _RULER = "=" * 60
 _ENVIRON = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def parse(argv: Sequence[str], stdin: BinaryIO) -> Event | None:
+def parse(request: Request) -> Event | None:
     """The event of a call; None if it was `status`, which is printed. Raises VmnetError."""
-    script = os.path.basename(argv[0])
-    command, variables = _read(script, argv[1:])
+    script = os.path.basename(request.argv[0])
+    command, variables = _read(script, request.argv[1:])
     return _SCRIPTS[script](command, variables)
 
 

@@ -58,9 +58,13 @@ def send(pairs: Iterable[tuple[str, str]]) -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
             raw.bind((link, 0))
             mac = raw.getsockname()[4]
-            frames = [neighbour_advertisement(mac, address)] if ":" in address else gratuitous_arp(mac, address)
-            for frame in frames:
+            for frame in announcement(mac, address):
                 raw.send(frame)
+
+
+def announcement(mac: bytes, address: str) -> list[bytes]:
+    """The frames that tell a link that `address` is at `mac` now."""
+    return [neighbour_advertisement(mac, address)] if ":" in address else gratuitous_arp(mac, address)
 
 
 def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> set[str]:
@@ -133,19 +137,28 @@ def neighbour_advertisement(mac: bytes, address: str) -> bytes:
     return b"\x33\x33\x00\x00\x00\x01" + mac + _icmpv6(136, body, link_local(mac), group)
 
 
+def proxy_advertisement(mac: bytes, target: bytes, asker: bytes, destination: bytes) -> bytes:
+    """The answer to a solicitation for a target that somebody else has: from the link-local address that the MAC makes, to
+    `destination` at the MAC `asker`. Solicited; without Override, so that an answer of the target's own wins (RFC 4861, 7.2.8).
+    Not a router's, though we are one: the flag is about the target, and nobody shall take every peer for a gateway."""
+    body = struct.pack("!I", 0x40000000) + target + b"\x02\x01" + mac
+    return asker + mac + _icmpv6(136, body, link_local(mac), destination)
+
+
 def _icmpv6(kind: int, body: bytes, source: bytes, group: bytes) -> bytes:
     """EtherType, IPv6 header and message, with hop limit 255 and the checksum."""
     pseudo = source + group + struct.pack("!IHBB", len(body) + 4, 0, 0, 58)
-    checksum = _checksum(pseudo + struct.pack("!BBH", kind, 0, 0) + body)
+    total = checksum(pseudo + struct.pack("!BBH", kind, 0, 0) + body)
     header = struct.pack("!HIHBB", 0x86DD, 0x60000000, len(body) + 4, 58, 255) + source + group
-    return header + struct.pack("!BBH", kind, 0, checksum) + body
+    return header + struct.pack("!BBH", kind, 0, total) + body
 
 
 def link_local(mac: bytes) -> bytes:
     return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
+    """RFC 1071, of an even number of bytes; 0 if the right one is among them."""
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

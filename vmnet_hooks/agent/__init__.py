@@ -1,0 +1,1 @@
+"""vmnet-hookd, the resident agent: the same engine, kept warm, and what no short-lived hook can see."""

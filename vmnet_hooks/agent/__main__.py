@@ -1,0 +1,7 @@
+"""`python3 -m vmnet_hooks.agent`."""
+
+import sys
+
+from .main import main
+
+sys.exit(main())

@@ -1,0 +1,67 @@
+"""Announcements from the agent: one packet socket that stays open, and rounds by the clock. See kernel/packet.py."""
+
+import heapq
+import socket
+import syslog
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ..kernel import packet, sysfs
+
+Call = tuple[str, str, str]
+
+
+class Announcer:
+    """Sends each announcement at once and again a second later, for as long as the guest's tap is the same."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+        self._due: list[tuple[float, int, Sequence[tuple[Call, int]]]] = []
+        self._number = 0
+        self._news = threading.Condition()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="announcer", daemon=True).start()
+
+    def close(self) -> None:
+        with self._news:
+            self._news.notify()
+
+    def announce(self, calls: Sequence[Call]) -> None:
+        """Announces (link, address, tap); returns at once."""
+        if not calls:
+            return
+        known = [(call, _index(call[2])) for call in calls]
+        now = time.monotonic()
+        with self._news:
+            for delay in packet.ROUNDS:
+                self._number += 1
+                heapq.heappush(self._due, (now + delay, self._number, known))
+            self._news.notify()
+
+    def _run(self) -> None:
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        while not self._agent.stopping.is_set():
+            with self._news:
+                wait = self._due[0][0] - time.monotonic() if self._due else None
+                if wait is None or wait > 0:
+                    self._news.wait(wait)
+                    continue
+                _, _, calls = heapq.heappop(self._due)
+            for (link, address, _), index in [c for c in calls if c[1] and _index(c[0][2]) == c[1]]:
+                try:
+                    mac = bytes.fromhex((sysfs.read(link, "address") or "").replace(":", ""))
+                    for frame in packet.announcement(mac, address):
+                        raw.sendto(frame, (link, 0))
+                except (OSError, ValueError) as error:
+                    # Down, or gone: the next round is another chance.
+                    self._agent.note("error", f"{address} was not announced on {link}: {error}", syslog.LOG_WARNING)
+
+
+def _index(ifname: str) -> int:
+    try:
+        return socket.if_nametoindex(ifname)
+    except OSError:
+        return 0

@@ -1,0 +1,153 @@
+"""The agent's place: kernel sockets and record connections that stay open, and the configuration, read again when it changes.
+
+The records are the truth and memory is a cache: whatever another process does, a hook without the agent or the command line,
+is seen at the next call.
+"""
+
+import os
+import syslog
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from .. import config, store
+from ..engine import Engine
+from ..errors import ConfigError, StoreError
+from ..kernel.linux import Kernel
+from ..sections import SECTIONS
+
+Note = Callable[..., None]
+
+
+class Abandoned(StoreError):
+    """Whoever asked has gone, and does it himself: nothing may be done for him any more."""
+
+
+class Records(store.Store):
+    """The records, with one more lock in front of the host's: threads wait for each other asleep, not by polling."""
+
+    def __init__(self, mutex: threading.Lock, wanted: Callable[[], bool]) -> None:
+        super().__init__()
+        self._mutex, self._wanted = mutex, wanted
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        with self._mutex, super().lock():
+            # Only now: whoever gave up before has done, or does next, the same by himself, and maybe its reverse since.
+            if not self._wanted():
+                raise Abandoned("the hook has gone; it does this by itself")
+            yield
+
+
+class Resident:
+    """A place (see place.Place) for many calls at once: each has a kernel edge and records of its own."""
+
+    def __init__(self, note: Note, announce: Callable[[Sequence[tuple[str, str, str]]], None], memory: Any = None) -> None:
+        self.announce = announce
+        self._note = note
+        self._memory = memory
+        self._mutex = threading.Lock()
+        self._call = threading.local()
+        self._kernels: list[Kernel] = []
+        self._records: list[tuple[object, Records]] = []
+        self._config: config.Config | None = None
+        self._signature: object = None
+        self._loading = threading.Lock()
+
+    @contextmanager
+    def on_behalf(self, wanted: Callable[[], bool]) -> Iterator[None]:
+        """Calls in this thread are for somebody who may give up: `wanted` says whether he waits still."""
+        self._call.wanted = wanted
+        try:
+            yield
+        finally:
+            del self._call.wanted
+
+    def declared(self) -> config.Config:
+        """The configuration as it is now; while what is written there can't be used, the one that could. Raises ConfigError
+        if there never was one."""
+        with self._loading:
+            signature = _signature()
+            if signature != self._signature or self._config is None:
+                try:
+                    self._config = config.load(SECTIONS)
+                except ConfigError as error:
+                    if self._config is None:
+                        raise
+                    self._note("config", f"the new configuration can't be used, the old one stands: {error}", syslog.LOG_ERR)
+                else:
+                    if self._signature is not None:
+                        self._note("config", "the configuration was read again")
+                self._signature = signature
+            return self._config
+
+    @contextmanager
+    def engine(self, declared: config.Config | None = None) -> Iterator[Engine]:
+        """An engine for as long as the context lasts. Raises VmnetError."""
+        declared = declared or self.declared()
+        with self.records() as records:
+            kernel = self._kernels.pop() if self._kernels else Kernel(self._memory)
+            try:
+                yield Engine(declared, kernel, records)
+            except OSError:
+                # What a socket still has to say after an error is nobody's answer.
+                kernel.close()
+                raise
+            else:
+                self._kernels.append(kernel)
+
+    @contextmanager
+    def records(self) -> Iterator[Records]:
+        """The records for as long as the context lasts. Raises StoreError."""
+        path = f"{store.DIRECTORY}/state.db"
+        while True:
+            identity, records = self._records.pop() if self._records else (None, None)
+            if records is None:
+                records = Records(self._mutex, lambda: getattr(self._call, "wanted", _always)())
+                identity = _identity(path)
+            if identity == _identity(path):
+                break
+            # The file was removed, or moved away: the records are those that are there now.
+            records.close()
+        try:
+            yield records
+        finally:
+            self._records.append((identity, records))
+
+    def close(self) -> None:
+        for _, records in self._records:
+            records.close()
+        for kernel in self._kernels:
+            kernel.close()
+
+
+def _always() -> bool:
+    return True
+
+
+def _identity(path: str) -> object:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _signature() -> object:
+    """What changes when any file of the configuration does."""
+    folders = (f"{config.DIRECTORY}/conf.d", config.RUNTIME)
+    paths = [f"{config.DIRECTORY}/vmnet.toml", *folders]
+    for folder in folders:
+        try:
+            paths += [f"{folder}/{name}" for name in os.listdir(folder)]
+        except OSError:
+            pass
+    found = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        found.append((path, status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(sorted(found))
