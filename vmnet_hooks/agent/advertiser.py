@@ -22,7 +22,7 @@ from typing import Any
 from .. import values
 from ..config import Config
 from ..domain import Owner
-from ..errors import VmnetError
+from ..errors import ConfigError, VmnetError
 from ..kernel import solicitation
 from ..kernel.solicitation import Listener, Solicitation
 from ..modes import MODES
@@ -186,7 +186,11 @@ class Advertiser:
 
     def _look(self) -> None:
         """Follows the configuration, and the host's own addresses."""
-        declared = self.agent.place.declared()
+        try:
+            declared = self.agent.place.declared()
+        except ConfigError:
+            # Others say so.
+            return
         before = self._prefixes
         self._prefixes = {
             name: found
