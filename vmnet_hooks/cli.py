@@ -19,6 +19,7 @@ from .drawing import graph
 from .engine import Drift, Engine, activate, label_of
 from .errors import InputError, MissingLink, VmnetError, one_line, shortened
 from .frontends import libvirt, libvirt_connection, xen, xenstore
+from .frontends.running import gone
 from .importing.command import import_
 from .kernel import packet
 from .modes import MODES
@@ -274,12 +275,6 @@ def repair(domain: str, to_json: bool) -> None:
     for drift in drifts:
         syslog.syslog(syslog.LOG_NOTICE, one_line(f"repair {drift.owner}: {drift.what}"))
     show(drifts, to_json, "nothing to repair")
-
-
-def gone(owners: Sequence[Owner]) -> set[str]:
-    """Ids of domains that run no more, as far as their hypervisors can be asked."""
-    by_frontend = {name: {o.domain_id for o in owners if o.domain and o.frontend == name} for name in ("libvirt", "xen")}
-    return libvirt_connection.not_running(by_frontend["libvirt"]) | xen.not_running(by_frontend["xen"])
 
 
 def show(drifts: Sequence[Drift], to_json: bool, nothing: str) -> None:

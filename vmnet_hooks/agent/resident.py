@@ -87,11 +87,11 @@ class Resident:
         """An engine for as long as the context lasts. Raises VmnetError."""
         declared = declared or self.declared()
         with self.records() as records:
-            kernel = self._kernels.pop() if self._kernels else Kernel(self._memory)
+            kernel = self._kernels.pop() if self._kernels else Kernel()
             try:
                 yield Engine(declared, kernel, records)
-            except OSError:
-                # What a socket still has to say after an error is nobody's answer.
+            except BaseException:
+                # What a socket may still have to say is nobody's answer.
                 kernel.close()
                 raise
             else:
@@ -100,20 +100,19 @@ class Resident:
     @contextmanager
     def records(self) -> Iterator[Records]:
         """The records for as long as the context lasts. Raises StoreError."""
-        path = f"{store.DIRECTORY}/state.db"
         while True:
-            identity, records = self._records.pop() if self._records else (None, None)
+            file, records = self._records.pop() if self._records else (None, None)
             if records is None:
                 records = Records(self._mutex, lambda: getattr(self._call, "wanted", _always)())
-                identity = _identity(path)
-            if identity == _identity(path):
+                file = store.identity()
+            if file == store.identity():
                 break
             # The file was removed, or moved away: the records are those that are there now.
             records.close()
         try:
             yield records
         finally:
-            self._records.append((identity, records))
+            self._records.append((file, records))
 
     def close(self) -> None:
         for _, records in self._records:
@@ -124,14 +123,6 @@ class Resident:
 
 def _always() -> bool:
     return True
-
-
-def _identity(path: str) -> object:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _signature() -> object:

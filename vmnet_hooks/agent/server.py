@@ -1,0 +1,322 @@
+"""The agent's socket: reads requests (see client.py), lets workers serve them, answers.
+
+One thread accepts and reads, without ever waiting for one client. Calls of one domain are served one after the other, in the
+order in which they came; different domains do not wait for each other. There are few workers, as Python runs one at a time
+anyway; one that is stuck gets company.
+"""
+
+import io
+import os
+import queue
+import selectors
+import socket
+import struct
+import syslog
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import __version__
+from ..client import MAX_STDIN, SOCKET
+from ..errors import VmnetError, one_line, shortened
+from ..frontends import FRONTENDS
+from ..frontends.xen import admins_hooks
+from ..handle import serve
+from ..request import Request
+
+MAX_HEAD = 256
+MAX_WORDS = 1 << 20
+"""Bytes of arguments, and of environment. Linux allows 2 MiB for both together."""
+
+MAX_CLIENTS = 1024
+READ_SECONDS = 5.0
+"""How long a client has to say what it wants."""
+
+WORKERS, MAX_WORKERS = 2, 64
+STUCK_SECONDS = 30.0
+PATIENCE = 0.05
+"""Seconds without any call being finished while some wait, after which there is one more worker."""
+
+_REFUSED = b"- 0\n"
+
+
+@dataclass
+class Client:
+    """A connection, and what came through it so far."""
+
+    connection: socket.socket
+    deadline: float
+    data: bytearray = field(default_factory=bytearray)
+    lengths: tuple[int, int, int] | None = None
+    frontend: str = ""
+    parent: int = 0
+
+    def is_gone(self) -> bool:
+        try:
+            return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+
+class Refused(Exception):
+    """What a client says makes no sense, or is not for us: it does its work by itself."""
+
+
+class Server:
+    """See above. `commands` are what `vmnet-hook` asks of the agent, by name: each gets the connection's text and answers one;
+    `followers` take over connections of those who want to hear everything."""
+
+    def __init__(self, agent: Any, commands: dict[str, Callable[[], str]], follow: Callable[[socket.socket], None]) -> None:
+        self._agent, self._commands, self._follow = agent, commands, follow
+        self._clients: dict[int, Client] = {}
+        self._selector = selectors.DefaultSelector()
+        self._ready: queue.SimpleQueue[tuple[str, Client] | None] = queue.SimpleQueue()
+        self._waiting: dict[str, deque[Client]] = {}
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._last_end = self._last_look = time.monotonic()
+        self._woken, self._wake = socket.socketpair()
+        self._wake.setblocking(False)
+        self.served = 0
+
+    # --- connections --------------------------------------------------------------------------------------------------------
+
+    def start(self, listening: socket.socket) -> None:
+        """Serves from here on, in threads of its own."""
+        self._listening = listening
+        listening.setblocking(False)
+        self._selector.register(listening, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        for _ in range(WORKERS):
+            self._add_worker()
+        threading.Thread(target=self._run, name="server", daemon=True).start()
+
+    def is_alive(self) -> bool:
+        """Whether connections are looked at. To be asked every few seconds."""
+        self._wake.send(b".")
+        return time.monotonic() - self._last_look < STUCK_SECONDS
+
+    def close(self, seconds: float) -> None:
+        """Takes no more calls, and waits for those under way, but not for longer than that."""
+        self._selector.unregister(self._listening)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with self._lock:
+                if not self._waiting:
+                    return
+            time.sleep(0.01)
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                has_work = bool(self._waiting)
+            for key, _ in self._selector.select(PATIENCE if has_work else 1.0 if self._clients else None):
+                if key.fileobj is self._listening:
+                    self._accept()
+                elif key.fileobj is self._woken:
+                    self._woken.recv(1 << 10)
+                elif client := self._clients.get(key.fd):
+                    self._read(client)
+            self._look_after()
+
+    def _accept(self) -> None:
+        while len(self._clients) < MAX_CLIENTS:
+            try:
+                connection, _ = self._listening.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError as error:
+                # No more files: those who wait are served first.
+                self._agent.note("error", f"a call was not taken: {error.strerror}", syslog.LOG_WARNING)
+                time.sleep(0.01)
+                return
+            pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid not in (0, os.geteuid()):
+                self._agent.note("error", f"refused process {pid} of user {uid}", syslog.LOG_WARNING)
+                self._agent.count("refused", reason="user")
+                connection.close()
+                continue
+            connection.setblocking(False)
+            client = Client(connection, time.monotonic() + READ_SECONDS)
+            self._clients[connection.fileno()] = client
+            self._selector.register(connection, selectors.EVENT_READ)
+            self._read(client)
+
+    def _forget(self, client: Client) -> None:
+        self._selector.unregister(client.connection)
+        del self._clients[client.connection.fileno()]
+
+    def _read(self, client: Client) -> None:
+        try:
+            more = client.connection.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            more = b""
+        try:
+            if not more:
+                raise Refused("hung up")
+            client.data += more
+            if client.lengths is None and not self._read_head(client):
+                return
+            wanted = sum(client.lengths or ())
+            if len(client.data) > wanted:
+                raise Refused("more than it said")
+            if len(client.data) == wanted:
+                self._forget(client)
+                self._take(client)
+        except Refused as reason:
+            self._agent.count("refused", reason=str(reason))
+            if client.connection.fileno() in self._clients:
+                self._forget(client)
+            _answer(client.connection, _REFUSED)
+
+    def _read_head(self, client: Client) -> bool:
+        """Whether the first line is there. Raises Refused."""
+        end = client.data.find(b"\n", 0, MAX_HEAD)
+        if end < 0:
+            if len(client.data) >= MAX_HEAD:
+                raise Refused("nonsense")
+            return False
+        words = bytes(client.data[:end]).split()
+        if len(words) != 7 or words[0] != b"vmnet-hooks" or not all(word.isdigit() for word in words[3:]):
+            raise Refused("nonsense")
+        if words[1] != __version__.encode():
+            # The package is being upgraded.
+            raise Refused("version")
+        client.frontend = words[2].decode("ascii", "replace")
+        client.parent, *lengths = (int(word) for word in words[3:])
+        client.lengths = (lengths[0], lengths[1], lengths[2])
+        if max(lengths[:2]) > MAX_WORDS or lengths[2] > MAX_STDIN:
+            raise Refused("too long")
+        del client.data[: end + 1]
+        return True
+
+    def _look_after(self) -> None:
+        """Those who do not say what they want are let go; if nothing moves, there is one more worker."""
+        now = self._last_look = time.monotonic()
+        for client in [c for c in self._clients.values() if c.deadline < now]:
+            self._agent.count("refused", reason="silent")
+            self._forget(client)
+            client.connection.close()
+        with self._lock:
+            stuck = bool(self._waiting) and now - self._last_end > PATIENCE and not self._ready.empty()
+        if stuck and self._workers < MAX_WORKERS:
+            self._last_end = now
+            self._add_worker()
+
+    # --- work ---------------------------------------------------------------------------------------------------------------
+
+    def _take(self, client: Client) -> None:
+        if client.frontend.startswith("agent/"):
+            command = client.frontend.removeprefix("agent/")
+            if command == "monitor":
+                self._follow(client.connection)
+                return
+            if command not in self._commands:
+                raise Refused("unknown")
+            text = self._commands[command]().encode()
+            _answer(client.connection, b"0 %d\n%b" % (len(text), text))
+            return
+        handed = FRONTENDS[client.frontend][3] if client.frontend in FRONTENDS else ""
+        if not handed or (client.frontend.startswith("xen/") and admins_hooks()):
+            # The admin's own scripts shall run with the hook's rights, not with ours.
+            raise Refused("not ours")
+        argv = _words(client, 0)
+        key = f"{client.frontend.partition('/')[0]} {argv[1] if len(argv) > 1 else ''}"
+        if client.frontend.startswith("xen/"):
+            environ = dict(pair.partition("=")[::2] for pair in _words(client, 1))
+            key = f"xen {environ.get('vif') or environ.get('XENBUS_PATH', '')}"
+        with self._lock:
+            if key in self._waiting:
+                self._waiting[key].append(client)
+                return
+            if not self._waiting:
+                self._last_end = time.monotonic()
+            self._waiting[key] = deque()
+        self._ready.put((key, client))
+
+    def _add_worker(self) -> None:
+        self._workers += 1
+        threading.Thread(target=self._work, name=f"worker-{self._workers}", daemon=True).start()
+
+    def _work(self) -> None:
+        while item := self._ready.get():
+            key, client = item
+            try:
+                self._serve(client)
+            except Exception as error:
+                self._agent.note("error", f"internal error: {type(error).__name__}: {error}", syslog.LOG_ERR)
+                _answer(client.connection, _REFUSED)
+            with self._lock:
+                self._last_end = time.monotonic()
+                self.served += 1
+                following = self._waiting[key].popleft() if self._waiting[key] else None
+                if following is None:
+                    del self._waiting[key]
+            if following:
+                self._ready.put((key, following))
+
+    def _serve(self, client: Client) -> None:
+        begin = time.perf_counter()
+        argv, environ = _words(client, 0), dict(pair.partition("=")[::2] for pair in _words(client, 1))
+        start = sum((client.lengths or ())[:2])
+        request = Request(argv, environ, io.BytesIO(client.data[start:]), client.parent, self._agent.place.declared)
+        with self._agent.place.on_behalf(lambda: not client.is_gone()):
+            status, reason = serve(client.frontend, request, self._agent.place)
+        text = f"vmnet-hook: {shortened(reason)}\n".encode() if reason else b""
+        _answer(client.connection, b"%d %d\n%b" % (status, len(text), text))
+        position = FRONTENDS[client.frontend][1]
+        operation = argv[position] if position and len(argv) > position else client.frontend.partition("/")[2]
+        self._agent.served(client.frontend, operation, status, time.perf_counter() - begin)
+
+
+def _words(client: Client, number: int) -> list[str]:
+    lengths = client.lengths or (0, 0, 0)
+    start = sum(lengths[:number])
+    data = bytes(client.data[start : start + lengths[number]])
+    return [word.decode("utf-8", "surrogateescape") for word in data.split(b"\0")] if data else []
+
+
+def _answer(connection: socket.socket, answer: bytes) -> None:
+    """Says it, if anybody listens still."""
+    try:
+        connection.settimeout(1.0)
+        connection.sendall(answer)
+    except OSError:
+        pass
+    connection.close()
+
+
+def listening(path: str = SOCKET) -> socket.socket:
+    """A socket there, for root alone; one that systemd made for us, if it did. Raises VmnetError."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
+        return socket.socket(fileno=3)
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock.connect(path)
+        raise VmnetError(f"{path}: another agent is there already; see `systemctl status vmnet-hookd`")
+    except OSError:
+        # Nobody listens: what is there is left from one that was killed.
+        pass
+    finally:
+        lock.close()
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        if os.path.exists(path):
+            os.unlink(path)
+        mask = os.umask(0o177)
+        try:
+            found.bind(path)
+        finally:
+            os.umask(mask)
+        found.listen(4096)
+    except OSError as error:
+        raise VmnetError(f"{path}: {one_line(error)}; run as root") from None
+    return found
