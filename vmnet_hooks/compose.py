@@ -174,6 +174,12 @@ def compose(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:
     return {resource.key: resource for resource in MODES[network.mode].vif_resources(vif, network, host)}
 
 
+def withheld(vif: Vif, network: Network, resources: Mapping[str, Resource]) -> dict[str, Resource]:
+    """Those of a NIC's resources that attract its traffic: a guest that still runs elsewhere must not have them yet."""
+    attracts = MODES[network.mode].attracts
+    return {key: resource for key, resource in resources.items() if attracts(resource, vif, network)}
+
+
 def compose_part(part: Declared, host: Host) -> dict[str, Resource]:
     """The resources of a part of the host alone: of a network without any guest (a router node), of a link, of a NAT."""
     if isinstance(part, Network):
@@ -181,6 +187,11 @@ def compose_part(part: Declared, host: Host) -> dict[str, Resource]:
     else:
         found = SECTIONS[part.section].resources(part, host)
     return {resource.key: resource for resource in found}
+
+
+def untracked(vif: Vif, network: Network) -> list[str]:
+    """The addresses whose tracked connections are out of date when the guest comes in by live migration."""
+    return MODES[network.mode].untracked(vif, network)
 
 
 def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:

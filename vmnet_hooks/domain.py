@@ -114,7 +114,8 @@ class Event:
 @dataclass(frozen=True)
 class Owner:
     """Who claims resources: a vif of a domain, or (with no domain) a part of the host that was brought up alone, whose name
-    is in `network`. `phase` is plugged, active, or leftover (a clean-up that could not do all)."""
+    is in `network`. `phase` is plugged, incoming (by live migration, and not here yet), active, or leftover (a clean-up that
+    could not do all)."""
 
     id: str
     domain: str

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from . import compose
+from . import compose, plan
 from .config import Config, Network
 from .domain import Domain, Owner, Vif
 from .errors import ConfigError, ConflictError, InputError, KernelError, VmnetError
@@ -43,8 +43,10 @@ class Engine(Parts):
         compose.check_domain(domain, bound)
         return bound
 
-    def plug(self, domain: Domain, frontend: str) -> list[Owner]:
-        """Sets up every claimed NIC of a domain whose taps exist. Returns the vifs. Raises VmnetError, with nothing changed."""
+    def plug(self, domain: Domain, frontend: str, incoming: bool = False) -> list[Owner]:
+        """Sets up every claimed NIC of a domain whose taps exist. Returns the vifs. Raises VmnetError, with nothing changed.
+
+        A domain that is `incoming` still runs elsewhere: what attracts its traffic waits for `arrive`."""
         bound = self.bind(domain)
         if not bound:
             # Something may have been claimed before.
@@ -52,7 +54,7 @@ class Engine(Parts):
             return []
         with self.store.lock():
             self._recover()
-            transaction = self._plug(domain, bound, frontend)
+            transaction = self._plug(domain, bound, frontend, incoming=incoming)
             self._run(transaction, f"plug {domain.name}")
         return [owner for owner in transaction.add if owner.domain]
 
@@ -60,7 +62,9 @@ class Engine(Parts):
         """What `plug` would do now. Taps that do not exist yet are taken to be fresh."""
         return self._plug(domain, self.bind(domain), frontend, imagine=True).plan
 
-    def _plug(self, domain: Domain, bound: Sequence[compose.Bound], frontend: str, imagine: bool = False) -> Transaction:
+    def _plug(
+        self, domain: Domain, bound: Sequence[compose.Bound], frontend: str, imagine: bool = False, incoming: bool = False
+    ) -> Transaction:
         host = self._host(name for vif, network in bound for name in compose.links_of(vif, network))
         wanted, needs = self._needed((network for _, network in bound), host)
         drop: list[str] = []
@@ -97,10 +101,15 @@ class Engine(Parts):
                 vif.mtu,
                 vif.metric,
             )
-            if known and known[0].phase != "leftover":
+            wants = compose.compose(vif, network, host)
+            if known and known[0].phase in ("plugged", "active"):
                 owner = replace(owner, phase=known[0].phase, since=known[0].since)
-            wanted[owner] = compose.compose(vif, network, host)
-            drop += self._check_paths(owner, wanted[owner], [*owners, *drop, *twin])
+            elif incoming and compose.withheld(vif, network, wants):
+                before = [o for o in known if o.phase == "incoming"]
+                owner = replace(owner, phase="incoming", since=before[0].since if before else owner.since)
+            # Also of what is withheld: a guest that can't arrive is not let in.
+            drop += self._check_paths(owner, wants, [*owners, *drop, *twin])
+            wanted[owner] = _for_phase(owner.phase, vif, network, wants)
             needs[identity] = list(compose.needs(network, self.config))
             self._check_shared(network, host, [*owners, *drop])
         if not domain.partial:
@@ -176,6 +185,38 @@ class Engine(Parts):
                 yield f"address {address}", holder
         if holder := self.store.holder_of_mac(network.name, vif.mac, but):
             yield f"MAC {vif.mac}", holder
+
+    # --- live migration ---------------------------------------------------------------------------------------------
+
+    def arrive(self, domain_id: str, ifname: str = "") -> list[Owner]:
+        """The cut-over of a live migration: the guest runs here from now on, and its NICs get what attracts their traffic.
+        Returns those that were waiting for it: none if it has arrived already, or was unplugged. Raises VmnetError, with
+        nothing changed."""
+        match = {"domain_id": domain_id, "phase": "incoming"} | ({"ifname": ifname} if ifname else {})
+        with self.store.lock():
+            self._recover()
+            owners = [owner for owner in self.store.owners(**match) if self._lives(owner)]
+            if not owners:
+                return []
+            transaction = self._arrival([replace(owner, phase="active") for owner in owners])
+            self._run(transaction, f"arrive {owners[0].domain}")
+        return list(transaction.add)
+
+    def _arrival(self, owners: Sequence[Owner]) -> Transaction:
+        """Nothing but what was withheld: every packet for the guest is lost until it is there."""
+        missing: dict[str, Resource] = {}
+        add: dict[Owner, list[str]] = {}
+        for owner in owners:
+            wants, problem = self._wants(owner)
+            if problem:
+                raise ConfigError(f"{owner.domain} has arrived, but {problem}")
+            claims = self.store.claims(owner.id)
+            withheld = {key: resource for key, resource in wants.items() if key not in claims}
+            missing.update(withheld)
+            add[owner] = [*claims, *withheld, *(f"needs {other}" for other in self.store.needs(owner.id))]
+        current = self.kernel.read(missing.values())
+        originals = {key: None if (have := current.get(key)) is None or have.ours else have for key in missing}
+        return Transaction(plan.diff(missing, {}, current), add, (), missing, originals, current)
 
     # --- unplug ----------------------------------------------------------------------------------------------------
 
@@ -281,6 +322,14 @@ class Engine(Parts):
             if owners:
                 needs = {owner.id: self.store.needs(owner.id) for owner in owners}
                 wanted = {owner: self.store.claims(owner.id) for owner in owners}
+                for owner in [owner for owner in owners if owner.phase == "incoming"]:
+                    # A domain that is called running has arrived, unseen.
+                    arrived = replace(owner, phase="plugged")
+                    wants, problem = self._wants(arrived)
+                    if not problem:
+                        del wanted[owner]
+                        wanted[arrived] = wants
+                owners = list(wanted)
                 self._run(self._transaction(wanted, (), needs), f"reassert {domain.name}")
         return owners
 
@@ -309,7 +358,8 @@ class Engine(Parts):
             else:
                 network = self.config.network(owner.network, owner.domain)
                 vif = MODES[network.mode].bind(self._as_plugged(owner), network, owner.domain)
-                wants = compose.compose(vif, network, self._host(compose.links_of(vif, network)))
+                found = compose.compose(vif, network, self._host(compose.links_of(vif, network)))
+                wants = _for_phase(owner.phase, vif, network, found)
         except (ConfigError, InputError) as error:
             return self.store.claims(owner.id), str(error)
         # A link that lives on router advertisements shows up, and goes, by itself: not the admin's doing.
@@ -373,20 +423,36 @@ def activate(
 ) -> list[Owner]:
     """The guest runs here: announces its addresses. Needs no kernel but a raw socket, and so none of the engine.
 
-    A guest that came in by live migration does not run yet when its hypervisor says so: it is not announced.
+    A guest that comes in by live migration does not run yet when its hypervisor says so: it is not announced, and its NICs in
+    phase incoming stay so. Returns the NICs, as they are now.
     """
-    if store.expected(domain.uuid):
-        return []
+    migrates = store.expected(domain.uuid)
     with store.lock():
-        owners = store.of_domain(domain.name, domain.uuid, ifname)
+        found = store.of_domain(domain.name, domain.uuid, ifname)
+        owners = [owner if owner.phase == "incoming" else replace(owner, phase="active") for owner in found]
         for owner in owners:
-            store.set_phase(owner.id, "active")
-    pairs = []
-    for owner in owners:
-        if network := declared.networks.get(owner.network):
-            pairs += [(*pair, owner.ifname) for pair in compose.announcements(_vif(owner), network)]
-    announce(pairs)
+            store.set_phase(owner.id, owner.phase)
+    if not migrates:
+        announce(announcements(declared, [owner for owner in owners if owner.phase == "active"]))
     return owners
+
+
+def announcements(declared: Config, owners: Iterable[Owner]) -> list[tuple[str, str, str]]:
+    """(link, address, tap) of all that is to be announced for NICs that run here."""
+    known = [(owner, network) for owner in owners if (network := declared.networks.get(owner.network))]
+    return [(*pair, owner.ifname) for owner, network in known for pair in compose.announcements(_vif(owner), network)]
+
+
+def untracked(declared: Config, owners: Iterable[Owner]) -> list[str]:
+    """The addresses of NICs that have just arrived of whose connections this host has known nothing, or what is no more."""
+    known = [(owner, network) for owner in owners if (network := declared.networks.get(owner.network))]
+    return [address for owner, network in known for address in compose.untracked(_vif(owner), network)]
+
+
+def _for_phase(phase: str, vif: Vif, network: Network, wants: dict[str, Resource]) -> dict[str, Resource]:
+    """What a NIC has in a phase of all that it wants."""
+    withheld = compose.withheld(vif, network, wants) if phase == "incoming" else {}
+    return {key: resource for key, resource in wants.items() if key not in withheld}
 
 
 def _vif(owner: Owner) -> Vif:

@@ -9,6 +9,9 @@ links(network)       links whose state the composition needs
 bind(vif, network, where)  the vif with its addresses checked and completed; raises InputError
 network_resources(network, host), vif_resources(vif, network, host)   pure composition
 announcements(vif, network)   (link, address) pairs
+attracts(resource, vif, network)   whether a resource draws the guest's traffic to this host
+untracked(vif, network)   addresses whose tracked connections are out of date when the guest comes in by live migration
+proxied6(network, on_link)    IPv6 prefixes for whose every address the agent answers on a tap; on_link(ifname) are the host's
 """
 
 from collections.abc import Iterable

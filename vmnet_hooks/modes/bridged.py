@@ -1,7 +1,7 @@
 """Bridged guests: the tap is a port of a bridge, which the admin made, or which is declared and made when it is needed."""
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from .. import values
@@ -215,4 +215,20 @@ def _tap_mac(vif: Vif, host) -> str:
 
 def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:
     """None: the guest itself is on the wire."""
+    return []
+
+
+def attracts(resource: Resource, vif: Vif, network: Network) -> bool:
+    """Nothing does: a bridge sends to this port what it has seen come from it, and until the guest runs here it is silent. A
+    shared gateway answers for its own address alone."""
+    return False
+
+
+def untracked(vif: Vif, network: Network) -> list[str]:
+    """None: its packets pass below the host."""
+    return []
+
+
+def proxied6(network: Network, on_link: Callable[[str], Sequence[ipaddress.IPv6Network]]) -> Sequence[ipaddress.IPv6Network]:
+    """None: who asks is heard by who is asked."""
     return []

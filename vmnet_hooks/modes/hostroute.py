@@ -7,7 +7,7 @@ have private addresses, each a gateway of its own, and are translated on the way
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from .. import values
@@ -177,3 +177,16 @@ def _host_name(domain: str) -> str:
 
 def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:
     return [] if network["nat"] else [(network["netdev"], address) for address in vif.addresses if "/" not in address]
+
+
+def proxied6(network: Network, on_link: Callable[[str], Sequence[ipaddress.IPv6Network]]) -> Sequence[ipaddress.IPv6Network]:
+    """What proxy ARP does for IPv4: a guest with an address of the segment's takes the segment for its own."""
+    return [] if network["nat"] else on_link(network["netdev"])
+
+
+def attracts(resource: Resource, vif: Vif, network: Network) -> bool:
+    return tap.attracts(resource, vif, network["netdev"])
+
+
+def untracked(vif: Vif, network: Network) -> list[str]:
+    return [address for address in vif.addresses if "/" not in address]

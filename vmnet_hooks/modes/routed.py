@@ -6,7 +6,7 @@ tap are checked against nft sets of `ifname . mac . ip`. All of it is O(1) per g
 """
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -305,3 +305,16 @@ def _paths(vif: Vif, network: Network) -> Iterator[Resource]:
 
 def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:
     return [(network["uplink"], address) for address in vif.addresses]
+
+
+def attracts(resource: Resource, vif: Vif, network: Network) -> bool:
+    return tap.attracts(resource, vif, network["uplink"])
+
+
+def untracked(vif: Vif, network: Network) -> list[str]:
+    """None on the network's gateway: it has seen the guest's connections before, and their translations hold."""
+    return list(vif.addresses) if network["role"] == "host" else []
+
+
+def proxied6(network: Network, on_link: Callable[[str], Sequence[ipaddress.IPv6Network]]) -> Sequence[ipaddress.IPv6Network]:
+    return [network["ipv6"]["subnet"]] if network["ipv6"] else []

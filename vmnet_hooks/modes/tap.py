@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from .. import values
 from ..domain import Vif
 from ..errors import InputError
-from ..state import LinkAttribute, NftElement, Resource, Sysctl
+from ..state import LinkAttribute, NftElement, ProxyNeighbour, Resource, Route, Sysctl
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -70,6 +70,14 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
             yield NftElement("inet", "sources6", (tap, mac, address))
         for prefix in prefixes6:
             yield NftElement("inet", "prefixes6", (tap, mac, prefix))
+
+
+def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:
+    """Whether a resource draws a routed guest's traffic: the routes to it, by which the host also answers ARP for it on other
+    links, and the entries by which it answers on `uplink`."""
+    if isinstance(resource, Route):
+        return resource.dev == vif.ifname
+    return isinstance(resource, ProxyNeighbour) and resource.ifname == uplink and resource.address in vif.addresses
 
 
 def sources(vif: Vif, where: str, unusable: Callable[[Subnet], str]) -> tuple[str, ...]:
