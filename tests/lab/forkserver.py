@@ -78,7 +78,7 @@ def points(attempt: Callable[[int], bool], most: int) -> int:
 
 def die_at(point: int) -> None:
     """Wrap whatever changes something, so that this process is gone just before the point-th of them."""
-    from vmnet_hooks.kernel import iproute2, netlink, nft, sysctl
+    from vmnet_hooks.kernel import device, iproute2, nft, sysctl, wire
     from vmnet_hooks.store import Store
 
     seen = 0
@@ -106,13 +106,14 @@ def die_at(point: int) -> None:
                 return value
             return before(value, lambda *args: bool(args) and isinstance(args[0], str) and args[0] in CHANGES)
 
-    opened = netlink.Netlink.__init__
+    opened = device.Devices.__init__
 
     def open_counted(self: Any, *args: Any, **options: Any) -> None:
         opened(self, *args, **options)
         self._ip = Socket(self._ip)
 
-    netlink.Netlink.__init__ = open_counted
+    device.Devices.__init__ = open_counted
+    wire.Socket.change = before(wire.Socket.change)
     nft.Nft.apply = before(nft.Nft.apply)
     sysctl.write_value = before(sysctl.write_value)
     iproute2.batch = before(iproute2.batch)
@@ -121,13 +122,14 @@ def die_at(point: int) -> None:
 
 
 def run(call: dict[str, Any]) -> int:
-    from vmnet_hooks import cli, hook
+    from vmnet_hooks import cli, handle, hook
 
     if call["kill"]:
         die_at(call["kill"])
     program, *argv = call["argv"]
     if program != "vmnet-hook":
-        return hook.main(program, [program, *argv])
+        name = hook.matters(program, [program, *argv])
+        return handle.handle(name, [program, *argv]) if name else 0
     try:
         cli.main(argv, prog_name="vmnet-hook")
     except SystemExit as end:

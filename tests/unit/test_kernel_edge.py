@@ -3,11 +3,11 @@
 import errno
 
 import pytest
-from pyroute2.netlink.exceptions import NetlinkError
 
 from vmnet_hooks.errors import KernelError
 from vmnet_hooks.hostnet import bond, vlan
 from vmnet_hooks.kernel import adoption, device, linux, nft, sysctl
+from vmnet_hooks.kernel.wire import NetlinkError
 from vmnet_hooks.plan import Change
 from vmnet_hooks.state import (
     FORWARDING_GATE,
@@ -57,7 +57,7 @@ ELEMENTS = [NftElement("arp", "own", ('"tap0"', f"192.0.2.{n}")) for n in (1, 2)
 )
 def test_the_error_names_the_step(step, label):
     for error, reason in (
-        (NetlinkError(errno.EINVAL, "x"), "Invalid argument"),
+        (NetlinkError(errno.EINVAL), "Invalid argument"),
         (OSError(errno.ENODEV, "tap0 does not exist (any more)"), "tap0 does not exist (any more)"),
         (PermissionError(errno.EPERM, "Operation not permitted"), "Operation not permitted; run as root"),
         (KernelError("Could not process rule"), "Could not process rule"),

@@ -1,18 +1,19 @@
-"""Links that we make (VLAN devices, bonds, bridges, macvlans, dummies), and what only a bridge has: fdb entries, VLANs."""
+"""Links that we make (VLAN devices, bonds, bridges, macvlans, dummies), entries of a bridge's forwarding database, checksums:
+what is rare, and what pyroute2 knows better than we. netlink.py loads this when it is needed.
+"""
 
 import errno
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..hostnet import bond
-from ..state import ALIAS, Device, FdbEntry, LinkAttribute, PortVlans
-from ..values import ranges
-from . import iproute2, sysfs
+from ..state import ALIAS, Device, FdbEntry, LinkAttribute
+from . import wire
 from .rtnl import IoctlEthtool, IPRoute, NetlinkError
 
 _PROTOCOLS = {"802.1Q": 0x8100, "802.1ad": 0x88A8}
-_PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END, _SELF = 2, 4, 8, 16, 2
 _NTF_SELF = 2
 # Where iproute2's word is not the netlink attribute's name.
 _ATTRIBUTES = {("bond", "lacp_rate"): "IFLA_BOND_AD_LACP_RATE"}
@@ -22,6 +23,53 @@ _WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("bond", "xmit_hash_policy"): bond.HASHES,
     ("bond", "lacp_rate"): bond.RATES,
 }
+
+
+class Devices:
+    """A socket of pyroute2's. Its refusals come out as wire.NetlinkError."""
+
+    def __init__(self) -> None:
+        self._ip = IPRoute(strict_check=True)
+        if hasattr(self._ip, "asyncore"):
+            # pyroute2 0.9's synchronous face does not set what its own nlm_request reads.
+            self._ip.asyncore.status.setdefault("nlm_generator", False)
+
+    def close(self) -> None:
+        self._ip.close()
+
+    def read(self, want: Device, name_of: Callable[[int], str]) -> Device | None:
+        """The link under a wanted device's name, with the settings that `want` names."""
+        with _refusals():
+            try:
+                message = next(iter(self._ip.link("get", ifname=want.ifname)), None)
+            except NetlinkError as error:
+                if error.code != errno.ENODEV:
+                    raise
+                return None
+            return read(want, message, name_of) if message else None
+
+    def set(self, want: Device, have: Device | None, index_of: Callable[[str], int]) -> None:
+        with _refusals():
+            if have:
+                change(self._ip, index_of(want.ifname), want, have)
+            else:
+                create(self._ip, want, index_of(want.parent) if want.parent else 0)
+
+    def read_fdb(self, want: FdbEntry, index: int) -> FdbEntry | None:
+        with _refusals():
+            return read_fdb(self._ip, want, index)
+
+    def set_fdb(self, verb: str, entry: FdbEntry, index: int) -> None:
+        with _refusals():
+            self._ip.fdb(verb, ifindex=index, lladdr=entry.lladdr, flags=_NTF_SELF)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        raise wire.NetlinkError(error.code) from None
 
 
 def _attribute(kind: str, word: str) -> str:
@@ -126,40 +174,6 @@ def read_fdb(ip: IPRoute, want: FdbEntry, index: int) -> FdbEntry | None:
     return want if permanent else None
 
 
-def set_fdb(ip: IPRoute, verb: str, entry: FdbEntry, index: int) -> None:
-    ip.fdb(verb, ifindex=index, lladdr=entry.lladdr, flags=_NTF_SELF)
-
-
-# --- VLANs of a bridge's port -------------------------------------------------------------------------------------------
-
-
-def read_vlans(want: PortVlans) -> PortVlans | None:
-    """The VLANs of a port; None if it has none, or is no port. Through bridge(8): what the kernel answers to pyroute2's dump
-    depends on which other links there are. Raises KernelError."""
-    ports = iproute2.rows("bridge", "-compressvlans", "vlan", "show", "dev", want.ifname, check=False)
-    untagged = 0
-    tagged: set[int] = set()
-    for item in (item for port in ports if port.get("ifname") == want.ifname for item in port.get("vlans", ())):
-        if item.get("flags"):
-            untagged = item["vlan"]
-        else:
-            tagged.update(range(item["vlan"], item.get("vlanEnd", item["vlan"]) + 1))
-    return PortVlans(want.ifname, untagged, ranges(tagged), want.own) if untagged or tagged else None
-
-
-def set_vlans(ip: IPRoute, want: PortVlans, have: PortVlans | None, index: int) -> None:
-    """Raises NetlinkError."""
-    flags = [("IFLA_BRIDGE_FLAGS", _SELF)] if want.own else []
-    for verb, text, untagged in want.commands(have):
-        low, _, high = text.partition("-")
-        if high:
-            rows = [{"vid": int(low), "flags": _RANGE_BEGIN}, {"vid": int(high), "flags": _RANGE_END}]
-        else:
-            rows = [{"vid": int(low), "flags": _PVID | _UNTAGGED if untagged else 0}]
-        spec = {"attrs": [*flags, *(("IFLA_BRIDGE_VLAN_INFO", row) for row in rows)]}
-        ip.vlan_filter(verb, index=index, af_spec=spec)
-
-
 # --- checksums ----------------------------------------------------------------------------------------------------------
 
 
@@ -183,19 +197,3 @@ def set_tx(want: LinkAttribute) -> None:
         ethtool.set_features(features)
     finally:
         ethtool.sock.close()
-
-
-# --- what a bridge learns ------------------------------------------------------------------------------------------------
-
-_NO_LINKLOCAL_LEARN = "bridge/no_linklocal_learn"
-"""Through sysfs: pyroute2 knows nothing of IFLA_BR_MULTI_BOOLOPT."""
-
-
-def read_no_linklocal_learn(ifname: str) -> LinkAttribute | None:
-    value = sysfs.read(ifname, _NO_LINKLOCAL_LEARN)
-    return None if value is None else LinkAttribute(ifname, "no_linklocal_learn", value)
-
-
-def set_no_linklocal_learn(want: LinkAttribute) -> None:
-    with open(f"{sysfs.ROOT}/{want.ifname}/{_NO_LINKLOCAL_LEARN}", "w") as file:
-        file.write(want.value)

@@ -3,16 +3,18 @@
 import errno
 import os
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 from ..compose import Host, Link
 from ..errors import ConflictError, InTheWay, KernelError
 from ..plan import Plan
 from ..ruleset import FAMILIES
 from ..state import FORWARDING_GATE, Adoption, Device, HostName, NftElement, NftTable, Resource, Route, Sysctl, TableName
-from . import adoption, hazards, obstacle, sysctl
+from . import sysctl
 from .netlink import Netlink
 from .nft import Nft
-from .rtnl import NetlinkError
+from .wire import NetlinkError
 
 
 class Kernel:
@@ -60,15 +62,15 @@ class Kernel:
 
     def survey(self, port: str, bridge: str) -> Adoption:
         """What `bridge` has to take over if it adopts `port`. Raises KernelError."""
-        return adoption.survey(port, bridge)
+        return _rare("adoption").survey(port, bridge)
 
     def obstacle(self, port: str) -> str:
         """Why a bridge must not adopt `port`; "" if it may."""
-        return obstacle.obstacle(port)
+        return _rare("obstacle").obstacle(port)
 
     def hazards(self, bridged: bool, anycast: bool) -> list[str]:
         """What of other firewalls breaks what we set up: see hazards.hazards."""
-        return hazards.hazards(self.nft, bridged, anycast)
+        return _rare("hazards").hazards(self.nft, bridged, anycast)
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
         """What is there now under the keys of `wanted`. Raises KernelError."""
@@ -150,6 +152,11 @@ class Kernel:
         for table in self.nft.port_tables():
             found[table.key] = table
         return found
+
+
+def _rare(name: str) -> Any:
+    """A module that few calls need, and that takes longer to load than a guest takes to plug in."""
+    return import_module(f"vmnet_hooks.kernel.{name}")
 
 
 def _vlans() -> dict[tuple[str, int], str]:

@@ -1,4 +1,4 @@
-"""What we use of pyroute2, without the rest.
+"""What we use of pyroute2, without the rest; wire.py is for what every guest needs.
 
 Its package file imports everything that pyroute2 has, which takes a hook half of its time; an IPRoute needs a part of it. So
 the package is entered here without running that file: its modules are imported as they are named, and the file is run for
@@ -6,6 +6,7 @@ whoever asks for anything else. Everybody here imports pyroute2 through this mod
 """
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from typing import Any
@@ -34,11 +35,19 @@ def _enter(name: str) -> None:
 if "pyroute2" not in sys.modules:
     _enter("pyroute2")
 
-_netlink, _exceptions = import_module("pyroute2.netlink"), import_module("pyroute2.netlink.exceptions")
+_exceptions = import_module("pyroute2.netlink.exceptions")
 IPRoute: Any = import_module("pyroute2.iproute.linux").IPRoute
 IoctlEthtool: Any = import_module("pyroute2.ethtool.ioctl").IoctlEthtool
 NetlinkError: Any = _exceptions.NetlinkError
 NetlinkDumpInterrupted: Any = _exceptions.NetlinkDumpInterrupted
-NLM_F_DUMP, NLM_F_REQUEST = _netlink.NLM_F_DUMP, _netlink.NLM_F_REQUEST
-RTM_GETADDR: int = import_module("pyroute2.netlink.rtnl").RTM_GETADDR
-ifaddrmsg: Any = import_module("pyroute2.netlink.rtnl.ifaddrmsg").ifaddrmsg
+_ATTEMPTS = 50
+
+
+def dump(ask: Callable[..., Any], *command: Any, **match: Any) -> list[Any]:
+    """A whole dump. The kernel says so when something changed under it (a routing daemon is at work): asked again."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return list(ask(*command, **match))
+        except NetlinkDumpInterrupted:
+            continue
+    return list(ask(*command, **match))

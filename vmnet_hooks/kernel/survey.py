@@ -8,8 +8,7 @@ from ..errors import KernelError
 from ..graph.model import Link
 from ..state import PROTO
 from . import sysfs, topology
-from .netlink import dump
-from .rtnl import IPRoute, NetlinkError
+from .rtnl import IPRoute, NetlinkError, dump
 
 _IFA_F_PERMANENT = 0x80
 _RTN_UNICAST = 1

@@ -15,8 +15,9 @@ from ..graph.model import Link, Table
 from ..state import Route, Rule
 from ..values import ranges
 from . import device, sysfs
-from .netlink import Netlink, dump
-from .rtnl import IPRoute, NetlinkError
+from .netlink import Netlink
+from .rtnl import IPRoute, NetlinkError, dump
+from .wire import NetlinkError as Refused
 
 _UP, _LOWER_UP = 0x1, 0x10000
 _PVID = 0x2
@@ -28,7 +29,7 @@ def read() -> tuple[list[Link], list[Table]]:
     try:
         with IPRoute() as ip, closing(Netlink()) as ours:
             return links(ip), _tables(ours.rules(), ours.our_routes())
-    except (NetlinkError, OSError) as error:
+    except (NetlinkError, Refused, OSError) as error:
         raise KernelError(f"reading the kernel's links: {error}") from None
 
 
