@@ -73,10 +73,10 @@ class Bucket:
 class Guest:
     """One tap, and what its guest may ask for."""
 
-    def __init__(self, owner: Owner, listener: Listener) -> None:
+    def __init__(self, owner: Owner, listener: Listener, bucket: Bucket) -> None:
         self.owner = owner
         self.listener = listener
-        self.bucket = Bucket(TAP_RATE, TAP_BURST)
+        self.bucket = bucket
         self.mac = bytes.fromhex(owner.mac.replace(":", ""))
         addresses = [ipaddress.ip_network(a) for a in owner.addresses if ":" in a]
         self.own = Prefixes(n for n in addresses if n.version == 6)
@@ -128,6 +128,7 @@ class Advertiser:
 
     def start(self) -> None:
         self.agent.index.subscribe(self._changed)
+        # What was there before; the index may have said so already.
         self._changed(tuple(self.agent.index.owners.values()), ())
         for thread in self._threads:
             thread.start()
@@ -207,17 +208,21 @@ class Advertiser:
                 if guest.owner.network not in self._prefixes:
                     self._drop(fd)
 
-    def _follow(self, added: Iterable[Owner], removed: Iterable[Owner]) -> None:
+    def _follow(self, added: Collection[Owner], removed: Iterable[Owner]) -> None:
+        stay = {owner.id for owner in added}
         for owner in removed:
-            if (fd := self._sockets.get(owner.id)) is not None:
+            if owner.id not in stay and (fd := self._sockets.get(owner.id)) is not None:
                 self._drop(fd)
         for owner in added:
-            fd = self._sockets.get(owner.id)
-            if fd is not None and self._guests[fd].owner == owner:
-                continue
-            if fd is not None:
+            wanted = owner.domain and owner.ifindex and owner.network in self._prefixes and owner.phase != "leftover"
+            if (fd := self._sockets.get(owner.id)) is not None:
+                known = self._guests[fd]
+                if wanted and (known.owner.ifname, known.owner.ifindex) == (owner.ifname, owner.ifindex):
+                    # Another phase, other addresses: the same tap.
+                    self._guests[fd] = Guest(owner, known.listener, known.bucket)
+                    continue
                 self._drop(fd)
-            if owner.domain and owner.ifindex and owner.network in self._prefixes and owner.phase != "leftover":
+            if wanted:
                 self._listen(owner)
 
     def _listen(self, owner: Owner) -> None:
@@ -230,7 +235,7 @@ class Advertiser:
                 self.agent.note("error", f"{owner.ifname}: no neighbour discovery: {error.strerror}", syslog.LOG_ERR)
             return
         fd = listener.fileno()
-        self._guests[fd], self._sockets[owner.id] = Guest(owner, listener), fd
+        self._guests[fd], self._sockets[owner.id] = Guest(owner, listener, Bucket(TAP_RATE, TAP_BURST)), fd
         self._epoll.register(fd, select.EPOLLIN)
 
     def _drop(self, fd: int) -> None:

@@ -1,0 +1,66 @@
+"""vmnet-hookd on a node: `with Agent(node): …`."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from .nodes import ENV, IN_VENV, ROOT, Node
+
+ENVIRONMENT = {**ENV, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"}
+COMMAND = (sys.executable if IN_VENV else "/usr/bin/python3", "-m", "vmnet_hooks.agent")
+
+
+class Agent:
+    """The agent, for as long as the block lasts. What it says is in `log`."""
+
+    def __init__(self, node: Node):
+        self.node = node
+        self.output = tempfile.TemporaryFile("w+")
+
+    def start(self) -> Agent:
+        socket = self.node.path("/run/vmnet-hooks/agent.sock")
+        socket.unlink(missing_ok=True)
+        self.process = self.node.popen(COMMAND, env=ENVIRONMENT, stdout=self.output, stderr=subprocess.STDOUT)
+        end = time.monotonic() + 20
+        while not socket.exists():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"{self.node.name}: the agent did not start\n{self.log}")
+            time.sleep(0.02)
+        return self
+
+    __enter__ = start
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def stop(self, sig: int = signal.SIGTERM) -> None:
+        """End it; raises AssertionError if it does not end by itself."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"{self.node.name}: the agent does not end\n{self.log}") from None
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        # Its own place in the file is not to be moved.
+        return os.pread(self.output.fileno(), 1 << 20, 0).decode()
+
+    def counter(self, name: str) -> float:
+        """The sum of a counter over its labels, as it was last written for Prometheus."""
+        text = self.node.path("/run/vmnet-hookd/metrics.prom").read_text()
+        return sum(float(value) for value in re.findall(rf"^vmnet_{name}_total(?:\{{.*\}})? ([0-9.e+]+)$", text, re.M))
+
+    def cpu(self) -> float:
+        """Seconds of processor time that it has used."""
+        fields = open(f"/proc/{self.process.pid}/stat").read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
