@@ -125,18 +125,23 @@ install:
 	ln -sf ../run $(LIBDIR)/hooks/qemu/ifdown
 	ln -sf ../run $(LIBDIR)/hooks/ifupdown/vmnet
 	for name in $(XEN_SCRIPTS); do ln -sf ../run $(LIBDIR)/hooks/xen/$$name; done
-	printf '%s\n' '#!/usr/bin/python3 -I' 'import sys' 'sys.path.insert(0, "$(PREFIX)/lib/vmnet-hooks")' \
-	    'from vmnet_hooks.cli import main' 'sys.exit(main())' >$(DESTDIR)$(PREFIX)/bin/vmnet-hook
-	chmod 755 $(DESTDIR)$(PREFIX)/bin/vmnet-hook
+	for command in vmnet-hook=cli vmnet-hookd=agent.main; do \
+	    printf '%s\n' '#!/usr/bin/python3 -I' 'import sys' 'sys.path.insert(0, "$(PREFIX)/lib/vmnet-hooks")' \
+	        "from vmnet_hooks.$${command#*=} import main" 'sys.exit(main())' >$(DESTDIR)$(PREFIX)/bin/$${command%=*}; \
+	    chmod 755 $(DESTDIR)$(PREFIX)/bin/$${command%=*}; \
+	done
 	install -D -m 644 man/vmnet-hook.8 $(DESTDIR)$(PREFIX)/share/man/man8/vmnet-hook.8
+	install -D -m 644 man/vmnet-hookd.8 $(DESTDIR)$(PREFIX)/share/man/man8/vmnet-hookd.8
 	install -D -m 644 man/vmnet.toml.5 $(DESTDIR)$(PREFIX)/share/man/man5/vmnet.toml.5
 	install -D -m 644 etc/rt_protos.d/vmnet.conf $(DESTDIR)/etc/iproute2/rt_protos.d/vmnet.conf
 	install -D -m 644 etc/NetworkManager/vmnet-hooks.conf $(DESTDIR)/usr/lib/NetworkManager/conf.d/vmnet-hooks.conf
 	install -D -m 644 etc/networkd/10-vmnet-hooks.network $(DESTDIR)/usr/lib/systemd/network/10-vmnet-hooks.network
 	install -D -m 644 etc/networkd/10-vmnet-hooks.link $(DESTDIR)/usr/lib/systemd/network/10-vmnet-hooks.link
 	install -d $(DESTDIR)/usr/lib/systemd/system
-	sed 's,/usr/bin/,$(PREFIX)/bin/,' etc/systemd/vmnet-networks.service >$(DESTDIR)/usr/lib/systemd/system/vmnet-networks.service
-	chmod 644 $(DESTDIR)/usr/lib/systemd/system/vmnet-networks.service
+	for unit in vmnet-networks.service vmnet-hookd.service vmnet-hookd.socket; do \
+	    sed 's,/usr/bin/,$(PREFIX)/bin/,' etc/systemd/$$unit >$(DESTDIR)/usr/lib/systemd/system/$$unit; \
+	    chmod 644 $(DESTDIR)/usr/lib/systemd/system/$$unit; \
+	done
 	install -d $(DESTDIR)/etc/vmnet-hooks/conf.d $(DESTDIR)/etc/vmnet-hooks/domains.d $(DESTDIR)/etc/libvirt/hooks/qemu.d
 	[ -e $(DESTDIR)/etc/vmnet-hooks/vmnet.toml ] || install -m 644 etc/vmnet.toml $(DESTDIR)/etc/vmnet-hooks/vmnet.toml
 	ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/libvirt/qemu $(DESTDIR)/etc/libvirt/hooks/qemu.d/vmnet-hooks

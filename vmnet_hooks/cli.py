@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from . import __version__, actions, compose, config, guard, host, store, values
+from . import __version__, actions, client, compose, config, guard, host, store, values
 from .config import INTERFACE_OPTIONS, Option, Required
 from .domain import Domain, Owner
 from .drawing import graph
@@ -202,7 +202,7 @@ def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool)
 @OPTIONAL_DOMAIN
 @JSON
 def status(domain: str, to_json: bool) -> None:
-    """List what is set up: every vif (of DOMAIN) with its network, addresses and state."""
+    """List what is set up: every vif (of DOMAIN) with its network, addresses and state; and whether the agent runs."""
     with engine() as opened:
         owners = opened.store.owners(domain=domain) if domain else opened.store.owners()
         drifts = opened.check(domain, gone(owners))
@@ -246,8 +246,45 @@ def status(domain: str, to_json: bool) -> None:
             ],
             lambda column, cell: click.style(cell, fg="green" if cell == "ok" else "red") if column == "STATE" else cell,
         )
+    click.echo(agent(), err=True)
     if drifts:
         click.echo(f"{len(drifts)} difference{'s' if len(drifts) > 1 else ''}; see `vmnet-hook check`", err=True)
+
+
+def agent() -> str:
+    """One line about the agent."""
+    connection = client.connected()
+    if connection is None:
+        return "agent: not running; hooks do their work by themselves, more slowly, see vmnet-hookd(8)"
+    try:
+        answer = client.asked(connection, "agent/status").partition(b"\n")[2]
+        found = json.loads(answer)
+    except (OSError, ValueError):
+        return f"agent: does not answer, or is not version {__version__}; restart it: systemctl restart vmnet-hookd"
+    finally:
+        connection.close()
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["since"]))
+    return f"agent: runs since {since}, process {found['pid']}: {found['served']} calls served, {found['healed']} objects put back"
+
+
+@main.command()
+def monitor() -> None:
+    """Follow what the agent does, a line for each event, until interrupted."""
+    connection = client.connected()
+    if connection is None:
+        raise VmnetError(f"{client.SOCKET}: no agent listens there; start it: systemctl start vmnet-hookd")
+    try:
+        connection.sendall(client.head("agent/monitor"))
+        connection.settimeout(None)
+        while lines := connection.recv(1 << 16):
+            click.echo(lines, nl=False)
+    except KeyboardInterrupt:
+        return
+    except OSError:
+        pass
+    finally:
+        connection.close()
+    raise VmnetError("the agent has ended, or refused; see `systemctl status vmnet-hookd`")
 
 
 @main.command()

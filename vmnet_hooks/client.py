@@ -11,6 +11,7 @@ import sys
 from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
 
 from . import __version__
+from .frontends import FRONTENDS
 
 SOCKET = "/run/vmnet-hooks/agent.sock"
 SECONDS = 10.0
@@ -20,15 +21,16 @@ MAX_STDIN = (8 << 20) + 1
 """Bytes: what is longer no front end takes."""
 
 
-def hand_over(frontend: str, argv: list[str], takes_stdin: bool) -> tuple[int | None, bytes | None]:
+def hand_over(frontend: str, argv: list[str]) -> tuple[int | None, bytes | None]:
     """Lets the agent do one call. Returns the exit status, None if it is to be done here; and what was read of standard input,
     None if nothing was."""
     stdin: bytes | None = None
-    with_agent = connected()
+    needs = FRONTENDS[frontend][3]
+    with_agent = connected() if needs else None
     if with_agent is None:
         return None, None
     try:
-        if takes_stdin:
+        if needs == "stdin":
             stdin = _read_all()
             if len(stdin) >= MAX_STDIN:
                 return None, stdin
@@ -39,8 +41,8 @@ def hand_over(frontend: str, argv: list[str], takes_stdin: bool) -> tuple[int | 
         return None, stdin
     finally:
         with_agent.close()
-    head, _, text = answer.partition(b"\n")
-    words = head.split()
+    first, _, text = answer.partition(b"\n")
+    words = first.split()
     if len(words) != 2 or words[0] == b"-" or len(text) != int(words[1]):
         return None, stdin
     if text:
@@ -69,13 +71,17 @@ def connected(path: str = SOCKET) -> socket | None:
 
 def asked(agent: socket, frontend: str, argv: bytes = b"", environ: bytes = b"", stdin: bytes = b"") -> bytes:
     """Sends a request; returns all of the answer. Raises OSError."""
-    lengths = b"%d %d %d" % (len(argv), len(environ), len(stdin))
-    head = b"vmnet-hooks %b %b %d %b\n" % (__version__.encode(), frontend.encode(), posix.getppid(), lengths)
-    agent.sendall(head + argv + environ + stdin)
+    agent.sendall(head(frontend, len(argv), len(environ), len(stdin)) + argv + environ + stdin)
     answer = b""
     while more := agent.recv(1 << 16):
         answer += more
     return answer
+
+
+def head(frontend: str, argv: int = 0, environ: int = 0, stdin: int = 0) -> bytes:
+    """A request's first line; the numbers are lengths in bytes."""
+    lengths = b"%d %d %d" % (argv, environ, stdin)
+    return b"vmnet-hooks %b %b %d %b\n" % (__version__.encode(), frontend.encode(), posix.getppid(), lengths)
 
 
 def _bytes(argument: str) -> bytes:

@@ -2,28 +2,24 @@
 
 import posix
 import sys
-from importlib import import_module
 
 from .frontends import CONFIGURATION, FRONTENDS, VARIABLES, of
 
 
-def main(path: str, argv: list[str]) -> int:
-    """Handles one call of the hook at `path`. Returns the exit status."""
+def matters(path: str, argv: list[str]) -> str:
+    """The front end of a call of the hook at `path`; "" if the call is nothing to us. Raises SystemExit if there is none."""
     name = of(path)
     if not name:
         print(f"vmnet-hook: {path!r} is no front end; call one of its links: {', '.join(FRONTENDS)}", file=sys.stderr)
-        return 2
-    _, position, operations, handed = FRONTENDS[name]
+        raise SystemExit(2)
+    _, position, operations, _ = FRONTENDS[name]
     if position and len(argv) > position and argv[position] not in operations:
-        return 0
+        return ""
     if name in VARIABLES and not posix.environ.get(VARIABLES[name]) and not brought_up(posix.environ):
-        return 0
+        return ""
     if position and argv[position : position + 1] == ["prepare"] and not has_bridges(CONFIGURATION):
-        return 0
-    status, stdin = None, None
-    if handed:
-        status, stdin = import_module("vmnet_hooks.client").hand_over(name, argv, handed == "stdin")
-    return import_module("vmnet_hooks.handle").handle(name, argv, stdin) if status is None else status
+        return ""
+    return name
 
 
 def has_bridges(directory: str) -> bool:

@@ -67,9 +67,13 @@ from vmnet_hooks import config, store
 config.DIRECTORY, store.DIRECTORY = sys.argv[2] + "/etc", sys.argv[2] + "/run"
 config.load.__defaults__ = (config.DIRECTORY,)
 store.Store.__init__.__defaults__ = (store.DIRECTORY,)
-from vmnet_hooks.hook import main
+from vmnet_hooks.hook import matters
 sys.stdin = io.TextIOWrapper(io.BytesIO(open(sys.argv[4], "rb").read()))
-status = main(sys.argv[1] + "/hooks/libvirt/qemu", ["qemu", "dom1", sys.argv[3], "begin", "-"])
+argv = [sys.argv[1] + "/hooks/libvirt/qemu", "dom1", sys.argv[3], "begin", "-"]
+status = 0
+if name := matters(argv[0], argv):
+    from vmnet_hooks.handle import handle
+    status = handle(name, argv)
 print(status, *sorted(m for m in sys.modules if m in sys.argv[5].split() or m.startswith("vmnet_hooks.")))
 """
 PLAIN = (

@@ -11,7 +11,7 @@ LAYERS = {
     "base": ("errors",),
     "data": ("domain", "config", "links", "request", "resource", "ruleset", "state", "values"),
     "core": ("compose", "graph", "hostnet", "modes", "plan", "sections"),
-    "engine": ("engine", "parts", "transaction"),
+    "engine": ("engine", "mending", "parts", "transaction"),
     "edge": ("diversion", "frontends", "kernel", "store"),
     "entry": ("hook", "client", "handle", "actions", "place", "agent", "guard", "host", "drawing", "importing", "table", "xen_scripts", "cli"),
 }
@@ -112,7 +112,7 @@ def test_only_the_edge_knows_the_libraries(path):
         "sqlite3": "store",
         "lxml": "frontends",
         "libvirt": "frontends",
-        "click": ("cli", "drawing", "importing", "table", "xen_scripts"),
+        "click": ("agent", "cli", "drawing", "importing", "table", "xen_scripts"),
     }
     for node in ast.walk(tree(path)):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

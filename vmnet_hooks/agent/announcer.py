@@ -50,7 +50,7 @@ class Announcer:
                     self._news.wait(wait)
                     continue
                 _, _, calls = heapq.heappop(self._due)
-            for (link, address, _), index in [c for c in calls if c[1] and _index(c[0][2]) == c[1]]:
+            for link, address, _ in [call for call, index in calls if index and _index(call[2]) == index]:
                 try:
                     mac = bytes.fromhex((sysfs.read(link, "address") or "").replace(":", ""))
                     for frame in packet.announcement(mac, address):

@@ -78,7 +78,10 @@ class Metrics:
     def write(self, text: str) -> None:
         """Writes the file in one go, if anything changed. Raises OSError."""
         if text != self._written:
-            os.makedirs(os.path.dirname(PATH), mode=0o755, exist_ok=True)
+            folder = os.path.dirname(PATH)
+            if not os.path.isdir(folder):
+                os.makedirs(folder)
+                os.chmod(folder, 0o755)
             with open(f"{PATH}.new", "w") as file:
                 file.write(text)
             # node_exporter is not root.
