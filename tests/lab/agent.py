@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 
+from vmnet_hooks import client
+
 from .nodes import ENV, IN_VENV, ROOT, Node
 
 ENVIRONMENT = {**ENV, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "LC_ALL": "C.UTF-8"}
@@ -17,11 +19,12 @@ COMMAND = (sys.executable if IN_VENV else "/usr/bin/python3", "-m", "vmnet_hooks
 
 
 class Agent:
-    """The agent, for as long as the block lasts. What it says is in `log`."""
+    """The agent, for as long as the block lasts. What it says to those who follow it is in `log`."""
 
     def __init__(self, node: Node):
         self.node = node
         self.output = tempfile.TemporaryFile("w+")
+        self.follower, self.said = None, ""
 
     def start(self) -> Agent:
         socket = self.node.path("/run/vmnet-hooks/agent.sock")
@@ -32,6 +35,11 @@ class Agent:
             if self.process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"{self.node.name}: the agent did not start\n{self.log}")
             time.sleep(0.02)
+        follower = client.connected(str(socket))
+        assert follower, self.log
+        follower.sendall(client.head("agent/monitor"))
+        follower.settimeout(0)
+        self.follower = follower
         return self
 
     __enter__ = start
@@ -52,8 +60,21 @@ class Agent:
     @property
     def log(self) -> str:
         """What it has written so far."""
+        while self.follower:
+            try:
+                lines = self.follower.recv(1 << 16)
+            except BlockingIOError:
+                break
+            self.said += lines.decode()
+            if not lines:
+                self.follower = None
         # Its own place in the file is not to be moved.
-        return os.pread(self.output.fileno(), 1 << 20, 0).decode()
+        return self.said + os.pread(self.output.fileno(), 1 << 20, 0).decode()
+
+    @property
+    def errors(self) -> list[str]:
+        """What it had to complain about."""
+        return [line for line in self.log.splitlines() if "Traceback" in line or re.match(r"[0-9:]+ error:", line)]
 
     def counter(self, name: str) -> float:
         """The sum of a counter over its labels, as it was last written for Prometheus."""

@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import VmnetError, one_line
 from ..frontends.running import gone
 from ..handle import log
+from .advertiser import Advertiser
 from .announcer import Announcer
 from .index import Index
 from .metrics import Metrics, label
@@ -41,7 +42,7 @@ class Agent:
         self.announcer = Announcer(self)
         self.place = Resident(self.note, self.announcer.announce)
         self.server = Server(self, {"status": self._status}, self._follow)
-        self.parts: list[Any] = [self.index, self.announcer]
+        self.parts: list[Any] = [self.index, self.announcer, Advertiser(self)]
         self._followers: list[socket.socket] = []
         self._lines: queue.SimpleQueue[str | socket.socket] = queue.SimpleQueue()
 
