@@ -1,0 +1,1 @@
+"""The measuring harness: `run.py` prints the table."""

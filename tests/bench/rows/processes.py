@@ -1,0 +1,181 @@
+"""Hooks as whole processes, beside an empty interpreter and Xen's own scripts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+
+from lab.nodes import ENV
+from lab.xenstore import fetched
+
+from bench.hosts import BRIDGED, DUAL, FLOOR, CommandFailed, Commands, Host, Product, Series, bridged, routed
+from bench.report import Effort, Row, ratio, unknown
+
+ROUTED, TAP, BRIDGE = routed(1), routed(2), bridged(3)
+"""The guests: of libvirt's hook, of QEMU's, and on a bridge. Xen's scripts take their taps in turn."""
+
+XEN = "/run/xen/scripts"
+EMPTY = {"argv": FLOOR, "env": ENV}
+CALLS = {
+    "start": "PLUG of libvirt, routed",
+    "started": "announcing, of libvirt",
+    "stopped": "UNPLUG of libvirt, routed",
+    "ifup": "PLUG and announcing of QEMU, routed",
+    "ifdown": "UNPLUG of QEMU, routed",
+    "bridge start": "PLUG of libvirt, bridged",
+    "bridge stopped": "UNPLUG of libvirt, bridged",
+}
+
+
+def host(product: Product) -> Host:
+    """Three guests' taps, held open."""
+    made = Host(product, DUAL + BRIDGED, bridges=1)
+    made.taps(4)
+    for number in range(1, 4):
+        made.hold(number)
+    made.declare("tap-guest", TAP)
+    return made
+
+
+def ours(on: Host) -> Commands:
+    """The calls, in an order in which they follow each other."""
+    return {
+        "ignored": on.hook("guest", "restore", ROUTED),
+        "start": on.hook("guest", "start", ROUTED),
+        "started": on.hook("guest", "started", ROUTED),
+        "stopped": on.hook("guest", "stopped", ROUTED),
+        "ifup": {"argv": [on.product.hook("qemu/ifup"), TAP.tap], "env": ENV},
+        "ifdown": {"argv": [on.product.hook("qemu/ifdown"), TAP.tap], "env": ENV},
+        "bridge start": on.hook("bridge-guest", "start", BRIDGE),
+        "bridge stopped": on.hook("bridge-guest", "stopped", BRIDGE),
+    }
+
+
+def xens(on: Host) -> Commands:
+    """Xen's own scripts, as a package has them but for the folder of the xenstore programs. Raises CommandFailed."""
+    scripts, programs = on.node.path(XEN), on.node.path("/run/xen/bin")
+    shutil.copytree(fetched() / "etc/xen/scripts", scripts)
+    paths = (scripts / "hotplugpath.sh").read_text()
+    (scripts / "hotplugpath.sh").write_text(paths.replace('bindir="/usr/bin"', 'bindir="/run/xen/bin"'))
+    programs.mkdir()
+    for name in ("read", "write", "rm"):
+        shutil.copy(on.product.path / "xenstore", programs / f"xenstore-{name}")
+    on.node.sh("mount -t tmpfs tmpfs /var/log; mkdir /var/log/xen")
+
+    def script(name: str, command: str, tap: str, **keys: str) -> Mapping[str, object]:
+        told = {"vif": tap, "dev": tap, "XENBUS_PATH": "backend/vif/1/0", "netdev": "up0"}
+        stored = {f"XENSTORE_{key}": value for key, value in keys.items()}
+        return {"argv": [f"{XEN}/{name}", command, "type_if=vif"], "env": {**ENV, **told, **stored}}
+
+    address = ROUTED.ips[0]
+    return {
+        "vif-route online": script("vif-route", "online", ROUTED.tap, ip=address),
+        "vif-route offline": script("vif-route", "offline", ROUTED.tap, ip=address),
+        "vif-bridge online": script("vif-bridge", "online", BRIDGE.tap, bridge="br0"),
+        "vif-bridge offline": script("vif-bridge", "offline", BRIDGE.tap, bridge="br0"),
+    }
+
+
+def ignored_and_handled(product: Product, effort: Effort) -> Iterator[Row]:
+    """A call that is ignored; calls that the agent serves, and Xen's scripts for the same."""
+    with host(product) as on:
+        commands, xen = ours(on), {}
+        try:
+            xen = xens(on)
+        except (CommandFailed, OSError) as error:
+            yield unknown("Xen's scripts", error)
+        try:
+            on.start_agent()
+        except CommandFailed as error:
+            commands = {"ignored": commands["ignored"]}
+            yield unknown("calls that the agent serves", error)
+        # Xen's scripts leave an address and a sysctl behind, which are no part of what ours do.
+        tidy = {"argv": ["/usr/sbin/ip", "addr", "flush", "dev", ROUTED.tap], "env": ENV}
+        every = {"floor": EMPTY, **commands, "floor ": EMPTY, **xen, "tidy": tidy}
+        repeat, served = effort(60, 15), len(commands) - 1
+        if served:
+            on.spawn(every, list(every), 2)
+            with on.all_served(repeat * served):
+                times = on.spawn(every, list(every), repeat)
+        else:
+            times = on.spawn(every, list(every), repeat)
+    floor = times["floor"] + times["floor "]
+    yield ratio("ignored call / empty interpreter", times["ignored"], floor, 1.1, 1.5)
+    for name, what in CALLS.items():
+        if name in times:
+            yield ratio(f"agent: {what} / empty interpreter", times[name], floor, 1.3, 2.0)
+    if xen and served:
+        yield from beside_xen(times)
+
+
+def beside_xen(times: Series) -> Iterator[Row]:
+    for name in ("start", "ifup"):
+        yield ratio(f"agent: {CALLS[name]} / vif-route online", times[name], times["vif-route online"], 1 / 4, 1 / 3)
+    yield ratio(f"agent: {CALLS['stopped']} / vif-route offline", times["stopped"], times["vif-route offline"])
+    yield ratio(
+        f"agent: {CALLS['bridge start']} / vif-bridge online", times["bridge start"], times["vif-bridge online"], 1 / 6, 1 / 4
+    )
+    yield ratio(
+        f"agent: {CALLS['bridge stopped']} / vif-bridge offline", times["bridge stopped"], times["vif-bridge offline"]
+    )
+
+
+def in_process(product: Product, effort: Effort) -> Iterator[Row]:
+    """The same calls where no agent is."""
+    with host(product) as on:
+        commands = {"floor": EMPTY, **ours(on), "floor ": EMPTY}
+        on.spawn(commands, list(commands), 1)
+        times = on.spawn(commands, list(commands), effort(20, 5))
+    floor = times["floor"] + times["floor "]
+    for name, what in CALLS.items():
+        yield ratio(f"no agent: {what} / empty interpreter", times[name], floor, 25, 40)
+
+
+def at_once(product: Product, effort: Effort) -> Iterator[Row]:
+    """Two hundred guests, a process each."""
+    count = 200
+    what = f"agent: PLUG of {count} guests at once / {count} empty interpreters"
+    with Host(product, DUAL) as on:
+        on.taps(count)
+        guests = [routed(number) for number in range(count)]
+        commands: dict[str, Mapping[str, object]] = {"floor": EMPTY}
+        for number, guest in enumerate(guests):
+            commands[f"start {number}"] = on.hook(f"guest{number}", "start", guest)
+            commands[f"stopped {number}"] = on.hook(f"guest{number}", "stopped", guest)
+        starts, stops = ([f"{which} {number}" for number in range(count)] for which in ("start", "stopped"))
+        try:
+            on.start_agent()
+        except CommandFailed as error:
+            yield unknown(what, error, 1.3, 2.0)
+            return
+        repeat = effort(5, 2)
+        on.requests(commands, [starts[0], stops[0]])
+        with on.all_served(2 * count * repeat):
+            empty, plugged, unplugged = [], [], []
+            for _ in range(repeat):
+                empty += on.crowds(commands, [["floor"] * count], 1)[0]
+                plugged += on.crowds(commands, [starts], 1)[0]
+                lost = count - plugged_guests(on)
+                if lost:
+                    raise CommandFailed(f"{lost} of {count} guests were lost")
+                unplugged += on.crowds(commands, [stops], 1)[0]
+                if left := plugged_guests(on):
+                    raise CommandFailed(f"{left} guests are still there")
+    yield ratio(what, plugged, empty, 1.3, 2.0)
+    yield ratio(what.replace("PLUG", "UNPLUG"), unplugged, empty, 1.3, 2.0)
+
+
+def plugged_guests(on: Host) -> int:
+    """How many guests have their routes in the kernel, in both families; as many must be in the records. Raises CommandFailed."""
+    found = {
+        len(set(on.node.sh(f"ip -{family} route show table 222 | grep -o 'dev t[0-9]*' || :").split("\n")) - {""})
+        for family in (4, 6)
+    }
+    recorded = on.node.sh(
+        "python3 -IS -c 'import sqlite3; print(sqlite3.connect(\"/run/vmnet-hooks/state.db\")"
+        '.execute("SELECT count(*) FROM owners").fetchone()[0])\''
+    )
+    found.add(int(recorded))
+    if len(found) != 1:
+        raise CommandFailed(f"routes of IPv4, of IPv6 and records differ: {found}")
+    return found.pop()
