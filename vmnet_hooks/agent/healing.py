@@ -1,0 +1,233 @@
+"""Self-healing: what others take away or change of what is set up is put back, from the records, as soon as the kernel tells.
+
+Whoever takes the same thing away again and again is not fought: it is left alone for a while, longer each time.
+"""
+
+import os
+import select
+import syslog
+import threading
+import time
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack, closing
+from typing import Any
+
+from ..engine import Engine
+from ..kernel.monitor import Nftables, Proxies, Rtnetlink, Suspects
+from ..mending import Mended, amiss, depart, mend, suspected
+from ..state import NftElement, NftTable
+
+GATHER_SECONDS = 0.02
+"""What is done at once comes as many notifications."""
+
+POLL_SECONDS = 0.4
+WALK_SECONDS = 2.0
+"""One owner at a time: some sysctls are told by nobody."""
+
+FIGHT_TIMES, FIGHT_SECONDS = 5, 10.0
+"""So often is the same thing put back within that time; once more is a fight."""
+
+PAUSE_SECONDS, LONGEST_PAUSE, FILTER_PAUSE = 5.0, 60.0, 2.0
+"""For how long it is left alone then: at first, at most, and at most if it keeps guests from spoofing."""
+
+RETRY_SECONDS = 2.0
+"""When what can't be mended is tried again; later each time."""
+
+ALL_PAUSE = 10
+"""Looking at everything: at most an eleventh of the time."""
+
+NAMED = 3
+"""How many things a line names."""
+
+
+class Patience:
+    """What may be put back when, by key. `now` is any clock in seconds."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, list[float]] = {}
+        self._pause: dict[str, float] = {}
+        self._until: dict[str, float] = {}
+        self._failing: set[str] = set()
+        self._waiting: set[str] = set()
+
+    def allows(self, key: str, now: float) -> bool:
+        """Whether it may be tried; an element only if its table may."""
+        table = " ".join(key.split(" ")[:2]) if key.startswith("nft ") else key
+        return all(self._until.get(name, now) <= now for name in (key, table))
+
+    def mended(self, keys: Iterable[str], now: float) -> dict[str, float]:
+        """These were put back. Returns those that somebody fights about, with the seconds for which they are left alone: once,
+        and not again while the fight goes on."""
+        fought = {}
+        for key in keys:
+            if key in self._failing:
+                self._calm(key)
+            if key in self._pause and now - self._until[key] > LONGEST_PAUSE:
+                self._calm(key)
+            times = [at for at in self._times.get(key, ()) if at > now - FIGHT_SECONDS] + [now]
+            self._times[key] = times
+            if key in self._pause:
+                # A try after a pause. If it holds, a longer one does no harm.
+                self._rest(key, 2 * self._pause[key], now)
+            elif len(times) > FIGHT_TIMES:
+                fought[key] = self._rest(key, PAUSE_SECONDS, now)
+        self._times = {key: times for key, times in self._times.items() if times[-1] > now - FIGHT_SECONDS}
+        return fought
+
+    def failed(self, keys: Iterable[str], now: float) -> list[str]:
+        """These could not be put back. Returns those that could before."""
+        new = []
+        for key in keys:
+            if key not in self._failing:
+                self._calm(key)
+                self._failing.add(key)
+                new.append(key)
+            self._rest(key, 2 * self._pause.get(key, RETRY_SECONDS / 2), now)
+        return new
+
+    def due(self, now: float) -> set[str]:
+        """What has been left alone long enough, told once."""
+        found = {key for key in self._waiting if self._until[key] <= now}
+        self._waiting -= found
+        return found
+
+    def next_due(self) -> float | None:
+        return min((self._until[key] for key in self._waiting), default=None)
+
+    def _rest(self, key: str, pause: float, now: float) -> float:
+        pause = min(pause, FILTER_PAUSE if key.startswith("nft ") else LONGEST_PAUSE)
+        self._pause[key], self._until[key] = pause, now + pause
+        self._waiting.add(key)
+        return pause
+
+    def _calm(self, key: str) -> None:
+        self._pause.pop(key, None)
+        self._until.pop(key, None)
+        self._failing.discard(key)
+        self._waiting.discard(key)
+
+
+class Healing:
+    """A part of the agent (see agent/main.py)."""
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+        self._patience = Patience()
+        self._walked = ""
+        self._all_from = 0.0
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def start(self) -> None:
+        """Watches from when this returns."""
+        watching = threading.Event()
+        threading.Thread(target=self._run, args=(watching,), name="healing", daemon=True).start()
+        watching.wait(5.0)
+
+    def close(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def _run(self, watching: threading.Event) -> None:
+        suspects, said = Suspects(), ""
+        while not self._agent.stopping.is_set():
+            try:
+                self._watch(suspects, watching)
+            except Exception as error:
+                # What was to be mended, and what is told until we listen again, is lost.
+                suspects = Suspects(everything=True)
+                if (text := f"self-healing: {error or type(error).__name__}") != said:
+                    self._agent.note("error", text, syslog.LOG_ERR)
+                    said = text
+                self._agent.stopping.wait(1.0)
+
+    def _watch(self, suspects: Suspects, watching: threading.Event) -> None:
+        with ExitStack() as stack:
+            links = stack.enter_context(closing(Rtnetlink()))
+            tables = stack.enter_context(closing(Nftables()))
+            proxies = stack.enter_context(closing(Proxies()))
+            watching.set()
+            now = time.monotonic()
+            poll, walk = now + POLL_SECONDS, now + WALK_SECONDS
+            while not self._agent.stopping.is_set():
+                lost = suspects.everything and time.monotonic() < self._all_from
+                if suspects and not lost:
+                    self._heal(suspects)
+                now = time.monotonic()
+                due = self._patience.next_due()
+                until = min(poll, walk, walk if due is None else due)
+                ready, _, _ = select.select([links.fileno(), tables.fileno(), self._wake], [], [], max(0.0, until - now))
+                if ready and self._agent.stopping.wait(GATHER_SECONDS):
+                    return
+                suspects = Suspects(everything=lost)
+                suspects.add(links.drain())
+                suspects.add(tables.drain())
+                now = time.monotonic()
+                suspects.keys |= self._patience.due(now)
+                if now >= poll:
+                    suspects.add(proxies.changed())
+                    poll = now + POLL_SECONDS
+                if now >= walk:
+                    self._walk()
+                    walk = time.monotonic() + WALK_SECONDS
+
+    def _heal(self, suspects: Suspects) -> None:
+        with self._agent.place.engine(None) as engine:
+            if suspects.everything:
+                begin = time.monotonic()
+                self._report(mend(engine, None))
+                # A routing daemon with a million routes can make the kernel tell too much again and again.
+                self._all_from = time.monotonic() + ALL_PAUSE * (time.monotonic() - begin)
+                return
+            if suspects.gone:
+                departed, failed = depart(engine, suspects.gone)
+                self._report(Mended(failed=failed, departed=departed))
+            keys = suspects.keys | suspects.tampered
+            recorded = suspected(engine.store, keys, suspects.starts, suspects.links)
+            if recorded:
+                tampered = suspects.tampered & recorded.keys()
+                self._mend(engine, amiss(engine, recorded) | tampered, tampered)
+
+    def _mend(self, engine: Engine, wrong: Collection[str], tampered: Collection[str] = ()) -> None:
+        now = time.monotonic()
+        if wrong := [key for key in wrong if self._patience.allows(key, now)]:
+            self._report(mend(engine, wrong, tampered))
+
+    def _walk(self) -> None:
+        """Looks at what the next owner has, but for what is sure to be told of."""
+        owners = sorted(self._agent.index.owners)
+        if not owners:
+            return
+        self._walked = next((name for name in owners if name > self._walked), owners[0])
+        with self._agent.place.engine(None) as engine:
+            claims = engine.store.claims(self._walked)
+            told = {key: r for key, r in claims.items() if not isinstance(r, NftElement | NftTable)}
+            self._mend(engine, amiss(engine, told))
+
+    def _report(self, mended: Mended) -> None:
+        agent, now = self._agent, time.monotonic()
+        for owner in mended.departed:
+            agent.note("unplug", f"{owner.domain}: {owner.ifname} is gone")
+        # The elements of a table that was made anew are no things of their own.
+        anew = {c.subject.family for c in mended.changes if isinstance(c.subject, NftTable)}
+        subjects = [c.subject for c in mended.changes]
+        keys = [r.key for r in subjects if not (isinstance(r, NftElement) and r.family in anew)]
+        if keys:
+            agent.note("heal", f"put back {_named(keys)}", syslog.LOG_NOTICE)
+            agent.count("healed", len(keys))
+        fought = self._patience.mended(keys, now)
+        if fought:
+            pause = min(fought.values())
+            agent.note(
+                "heal",
+                f"somebody keeps removing {_named(list(fought))}: left alone for {pause:.0f} s, then longer each time",
+                syslog.LOG_WARNING,
+            )
+        failed = self._patience.failed(mended.failed, now)
+        if failed:
+            agent.note("heal", f"can't be put back: {'; '.join(mended.failed[key] for key in failed[:NAMED])}", syslog.LOG_ERR)
+        if mended.failed:
+            agent.count("heal_failed", len(mended.failed))
+
+
+def _named(keys: list[str]) -> str:
+    more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+    return ", ".join(keys[:NAMED]) + more
