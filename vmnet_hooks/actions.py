@@ -71,7 +71,7 @@ def _plug(event: Event, conclude: Callable[[Event], None], place: Place) -> list
     with place.engine(declared) as engine:
         was_there = not event.owner or bool(engine.store.owners(id=event.owner))
         with _renamed(engine, event):
-            owners = engine.plug(event.domain, event.frontend)
+            owners = engine.plug(event.domain, event.frontend, engine.store.expects(event.domain.uuid))
             try:
                 if event.announce:
                     _activate(event, declared, place)
@@ -221,7 +221,8 @@ def _reconnect(event: Event, place: Place) -> list[Owner]:
         declared = place.declared()
         if _claimed(event, declared):
             with place.engine(declared) as engine:
-                return engine.plug(event.domain, event.frontend)
+                owners = engine.plug(event.domain, event.frontend)
+            return _seen(event, declared, place, owners)
     except InputError:
         if _recorded(event, place):
             with place.engine(RECORDS_ALONE) as engine:
@@ -230,12 +231,21 @@ def _reconnect(event: Event, place: Place) -> list[Owner]:
     if not _recorded(event, place):
         return []
     with place.engine(declared) as engine:
-        return engine.reassert(event.domain)
+        owners = engine.reassert(event.domain)
+    return _seen(event, declared, place, owners)
+
+
+def _seen(event: Event, declared: config.Config, place: Place, owners: list[Owner]) -> list[Owner]:
+    """A guest that runs, and of which nobody was told: its daemon was killed before it called `started`, or nobody saw it
+    arrive."""
+    return _activate(event, declared, place) if any(owner.phase == "plugged" for owner in owners) else owners
 
 
 def _activate(event: Event, declared: config.Config, place: Place) -> list[Owner]:
     with place.records() as records:
-        return activate(declared, records, place.announce, event.domain, event.ifname)
+        owners = activate(declared, records, place.announce, event.domain, event.ifname)
+    place.await_arrival([owner for owner in owners if owner.phase == "incoming"])
+    return owners
 
 
 def _claimed(event: Event, declared: config.Config) -> bool:

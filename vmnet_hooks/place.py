@@ -10,6 +10,7 @@ from . import config
 from .sections import SECTIONS
 
 if TYPE_CHECKING:
+    from .domain import Owner
     from .engine import Engine
     from .store import Store
 
@@ -21,6 +22,7 @@ class Place(Protocol):
     def engine(self, declared: config.Config | None = None) -> AbstractContextManager["Engine"]: ...
     def records(self) -> AbstractContextManager["Store"]: ...
     def announce(self, calls: Sequence[tuple[str, str, str]]) -> None: ...
+    def await_arrival(self, owners: Sequence["Owner"]) -> None: ...
 
 
 class Here:
@@ -56,3 +58,8 @@ class Here:
     def announce(self, calls: Sequence[tuple[str, str, str]]) -> None:
         """See packet.announce."""
         import_module("vmnet_hooks.kernel.packet").announce(calls)
+
+    def await_arrival(self, owners: Sequence["Owner"]) -> None:
+        """See arrival.detach."""
+        if owners:
+            import_module("vmnet_hooks.arrival").detach(owners, self.declared())

@@ -13,7 +13,10 @@ LAYERS = {
     "core": ("compose", "graph", "hostnet", "modes", "plan", "sections"),
     "engine": ("engine", "mending", "parts", "transaction"),
     "edge": ("diversion", "frontends", "kernel", "store"),
-    "entry": ("hook", "client", "handle", "actions", "place", "agent", "guard", "host", "drawing", "importing", "table", "xen_scripts", "cli"),
+    "entry": (
+        *("hook", "client", "handle", "actions", "place", "arrival", "agent", "guard", "host", "drawing", "importing", "table"),
+        *("xen_scripts", "cli"),
+    ),
 }
 # What the core, the data and the base must not import.
 BANNED = frozenset(

@@ -18,6 +18,8 @@ from ..frontends.running import gone
 from ..handle import log
 from .advertiser import Advertiser
 from .announcer import Announcer
+from .arrivals import Arrivals
+from .healing import Healing
 from .index import Index
 from .metrics import Metrics, label
 from .resident import Resident
@@ -40,9 +42,10 @@ class Agent:
         self.count = self.metrics.count
         self.index = Index(self)
         self.announcer = Announcer(self)
-        self.place = Resident(self.note, self.announcer.announce)
+        arrivals = Arrivals(self)
+        self.place = Resident(self.note, self.announcer.announce, arrivals.watch)
         self.server = Server(self, {"status": self._status}, self._follow)
-        self.parts: list[Any] = [self.index, self.announcer, Advertiser(self)]
+        self.parts: list[Any] = [self.index, self.announcer, arrivals, Advertiser(self), Healing(self)]
         self._followers: list[socket.socket] = []
         self._lines: queue.SimpleQueue[str | socket.socket] = queue.SimpleQueue()
 

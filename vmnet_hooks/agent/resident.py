@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .. import config, store
+from ..domain import Owner
 from ..engine import Engine
 from ..errors import ConfigError, StoreError
 from ..kernel.linux import Kernel
@@ -43,8 +44,15 @@ class Records(store.Store):
 class Resident:
     """A place (see place.Place) for many calls at once: each has a kernel edge and records of its own."""
 
-    def __init__(self, note: Note, announce: Callable[[Sequence[tuple[str, str, str]]], None], memory: Any = None) -> None:
+    def __init__(
+        self,
+        note: Note,
+        announce: Callable[[Sequence[tuple[str, str, str]]], None],
+        await_arrival: Callable[[Sequence[Owner]], None],
+        memory: Any = None,
+    ) -> None:
         self.announce = announce
+        self.await_arrival = await_arrival
         self._note = note
         self._memory = memory
         self._mutex = threading.Lock()

@@ -10,7 +10,7 @@ import socket
 import struct
 import syslog
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 ROUNDS = (0.0, 1.1)
 """Seconds after the call. The second round comes after the 1 s `locktime` in which a receiver ignores a change."""
@@ -30,19 +30,35 @@ def announce(calls: Sequence[tuple[str, str, str]]) -> None:
         syslog.syslog(syslog.LOG_WARNING, f"announcements not sent: {error.strerror}")
         return
     try:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.closerange(3, 256)
-        taps = {tap: _index(tap) for _, _, tap in calls}
-        for delay in ROUNDS:
-            time.sleep(delay)
-            send((link, address) for link, address, tap in calls if taps[tap] and _index(tap) == taps[tap])
+        detach()
+        rounds(calls)
     except Exception as error:
         syslog.syslog(syslog.LOG_WARNING, f"announcements not sent: {error}")
     finally:
         os._exit(0)
+
+
+def detach() -> None:
+    """Lets nobody wait for this process, a child that has just been forked: neither for its end nor for that of its output."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    # Else a line of the log would be written to whatever gets the number of the log's socket next.
+    syslog.closelog()
+    os.closerange(3, 1 << 20)
+    syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
+
+
+def rounds(calls: Sequence[tuple[str, str, str]], begun: Callable[[], object] = lambda: None) -> None:
+    """Sends all rounds of announcements, for as long as the taps are the same, and calls `begun` after the first. Raises
+    OSError."""
+    taps = {tap: _index(tap) for _, _, tap in calls}
+    for number, delay in enumerate(ROUNDS):
+        time.sleep(delay)
+        send((link, address) for link, address, tap in calls if taps[tap] and _index(tap) == taps[tap])
+        if number == 0:
+            begun()
 
 
 def _index(ifname: str) -> int:
@@ -54,12 +70,18 @@ def _index(ifname: str) -> int:
 
 def send(pairs: Iterable[tuple[str, str]]) -> None:
     """Sends one announcement per pair: IPv4 in request form and in reply form, IPv6 as an NA. Raises OSError."""
-    for link, address in pairs:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-            raw.bind((link, 0))
-            mac = raw.getsockname()[4]
-            for frame in announcement(mac, address):
-                raw.send(frame)
+    links: dict[str, socket.socket] = {}
+    try:
+        for link, address in pairs:
+            if link not in links:
+                links[link] = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+                links[link].bind((link, 0))
+            for frame in announcement(links[link].getsockname()[4], address):
+                links[link].send(frame)
+    finally:
+        # At the end: each waits.
+        for raw in links.values():
+            raw.close()
 
 
 def announcement(mac: bytes, address: str) -> list[bytes]:
