@@ -362,14 +362,20 @@ class Nftables:
 
 
 def _ports() -> Iterator[int]:
-    """The netlink ports of this process."""
+    """The netlink ports of this process's sockets for nftables."""
+    mine = set()
     for name in os.listdir("/proc/self/fd"):
         try:
-            with socket.socket(fileno=os.dup(int(name))) as one:
-                if one.family == socket.AF_NETLINK:
-                    yield one.getsockname()[0]
+            mine.add(str(os.stat(f"/proc/self/fd/{name}").st_ino))
         except OSError:
+            # Closed by now; the folder itself.
             continue
+    with open("/proc/net/netlink") as file:
+        for line in file:
+            # sk, protocol, port, …, inode
+            words = line.split()
+            if words[1] == str(_NETLINK_NETFILTER) and words[-1] in mine:
+                yield int(words[2])
 
 
 def _table(payload: memoryview) -> str:
