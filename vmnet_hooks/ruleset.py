@@ -13,6 +13,9 @@ from .state import TABLE, NftElement, NftTable
 
 # Sets are keyed by interface name: an element outlives the tap, and binds again by name. Single addresses are in sets of their
 # own (sources, private): a set of intervals refuses one that overlaps another, and a look-up in it costs more.
+#
+# What passes a filter goes to `approved`, and from there on its way: it takes off the mark that KEEPERS put on it, one bit of
+# the packet's priority. Without a keeper the bit is not set, and nothing changes.
 _INET = """\
 	set guarded { type ifname; }
 	set macs { type ifname . ether_addr; }
@@ -33,21 +36,28 @@ _INET = """\
 		iifname @guarded goto guest
 	}
 	chain guest {
-		iifname . ether saddr . ip saddr @sources4 accept
-		iifname . ether saddr . ip6 saddr @sources6 accept
-		iifname . ether saddr . ip saddr @prefixes4 accept
-		iifname . ether saddr . ip6 saddr @prefixes6 accept
+		iifname . ether saddr . ip saddr @sources4 goto approved
+		iifname . ether saddr . ip6 saddr @sources6 goto approved
+		iifname . ether saddr . ip saddr @prefixes4 goto approved
+		iifname . ether saddr . ip6 saddr @prefixes6 goto approved
 		ip saddr 0.0.0.0 udp sport 68 udp dport 67 goto unnumbered
 		ip6 saddr :: icmpv6 type { nd-neighbor-solicit, mld2-listener-report } goto unnumbered
 		counter drop
 	}
 	chain unnumbered {
-		iifname . ether saddr @macs accept
+		iifname . ether saddr @macs goto approved
 		counter drop
+	}
+	chain approved {
+		meta priority set meta priority & 0xbfffffff
 	}
 	chain forward {
 		type filter hook forward priority filter; policy accept;
-		meta nfproto @closed iifname != @forwarding counter drop
+		meta nfproto @closed goto gate
+	}
+	chain gate {
+		iifname != @forwarding counter drop
+		goto approved
 	}
 	chain nat {
 		type nat hook postrouting priority srcnat; policy accept;
@@ -60,7 +70,7 @@ _INET = """\
 		ip saddr . oifname @private4 masquerade
 		ip6 saddr . oifname @private6 masquerade
 	}"""
-_INET_RULES = (("forward", 1), ("guard", 1), ("guest", 7), ("nat", 8), ("unnumbered", 2))
+_INET_RULES = (("approved", 1), ("forward", 1), ("gate", 2), ("guard", 1), ("guest", 7), ("nat", 8), ("unnumbered", 2))
 
 _ARP = """\
 	set guarded { type ifname; }
@@ -76,15 +86,18 @@ _ARP = """\
 	}
 	chain guest {
 		iifname . ether saddr != @macs counter drop
-		iifname . arp saddr ether . arp saddr ip @sources accept
-		iifname . arp saddr ether . arp saddr ip @prefixes accept
+		iifname . arp saddr ether . arp saddr ip @sources goto approved
+		iifname . arp saddr ether . arp saddr ip @prefixes goto approved
 		counter drop
+	}
+	chain approved {
+		meta priority set meta priority & 0xbfffffff
 	}
 	chain output {
 		type filter hook output priority filter; policy accept;
 		arp operation request arp saddr ip set oifname map @arp_source
 	}"""
-_ARP_RULES = (("guest", 4), ("input", 2), ("output", 1))
+_ARP_RULES = (("approved", 1), ("guest", 4), ("input", 2), ("output", 1))
 
 # Judges what comes from a bridge's port, before the bridge does. A frame's one VLAN tag is taken off by then: `meta protocol`
 # and the headers are what is behind it, `ether type` (the tag itself) shows that it was there.
@@ -107,23 +120,27 @@ _BRIDGE = """\
 		iifname . ether saddr != @macs counter drop
 		meta protocol arp iifname . arp saddr ether != @macs counter drop
 		iifname @addressed goto addressed
+		goto approved
+	}
+	chain approved {
+		meta priority set meta priority & 0xbfffffff
 	}
 	chain addressed {
 		ether type { 8021q, 8021ad } iifname != @tagged counter drop
 		meta protocol vmap { arp : goto from_arp, ip : goto from_ipv4, ip6 : goto from_ipv6 }
-		meta protocol 0x8035 @nh,48,16 3 @nh,112,32 0 @nh,192,32 0 accept
+		meta protocol 0x8035 @nh,48,16 3 @nh,112,32 0 @nh,192,32 0 goto approved
 		counter drop
 	}
 	chain from_arp {
-		meta protocol arp iifname . ether saddr . arp saddr ip @sources4 accept
-		meta protocol arp iifname . ether saddr . arp saddr ip @prefixes4 accept
-		meta protocol arp arp operation request arp saddr ip 0.0.0.0 accept
+		meta protocol arp iifname . ether saddr . arp saddr ip @sources4 goto approved
+		meta protocol arp iifname . ether saddr . arp saddr ip @prefixes4 goto approved
+		meta protocol arp arp operation request arp saddr ip 0.0.0.0 goto approved
 		counter drop
 	}
 	chain from_ipv4 {
-		meta protocol ip iifname . ether saddr . ip saddr @sources4 accept
-		meta protocol ip iifname . ether saddr . ip saddr @prefixes4 accept
-		meta protocol ip ip saddr 0.0.0.0 meta l4proto udp udp sport 68 udp dport 67 accept
+		meta protocol ip iifname . ether saddr . ip saddr @sources4 goto approved
+		meta protocol ip iifname . ether saddr . ip saddr @prefixes4 goto approved
+		meta protocol ip ip saddr 0.0.0.0 meta l4proto udp udp sport 68 udp dport 67 goto approved
 		counter drop
 	}
 	chain from_ipv6 {
@@ -134,9 +151,9 @@ _BRIDGE = """\
 	chain from_icmpv6 {
 		@th,0,8 { 134, 137 } counter drop
 		@th,0,8 136 goto advert
-		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . ether saddr . @th,64,128 @targets accept
-		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . ether saddr . @th,64,128 @target_prefixes accept
-		meta protocol ip6 ip6 saddr :: @th,0,8 143 accept
+		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . ether saddr . @th,64,128 @targets goto approved
+		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . ether saddr . @th,64,128 @target_prefixes goto approved
+		meta protocol ip6 ip6 saddr :: @th,0,8 143 goto approved
 		@th,0,8 0-255 goto source6
 		meta protocol ip6 frag frag-off != 0 goto source6
 		counter drop
@@ -147,19 +164,20 @@ _BRIDGE = """\
 		counter drop
 	}
 	chain source6 {
-		meta protocol ip6 iifname . ether saddr . ip6 saddr @sources6 accept
-		meta protocol ip6 iifname . ether saddr . ip6 saddr @prefixes6 accept
+		meta protocol ip6 iifname . ether saddr . ip6 saddr @sources6 goto approved
+		meta protocol ip6 iifname . ether saddr . ip6 saddr @prefixes6 goto approved
 		counter drop
 	}"""
 _BRIDGE_RULES = (
     ("addressed", 4),
     ("advert", 3),
+    ("approved", 1),
     ("from_arp", 4),
     ("from_icmpv6", 8),
     ("from_ipv4", 4),
     ("from_ipv6", 3),
     ("guard", 1),
-    ("guest", 3),
+    ("guest", 4),
     ("source6", 3),
 )
 
@@ -176,6 +194,54 @@ RARP after a migration. Not: advertisements of routers, redirects, advertisement
 @th,64,128: RFC 4861, 4.3 and 4.4), ICMPv6 whose type is cut off by fragmentation (RFC 7113, 3)."""
 FAMILIES = ("inet", "arp", "bridge")
 """Of the tables that hold guests as elements."""
+
+
+_MARKED = "meta priority & 0x40000000 != 0"
+_MARK = "meta priority set meta priority | 0x40000000"
+
+
+def _keeper(family: str, hook: str, priority: str) -> str:
+    return f"""\
+table {family} {KEEPER} {{
+	flags owner;
+	set guarded {{ type ifname; }}
+	chain before {{
+		type filter hook {hook} priority {priority} - 1; policy accept;
+		iifname @guarded {_MARK}
+	}}
+	chain after {{
+		type filter hook {hook} priority {priority} + 1; policy accept;
+		{_MARKED} iifname @guarded counter drop
+	}}
+}}
+"""
+
+
+KEEPER = f"{TABLE}_keeper"
+"""The agent's own tables. They belong to its socket: nobody else can flush them, and when it ends they are gone with it. No
+link has a table of that name, see port_table."""
+KEEPERS = {
+    "inet": _keeper("inet", "prerouting", "raw"),
+    "arp": _keeper("arp", "input", "filter"),
+    "bridge": _keeper("bridge", "prerouting", "dstnat"),
+}
+"""What a guest sends is marked right before our filter, and dropped right after it unless the filter has taken the mark off: as
+long as somebody has flushed the filter, nothing passes. The mark is a bit of the priority because nothing else of a packet can
+be set in every family without a meaning for others: classes of tc have it in a major number that nobody uses, queues and VLANs
+look at the lowest bits, and it is off again before any of them sees the packet."""
+KEEP_CLOSED = f"""\
+table inet {KEEPER} {{
+	chain before_forward {{
+		type filter hook forward priority filter - 1; policy accept;
+		meta nfproto ipv6 {_MARK}
+	}}
+	chain after_forward {{
+		type filter hook forward priority filter + 1; policy accept;
+		{_MARKED} meta nfproto ipv6 counter drop
+	}}
+}}
+"""
+"""The same for IPv6 on a host that did not forward it before us."""
 
 
 CLOSED6 = NftElement("inet", "closed", ("ipv6",))

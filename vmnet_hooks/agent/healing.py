@@ -13,9 +13,11 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from ..engine import Engine
+from ..errors import KernelError
 from ..kernel.monitor import Nftables, Proxies, Rtnetlink, Suspects
 from ..mending import Mended, amiss, depart, mend, suspected
 from ..state import NftElement, NftTable
+from .keeper import Keeper
 
 GATHER_SECONDS = 0.02
 """What is done at once comes as many notifications."""
@@ -116,6 +118,8 @@ class Healing:
         self._walked = ""
         self._all_from = 0.0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._unkept = ""
+        agent.index.subscribe(lambda *_: os.eventfd_write(self._wake, 1))
 
     def start(self) -> None:
         """Watches from when this returns."""
@@ -144,6 +148,8 @@ class Healing:
             links = stack.enter_context(closing(Rtnetlink()))
             tables = stack.enter_context(closing(Nftables()))
             proxies = stack.enter_context(closing(Proxies()))
+            keeper = stack.enter_context(closing(Keeper()))
+            self._keep(keeper)
             watching.set()
             now = time.monotonic()
             poll, walk = now + POLL_SECONDS, now + WALK_SECONDS
@@ -157,6 +163,10 @@ class Healing:
                 ready, _, _ = select.select([links.fileno(), tables.fileno(), self._wake], [], [], max(0.0, until - now))
                 if ready and self._agent.stopping.wait(GATHER_SECONDS):
                     return
+                if self._wake in ready:
+                    # The index has news: other guests may be there.
+                    os.eventfd_read(self._wake)
+                    self._keep(keeper)
                 suspects = Suspects(everything=lost)
                 suspects.add(links.drain())
                 suspects.add(tables.drain())
@@ -166,6 +176,8 @@ class Healing:
                     suspects.add(proxies.changed())
                     poll = now + POLL_SECONDS
                 if now >= walk:
+                    keeper.lost()
+                    self._keep(keeper)
                     self._walk()
                     walk = time.monotonic() + WALK_SECONDS
 
@@ -191,6 +203,15 @@ class Healing:
         if wrong := [key for key in wrong if self._patience.allows(key, now)]:
             self._report(mend(engine, wrong, tampered))
 
+    def _keep(self, keeper: Keeper) -> None:
+        try:
+            with self._agent.place.engine(None) as engine:
+                keeper.follow(engine.store, engine.kernel)
+        except KernelError as error:
+            if str(error) != self._unkept:
+                self._agent.note("error", str(error), syslog.LOG_WARNING)
+                self._unkept = str(error)
+
     def _walk(self) -> None:
         """Looks at what the next owner has, but for what is sure to be told of."""
         owners = sorted(self._agent.index.owners)
@@ -209,7 +230,7 @@ class Healing:
         # The elements of a table that was made anew are no things of their own.
         anew = {c.subject.family for c in mended.changes if isinstance(c.subject, NftTable)}
         subjects = [c.subject for c in mended.changes]
-        keys = [r.key for r in subjects if not (isinstance(r, NftElement) and r.family in anew)]
+        keys = sorted(r.key for r in subjects if not (isinstance(r, NftElement) and r.family in anew))
         if keys:
             agent.note("heal", f"put back {_named(keys)}", syslog.LOG_NOTICE)
             agent.count("healed", len(keys))
