@@ -169,6 +169,8 @@ def main() -> None:
         if os.geteuid() != 0:
             raise VmnetError("not root: hooks can't be served; use `systemctl start vmnet-hookd`")
         Agent().run()
+        # Threads that wait for somebody else (a xenstored that hangs) end with us.
+        os._exit(0)
     except VmnetError as error:
         click.echo(f"vmnet-hookd: {one_line(error)}", err=True)
         log(syslog.LOG_ERR, str(error))

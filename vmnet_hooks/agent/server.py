@@ -249,7 +249,9 @@ class Server:
         while item := self._ready.get():
             key, client = item
             try:
-                self._serve(client)
+                # Whoever gave up in the meantime does it by himself.
+                if not client.is_gone():
+                    self._serve(client)
             except Exception as error:
                 self._agent.note("error", f"internal error: {type(error).__name__}: {error}", syslog.LOG_ERR)
                 _answer(client.connection, _REFUSED)
