@@ -67,6 +67,13 @@ def ratio(
     return Row(what, one / two, "×", limit, ci_limit, f"({figure(one * scale, '')} / {figure(two * scale, unit)})")
 
 
+def middle(
+    what: str, series: Sequence[float], scale: float, unit: str, limit: float | None = None, ci_limit: float | None = None
+) -> Row:
+    """The median itself. `scale` turns the series' numbers into `unit`."""
+    return Row(what, median(series) * scale, unit, limit, ci_limit)
+
+
 def unknown(what: str, why: object, limit: float | None = None, ci_limit: float | None = None, unit: str = "×") -> Row:
     """A row that could not be measured."""
     return Row(what, None, unit, limit, ci_limit, " ".join(str(why).split())[:160])
