@@ -97,6 +97,24 @@ def mend(engine: Engine, keys: Collection[str] | None, anew: Collection[str] = (
         return Mended([c for c in done if c.subject.key not in failed], failed, waits, departed)
 
 
+def reconcile(engine: Engine, gone: Collection[str]) -> Mended:
+    """What happened while nobody looked: guests that died (`gone` are ids of domains that run no more) are cleaned up after, one
+    by one; then what is not as recorded is put back. The lock is not held while everything is read, so hooks do not wait."""
+    store = engine.store
+    departed: list[Owner] = []
+    failed: dict[str, str] = {}
+    for owner in engine._dead(store.owners(), set(gone)):
+        with store.lock():
+            engine._recover()
+            # Its hook may have come meanwhile, or the guest again.
+            if store.owners(id=owner.id) == [owner]:
+                done, left = _unplug(engine, [owner])
+                departed += done
+                failed.update(left)
+    found = mend(engine, amiss(engine, store.resources()))
+    return Mended(found.changes, {**failed, **found.failed}, found.waits, departed)
+
+
 def depart(engine: Engine, taps: Collection[tuple[int, str]]) -> tuple[list[Owner], dict[str, str]]:
     """Unplugs the guests' NICs whose taps, as (ifindex, ifname), are gone. Returns whose they were, and what could not be
     taken away."""

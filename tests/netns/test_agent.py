@@ -145,6 +145,29 @@ def test_one_that_hangs_does_nothing_late(one):
     one.untap(nics[0].tap)
 
 
+def test_what_happened_while_nobody_looked(one):
+    """A guest died, tables were flushed, a rule was deleted: mended when the agent starts, and hooks are served meanwhile."""
+    dead, alive = routed(18), routed(19)
+    taps(one, alive)
+    before = one.state()
+    one.start("dom2", alive)
+    with_one = one.state()
+    taps(one, dead)
+    one.start("dom1", dead)
+    one.untap(dead.tap)
+    one.host.sh("nft flush ruleset; ip rule del to 192.0.2.0/24; ip route flush table 222")
+    with Agent(one.host):
+        assert eventually(lambda: one.host.cli("check").stdout.strip() == "ok", timeout=10)
+        assert "dom1" not in one.host.cli("status").stdout
+        # FOREIGN's tables and routes are not ours to put back.
+        ours = [line for line in with_one.splitlines() if "proto vmnet" in line or "proto 86" in line]
+        now = one.state()
+        assert ours and [line for line in ours if line not in now] == []
+        one.stop("dom2", alive)
+    assert "proto 86" not in one.state() and "table inet vmnet" not in one.state() and before
+    one.untap(alive.tap)
+
+
 def test_a_configuration_that_can_not_be_used(one, agent):
     nics = (routed(15),)
     taps(one, *nics)

@@ -13,9 +13,11 @@ from typing import Any
 import click
 
 from .. import __version__
+from ..engine import label_of
 from ..errors import VmnetError, one_line
 from ..frontends.running import gone
 from ..handle import log
+from ..mending import reconcile
 from .advertiser import Advertiser
 from .announcer import Announcer
 from .arrivals import Arrivals
@@ -126,9 +128,15 @@ class Agent:
         """What happened while nobody looked: guests that died, links that lost what was on them."""
         try:
             with self.place.engine() as engine:
-                drifts = engine.repair("", gone(engine.store.owners()))
-            for drift in drifts:
-                self.note("repair", f"{drift.owner}: {drift.what}".lstrip(": "), syslog.LOG_NOTICE)
+                found = reconcile(engine, gone(engine.store.owners()))
+            for owner in found.departed:
+                self.note("repair", f"{label_of(owner)}: {owner.ifname or owner.network} is gone; cleaned up", syslog.LOG_NOTICE)
+            if found.changes:
+                keys = [change.subject.key for change in found.changes]
+                what = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+                self.note("repair", f"put back: {what}", syslog.LOG_NOTICE)
+            for reason in found.failed.values():
+                self.note("error", f"at the start: {reason}", syslog.LOG_ERR)
         except VmnetError as error:
             self.note("error", f"at the start: {error}", syslog.LOG_ERR)
 
