@@ -61,6 +61,8 @@ OUTSIDE4, OUTSIDE6 = "203.0.113.1", "2001:db8:ffff::1"
 LIBVIRTD_CONF = """\
 host_uuid = "{uuid}"
 listen_tls = 0
+listen_tcp = 1
+auth_tcp = "none"
 auth_unix_rw = "none"
 unix_sock_group = "root"
 log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
@@ -99,6 +101,8 @@ class Inside(subprocess.Popen):
 
 class Host(Node):
     """A hypervisor with its own libvirtd. `eth1` is the uplink, `br0` the bridge of network `lan`."""
+
+    daemon = "libvirtd -d"
 
     def __init__(self, name: str, router: Router | None = None, hook: Path = HOOK):
         self.name = name
@@ -200,7 +204,7 @@ class Host(Node):
         return self.virsh("domstate", domain, check=False).stdout.strip()
 
     def start_libvirtd(self) -> None:
-        self.run("libvirtd -d")
+        self.run(self.daemon)
         end = time.monotonic() + 60
         while self.virsh("list", check=False).returncode:
             if time.monotonic() > end:
