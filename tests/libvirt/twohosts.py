@@ -22,14 +22,14 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from lvhost import CONFIG, Host, Router  # noqa: E402
+from lvhost import CONFIG, ROOT, Host, Router  # noqa: E402
 
 from lab.frames import arp, solicitation  # noqa: E402
 from lab.nodes import Node, wire  # noqa: E402
 
 ROUTED = CONFIG.partition("[networks.lan]")[0]
 ASKER_MAC, ASKER4, ASKER6 = "02:00:00:00:0a:01", "192.0.2.200", "fe80::a:1"
-AGENT = ("python3", "-m", "vmnet_hooks.agent")
+AGENT = ("-m", "vmnet_hooks.agent")
 ARP_REPLY, ADVERTISEMENT = 2, 136
 
 
@@ -194,8 +194,7 @@ class Pair:
 
     def agent(self, host: Peer) -> subprocess.Popen:
         """An agent on a host, once it listens."""
-        env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        process = host.popen(["/usr/bin/python3", *AGENT[1:]], env={**env, "PYTHONDONTWRITEBYTECODE": "1"})
+        process = host.popen(["env", f"PYTHONPATH={ROOT}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3", *AGENT])
         host.wait_for(lambda: host.path("/run/vmnet-hooks/agent.sock").exists(), "the agent")
         return process
 
