@@ -230,16 +230,10 @@ long as somebody has flushed the filter, nothing passes. The mark is a bit of th
 be set in every family without a meaning for others: classes of tc have it in a major number that nobody uses, queues and VLANs
 look at the lowest bits, and it is off again before any of them sees the packet."""
 KEEP_CLOSED = f"""\
-table inet {KEEPER} {{
-	chain before_forward {{
-		type filter hook forward priority filter - 1; policy accept;
-		meta nfproto ipv6 {_MARK}
-	}}
-	chain after_forward {{
-		type filter hook forward priority filter + 1; policy accept;
-		{_MARKED} meta nfproto ipv6 counter drop
-	}}
-}}
+add chain inet {KEEPER} before_forward {{ type filter hook forward priority filter - 1; policy accept; }}
+add chain inet {KEEPER} after_forward {{ type filter hook forward priority filter + 1; policy accept; }}
+add rule inet {KEEPER} before_forward meta nfproto ipv6 {_MARK}
+add rule inet {KEEPER} after_forward {_MARKED} meta nfproto ipv6 counter drop
 """
 """The same for IPv6 on a host that did not forward it before us."""
 
