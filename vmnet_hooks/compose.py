@@ -87,7 +87,7 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
             raise InputError(f"{claim.source}: tap {vif.ifname} has the name of a link of network {network.name}; rename it")
         result.append((MODES[network.mode].bind(replace(vif.claimed(claim), domain=domain.name), network, claim.source), network))
     for claim in (*domain.claims, *file_claims):
-        if id(claim) not in taken and not domain.partial and not _overruled(claim, domain):
+        if id(claim) not in taken and not (domain.partial or domain.changing) and not _overruled(claim, domain):
             have = ", ".join(vif.mac for vif in domain.vifs) or "none"
             what = f"MAC {claim.mac}" if claim.mac else f"ifname {claim.ifname}"
             raise InputError(f"{claim.source}: {domain.name} has no NIC with {what} (it has: {have}); correct or unset it")

@@ -74,13 +74,15 @@ class Vif:
 class Domain:
     """A guest. `uuid` is what its hypervisor never calls another one (Xen: `xen:DOMID`), "" where the front end knows nothing
     of the kind. `vifs` is empty where the front end can't tell (UNPLUG), and
-    `partial` where it sees only some of the guest's NICs."""
+    `partial` where it sees only some of the guest's NICs. `changing` where NICs are attached and detached: what is claimed for
+    one that is not there waits for it."""
 
     name: str
     uuid: str = ""
     vifs: tuple[Vif, ...] = ()
     claims: tuple[Claim, ...] = ()
     partial: bool = False
+    changing: bool = False
 
     @property
     def id(self) -> str:

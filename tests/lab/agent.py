@@ -29,7 +29,8 @@ class Agent:
     def start(self) -> Agent:
         socket = self.node.path("/run/vmnet-hooks/agent.sock")
         socket.unlink(missing_ok=True)
-        self.process = self.node.popen(COMMAND, env=ENVIRONMENT, stdout=self.output, stderr=subprocess.STDOUT)
+        words = ["env", *(f"{key}={value}" for key, value in ENVIRONMENT.items()), *COMMAND]
+        self.process = self.node.popen(words, stdout=self.output, stderr=subprocess.STDOUT)
         end = time.monotonic() + 20
         while not socket.exists():
             if self.process.poll() is not None or time.monotonic() > end:

@@ -22,6 +22,7 @@ from .advertiser import Advertiser
 from .announcer import Announcer
 from .arrivals import Arrivals
 from .healing import Healing
+from .hotplug import Hotplug
 from .index import Index
 from .metrics import Metrics, label
 from .resident import Resident
@@ -44,10 +45,10 @@ class Agent:
         self.count = self.metrics.count
         self.index = Index(self)
         self.announcer = Announcer(self)
-        arrivals = Arrivals(self)
-        self.place = Resident(self.note, self.announcer.announce, arrivals.watch)
+        self.arrivals = Arrivals(self)
+        self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch)
         self.server = Server(self, {"status": self._status}, self._follow)
-        self.parts: list[Any] = [self.index, self.announcer, arrivals, Advertiser(self), Healing(self)]
+        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, Advertiser(self), Healing(self), Hotplug(self)]
         self._followers: list[socket.socket] = []
         self._lines: queue.SimpleQueue[str | socket.socket] = queue.SimpleQueue()
 

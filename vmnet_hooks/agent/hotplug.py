@@ -1,0 +1,254 @@
+"""NICs that come and go while their guest runs: libvirt tells (no hook is called for a bridge's), and each is set up as if it had
+been there at the start, or taken down.
+
+Callbacks only take note of a domain; workers ask libvirt for its description, holding nothing that a hook may wait for: libvirt
+answers them after the hooks of that domain are done. What is done then is what libvirt's `reconnect` hook does.
+"""
+
+import queue
+import syslog
+import threading
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from typing import Any
+
+from .. import actions, compose
+from ..config import Config
+from ..domain import Action, Domain, Event, Vif
+from ..errors import VmnetError
+from ..frontends import libvirt_events
+from ..frontends.libvirt import parse_domain
+from ..kernel import sysfs
+from ..plan import Change
+from ..state import LinkAttribute
+
+RETRY_SECONDS = 3.0
+"""How often libvirtd is looked for while it is not there."""
+
+FAILED_SECONDS = 10.0
+"""How often what could not be set up is tried again: the configuration may have been mended."""
+
+WORKERS = 3
+"""One that libvirt keeps waiting (it runs somebody's slow hook) does not keep the others' domains waiting."""
+
+
+class Hotplug:
+    """A part of the agent: a thread for libvirt's event loop, one for the connection, and workers."""
+
+    def __init__(self, agent: Any) -> None:
+        self.agent = agent
+        self._ended = threading.Event()
+        self._lost = threading.Event()
+        self._lock = threading.Lock()
+        self._waiting: dict[str, set[str]] = {}
+        self._busy: set[str] = set()
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._failed: dict[str, str] = {}
+        self._shut: dict[str, int] = {}
+        self._events: Any = None
+        self._looping = threading.Thread(target=self._loop, name="libvirt-loop", daemon=True)
+
+    def start(self) -> None:
+        if not libvirt_events.available:
+            text = "no Python module libvirt: NICs that are attached to running guests are not seen; install python3-libvirt"
+            self.agent.note("hotplug", text, syslog.LOG_NOTICE)
+            return
+        self._events = libvirt_events.Events(self._changed, self._arrived, self._lost.set)
+        self._looping.start()
+        threading.Thread(target=self._connect, name="libvirt", daemon=True).start()
+        for number in range(WORKERS):
+            threading.Thread(target=self._work, name=f"hotplug-{number}", daemon=True).start()
+
+    def close(self) -> None:
+        """No more of libvirt's events are followed. What is under way is not waited for: libvirt may take its time."""
+        self._ended.set()
+        self._lost.set()
+        for _ in range(WORKERS):
+            self._queue.put(None)
+        if self._looping.is_alive():
+            self._events.wake()
+            self._looping.join(2)
+
+    # --- called from libvirt's event loop: return at once -----------------------------------------------------------------------
+
+    def _changed(self, uuid: str, alias: str = "") -> None:
+        """A domain's NICs, or what is claimed for them, may have changed. A burst is one look at it."""
+        with self._lock:
+            is_known = uuid in self._waiting
+            self._waiting.setdefault(uuid, set()).update({alias} - {""})
+            # Whoever looks at it now lets somebody look again.
+            if is_known or uuid in self._busy:
+                return
+        self._queue.put(uuid)
+
+    def _arrived(self, uuid: str) -> None:
+        self.agent.arrivals.arrived(uuid)
+
+    # --- the connection ---------------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        self._forever(lambda: self._events.loop(self._ended))
+
+    def _connect(self) -> None:
+        self._forever(self._stay_connected)
+
+    def _stay_connected(self) -> None:
+        """Connects, and looks at every domain that runs: who knows what happened meanwhile. Returns when the connection is
+        lost, or there is none."""
+        self._lost.clear()
+        if self._ended.is_set():
+            return
+        try:
+            uuids = self._events.connect()
+        except VmnetError:
+            # Not there, or not yet: there may be no libvirtd at all on this host.
+            self._ended.wait(RETRY_SECONDS)
+            return
+        self.agent.note("hotplug", f"connected to libvirt; domains that run: {len(uuids)}", syslog.LOG_DEBUG)
+        for uuid in uuids:
+            self._changed(uuid)
+        while not self._lost.wait(FAILED_SECONDS):
+            for uuid in list(self._failed):
+                self._changed(uuid)
+        self._events.close()
+        if not self._ended.is_set():
+            self.agent.note("hotplug", "libvirt is gone; it is looked for", syslog.LOG_DEBUG)
+
+    def _forever(self, work: Callable[[], None]) -> None:
+        while not (self._ended.is_set() or self.agent.stopping.is_set()):
+            try:
+                work()
+            except Exception as error:
+                if not self._ended.is_set():
+                    self.agent.note("error", f"hotplug: {error!r}", syslog.LOG_ERR)
+                    self._ended.wait(1)
+
+    # --- the workers ------------------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self._forever(self._next)
+
+    def _next(self) -> None:
+        uuid = self._queue.get()
+        if uuid is None:
+            return
+        with self._lock:
+            attached = self._waiting.pop(uuid, set())
+            self._busy.add(uuid)
+        try:
+            self._look(uuid, attached)
+        finally:
+            with self._lock:
+                self._busy.discard(uuid)
+                again = uuid in self._waiting
+            if again:
+                self._queue.put(uuid)
+
+    def _look(self, uuid: str, attached: set[str]) -> None:
+        """Makes a domain's records agree with its NICs. `attached` are aliases of new ones. Never raises VmnetError."""
+        domain: Domain | None = None
+        try:
+            xml = self._events.running(uuid)
+            if xml is not None:
+                domain = replace(parse_domain(xml, f"{uuid}: XML"), changing=True)
+                changed = self._drop(domain) + self._plug(domain, libvirt_events.macs(xml, attached))
+                if changed and not self._events.is_active(uuid) and not self._starts(domain):
+                    # It ended meanwhile, and its clean-up may have come before this.
+                    self._act(Event(Action.UNPLUG, domain, "libvirt"))
+            self._failed.pop(uuid, None)
+        except VmnetError as error:
+            self._complain(uuid, domain, str(error))
+
+    def _drop(self, domain: Domain) -> int:
+        """Takes down the NICs that the domain has no more. Returns how many."""
+        with self.agent.place.records() as records:
+            known = records.owners(domain_id=domain.id)
+            # Of <script>, which knows no UUID, and comes before libvirt's own description has the NIC.
+            known += [o for o in records.owners(domain_id=f"name:{domain.name}") if _index(o.ifname) != o.ifindex]
+        nics = {(vif.mac, vif.ifname) for vif in domain.vifs}
+        gone = [owner for owner in known if owner.ifname and (owner.mac, owner.ifname) not in nics]
+        for owner in gone:
+            whose = Domain(domain.name, domain.uuid if owner.domain_id == domain.id else "")
+            self._act(Event(Action.UNPLUG, whose, "libvirt", ifname=owner.ifname))
+            self._tell(domain, owner.ifname, "taken down")
+        if any(owner.phase == "incoming" for owner in known):
+            # It runs: nobody saw it arrive.
+            self._arrived(domain.uuid)
+        return len(gone)
+
+    def _plug(self, domain: Domain, attached: Collection[str]) -> int:
+        """Sets up the NICs that are claimed and have no record. `attached` are the MACs of those that the guest has only now.
+        Returns how many."""
+        new = self._new(domain)
+        if new:
+            try:
+                self._act(Event(Action.RECONNECT, domain, "libvirt"))
+            except VmnetError:
+                self._close([vif for vif in new if vif.mac in attached])
+                raise
+            for vif in new:
+                self._tell(domain, vif.ifname, "set up")
+        for vif in domain.vifs:
+            if self._shut.pop(vif.ifname, 0) == (_index(vif.ifname) or -1):
+                self._set_link(vif.ifname, "up")
+        return len(new)
+
+    def _new(self, domain: Domain) -> list[Vif]:
+        """The NICs that somebody claims and that are not set up: also those whose claim can't be met."""
+        declared = self.agent.place.declared()
+        found = []
+        with self.agent.place.records() as records:
+            for vif in domain.vifs:
+                index = _index(vif.ifname) if vif.ifname else 0
+                if index and (network := _network(domain, vif, declared)) is not None:
+                    owners = records.owners(domain_id=domain.id, ifname=vif.ifname, mac=vif.mac)
+                    # What stands by a claim that can't be met any more stays as it is.
+                    if not any(o.ifindex == index and network in (o.network, "") and o.phase != "leftover" for o in owners):
+                        found.append(vif)
+        return found
+
+    def _close(self, vifs: Iterable[Vif]) -> None:
+        """Fail-closed: with such a NIC the guest would not have been started. It has no carrier until it can be set up."""
+        for vif in vifs:
+            self._shut[vif.ifname] = _index(vif.ifname)
+            self._set_link(vif.ifname, "down")
+
+    def _set_link(self, ifname: str, state: str) -> None:
+        with self.agent.place.engine() as engine:
+            engine.kernel.apply([Change(None, LinkAttribute(ifname, "state", state))])
+
+    def _starts(self, domain: Domain) -> bool:
+        """Whether it is being started again by now: the records are those of its new life."""
+        with self.agent.place.records() as records:
+            return any(owner.phase != "active" for owner in records.owners(domain_id=domain.id))
+
+    def _act(self, event: Event) -> None:
+        actions.act(event, None, self.agent.place)
+
+    def _tell(self, domain: Domain, ifname: str, what: str) -> None:
+        self.agent.count("hotplugs", what=what)
+        self.agent.note("hotplug", f"{domain.name}: {ifname} was {what}")
+
+    def _complain(self, uuid: str, domain: Domain | None, reason: str) -> None:
+        """Once, for as long as it is the same."""
+        if self._failed.get(uuid) == reason or self._ended.is_set():
+            return
+        self._failed[uuid] = reason
+        self.agent.count("hotplugs", what="failed")
+        shut = [vif.ifname for vif in domain.vifs if vif.ifname in self._shut] if domain else []
+        tail = f"; without a carrier until then: {', '.join(shut)}" if shut else ""
+        self.agent.note("error", f"hotplug: {domain.name if domain else uuid}: {reason}{tail}", syslog.LOG_ERR)
+
+
+def _index(ifname: str) -> int:
+    """A link's number; 0 if there is none of that name."""
+    return int(sysfs.read(ifname, "ifindex") or 0)
+
+
+def _network(domain: Domain, vif: Vif, declared: Config) -> str | None:
+    """The network that a NIC is claimed for: "" if that claim can't be met, None if there is none."""
+    try:
+        bound = compose.bind(replace(domain, vifs=(vif,)), declared, declared.claims(domain.name))
+    except VmnetError:
+        return ""
+    return bound[0][0].network if bound else None
