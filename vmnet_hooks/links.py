@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Self
 
 from .resource import ALIAS, PROTO, Resource, dev
@@ -26,7 +27,7 @@ class Device(Resource):
     rank = 5
     composite = True
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"device {self.ifname}"
 
@@ -105,7 +106,7 @@ class LinkAttribute(Resource):
         "state": 30,
     }
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"link {self.ifname} {self.name}"
 
@@ -165,7 +166,7 @@ class FdbEntry(Resource):
     kind = "fdb"
     rank = 26
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"fdb {self.ifname} {self.lladdr}"
 
@@ -194,7 +195,7 @@ class PortVlans(Resource):
     rank = 27
     composite = True
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"vlans {self.ifname}"
 
@@ -251,7 +252,7 @@ class Adoption(Resource):
     rank = 34
     composite = True
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"adoption {self.ifname}"
 

@@ -1,6 +1,7 @@
 """What every kernel object that we set up has in common, and the marks by which we know our own."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Self
 
 PROTO = 86
@@ -31,7 +32,7 @@ class Resource:
     composite: ClassVar[bool] = False
     """Whether a step of it can be done by half: then it is taken back whatever is found of it."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         raise NotImplementedError
 

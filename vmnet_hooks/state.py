@@ -7,8 +7,10 @@ admin would type. `covers(have)` says whether what the kernel holds is good enou
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
 from ipaddress import ip_interface
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import ClassVar, Self
 
 from .links import Adoption, Device, FdbEntry, LinkAttribute, PortVlans
@@ -32,7 +34,7 @@ class NftTable(Resource):
     kind = "nft-table"
     rank = 0
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"nft {self.family}" + ("" if self.name == TABLE else f" {self.name}")
 
@@ -84,7 +86,7 @@ class NftElement(Resource):
     kind = "nft-element"
     rank = 1
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"nft {self.family} {self.set} {' . '.join(self.parts)}"
 
@@ -132,7 +134,7 @@ class Sysctl(Resource):
     kind = "sysctl"
     rank = 10
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"sysctl {self.path}"
 
@@ -161,7 +163,7 @@ class Address(Resource):
     kind = "address"
     rank = 35
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"addr {self.ifname} {self.address}"
 
@@ -196,7 +198,7 @@ class Neighbour(Resource):
     kind = "neigh"
     rank = 40
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"neigh {self.ifname} {self.address}"
 
@@ -221,7 +223,7 @@ class ProxyNeighbour(Resource):
     kind = "proxy"
     rank = 41
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"proxy {self.ifname} {self.address}"
 
@@ -251,7 +253,7 @@ class TableName(Resource):
     def path(self) -> str:
         return f"{self.DIRECTORY}/vmnet-{self.name}.conf"
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"table-name {self.table} {self.name}"
 
@@ -287,7 +289,7 @@ class HostName(Resource):
     def text(self) -> str:
         return "".join(f"{address} {self.name}\n" for address in self.addresses)
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"host-name {self.ifname}"
 
@@ -328,7 +330,7 @@ class Route(Resource):
         """The metric as the kernel shows it."""
         return self.metric or (1024 if self.family == 6 else 0)
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"route {self.table} {self.dst}" + (f" metric {self.metric}" if self.metric else "")
 
@@ -384,7 +386,7 @@ class Rule(Resource):
     def family(self) -> int:
         return 6 if ":" in self.subnet else 4
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"rule {self.priority} {self.selector} {self.subnet} {self.table}"
 
@@ -425,18 +427,45 @@ _CLASSES: tuple[type[Resource], ...] = (
 KINDS = {cls.kind: cls for cls in _CLASSES}
 
 
+# What is encoded: the order is that of the class, and `line` is kept beside the fields once it is made.
+_NAMES = {cls: tuple(item.name for item in fields(cls)) for cls in _CLASSES}
+_HEADS = {cls: f'{{"kind": "{cls.kind}", ' for cls in _CLASSES}
+
+
 def encode(resource: Resource | None) -> str | None:
     """A resource as one line of JSON, for the records."""
-    return None if resource is None else json.dumps({"kind": resource.kind, **asdict(resource)})
+    if resource is None:
+        return None
+    there = vars(resource)
+    line: str | None = there.get("line")
+    if line is None:
+        cls = type(resource)
+        line = _HEADS[cls] + ", ".join([f'"{name}": {_json(there[name])}' for name in _NAMES[cls]]) + "}"
+        there["line"] = line
+    return line
+
+
+def _json(value: object) -> str:
+    if isinstance(value, str):
+        return _quoted(value)
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "true" if value else "false"
+    return str(value) if isinstance(value, int) else json.dumps(value)
 
 
 def decode(line: str | None) -> Resource | None:
     """The inverse of `encode`. Raises ValueError, KeyError or TypeError on what `encode` did not write."""
-    if line is None:
-        return None
-    fields = json.loads(line)
-    kind = KINDS[fields.pop("kind")]
-    return kind(**{k: _tuples(v) for k, v in fields.items()})
+    return None if line is None else _decode(line)
+
+
+# What guests share is read with each of them.
+@lru_cache(maxsize=4096)
+def _decode(line: str) -> Resource:
+    values = json.loads(line)
+    cls = KINDS[values.pop("kind")]
+    resource = cls(**{name: _tuples(value) if isinstance(value, list) else value for name, value in values.items()})
+    vars(resource)["line"] = line
+    return resource
 
 
 def _tuples(value: object) -> object:

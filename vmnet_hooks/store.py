@@ -10,9 +10,9 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from .domain import Owner
 from .errors import StoreError
@@ -27,13 +27,15 @@ LOCK_SECONDS = 30.0
 EXPECT_SECONDS = 600.0
 """How long after `migrate` a domain may come in: an offline migration has no other call."""
 
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (
     id TEXT PRIMARY KEY, domain TEXT NOT NULL, domain_id TEXT NOT NULL, ifname TEXT NOT NULL, ifindex INTEGER NOT NULL,
     mac TEXT NOT NULL, network TEXT NOT NULL, frontend TEXT NOT NULL, phase TEXT NOT NULL, addresses TEXT NOT NULL,
     filter INTEGER NOT NULL, since REAL NOT NULL, vlan INTEGER, tagged TEXT, mtu INTEGER, metric INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS owner_domain ON owner (domain_id);
+CREATE INDEX IF NOT EXISTS owner_name ON owner (domain);
+CREATE INDEX IF NOT EXISTS owner_frontend ON owner (frontend);
 CREATE INDEX IF NOT EXISTS owner_ifname ON owner (ifname);
 CREATE INDEX IF NOT EXISTS owner_mac ON owner (network, mac);
 CREATE TABLE IF NOT EXISTS address (
@@ -41,11 +43,21 @@ CREATE TABLE IF NOT EXISTS address (
 CREATE INDEX IF NOT EXISTS address_owner ON address (owner);
 CREATE TABLE IF NOT EXISTS resource (
     key TEXT PRIMARY KEY, kind TEXT NOT NULL, want TEXT NOT NULL, original TEXT) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS resource_address ON resource (substr(key, 6 + instr(substr(key, 6), ' '))) WHERE kind = 'address';
 CREATE TABLE IF NOT EXISTS claim (owner TEXT, key TEXT, PRIMARY KEY (owner, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS claim_key ON claim (key);
 CREATE TABLE IF NOT EXISTS pending (id INTEGER PRIMARY KEY CHECK (id = 1), value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, what TEXT NOT NULL, have TEXT, want TEXT);
 """
+
+
+def identity(directory: str = DIRECTORY) -> object:
+    """What tells one file of records from another that took its place; None if there is none."""
+    try:
+        found = os.stat(f"{directory}/state.db")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class Store:
@@ -55,9 +67,11 @@ class Store:
         self.directory = directory
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            self._db = sqlite3.connect(f"{directory}/state.db", timeout=LOCK_SECONDS, isolation_level=None)
-            # A tmpfs: there is nothing to sync to.
+            path = f"{directory}/state.db"
+            self._db = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+            # A tmpfs: there is nothing to sync to. The journal of a change is emptied, not made and removed each time.
             self._db.execute("PRAGMA synchronous = OFF")
+            self._db.execute("PRAGMA journal_mode = TRUNCATE")
             if self._db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                 with self.lock():
                     self._migrate()
@@ -68,6 +82,7 @@ class Store:
 
     def _migrate(self) -> None:
         """Makes the tables, or brings those of an older version up to date: guests run while the package is upgraded."""
+        self._settle()
         columns = {row[1] for row in self._db.execute("PRAGMA table_info(owner)")}
         for name, kind in (("vlan", "INTEGER"), ("tagged", "TEXT"), ("mtu", "INTEGER"), ("metric", "INTEGER NOT NULL DEFAULT 0")):
             if columns and name not in columns:
@@ -110,11 +125,28 @@ class Store:
                             f"{path}: held by another process for {LOCK_SECONDS:.0f} s; see `fuser {path}`"
                         ) from None
                     time.sleep(0.002)
+            # One look at the file for all that is read: nobody else writes.
+            self._db.execute("BEGIN")
             yield
         except sqlite3.Error as error:
             raise self._broken(error) from None
         finally:
+            with suppress(sqlite3.Error):
+                self._settle()
             os.close(fd)
+
+    def _settle(self) -> None:
+        """Ends the reading that the lock began: what is written from here on is there at once, for whoever comes after a kill."""
+        if self._db.in_transaction:
+            self._db.execute("COMMIT")
+
+    def _write(self, sql: str, values: Sequence[object] = ()) -> None:
+        self._settle()
+        self._db.execute(sql, values)
+
+    def version(self) -> int:
+        """A number that changes when another connection, of whatever process, has written records."""
+        return self._query("PRAGMA data_version")[0][0]
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -150,12 +182,20 @@ class Store:
         """Who else has a NIC with that MAC on a network."""
         return _first_other(self._query("SELECT * FROM owner WHERE network = ? AND mac = ?", (network, mac)), but)
 
-    def claimants(self, start: str, end: str) -> list[tuple[Resource, Owner]]:
-        """What is claimed under keys that start and end so, each with who claims it."""
+    def claimants(self, start: str) -> list[tuple[Resource, Owner]]:
+        """What is claimed under keys that start so, each with who claims it."""
+        return self._claimants("resource.key >= ? AND resource.key < ?", (start, f"{start}\x7f"))
+
+    def claimants_of_address(self, address: str) -> list[tuple[Resource, Owner]]:
+        """Who claims an address (with prefix length), on whatever link, each with what is claimed."""
+        there = "substr(resource.key, 6 + instr(substr(resource.key, 6), ' '))"
+        return self._claimants(f"kind = 'address' AND {there} = ?", (address,))
+
+    def _claimants(self, where: str, values: Sequence[str]) -> list[tuple[Resource, Owner]]:
         rows = self._query(
             "SELECT want, owner.* FROM resource JOIN claim ON claim.key = resource.key JOIN owner ON owner.id = claim.owner "
-            "WHERE resource.key >= ? AND resource.key < ? AND resource.key LIKE ?",
-            (start, f"{start}\x7f", f"%{end}"),
+            f"WHERE {where}",
+            values,
         )
         return [(_decoded(row[0]), _owner(row[1:])) for row in rows]
 
@@ -163,6 +203,10 @@ class Store:
         """What an owner claims, by key."""
         rows = self._query("SELECT key, want FROM resource WHERE key IN (SELECT key FROM claim WHERE owner = ?)", (owner,))
         return {key: _decoded(want) for key, want in rows}
+
+    def claimed(self, owner: str) -> set[str]:
+        """The keys that an owner claims, its needs among them."""
+        return {key for (key,) in self._query("SELECT key FROM claim WHERE owner = ?", (owner,))}
 
     def needs(self, owner: str) -> list[str]:
         """Ids of the owners that must be there for an owner."""
@@ -185,9 +229,44 @@ class Store:
         rows = self._query("SELECT want, original FROM resource WHERE key = ?", (key,))
         return (_decoded(rows[0][0]), decode(rows[0][1])) if rows else None
 
+    def records(self, keys: Iterable[str]) -> dict[str, tuple[Resource, Resource | None]]:
+        """What `recorded` says of each of these keys that anybody claims."""
+        rows = self._query(
+            "SELECT key, want, original FROM resource WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
+        )
+        return {key: (_decoded(want), decode(original)) for key, want, original in rows}
+
+    def released(self, owners: Sequence[str], wants: Container[str]) -> dict[str, tuple[Resource, Resource | None]]:
+        """What `recorded` says of the keys that these owners claim and nobody else does, but for those in `wants`."""
+        names = json.dumps(list(owners))
+        rows = self._query(
+            "SELECT key, want, original FROM resource WHERE key IN "
+            "(SELECT key FROM claim WHERE owner IN (SELECT value FROM json_each(?1))) AND NOT EXISTS "
+            "(SELECT 1 FROM claim WHERE claim.key = resource.key AND owner NOT IN (SELECT value FROM json_each(?1)))",
+            (names,),
+        )
+        return {key: (_decoded(want), decode(original)) for key, want, original in rows if key not in wants}
+
     def resources(self) -> dict[str, Resource]:
         """Everything that anybody claims."""
         return {key: _decoded(want) for key, want in self._query("SELECT key, want FROM resource")}
+
+    def under(self, start: str) -> dict[str, Resource]:
+        """Everything that anybody claims under keys that start so."""
+        rows = self._query("SELECT key, want FROM resource WHERE key >= ? AND key < ?", (start, f"{start}\x7f"))
+        return {key: _decoded(want) for key, want in rows}
+
+    def keys_under(self, start: str) -> list[str]:
+        """The claimed keys that start so."""
+        return [key for (key,) in self._query("SELECT key FROM resource WHERE key >= ? AND key < ?", (start, f"{start}\x7f"))]
+
+    def routes_through(self, ifname: str) -> dict[str, Resource]:
+        """Every claimed route through a link."""
+        quoted = f'"{ifname}"'
+        query = "SELECT key, want FROM resource WHERE key >= 'route ' AND key < 'route!' AND instr(want, ?)"
+        rows = self._query(query, (quoted,))
+        found = {key: _decoded(want) for key, want in rows}
+        return {key: r for key, r in found.items() if r.link == ifname}
 
     def elements(self, family: str) -> dict[str, Resource]:
         """Every claimed element of our nft table of one family."""
@@ -210,7 +289,7 @@ class Store:
             )
 
     def close_journal(self) -> None:
-        self._db.execute("DELETE FROM journal")
+        self._write("DELETE FROM journal")
 
     # --- changing --------------------------------------------------------------------------------------------------
 
@@ -224,24 +303,20 @@ class Store:
         """In one transaction: forgets the owners `drop`, records the owners `add` with the keys that they claim, and
         closes the journal. `wants` are the resources by key, `originals` what was found at keys that were unclaimed."""
         with self._transaction():
-            for name in drop:
-                self._forget(name)
+            gone = [key for name in drop for key in self._forget(name)]
             for owner, keys in add.items():
-                self._forget(owner.id)
-                row = _row(owner)
-                marks = ",".join(f":{column}" for column in row)
-                self._db.execute(f"INSERT INTO owner ({','.join(row)}) VALUES ({marks})", row)
+                gone += self._forget(owner.id)
+                self._db.execute(_INSERT_OWNER, _row(owner))
                 self._db.executemany(
                     "INSERT INTO address VALUES (?, ?, ?)", [(owner.network, a, owner.id) for a in owner.addresses]
                 )
                 self._db.executemany("INSERT INTO claim VALUES (?, ?)", [(owner.id, key) for key in keys])
-            for key, want in wants.items():
-                self._db.execute(
-                    "INSERT INTO resource VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET want = excluded.want",
-                    (key, want.kind, encode(want), encode(originals.get(key))),
-                )
+            self._db.executemany(
+                "INSERT INTO resource VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET want = excluded.want",
+                [(key, want.kind, encode(want), encode(originals.get(key))) for key, want in wants.items()],
+            )
             self._db.execute("DELETE FROM journal")
-            self._sweep()
+            self._sweep(gone)
 
     def forget(self, owner: str, keep: Iterable[str] = ()) -> None:
         """Forgets an owner. Keys in `keep` could not be cleaned up: they stay, under the owner in phase leftover."""
@@ -250,20 +325,18 @@ class Store:
             if kept:
                 self._db.execute("UPDATE owner SET phase = 'leftover' WHERE id = ?", (owner,))
                 self._db.execute("DELETE FROM address WHERE owner = ?", (owner,))
-                marks = ",".join("?" * len(kept))
-                released = f"FROM claim WHERE owner = ? AND key NOT IN ({marks})"
-                self._db.execute(f"INSERT INTO temp.unclaimed SELECT key {released}", (owner, *kept))
-                self._db.execute(f"DELETE {released}", (owner, *kept))
+                gone = [key for key in self.claimed(owner) if key not in kept]
+                self._db.executemany("DELETE FROM claim WHERE owner = ? AND key = ?", [(owner, key) for key in gone])
             else:
-                self._forget(owner)
+                gone = self._forget(owner)
             self._db.execute("DELETE FROM journal")
-            self._sweep()
+            self._sweep(gone)
 
     def set_phase(self, owner: str, phase: str) -> None:
-        self._db.execute("UPDATE owner SET phase = ? WHERE id = ?", (phase, owner))
+        self._write("UPDATE owner SET phase = ? WHERE id = ?", (phase, owner))
 
     def set_frontend(self, owner: str, frontend: str) -> None:
-        self._db.execute("UPDATE owner SET frontend = ? WHERE id = ?", (frontend, owner))
+        self._write("UPDATE owner SET frontend = ? WHERE id = ?", (frontend, owner))
 
     # --- takeovers that wait to be confirmed ----------------------------------------------------------------------------
 
@@ -281,10 +354,10 @@ class Store:
         return Pending(**value, before=before, originals=originals)
 
     def set_pending(self, pending: Pending | None) -> None:
-        self._db.execute("DELETE FROM pending")
+        self._write("DELETE FROM pending")
         if pending:
             before = [
-                (_row(owner), [encode(resource) for resource in claims], list(needs))
+                (dict(zip(_COLUMNS, _row(owner), strict=True)), [encode(resource) for resource in claims], list(needs))
                 for owner, (claims, needs) in pending.before.items()
             ]
             value = {
@@ -294,7 +367,7 @@ class Store:
                 "before": before,
                 "originals": {key: encode(found) for key, found in pending.originals.items()},
             }
-            self._db.execute("INSERT INTO pending VALUES (1, ?)", (json.dumps(value),))
+            self._write("INSERT INTO pending VALUES (1, ?)", (json.dumps(value),))
 
     # --- live migration --------------------------------------------------------------------------------------------
 
@@ -303,35 +376,44 @@ class Store:
         with open(f"{self.directory}/incoming-{uuid}", "w"):
             pass
 
-    def expected(self, uuid: str) -> bool:
-        """Whether a domain came in by live migration; answers once."""
-        path = f"{self.directory}/incoming-{uuid}"
+    def expects(self, uuid: str) -> bool:
+        """Whether a domain comes in by live migration."""
         try:
             # An offline migration, or one that another hook refused, leaves it behind: `started` follows within seconds.
-            fresh = time.time() - os.stat(path).st_mtime < EXPECT_SECONDS
-            os.unlink(path)
+            return time.time() - os.stat(f"{self.directory}/incoming-{uuid}").st_mtime < EXPECT_SECONDS
+        except OSError:
+            return False
+
+    def expected(self, uuid: str) -> bool:
+        """As `expects`; answers once."""
+        fresh = self.expects(uuid)
+        try:
+            os.unlink(f"{self.directory}/incoming-{uuid}")
         except OSError:
             return False
         return fresh
 
-    def _forget(self, owner: str) -> None:
-        self._db.execute("INSERT INTO temp.unclaimed SELECT key FROM claim WHERE owner = ?", (owner,))
+    def _forget(self, owner: str) -> list[str]:
+        """Returns the keys that it claimed."""
+        gone = list(self.claimed(owner))
         for table, column in (("claim", "owner"), ("address", "owner"), ("owner", "id")):
             self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (owner,))
+        return gone
 
-    def _sweep(self) -> None:
-        # Only keys that this transaction released: never a scan over every guest's.
-        self._db.execute(
-            "DELETE FROM resource WHERE key IN (SELECT key FROM temp.unclaimed) "
-            "AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.key = resource.key)"
-        )
+    def _sweep(self, gone: Sequence[str]) -> None:
+        """Forgets those of the keys that nobody claims any more: never a scan over every guest's."""
+        if gone:
+            self._db.execute(
+                "DELETE FROM resource WHERE key IN (SELECT value FROM json_each(?)) "
+                "AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.key = resource.key)",
+                (json.dumps(gone),),
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("CREATE TEMP TABLE IF NOT EXISTS unclaimed (key TEXT)")
+        self._settle()
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.execute("DELETE FROM temp.unclaimed")
             yield
             self._db.execute("COMMIT")
         except BaseException:
@@ -340,23 +422,30 @@ class Store:
             raise
 
 
-def _row(owner: Owner) -> dict[str, object]:
-    tagged = None if owner.tagged is None else json.dumps(owner.tagged)
-    return asdict(owner) | {"addresses": json.dumps(owner.addresses), "filter": int(owner.filter), "tagged": tagged}
+_COLUMNS = (
+    *("id", "domain", "domain_id", "ifname", "ifindex", "mac", "network", "frontend", "phase", "addresses", "filter", "since"),
+    *("vlan", "tagged", "mtu", "metric"),
+)
+
+_ENCODED: Mapping[str, Callable[[Any], Any]] = {
+    "addresses": json.dumps,
+    "filter": int,
+    "tagged": lambda tagged: None if tagged is None else json.dumps(tagged),
+}
+_INSERT_OWNER = f"INSERT INTO owner ({','.join(_COLUMNS)}) VALUES ({','.join('?' * len(_COLUMNS))})"
+
+
+def _row(owner: Owner) -> list[Any]:
+    """The owner's columns, in their order."""
+    values = [getattr(owner, name) for name in _COLUMNS]
+    return [_ENCODED[name](value) if name in _ENCODED else value for name, value in zip(_COLUMNS, values, strict=True)]
 
 
 def _owner(row: Sequence) -> Owner:
-    *head, addresses, has_filter, since, vlan, tagged, mtu, metric = row
-    return replace(
-        Owner(*head),
-        addresses=tuple(json.loads(addresses)),
-        filter=bool(has_filter),
-        since=since,
-        vlan=vlan,
-        tagged=None if tagged is None else tuple(json.loads(tagged)),
-        mtu=mtu,
-        metric=metric,
-    )
+    values = list(row)
+    values[9:11] = tuple(json.loads(values[9])), bool(values[10])
+    values[13] = values[13] and tuple(json.loads(values[13]))
+    return Owner(*values)
 
 
 def _first_other(rows: Iterable[Sequence], but: Iterable[str]) -> Owner | None:

@@ -3,7 +3,7 @@ killed process leaves a journal, and the next one to take the lock puts everythi
 reports.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -56,11 +56,18 @@ class Store(Protocol):
     def neighbour(self, network: str, but: Iterable[str]) -> Owner | None: ...
     def holder(self, network: str, address: str, but: Iterable[str]) -> Owner | None: ...
     def holder_of_mac(self, network: str, mac: str, but: Iterable[str]) -> Owner | None: ...
-    def claimants(self, start: str, end: str) -> list[tuple[Resource, Owner]]: ...
+    def claimants(self, start: str) -> list[tuple[Resource, Owner]]: ...
+    def claimants_of_address(self, address: str) -> list[tuple[Resource, Owner]]: ...
     def claims(self, owner: str) -> dict[str, Resource]: ...
+    def claimed(self, owner: str) -> set[str]: ...
     def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool: ...
     def recorded(self, key: str) -> tuple[Resource, Resource | None] | None: ...
+    def records(self, keys: Iterable[str]) -> dict[str, tuple[Resource, Resource | None]]: ...
+    def released(self, owners: Sequence[str], wants: Container[str]) -> dict[str, tuple[Resource, Resource | None]]: ...
     def resources(self) -> dict[str, Resource]: ...
+    def under(self, start: str) -> dict[str, Resource]: ...
+    def keys_under(self, start: str) -> list[str]: ...
+    def routes_through(self, ifname: str) -> dict[str, Resource]: ...
     def elements(self, family: str) -> dict[str, Resource]: ...
     def journal(self) -> tuple[str, list[Change]]: ...
     def open_journal(self, what: str, plan: Plan) -> None: ...
@@ -180,19 +187,19 @@ class Transactions:
         wants: dict[str, Resource] = {}
         for resources in wanted.values():
             wants.update(resources)
-        for key, resource in wants.items():
+        recorded = {key: found[0] for key, found in self.store.records(wants).items()}
+        for key, known in recorded.items():
             # A default route learned from advertisements comes and goes: a value once chosen stands while anybody needs it.
-            if isinstance(resource, Sysctl) and resource.path.endswith("/accept_ra") and (found := self.store.recorded(key)):
-                wants[key] = found[0]
+            if isinstance(known, Sysctl) and known.path.endswith("/accept_ra"):
+                wants[key] = known
         gone = [*drop, *(owner.id for owner in wanted)]
         release = self._release(gone, wants)
-        recorded = {key: found[0] for key in wants if (found := self.store.recorded(key))}
         # The recorded shape too: a route is looked for on its device, and the configuration may name another one now.
         moved = [resource for key, resource in recorded.items() if resource != wants[key]]
         # An element that is in no record is added, not looked for: libnftables loads every set of the host to find that one
         # element is missing, and does so again for the next.
-        known = [r for r in wants.values() if not isinstance(r, NftElement) or r.key in recorded]
-        current = self.kernel.read([*moved, *known, *(item.ours for item in release.values())])
+        sought = [r for r in wants.values() if not isinstance(r, NftElement) or r.key in recorded]
+        current = self.kernel.read([*moved, *sought, *(item.ours for item in release.values())])
         if again := plan.remade(wants, current):
             # Made anew: so is what others have on them.
             others = {
@@ -259,14 +266,7 @@ class Transactions:
         return [port for bridge in bridges for port in self.kernel.ports(bridge) if port not in mine]
 
     def _release(self, owners: Sequence[str], wants: Mapping[str, Resource]) -> dict[str, Release]:
-        release = {}
-        for owner in owners:
-            for key in self.store.claims(owner):
-                if key not in wants and not self.store.claimed_elsewhere(key, owners):
-                    recorded = self.store.recorded(key)
-                    assert recorded is not None
-                    release[key] = Release(*recorded)
-        return release
+        return {key: Release(*found) for key, found in self.store.released(owners, wants).items()} if owners else {}
 
     def _run(self, transaction: Transaction, what: str) -> None:
         """Journal, apply, verify, record; on any failure everything is put back."""

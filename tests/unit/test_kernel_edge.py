@@ -164,11 +164,6 @@ def test_elements_from_json():
     assert read("inet", "prefixes6", key, False) == NftElement("inet", "prefixes6", ('"tap0"', "52:54:00:aa:00:10", "::/0"))
 
 
-def test_rules_are_counted():
-    text = '\n\t\ttype filter hook input priority filter; policy accept;\n\t\tcomment "x"\n\t\ta drop\n\n\t\tb accept'
-    assert nft._rules(text) == 2 and nft._rules("") == 0
-
-
 # --- links -----------------------------------------------------------------------------------------------------------
 
 

@@ -13,19 +13,20 @@ from ..ruleset import FAMILIES
 from ..state import FORWARDING_GATE, Adoption, Device, HostName, NftElement, NftTable, Resource, Route, Sysctl, TableName
 from . import sysctl
 from .netlink import Netlink
-from .nft import Nft
+from .nft import Memory, Nft
 from .wire import NetlinkError
 
 
 class Kernel:
-    """Reads and changes the network namespace of this process."""
+    """Reads and changes the network namespace of this process. With a `memory`, our nft tables are only read once somebody has
+    touched them."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory | None = None) -> None:
         try:
             self.netlink = Netlink()
         except (NetlinkError, OSError) as error:
             raise KernelError(f"no rtnetlink socket: {error}") from None
-        self.nft = Nft()
+        self.nft = Nft(memory)
 
     def close(self) -> None:
         self.netlink.close()

@@ -1,72 +1,65 @@
-"""nftables through libnftables, in-process: a fork of `nft` costs more than all of the kernel's own work.
+"""Our nft tables and their elements: told to the kernel by libnftables, read by it where a table's own face does not do."""
 
-The binding is five calls of libnftables' stable C API (libnftables(3)); Debian's python3-nftables is not on PyPI.
-"""
-
-import ctypes
 import json
 import re
 from collections.abc import Iterable
+from importlib import import_module
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import KernelError, one_line
 from ..plan import Change, Plan
 from ..state import TABLE, NftElement, NftTable
+from . import tables
+from .wire import Socket
 
-_STATELESS, _JSON, _TERSE = 1 << 1, 1 << 4, 1 << 11
-_VERSION = re.compile(r'^\tcomment "vmnet-hooks ([0-9a-f]{12})"', re.M)
-_CHAIN = re.compile(r"chain (\S+) \{(.*?)\n\t\}", re.S)
+_STATELESS, _JSON = 1 << 1, 1 << 4
 # Few elements are looked up one by one, which does not depend on the set's size; many by one listing.
 _LISTING_PAYS = 24
 
 
-class Nft:
-    """A libnftables context. One per process: it keeps its netlink socket."""
+class Memory(Protocol):
+    """What a process that stays knows of our tables without asking: see monitor.Memory."""
 
-    def __init__(self) -> None:
-        try:
-            lib = ctypes.CDLL("libnftables.so.1")
-        except OSError:
-            raise KernelError("libnftables.so.1 is missing; install the package nftables") from None
-        lib.nft_ctx_new.restype = ctypes.c_void_p
-        for name in ("nft_ctx_buffer_output", "nft_ctx_buffer_error", "nft_ctx_free"):
-            getattr(lib, name).argtypes = [ctypes.c_void_p]
-        for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
-            getattr(lib, name).argtypes = [ctypes.c_void_p]
-            getattr(lib, name).restype = ctypes.c_char_p
-        lib.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
-        lib.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
-        self._lib = lib
-        self._ctx = lib.nft_ctx_new(0)
-        if not self._ctx:
-            raise KernelError("libnftables gives no context; is nf_tables in this kernel?")
-        lib.nft_ctx_buffer_output(self._ctx)
-        lib.nft_ctx_buffer_error(self._ctx)
+    def known(self, want: NftTable) -> NftTable | None: ...
+    def learned(self, want: NftTable, have: NftTable) -> None: ...
+
+
+class Nft:
+    """nftables in this network namespace. One per thread: it keeps its sockets."""
+
+    def __init__(self, memory: Memory | None = None) -> None:
+        self._memory = memory
+        self._socket: Socket | None = None
+        self._context: Any = None
 
     def run(self, statements: str, flags: int = 0) -> tuple[str, str]:
-        """Runs statements as one transaction. Returns what was printed, and the error ("" if it went well)."""
-        self._lib.nft_ctx_output_set_flags(self._ctx, flags)
-        failed = self._lib.nft_run_cmd_from_buffer(self._ctx, statements.encode())
-        output = self._lib.nft_ctx_get_output_buffer(self._ctx).decode()
-        error = self._lib.nft_ctx_get_error_buffer(self._ctx).decode()
-        return output, (error.strip() or "failed") if failed else ""
+        """Runs statements as one transaction. Returns what was printed, and the error ("" if it went well). Raises KernelError if
+        there is no libnftables."""
+        if self._context is None:
+            self._context = import_module("vmnet_hooks.kernel.libnftables").Context()
+        return self._context.run(statements, flags)
 
     def close(self) -> None:
-        if self._ctx:
-            self._lib.nft_ctx_free(self._ctx)
-            self._ctx = None
+        if self._context is not None:
+            self._context.close()
+        if self._socket is not None:
+            self._socket.close()
+        self._context = self._socket = None
 
     def table(self, want: NftTable) -> NftTable | None:
         """Our table of that family as it is. Its rules are counted: another program's flush empties the chains."""
-        output, error = self.run(f"list table {want.family} {want.name}", _TERSE | _STATELESS)
-        if error:
-            if "No such file" in error:
-                return None
-            raise KernelError(f"nft list table {want.family} {want.name}: {_reason(error)}")
-        chains = tuple(sorted((name, _rules(text)) for name, text in _CHAIN.findall(output)))
-        version = _VERSION.search(output)
-        return NftTable(want.family, want.body, chains, want.name, version[1] if version else "")
+        if self._memory and (known := self._memory.known(want)):
+            return known
+        have = tables.read(self._asking(), want)
+        if self._memory and have:
+            self._memory.learned(want, have)
+        return have
+
+    def _asking(self) -> Socket:
+        if self._socket is None:
+            self._socket = Socket(tables.NETLINK_NETFILTER)
+        return self._socket
 
     def port_tables(self) -> list[NftTable]:
         """Our tables for one link alone."""
@@ -89,6 +82,8 @@ class Nft:
         return found
 
     def _element(self, element: NftElement) -> NftElement | None:
+        if not element.set.startswith(tables.INTERVALS):
+            return tables.element(self._asking(), element)
         output, error = self.run(element.get_statement())
         if error:
             if "No such file" in error:
@@ -130,11 +125,6 @@ def _statement(change: Change) -> str:
         return change.want.statement()
     assert isinstance(change.have, NftElement | NftTable)
     return change.have.unset_statement()
-
-
-def _rules(text: str) -> int:
-    lines = (line.strip() for line in text.splitlines())
-    return sum(1 for line in lines if line and not line.startswith(("type ", "comment ")))
 
 
 def _reason(error: str) -> str:

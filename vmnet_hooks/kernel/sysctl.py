@@ -12,10 +12,13 @@ SAVED = "/run/vmnet-hooks/forwarding"
 def read(path: str) -> str | None:
     """The value, or None if there is no such key (the device is gone, or the kernel lacks it)."""
     try:
-        with open(f"{ROOT}/{path}") as file:
-            return file.read().strip()
+        fd = os.open(f"{ROOT}/{path}", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    try:
+        return os.read(fd, 4096).decode().strip()
+    finally:
+        os.close(fd)
 
 
 def write(sysctl: Sysctl) -> None:
@@ -57,8 +60,11 @@ def _put_back(before: dict[str, str]) -> None:
 
 def write_value(path: str, value: str) -> None:
     """Sets one value that is not the gate. Raises OSError."""
-    with open(f"{ROOT}/{path}", "w") as file:
-        file.write(value)
+    fd = os.open(f"{ROOT}/{path}", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
 
 
 def _per_device() -> dict[str, str]:
