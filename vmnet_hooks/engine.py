@@ -132,9 +132,9 @@ class Engine(Parts):
         Returns the dead ones' ids. Networks may share a table; what they are called does not tell."""
         routes = [r for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname]
         gateways = [r for r in wants.values() if isinstance(r, Address) and r.ifname == owner.ifname]
-        found = [(r.dst, *other) for r in routes for other in self.store.claimants(f"route {r.table} {r.dst}", "")]
-        found += [(r.dst, *other) for r in routes for other in self.store.claimants("addr ", f" {r.dst}")]
-        found += [(r.address, *other) for r in gateways for other in self.store.claimants(f"route {MAIN_TABLE} {r.address}", "")]
+        found = [(r.dst, *other) for r in routes for other in self.store.claimants(f"route {r.table} {r.dst}")]
+        found += [(r.dst, *other) for r in routes for other in self.store.claimants_of_address(r.dst)]
+        found += [(r.address, *other) for r in gateways for other in self.store.claimants(f"route {MAIN_TABLE} {r.address}")]
         # What a guest shares with its network is in nobody's way.
         others = [f for f in found if f[2].id not in (owner.id, *but) and f[2].domain and f[1].link == f[2].ifname]
         return self._dead_ones(
@@ -162,7 +162,7 @@ class Engine(Parts):
             return
         shared = compose.compose_part(network, host)
         frame = {key for key, r in shared.items() if isinstance(r, Rule | LinkAttribute | Address)}
-        if not frame <= self.store.claims(other.id).keys():
+        if not frame <= self.store.claimed(other.id):
             raise ConflictError(
                 f"network {network.name}: its uplink, table, subnet, role or rule_priority was edited while "
                 f"{other.domain or 'the node'} uses it; move its guests with `vmnet-hook repair`, then try again"
