@@ -160,7 +160,7 @@ def test_links_that_change(links):
     assert told(link(7, "tap1", kind=17, family=7)) == Suspects(links={"tap1"}), "it left the bridge"
     assert told(link(9, "other")) == Suspects(links={"new", "other"}, gone={(9, "new")}), "renamed"
     assert told(link(7, "tap1", kind=17)) == Suspects(links={"tap1"}, gone={(7, "tap1")})
-    address = TOLD["address"][0].replace("80030000", "80070000", 1)
+    address = TOLD["address"][0].replace("1880000300", "1880000700", 1)
     assert told(bytes.fromhex(address)) == Suspects(), "of a link that nobody knows any more"
 
 
