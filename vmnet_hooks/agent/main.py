@@ -17,6 +17,7 @@ from ..engine import label_of
 from ..errors import VmnetError, one_line
 from ..frontends.running import gone
 from ..handle import log
+from ..kernel.monitor import Memory
 from ..mending import reconcile
 from .advertiser import Advertiser
 from .announcer import Announcer
@@ -46,7 +47,7 @@ class Agent:
         self.index = Index(self)
         self.announcer = Announcer(self)
         self.arrivals = Arrivals(self)
-        self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch)
+        self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, Memory())
         self.server = Server(self, {"status": self._status}, self._follow)
         self.parts: list[Any] = [self.index, self.announcer, self.arrivals, Advertiser(self), Healing(self), Hotplug(self)]
         self._followers: list[socket.socket] = []

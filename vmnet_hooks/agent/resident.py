@@ -95,7 +95,7 @@ class Resident:
         """An engine for as long as the context lasts. Raises VmnetError."""
         declared = declared or self.declared()
         with self.records() as records:
-            kernel = self._kernels.pop() if self._kernels else Kernel()
+            kernel = self._kernels.pop() if self._kernels else Kernel(self._memory)
             try:
                 yield Engine(declared, kernel, records)
             except BaseException:
