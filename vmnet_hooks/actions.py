@@ -45,9 +45,9 @@ def _act(event: Event, place: Place) -> str:
     if event.action in (Action.UP, Action.DOWN):
         return _network(event, place)
     if event.action is Action.INCOMING:
-        if domain.uuid:
-            with place.records() as records:
-                records.expect(domain.uuid)
+        with place.records() as records:
+            for mark in domain.marks:
+                records.expect(mark)
         return ""
     if event.action is Action.PREPARE:
         return _prepare(event, place)
@@ -71,7 +71,8 @@ def _plug(event: Event, conclude: Callable[[Event], None], place: Place) -> list
     with place.engine(declared) as engine:
         was_there = not event.owner or bool(engine.store.owners(id=event.owner))
         with _renamed(engine, event):
-            owners = engine.plug(event.domain, event.frontend, engine.store.expects(event.domain.uuid))
+            incoming = any(map(engine.store.expects, event.domain.marks))
+            owners = engine.plug(event.domain, event.frontend, incoming)
             try:
                 if event.announce:
                     _activate(event, declared, place)
@@ -258,7 +259,8 @@ def _recorded(event: Event, place: Place) -> bool:
     with place.records() as records:
         if event.action is Action.UNPLUG:
             # A migration that failed before the guest came.
-            records.expected(event.domain.uuid)
+            for mark in event.domain.marks:
+                records.expected(mark)
         if event.owner:
             found = records.owners(id=event.owner)
         else:

@@ -88,6 +88,12 @@ class Domain:
     def id(self) -> str:
         return self.uuid or f"name:{self.name}"
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Names of files that stand for the domain: by its UUID, and by its name for front ends that know no UUID."""
+        name = self.name.encode(errors="surrogateescape").hex()[:200]
+        return tuple(filter(None, (self.uuid, name and f"name-{name}")))
+
 
 @dataclass(frozen=True)
 class Event:

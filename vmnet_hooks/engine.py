@@ -426,7 +426,7 @@ def activate(
     A guest that comes in by live migration does not run yet when its hypervisor says so: it is not announced, and its NICs in
     phase incoming stay so. Returns the NICs, as they are now.
     """
-    migrates = store.expected(domain.uuid)
+    migrates = any([store.expected(mark) for mark in domain.marks])
     with store.lock():
         found = store.of_domain(domain.name, domain.uuid, ifname)
         owners = [owner if owner.phase == "incoming" else replace(owner, phase="active") for owner in found]

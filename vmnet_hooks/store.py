@@ -371,24 +371,24 @@ class Store:
 
     # --- live migration --------------------------------------------------------------------------------------------
 
-    def expect(self, uuid: str) -> None:
-        """Remembers that a domain is about to come in by live migration. Needs no lock."""
-        with open(f"{self.directory}/incoming-{uuid}", "w"):
+    def expect(self, mark: str) -> None:
+        """Remembers that a domain (see Domain.marks) is about to come in by live migration. Needs no lock."""
+        with open(f"{self.directory}/incoming-{mark}", "w"):
             pass
 
-    def expects(self, uuid: str) -> bool:
+    def expects(self, mark: str) -> bool:
         """Whether a domain comes in by live migration."""
         try:
             # An offline migration, or one that another hook refused, leaves it behind: `started` follows within seconds.
-            return time.time() - os.stat(f"{self.directory}/incoming-{uuid}").st_mtime < EXPECT_SECONDS
+            return time.time() - os.stat(f"{self.directory}/incoming-{mark}").st_mtime < EXPECT_SECONDS
         except OSError:
             return False
 
-    def expected(self, uuid: str) -> bool:
+    def expected(self, mark: str) -> bool:
         """As `expects`; answers once."""
-        fresh = self.expects(uuid)
+        fresh = self.expects(mark)
         try:
-            os.unlink(f"{self.directory}/incoming-{uuid}")
+            os.unlink(f"{self.directory}/incoming-{mark}")
         except OSError:
             return False
         return fresh

@@ -1,5 +1,7 @@
 """The process behind a real tap: `tap.py TAP` holds it open (a carrier, but nobody reads), `tap.py TAP PID` plays
 QEMU for a guest: it carries frames between the tap and a new tap `eth0` in the network namespace of PID, for ever.
+`tap.py TAP speaks` sends what it reads, a frame in hex on each line, as the guest. A tap that was not there before goes with the
+process, as QEMU's does.
 """
 
 from __future__ import annotations
@@ -45,6 +47,11 @@ def main(ifname: str, guest: str = "") -> None:
     print("ready", flush=True)
     if not guest:
         signal.pause()
+    if guest == "speaks":
+        for line in sys.stdin:
+            os.write(tap, bytes.fromhex(line))
+            print("sent", flush=True)
+        return
     enter_network_of(int(guest))
     pump(tap, open_tap("eth0"))
 

@@ -18,14 +18,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from lvhost import CONFIG, ROOT, Host, Router  # noqa: E402
-
 from lab.frames import arp, solicitation  # noqa: E402
 from lab.nodes import Node, wire  # noqa: E402
+from lvhost import CONFIG, ROOT, Host, Router  # noqa: E402
 
 ROUTED = CONFIG.partition("[networks.lan]")[0]
 ASKER_MAC, ASKER4, ASKER6 = "02:00:00:00:0a:01", "192.0.2.200", "fe80::a:1"
@@ -156,7 +156,7 @@ class Pings:
         """(milliseconds, when it began) of the longest time without a reply."""
         replies = self.replies[address]
         assert len(replies) > 10, f"{address} hardly ever answered"
-        return max((1000 * (later - earlier), earlier) for earlier, later in zip(replies, replies[1:]))
+        return max((1000 * (later - earlier), earlier) for earlier, later in pairwise(replies))
 
 
 class Pair:
