@@ -38,6 +38,10 @@ PACKAGES = (
     "busybox-static",
     "man-db",
     "bash-completion",
+    # For tests/service, which boots it.
+    "kmod",
+    "udev",
+    "python3-pytest",
 )
 
 # Shown to the root: what the test guest is made of, and the device nodes.
