@@ -5,11 +5,12 @@
  *
  * Commands on stdin, each answered by a line of numbers on stdout:
  *   hello                        0
- *   send N                       N UDP packets, each from (or, on the wire, to) a guest chosen at random: nanoseconds
+ *   send N                       N UDP packets, each from (or, on the wire, to) a guest chosen at random: picoseconds each,
+ *                                the median of batches, so that it does not matter if others have the processor for a while
  *   drain                        reads all that waits in the taps: UDP packets
- *   answer N                     N times a guest asks who has the gateway: nanoseconds each until the answer is there
- *   ask N                        N times the host looks for an address behind a guest's tap: nanoseconds each until the
- *                                request, which must be sent in the gateway's name, is there
+ *   answer N [M]                 N times a guest asks who has the gateway: nanoseconds each until the answer is there
+ *   ask N [M]                    N times the host looks for an address behind a guest's tap: nanoseconds each until the
+ *                                request, which must be sent in the gateway's name, is there. M: among so many guests only
  *
  * Guest n has tap tn, MAC 52:54:00:00:HI:LO and address 10.64.(1 + n / 256).(n % 256); see hosts.py.
  */
@@ -35,7 +36,7 @@
 #include <unistd.h>
 
 #define SIZE 60 /* the shortest frame: 18 bytes of payload */
-#define BATCH 32
+#define BATCH 50 /* packets; what is sent is a multiple of it */
 #define GATEWAY "\x0a\x40\x00\x01"
 #define WORLD "\xc6\x33\x64\x01" /* 198.51.100.1 */
 #define NOBODY "\x0a\x40\xff\x01" /* no guest's address */
@@ -124,51 +125,53 @@ static void udp_frame(int n, uint8_t *f)
 	head[5] = SIZE - 34;
 }
 
-static uint64_t send_from_guests(int count)
+static void write_to_taps(uint8_t frames[][SIZE], const int *from)
 {
-	static uint8_t frames[BATCH][SIZE];
-	int from[BATCH];
-	uint64_t spent = 0;
-	for (int done = 0; done < count;) {
-		int some = count - done < BATCH ? count - done : BATCH;
-		for (int i = 0; i < some; i++) {
-			from[i] = chance() % guests;
-			udp_frame(from[i], frames[i]);
-		}
-		uint64_t begin = now();
-		for (int i = 0; i < some; i++)
-			if (write(taps[from[i]], frames[i], SIZE) != SIZE)
-				die("write to a tap");
-		spent += now() - begin;
-		done += some;
-	}
-	return spent;
+	for (int i = 0; i < BATCH; i++)
+		if (write(taps[from[i]], frames[i], SIZE) != SIZE)
+			die("write to a tap");
 }
 
-static uint64_t send_to_guests(int count)
+static void write_to_wire(uint8_t frames[][SIZE])
 {
-	static uint8_t frames[BATCH][SIZE];
 	struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = wire_index, .sll_halen = 6, .sll_protocol = htons(ETH_P_IP)};
 	struct iovec parts[BATCH];
 	struct mmsghdr messages[BATCH];
-	uint64_t spent = 0;
 	memset(messages, 0, sizeof messages);
 	for (int i = 0; i < BATCH; i++) {
 		parts[i] = (struct iovec){frames[i], SIZE};
 		messages[i].msg_hdr = (struct msghdr){.msg_name = &to, .msg_namelen = sizeof to, .msg_iov = &parts[i], .msg_iovlen = 1};
 	}
-	for (int done = 0; done < count;) {
-		int some = count - done < BATCH ? count - done : BATCH;
-		for (int i = 0; i < some; i++)
-			udp_frame(chance() % guests, frames[i]);
+	if (sendmmsg(packet_socket, messages, BATCH, 0) != BATCH)
+		die("sendmmsg");
+}
+
+static int by_size(const void *one, const void *other)
+{
+	uint64_t a = *(const uint64_t *)one, b = *(const uint64_t *)other;
+	return (a > b) - (a < b);
+}
+
+static uint64_t send_packets(int count)
+{
+	static uint8_t frames[BATCH][SIZE];
+	int from[BATCH], batches = count / BATCH;
+	uint64_t spent[batches], middle;
+	for (int batch = 0; batch < batches; batch++) {
+		for (int i = 0; i < BATCH; i++) {
+			from[i] = chance() % guests;
+			udp_frame(from[i], frames[i]);
+		}
 		uint64_t begin = now();
-		int sent = sendmmsg(packet_socket, messages, some, 0);
-		spent += now() - begin;
-		if (sent <= 0)
-			die("sendmmsg");
-		done += sent;
+		if (packet_socket < 0)
+			write_to_taps(frames, from);
+		else
+			write_to_wire(frames);
+		spent[batch] = now() - begin;
 	}
-	return spent;
+	qsort(spent, batches, sizeof *spent, by_size);
+	middle = spent[batches / 2];
+	return middle * 1000 / BATCH;
 }
 
 static int drain(void)
@@ -208,9 +211,9 @@ static void await_arp(int fd, uint8_t operation, const char *sender_ip, const ch
 	}
 }
 
-static uint64_t answer(void)
+static uint64_t answer(int among)
 {
-	int n = chance() % guests;
+	int n = chance() % among * (guests / among);
 	uint8_t f[SIZE] = {0};
 	memset(f, 0xff, 6);
 	guest_mac(n, f + 6);
@@ -243,9 +246,9 @@ static void forget(int index)
 		die("netlink");
 }
 
-static uint64_t ask(void)
+static uint64_t ask(int among)
 {
-	int n = chance() % guests;
+	int n = chance() % among * (guests / among);
 	char name[IFNAMSIZ];
 	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(9)};
 	memcpy(&to.sin_addr, NOBODY, 4);
@@ -281,7 +284,7 @@ static void hold_taps(void)
 int main(int argc, char **argv)
 {
 	char line[80], what[20];
-	int count;
+	int count, among;
 	if (argc == 3 && !strcmp(argv[1], "guests")) {
 		guests = atoi(argv[2]);
 		hold_taps();
@@ -298,19 +301,19 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	while (fgets(line, sizeof line, stdin)) {
-		count = 0;
-		if (sscanf(line, "%19s %d", what, &count) < 1)
+		count = among = 0;
+		if (sscanf(line, "%19s %d %d", what, &count, &among) < 1)
 			continue;
 		if (!strcmp(what, "send"))
-			printf("%llu", (unsigned long long)(packet_socket < 0 ? send_from_guests(count) : send_to_guests(count)));
+			printf("%llu", (unsigned long long)send_packets(count));
 		else if (!strcmp(what, "drain"))
 			printf("%d", drain());
 		else if (!strcmp(what, "answer"))
 			for (int i = 0; i < count; i++)
-				printf("%llu ", (unsigned long long)answer());
+				printf("%llu ", (unsigned long long)answer(among ? among : guests));
 		else if (!strcmp(what, "ask"))
 			for (int i = 0; i < count; i++)
-				printf("%llu ", (unsigned long long)ask());
+				printf("%llu ", (unsigned long long)ask(among ? among : guests));
 		else
 			printf("0");
 		printf("\n");

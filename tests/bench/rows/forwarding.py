@@ -43,12 +43,12 @@ class Traffic:
         """Some packets each way. Raises CommandFailed if any was lost."""
         self.guests.ask("drain")
         before = self.on.received()
-        self.out.append(self.guests.ask(f"send {packets}")[0] / packets)
+        self.out.append(self.guests.ask(f"send {packets}")[0] / 1000)
         came = self.on.received() - before
-        self.into.append(self.wire.ask(f"send {packets}")[0] / packets)
+        self.into.append(self.wire.ask(f"send {packets}")[0] / 1000)
         went = self.guests.ask("drain")[0]
         # The host says a thing or two of its own on the uplink.
-        if not packets <= came <= packets + 20 or went != packets:
+        if not packets <= came <= packets + 200 or went != packets:
             raise CommandFailed(f"of {packets} packets each way, {came} came out and {went} went in")
 
 
@@ -157,22 +157,27 @@ def arp(product: Product, effort: Effort) -> Iterator[Row]:
     small, large = times
     yield middle(f"{count} guests: ARP answer to who-has gateway", large.answers, 1e-6, "ms", 1.0, 3.0)
     yield ratio(f"ARP answer, {count} guests / {FEW}", large.answers, small.answers, None, None, 1e-3, "µs")
-    yield ratio(f"ARP request by the host, {count} guests / {FEW}", large.asked, small.asked, 1.3, 1.8, 1e-3, "µs")
+    yield ratio(f"ARP request of the host, {count} guests / {FEW}", large.asked, small.asked, 1.3, 1.8, 1e-3, "µs")
+    name = f"ARP request of the host, to any of {count} guests / {FEW}"
+    yield ratio(name, large.asked_any, small.asked_any, None, None, 1e-3, "µs")
 
 
 class Asked:
-    """ARP on one host: nanoseconds."""
+    """ARP on one host: nanoseconds. The same number of guests takes part wherever hosts are compared: else it would be seen how
+    many network devices fit into the processor's cache. `asked_any` shows that."""
 
     def __init__(self, on: Host, count: int):
         self.guests = on.tool("frames", "guests", count)
         self.answers: list[float] = []
         self.asked: list[float] = []
+        self.asked_any: list[float] = []
         # The host has an address to ask from; that it asks in the gateway's name is the product's doing.
         on.node.run(["ip", "neigh", "replace", GATEWAY4, "lladdr", WIRE_MAC, "dev", "up0", "nud", "permanent"])
         self.guests.ask("drain")
         self.round(5)
-        del self.answers[:], self.asked[:]
+        del self.answers[:], self.asked[:], self.asked_any[:]
 
     def round(self, times: int) -> None:
-        self.answers += self.guests.ask(f"answer {times}")
-        self.asked += self.guests.ask(f"ask {times}")
+        self.answers += self.guests.ask(f"answer {times} {FEW}")
+        self.asked += self.guests.ask(f"ask {times} {FEW}")
+        self.asked_any += self.guests.ask(f"ask {times}")
