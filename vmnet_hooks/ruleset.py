@@ -14,8 +14,8 @@ from .state import TABLE, NftElement, NftTable
 # Sets are keyed by interface name: an element outlives the tap, and binds again by name. Single addresses are in sets of their
 # own (sources, private): a set of intervals refuses one that overlaps another, and a look-up in it costs more.
 #
-# What passes a filter goes to `approved`, and from there on its way: it takes off the mark that KEEPERS put on it, one bit of
-# the packet's priority. Without a keeper the bit is not set, and nothing changes.
+# What passes a filter goes to `approved`, and from there on its way: it takes off the marks that KEEPERS put on it, two bits of
+# the packet's priority (the second: of a port whose addresses are known). Without a keeper they are not set: nothing changes.
 _INET = """\
 	set guarded { type ifname; }
 	set macs { type ifname . ether_addr; }
@@ -49,7 +49,7 @@ _INET = """\
 		counter drop
 	}
 	chain approved {
-		meta priority set meta priority & 0xbfffffff
+		meta priority set meta priority & 0x9fffffff
 	}
 	chain forward {
 		type filter hook forward priority filter; policy accept;
@@ -91,7 +91,7 @@ _ARP = """\
 		counter drop
 	}
 	chain approved {
-		meta priority set meta priority & 0xbfffffff
+		meta priority set meta priority & 0x9fffffff
 	}
 	chain output {
 		type filter hook output priority filter; policy accept;
@@ -120,10 +120,10 @@ _BRIDGE = """\
 		iifname . ether saddr != @macs counter drop
 		meta protocol arp iifname . arp saddr ether != @macs counter drop
 		iifname @addressed goto addressed
-		goto approved
+		meta priority set meta priority & 0xbfffffff
 	}
 	chain approved {
-		meta priority set meta priority & 0xbfffffff
+		meta priority set meta priority & 0x9fffffff
 	}
 	chain addressed {
 		ether type { 8021q, 8021ad } iifname != @tagged counter drop
@@ -196,43 +196,41 @@ FAMILIES = ("inet", "arp", "bridge")
 """Of the tables that hold guests as elements."""
 
 
-_MARKED = "meta priority & 0x40000000 != 0"
-_MARK = "meta priority set meta priority | 0x40000000"
-
-
-def _keeper(family: str, hook: str, priority: str) -> str:
-    return f"""\
-table {family} {KEEPER} {{
-	flags owner;
-	set guarded {{ type ifname; }}
-	chain before {{
-		type filter hook {hook} priority {priority} - 1; policy accept;
-		iifname @guarded {_MARK}
-	}}
-	chain after {{
-		type filter hook {hook} priority {priority} + 1; policy accept;
-		{_MARKED} iifname @guarded counter drop
-	}}
-}}
-"""
-
-
 KEEPER = f"{TABLE}_keeper"
 """The agent's own tables. They belong to its socket: nobody else can flush them, and when it ends they are gone with it. No
 link has a table of that name, see port_table."""
+KEPT_SETS = {"inet": ("guarded",), "arp": ("guarded",), "bridge": ("guarded", "addressed")}
+"""What of our own sets they have too, by family."""
+_MARKS = {"guarded": "0x40000000", "addressed": "0x20000000"}
+_MARKED = "meta priority & 0x60000000 != 0"
+
+
+def _mark(name: str) -> str:
+    return f"meta priority set meta priority | {_MARKS[name]}"
+
+
+def _keeper(family: str, hook: str, priority: str) -> str:
+    lines = [f"table {family} {KEEPER} {{", "\tflags owner;"]
+    lines += [f"\tset {name} {{ type ifname; }}" for name in KEPT_SETS[family]]
+    lines += ["\tchain before {", f"\t\ttype filter hook {hook} priority {priority} - 1; policy accept;"]
+    lines += [f"\t\tiifname @{name} {_mark(name)}" for name in KEPT_SETS[family]]
+    lines += ["\t}", "\tchain after {", f"\t\ttype filter hook {hook} priority {priority} + 1; policy accept;"]
+    return "\n".join([*lines, f"\t\t{_MARKED} iifname @guarded counter drop", "\t}", "}", ""])
+
+
 KEEPERS = {
     "inet": _keeper("inet", "prerouting", "raw"),
     "arp": _keeper("arp", "input", "filter"),
     "bridge": _keeper("bridge", "prerouting", "dstnat"),
 }
-"""What a guest sends is marked right before our filter, and dropped right after it unless the filter has taken the mark off: as
-long as somebody has flushed the filter, nothing passes. The mark is a bit of the priority because nothing else of a packet can
-be set in every family without a meaning for others: classes of tc have it in a major number that nobody uses, queues and VLANs
-look at the lowest bits, and it is off again before any of them sees the packet."""
+"""What a guest sends is marked right before our filter, and dropped right after it unless the filter has taken the marks off: as
+long as somebody has flushed the filter, nothing passes. The marks are bits of the priority because nothing else of a packet can
+be set in every family without a meaning for others: classes of tc have them in major numbers that nobody uses, queues and VLANs
+look at the lowest bits, and they are off again before any of them sees the packet."""
 KEEP_CLOSED = f"""\
 add chain inet {KEEPER} before_forward {{ type filter hook forward priority filter - 1; policy accept; }}
 add chain inet {KEEPER} after_forward {{ type filter hook forward priority filter + 1; policy accept; }}
-add rule inet {KEEPER} before_forward meta nfproto ipv6 {_MARK}
+add rule inet {KEEPER} before_forward meta nfproto ipv6 {_mark("guarded")}
 add rule inet {KEEPER} after_forward {_MARKED} meta nfproto ipv6 counter drop
 """
 """The same for IPv6 on a host that did not forward it before us."""

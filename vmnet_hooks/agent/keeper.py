@@ -6,11 +6,13 @@ which taps are guarded; judging is left to the filters.
 
 from ..errors import KernelError
 from ..kernel.libnftables import Context
-from ..ruleset import ARP, BRIDGE, CLOSED6, INET, KEEP_CLOSED, KEEPER, KEEPERS
+from ..ruleset import ARP, BRIDGE, CLOSED6, INET, KEEP_CLOSED, KEEPER, KEEPERS, KEPT_SETS
 from ..state import NftTable
 from ..transaction import Kernel, Store
 
 _FILTERS = (INET, ARP, BRIDGE)
+Taps = frozenset[tuple[str, str]]
+"""Elements as (set, tap)."""
 
 
 class Keeper:
@@ -18,8 +20,8 @@ class Keeper:
 
     def __init__(self) -> None:
         self._nft = Context()
-        self._held: dict[str, frozenset[str]] = {}
-        """Guarded taps, by family of the tables that are there."""
+        self._held: dict[str, Taps] = {}
+        """By family of the tables that are there."""
         self._closed = False
 
     def close(self) -> None:
@@ -37,26 +39,27 @@ class Keeper:
             self._run("".join(f"delete chain inet {KEEPER} {name}_forward\n" for name in ("before", "after")))
         self._closed = closed
 
-    def _guarded(self, table: NftTable, store: Store, kernel: Kernel) -> frozenset[str]:
+    def _guarded(self, table: NftTable, store: Store, kernel: Kernel) -> Taps:
         """The taps that a filter guards; none if it is one of another version, which may take no marks off."""
         if not _is_ours(table, store):
             return frozenset()
         if table.family not in self._held and kernel.read([table]).get(table.key) != table:
             return frozenset()
-        start = f"{table.key} guarded "
-        return frozenset(key.removeprefix(start) for key in store.keys_under(start))
+        starts = {name: f"{table.key} {name} " for name in KEPT_SETS[table.family]}
+        return frozenset((name, key.removeprefix(start)) for name, start in starts.items() for key in store.keys_under(start))
 
-    def _follow(self, table: NftTable, taps: frozenset[str]) -> None:
+    def _follow(self, table: NftTable, taps: Taps) -> None:
         held = self._held.get(table.family)
         if held is None and not taps:
             return
-        statements = KEEPERS[table.family] if held is None else ""
-        name = f"{table.family} {KEEPER} guarded"
-        for verb, changed in (("delete", (held or frozenset()) - taps), ("add", taps - (held or frozenset()))):
-            if changed:
-                statements += f"{verb} element {name} {{ {', '.join(sorted(changed))} }}\n"
+        statements = [] if held is not None else [KEEPERS[table.family]]
+        held = held or frozenset()
+        for verb, changed in (("delete", held - taps), ("add", taps - held)):
+            for name in KEPT_SETS[table.family]:
+                if chosen := sorted(tap for kept, tap in changed if kept == name):
+                    statements.append(f"{verb} element {table.family} {KEEPER} {name} {{ {', '.join(chosen)} }}\n")
         if statements:
-            self._run(statements)
+            self._run("".join(statements))
         self._held[table.family] = taps
 
     def lost(self) -> bool:

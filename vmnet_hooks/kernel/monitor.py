@@ -225,7 +225,7 @@ class Rtnetlink:
 
     def _judge_neighbour(self, kind: int, payload: memoryview, found: Suspects) -> None:
         family, index, state, flags = struct.unpack_from("=B3xiHB", payload)
-        if kind == _NEWNEIGH and (state & _NUD_PERMANENT or family == _AF_BRIDGE):
+        if kind == _NEWNEIGH and family == _AF_BRIDGE:
             return
         if family == _AF_BRIDGE and not state & (_NUD_PERMANENT | _NUD_NOARP):
             return
