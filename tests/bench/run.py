@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab` and `impo
 
 from bench.hosts import ROOT, Product  # noqa: E402
 from bench.report import Effort, Row, as_data, failed, rows_table, unknown  # noqa: E402
-from bench.rows import forwarding, processes  # noqa: E402
+from bench.rows import forwarding, plugs, processes  # noqa: E402
 
 PARTS = {
     "processes": processes.ignored_and_handled,
+    "plugs": plugs.plugs,
     "in-process": processes.in_process,
     "at-once": processes.at_once,
     "forwarding": forwarding.forwarding,

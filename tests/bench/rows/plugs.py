@@ -1,0 +1,66 @@
+"""The agent's own time for a guest, on a host with few guests and on one with thousands; and its memory."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lab.domains import Interface
+
+from bench.hosts import BRIDGED, BRIDGES, DUAL, ONLY4, Host, Product, bridged, routed
+from bench.report import Effort, Row, middle, ratio
+
+FEW, MANY, REMEMBERED = 10, 3000, 1000
+KINDS: dict[str, tuple[str, Callable[[int], Interface], float, float]] = {
+    "routed IPv4+IPv6 (proxy ND)": (DUAL, routed, 1.6, 2.5),
+    "routed IPv4": (ONLY4, lambda number: routed(number, dual=False), 1.1, 1.6),
+    "bridged": (BRIDGED, bridged, 1.1, 1.6),
+}
+"""Configuration, NIC of a guest, limits for a guest among many."""
+
+MIB = 1024
+
+
+def plugs(product: Product, effort: Effort) -> Iterator[Row]:
+    many = effort(MANY, 1000)
+    for kind, (config, nic, limit, ci_limit) in KINDS.items():
+        with Host(product, config, BRIDGES) as small, Host(product, config, BRIDGES) as large:
+            first = kind.startswith("routed IPv4+IPv6")
+            for on, guests in ((small, FEW), (large, many)):
+                on.taps(guests + 1)
+                on.start_agent()
+            small.crowd([nic(number) for number in range(FEW)])
+            if first:
+                large.crowd([nic(number) for number in range(REMEMBERED)], each=1)
+                yield memory(large)
+                large.crowd([nic(number) for number in range(REMEMBERED, many)])
+            else:
+                large.crowd([nic(number) for number in range(many)])
+            times = {on: turn(on, nic(guests), 2) for on, guests in ((small, FEW), (large, many))}
+            times = {on: {"start": [], "started": [], "stopped": []} for on in times}
+            for _ in range(effort(25, 8)):
+                for on, guests in ((small, FEW), (large, many)):
+                    for name, series in turn(on, nic(guests), 4).items():
+                        times[on][name] += series
+        few, lots = times[small], times[large]
+        if first:
+            yield middle("agent's own time: PLUG of libvirt, routed IPv4+IPv6", few["start"], 1e3, "ms", 5, 12)
+            yield middle("agent's own time: UNPLUG of libvirt, routed IPv4+IPv6", few["stopped"], 1e3, "ms")
+        yield ratio(f"agent's own time: PLUG of guest {many} / {FEW}, {kind}", lots["start"], few["start"], limit, ci_limit)
+        yield ratio(f"agent's own time: UNPLUG of guest {many} / {FEW}, {kind}", lots["stopped"], few["stopped"])
+
+
+def turn(on: Host, nic: Interface, repeat: int) -> dict[str, list[float]]:
+    """One guest comes and goes, some times."""
+    calls = {operation: on.hook("guest", operation, nic) for operation in ("start", "started", "stopped")}
+    return on.requests(calls, list(calls), repeat)
+
+
+def memory(on: Host) -> Row:
+    # What it reads at leisure after a plug belongs to it.
+    time.sleep(2)
+    status = Path(f"/proc/{on.agent_pid()}/status").read_text()
+    resident = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
+    return Row(f"agent's memory with {REMEMBERED} guests", resident / MIB, "MiB", 80, 100)
