@@ -13,7 +13,7 @@ from clean_root import CleanRoot
 
 HOOK = "/etc/libvirt/hooks/qemu.d/vmnet-hooks"
 HOOKS = "/usr/lib/vmnet-hooks/hooks"
-UNIT = "vmnet-networks.service"
+UNIT, AGENT, SOCKET = "vmnet-networks.service", "vmnet-hookd.service", "vmnet-hookd.socket"
 XEN = ("vif-bridge", "vif-route", "vif-nat", "vif-setup", "network-bridge", "network-route", "network-nat")
 IFUPDOWN = ("/etc/network/if-up.d/vmnet-hooks", "/etc/network/if-down.d/vmnet-hooks")
 
@@ -88,6 +88,46 @@ def test_service(root: CleanRoot, deb: Path) -> None:
     assert not re.search(rf"invoke \S*(start|\$\S*action)\S* .*{UNIT}", scripts[0]), scripts[0]
     for line in re.findall(rf".*stop .*{UNIT}.*", scripts[1]):
         assert '"$1" = remove' in scripts[1].split(line)[0].splitlines()[-1], scripts[1]
+
+
+def test_agent_service(root: CleanRoot, deb: Path) -> None:
+    """Enabled and sound; where systemd runs, dpkg starts it, restarts it after an upgrade, and stops it when it goes. All of that
+    under a systemd is in tests/service."""
+    root.install(deb)
+    assert root.run(["systemctl", "is-enabled", SOCKET, AGENT]).stdout == "enabled\nenabled\n"
+    done = root.run(["systemd-analyze", "verify", "--man=yes", SOCKET, AGENT])
+    assert done.stdout == "", done.stdout
+    assert "Usage: vmnet-hookd" in root.run(["vmnet-hookd", "--help"]).stdout
+    postinst, prerm = (root.path(f"/var/lib/dpkg/info/vmnet-hooks.{name}").read_text() for name in ("postinst", "prerm"))
+    assert re.search(rf"_dh_action=restart\n.*_dh_action=start\n.*invoke \$_dh_action .*{AGENT}", postinst, re.S), postinst
+    (stop,) = re.findall(rf".*invoke stop .*{AGENT}.*", prerm)
+    assert SOCKET in stop and '"$1" = remove' in prerm.split(stop)[0].splitlines()[-1], prerm
+
+
+def test_agent_of_the_installed_program(root: CleanRoot, deb: Path) -> None:
+    """Without a systemd: it serves the installed hook, and ends when told to."""
+    root.install(deb)
+    root.write("/tmp/agent.sh", AGENT_SCRIPT, 0o755)
+    root.write("/tmp/domain.xml", xml("nowhere"))
+    lines = root.run(["unshare", "--net", "--mount", "/tmp/agent.sh"]).stdout.splitlines()
+    assert "agent: not running" in lines[0], lines
+    assert "nowhere" in lines[1] and lines[2] == "status 2", lines
+    assert re.search(r"agent: runs since .*: 1 calls served", lines[3]), lines
+    assert lines[4:] == ['vmnet_requests_total{frontend="libvirt/qemu",operation="start",status="2"} 1', "ended 0"], lines
+
+
+AGENT_SCRIPT = f"""#!/bin/sh
+mount -t sysfs sysfs /sys
+vmnet-hook status 2>&1 | tail -n 1
+vmnet-hookd &
+until vmnet-hook status 2>&1 | grep -q 'agent: runs'; do sleep 0.1; done
+{HOOK} dom1 start begin - </tmp/domain.xml
+echo status $?
+vmnet-hook status 2>&1 | tail -n 1
+until grep -s ^vmnet_requests /run/vmnet-hookd/metrics.prom; do sleep 0.1; done
+kill $!; wait $!
+echo ended $?
+"""
 
 
 def test_host_networks_of_the_installed_program(root: CleanRoot, deb: Path) -> None:
@@ -193,6 +233,8 @@ def test_remove_then_purge_leaves_nothing(root: CleanRoot, deb: Path) -> None:
     root.run(["vmnet-hook", "xen-scripts", "--divert"])
     root.write("/run/vmnet-hooks/state.db", "x")
     root.write("/run/vmnet-hooks/lock", "")
+    root.write("/run/vmnet-hookd/metrics.prom", "")
+    root.write("/run/vmnet-hosts/vif1.0", "")
     root.write("/etc/iproute2/rt_tables.d/vmnet-snf_routed.conf", "222 snf_routed\n")
     root.write("/etc/iproute2/rt_tables.d/mine.conf", "77 mine\n")
     root.write("/etc/vmnet-hooks/domains.d/web1.toml", "# mine\n")
@@ -203,10 +245,12 @@ def test_remove_then_purge_leaves_nothing(root: CleanRoot, deb: Path) -> None:
     assert not root.path(HOOK).is_symlink() and not root.path(HOOKS).exists()
     assert not [link for link in IFUPDOWN if root.path(link).is_symlink()]
     assert not root.path("/usr/lib/python3/dist-packages/vmnet_hooks").exists()
+    assert not root.path("/run/vmnet-hookd").exists()
     for kept in (
         "/etc/vmnet-hooks/vmnet.toml",
         "/etc/vmnet-hooks/domains.d/web1.toml",
         "/run/vmnet-hooks/state.db",
+        "/run/vmnet-hosts/vif1.0",
         "/etc/iproute2/rt_tables.d/vmnet-snf_routed.conf",
     ):
         assert root.path(kept).exists(), kept

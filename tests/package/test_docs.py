@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
-MAN8, MAN5 = ROOT / "man/vmnet-hook.8", ROOT / "man/vmnet.toml.5"
+MAN8, MAN8D, MAN5 = ROOT / "man/vmnet-hook.8", ROOT / "man/vmnet-hookd.8", ROOT / "man/vmnet.toml.5"
 
 
 def vmnet_hook(*argv: object) -> subprocess.CompletedProcess[str]:
@@ -114,6 +114,36 @@ def test_exit_codes_and_files_are_in_the_man_page() -> None:
     for path in ("/etc/vmnet-hooks/vmnet.toml", "/run/vmnet-hooks/state.db", "/etc/iproute2/rt_protos.d/vmnet.conf"):
         assert path in text
     assert re.search(r"EXIT STATUS.*\n0\n.*\n1\n.*\n2\n", text, flags=re.S)
+
+
+def test_the_agent_is_what_its_man_page_says() -> None:
+    """Its options and limits are those of the program, its rights those of the unit."""
+    script = """if True:
+        from vmnet_hooks import client
+        from vmnet_hooks.agent import main, metrics, server
+        from vmnet_hooks.ruleset import KEEPER
+        size = (2 * server.MAX_WORDS + client.MAX_STDIN) >> 20
+        print(client.SOCKET, metrics.PATH, KEEPER, sep="\\n")
+        print(f"has not answered within {client.SECONDS:.0f} seconds", f"a request is at most {size} MiB", sep="\\n")
+        print(f"{server.READ_SECONDS:.0f} seconds", f"not later than after {main.GRACE:.0f} seconds", sep="\\n")
+    """
+    done = subprocess.run(["/usr/bin/python3", "-c", script], capture_output=True, text=True, cwd=ROOT, env=ENV)
+    assert done.returncode == 0, done.stderr
+    unit = (ROOT / "etc/systemd/vmnet-hookd.service").read_text()
+    settings = dict(re.findall(r"^(\w+)=(.*)$", unit, re.M))
+    written = [path.lstrip("-") for path in settings["ReadWritePaths"].split()]
+    written += [f"/run/{name}" for name in settings["RuntimeDirectory"].split()]
+    wanted = [*done.stdout.splitlines(), *written, *settings["CapabilityBoundingSet"].split()]
+    text = " ".join(words(MAN8D).split())
+    assert [word for word in wanted if word not in text] == []
+    help_text = subprocess.run(
+        ["/usr/bin/python3", "-m", "vmnet_hooks.agent", "--help"], capture_output=True, text=True, cwd=ROOT, env=ENV
+    ).stdout
+    options = re.findall(r"--[a-z-]+", " ".join(listed(help_text, "Options")))
+    assert options and [option for option in options if option.removeprefix("-") not in text] == []
+    limit, burst = settings["StartLimitIntervalSec"], settings["StartLimitBurst"]
+    assert (limit, settings["RestartSec"], settings["WatchdogSec"]) == ("60", "1", "60")
+    assert f"ended {burst} times within a minute" in text
 
 
 EXAMPLES = [*sorted((ROOT / "etc/examples").glob("*.toml")), *sorted((ROOT / "etc/xen").glob("*/vmnet.toml"))]
@@ -216,7 +246,7 @@ def test_example_domain_can_be_planned_for() -> None:
     assert ElementTree.tostring(example.find("metadata"), encoding="unicode").split() == expected
 
 
-@pytest.mark.parametrize("page", [MAN8, MAN5], ids=lambda path: path.name)
+@pytest.mark.parametrize("page", [MAN8, MAN8D, MAN5], ids=lambda path: path.name)
 def test_man_page_is_well_formed(page: Path) -> None:
     done = subprocess.run(
         ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(page)],

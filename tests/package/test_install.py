@@ -67,7 +67,10 @@ def test_pip_install(tmp_path: Path) -> None:
     for tap in ("ifup", "ifdown"):
         unknown = privately(hooks / f"qemu/{tap}", "tap0")
         assert "missing" not in unknown.stdout and "rror: " not in unknown.stdout, unknown.stdout
-    for page in ("man8/vmnet-hook.8", "man5/vmnet.toml.5"):
+    assert "Usage: vmnet-hookd" in run([str(venv / "bin/vmnet-hookd"), "--help"], tmp_path)
+    units = venv / "share/doc/vmnet-hooks/examples/systemd"
+    assert {path.name for path in units.iterdir()} == {path.name for path in (ROOT / "etc/systemd").iterdir()}
+    for page in ("man8/vmnet-hook.8", "man8/vmnet-hookd.8", "man5/vmnet.toml.5"):
         assert (venv / "share/man" / page).read_text() == (ROOT / "man" / Path(page).name).read_text()
 
 
@@ -83,13 +86,15 @@ def test_make_install(tmp_path: Path) -> None:
     for name in XEN:
         link = destination / f"etc/xen/scripts/vmnet-{name}"
         assert os.readlink(link) == f"{HOOKS}/xen/{name}" and os.readlink(hooks / "xen" / name) == "../run"
-    unit = (destination / "usr/lib/systemd/system/vmnet-networks.service").read_text()
-    assert unit == (ROOT / "etc/systemd/vmnet-networks.service").read_text()
+    for unit in (ROOT / "etc/systemd").iterdir():
+        assert (destination / "usr/lib/systemd/system" / unit.name).read_text() == unit.read_text()
     installed = {path.name for path in destination.rglob("*") if path.is_file()}
     shipped = {path.name for path in (ROOT / "vmnet_hooks").rglob("*.py") if not set(IGNORED("", path.parts)) & set(path.parts)}
-    assert shipped <= installed and {"vmnet-hook", "vmnet-hook.8", "vmnet.toml.5", "vmnet.conf", "vmnet.toml"} <= installed
-    # The command, in the root that it was installed for.
-    command = destination / "usr/bin/vmnet-hook"
-    command.write_text(command.read_text().replace("/usr/lib/vmnet-hooks", str(destination / "usr/lib/vmnet-hooks")))
-    done = privately(command, "--help")
-    assert done.returncode == 0 and "validate" in done.stdout, done.stdout
+    assert shipped <= installed and {"vmnet-hook", "vmnet-hookd", "vmnet-hook.8", "vmnet-hookd.8", "vmnet.toml.5"} <= installed
+    assert {"vmnet.conf", "vmnet.toml"} <= installed
+    # The commands, in the root that they were installed for.
+    for name, said in (("vmnet-hook", "validate"), ("vmnet-hookd", "Usage: vmnet-hookd")):
+        command = destination / "usr/bin" / name
+        command.write_text(command.read_text().replace("/usr/lib/vmnet-hooks", str(destination / "usr/lib/vmnet-hooks")))
+        done = privately(command, "--help")
+        assert done.returncode == 0 and said in done.stdout, done.stdout
