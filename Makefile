@@ -1,6 +1,6 @@
 # make demo      a throw-away lab in network namespaces: a guest starts, talks, stops (root)
 # make check     every test (root); installs the Debian packages that it lacks
-# make check-vm  of these, those that need Debian's kernel, which they boot under QEMU
+# make check-vm  of these, those that need Debian's kernel or its systemd, which they boot under QEMU
 # make check-xen of these, those that need a real Xen with its dom0, which they boot under QEMU
 # make deb       the Debian package, in dist/
 # make install   without packaging, below $(DESTDIR)$(PREFIX)
@@ -95,10 +95,15 @@ check-pypi: .venv-check/ready
 	@PATH="$(CURDIR)/.venv-check/bin:$$PATH" VIRTUAL_ENV=$(CURDIR)/.venv-check \
 	    $(PYTEST) .venv-check/bin/python -m pytest -q -p no:cacheprovider $(PYPI_TESTS)
 
-# On Debian's kernel under QEMU, without KVM: VLANs, bonds and VLAN-aware bridges are not in every machine's kernel.
+# On Debian's kernel under QEMU, without KVM: VLANs, bonds and VLAN-aware bridges are not in every machine's kernel, and not
+# every machine has a systemd that tests may do with as they like.
 check-vm: packages-check .venv-check/ready
-	@echo "== tests on Debian's kernel, with Debian's Python packages"
-	@$(PYTHON) tests/vm/run.py
+	@failed=; \
+	echo "== tests on Debian's kernel, with Debian's Python packages"; \
+	$(PYTHON) tests/vm/run.py || failed+=" tests/vm"; \
+	echo "== the service under Debian's systemd: installed, restarted, killed, upgraded, removed"; \
+	$(PYTHON) tests/service/run.py || failed+=" tests/service"; \
+	[ -z "$$failed" ] || { echo "== failed:$$failed" >&2; exit 1; }
 
 # Xen, dom0, xl and guests, without KVM: images made of Debian's packages, kept in /var/cache/vmnet-hooks-tests.
 check-xen: packages-check
