@@ -1,19 +1,19 @@
 """A Debian to boot under QEMU with systemd as its init: the package tier's clean root, and the machine's own kernel.
 
-Made once and kept in that tier's CACHE. `Image.files` are what QEMU is given. Needs root.
+Made once and kept in that tier's CACHE. Needs root.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from clean_root import CACHE, base
 from lab import xen_image
+from lab.kernel import kernel
 from lab.xen_image import initramfs, modules, program, run, vmlinux
 
 DISK_MODULES = xen_image.DISK_MODULES
@@ -64,16 +64,6 @@ class Image:
     @property
     def root(self) -> Path:
         return self.directory / "root.ext4"
-
-
-def kernel() -> Path | None:
-    """The newest of Debian's kernels that is installed with its modules."""
-    found = [
-        path
-        for path in Path("/boot").glob("vmlinuz-*-amd64")
-        if "-cloud-" not in path.name and Path("/lib/modules", path.name.removeprefix("vmlinuz-")).is_dir()
-    ]
-    return max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)], default=None)
 
 
 def image() -> Image:

@@ -21,8 +21,9 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "package")]
 
 from building import build  # noqa: E402
-from image import image, kernel  # noqa: E402
+from image import image  # noqa: E402
 from lab import xenstore  # noqa: E402
+from lab.kernel import kernel  # noqa: E402
 
 LIMIT = 1200  # seconds; it takes about four minutes on two idle cores without KVM
 LACKING = 77

@@ -7,7 +7,6 @@ there is no network. Needs no KVM. Status 77: something is missing, and the mess
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -22,6 +21,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))  # for `import lab`
 
 from lab import xenstore  # noqa: E402
+from lab.kernel import kernel  # noqa: E402
 
 LIMIT = 4800  # seconds; it takes a quarter of an hour on two idle cores without KVM
 CPUS, MEMORY = 2, "1G"
@@ -42,16 +42,6 @@ echo "== Linux $(uname -r) after $(cut -d' ' -f1 /proc/uptime) s"
 /usr/bin/python3 -u -m pytest -p no:cacheprovider {arguments} </dev/null
 echo $? >{status}
 """
-
-
-def kernel() -> Path | None:
-    """The newest of Debian's kernels that is installed with its modules."""
-    found = [
-        path
-        for path in Path("/boot").glob("vmlinuz-*-amd64")
-        if "-cloud-" not in path.name and Path("/lib/modules", path.name.removeprefix("vmlinuz-")).is_dir()
-    ]
-    return max(found, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)], default=None)
 
 
 def virtme() -> Path | None:
