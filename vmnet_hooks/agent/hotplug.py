@@ -18,11 +18,12 @@ from ..domain import Action, Domain, Event, Vif
 from ..errors import VmnetError
 from ..frontends import libvirt_events
 from ..frontends.libvirt import parse_domain
+from ..frontends.libvirt_connection import LibvirtError
 from ..kernel import sysfs
 from ..plan import Change
 from ..state import LinkAttribute
 
-RETRY_SECONDS = 3.0
+RETRY_SECONDS = 2.0
 """How often libvirtd is looked for while it is not there."""
 
 FAILED_SECONDS = 10.0
@@ -99,14 +100,17 @@ class Hotplug:
         if self._ended.is_set():
             return
         try:
-            uuids = self._events.connect()
+            self._events.connect()
         except VmnetError:
             # Not there, or not yet: there may be no libvirtd at all on this host.
             self._ended.wait(RETRY_SECONDS)
             return
-        self.agent.note("hotplug", f"connected to libvirt; domains that run: {len(uuids)}", syslog.LOG_DEBUG)
-        for uuid in uuids:
-            self._changed(uuid)
+        self.agent.note("hotplug", "connected to libvirt", syslog.LOG_DEBUG)
+        try:
+            for uuid in self._events.domains():
+                self._changed(uuid)
+        except VmnetError:
+            self._lost.set()
         while not self._lost.wait(FAILED_SECONDS):
             for uuid in list(self._failed):
                 self._changed(uuid)
@@ -156,6 +160,10 @@ class Hotplug:
                     # It ended meanwhile, and its clean-up may have come before this.
                     self._act(Event(Action.UNPLUG, domain, "libvirt"))
             self._failed.pop(uuid, None)
+        except LibvirtError as error:
+            # It was lost, or is about to be: every domain is looked at when it is back.
+            self._failed[uuid] = ""
+            self.agent.note("hotplug", f"{uuid}: {error}", syslog.LOG_DEBUG)
         except VmnetError as error:
             self._complain(uuid, domain, str(error))
 

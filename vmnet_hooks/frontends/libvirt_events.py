@@ -54,8 +54,8 @@ class Events:
             with _said():
                 libvirt.virEventRunDefaultImpl()
 
-    def connect(self) -> list[str]:
-        """Connects, listens; returns the UUIDs of the domains that run. Raises LibvirtError, without a connection then."""
+    def connect(self) -> None:
+        """Connects, and listens from then on. Raises LibvirtError, without a connection then."""
         with _said():
             connection = libvirt.openReadOnly(URI)
             try:
@@ -68,13 +68,22 @@ class Events:
                     (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle),
                 ):
                     connection.domainEventRegisterAny(None, event, callback, None)
-                running = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-                uuids = [domain.UUIDString() for domain in running]
             except libvirt.libvirtError:
                 _close(connection)
                 raise
         self._connection = connection
-        return uuids
+
+    def domains(self) -> list[str]:
+        """The UUIDs of the domains that run. Waits for every hook that libvirt runs at the moment. Raises LibvirtError."""
+        with _said():
+            running = self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return [domain.UUIDString() for domain in running]
+
+    def _connected(self) -> Any:
+        connection = self._connection
+        if connection is None:
+            raise LibvirtError("libvirt: not connected")
+        return connection
 
     def wake(self) -> None:
         """Has the event loop look up."""
@@ -89,9 +98,7 @@ class Events:
     def running(self, uuid: str) -> bytes | None:
         """The live XML of a domain; None if it does not run here: off, still starting, or about to come or go by live
         migration. Raises LibvirtError."""
-        connection = self._connection
-        if connection is None:
-            raise LibvirtError("libvirt: not connected")
+        connection = self._connected()
         try:
             domain = connection.lookupByUUIDString(uuid)
             state, reason = domain.state()
@@ -110,9 +117,7 @@ class Events:
 
     def is_active(self, uuid: str) -> bool:
         """Whether a domain runs here in any way. Raises LibvirtError."""
-        connection = self._connection
-        if connection is None:
-            raise LibvirtError("libvirt: not connected")
+        connection = self._connected()
         try:
             return bool(connection.lookupByUUIDString(uuid).isActive())
         except libvirt.libvirtError as error:
