@@ -25,12 +25,11 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from lab.frames import arp, solicitation  # noqa: E402
 from lab.nodes import Node, wire  # noqa: E402
-from lvhost import CONFIG, ROOT, Host, Router  # noqa: E402
+from lvhost import CONFIG, Host, Router  # noqa: E402
 
 ROUTED = CONFIG.partition("[networks.lan]")[0]
 ASKER_MAC, ASKER4, ASKER6 = "02:00:00:00:0a:01", "192.0.2.200", "fe80::a:1"
-AGENT = ("-m", "vmnet_hooks.agent")
-ARP_REPLY, ADVERTISEMENT = 2, 136
+ARP_REPLY, SOLICITATION, ADVERTISEMENT = 2, 135, 136
 
 
 class Peer(Host):
@@ -119,7 +118,7 @@ def inside(proto: int, body: bytes) -> tuple | None:
         return "ip", text(body[12:16]), text(body[16:20])
     if proto == 0x86DD:
         src, dst = text(body[8:24]), text(body[24:40])
-        if body[6] == 58 and body[40] in (135, 136):
+        if body[6] == 58 and body[40] in (SOLICITATION, ADVERTISEMENT):
             return "nd", src, dst, body[40], text(body[48:64])
         return "ip", src, dst
     return None
@@ -191,12 +190,6 @@ class Pair:
         words = ["virsh", "-q", "-c", "qemu:///system", "migrate", "--live", "--p2p", *options, domain]
         words += [f"qemu+tcp://{target.lan}/system", "--migrateuri", f"tcp://{target.lan}"]
         return source.popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    def agent(self, host: Peer) -> subprocess.Popen:
-        """An agent on a host, once it listens."""
-        process = host.popen(["env", f"PYTHONPATH={ROOT}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3", *AGENT])
-        host.wait_for(lambda: host.path("/run/vmnet-hooks/agent.sock").exists(), "the agent")
-        return process
 
 
 def ask(ifname: str, *addresses: str) -> None:

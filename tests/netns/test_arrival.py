@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from ipaddress import ip_address
 
 import pytest
 from lab import frames
@@ -15,7 +16,7 @@ from lab.agent import Agent
 from lab.capture import Capture
 from lab.domains import domain_toml
 from lab.nodes import changes
-from lab.routed import PUBLIC, call, eventually
+from lab.routed import PUBLIC, WORLD4, WORLD6, call, eventually
 from lab.single import LAN, Single, routed
 from lab.tap import __file__ as TAP
 
@@ -190,24 +191,29 @@ def test_a_cut_over_that_fails_is_tried_again(one):
 
 
 def test_connections_from_before_are_forgotten(one):
-    one.host.sh("nft add table ip tracks; nft add chain ip tracks in '{ type filter hook prerouting priority 0; }'")
-    one.host.sh("nft add rule ip tracks in ct state new counter")
+    one.host.sh("nft add table inet tracks; nft add chain inet tracks in '{ type filter hook prerouting priority 0; }'")
+    one.host.sh("nft add rule inet tracks in ct state new counter")
     try:
         with Qemu(one) as qemu:
             comes_in(one)
-            for octet in (10, 99):
-                frame = frames.udp4("02:00:00:00:00:aa", "02:00:00:00:00:01", f"192.0.2.{octet}", "198.51.100.77", 53)
-                one.segment.run(["/usr/bin/python3", "-IS", frames.__file__, "br0", frame.hex()])
-            assert eventually(lambda: tracked(one) == {"192.0.2.10", "192.0.2.99"}), tracked(one)
+            macs = "02:00:00:00:00:aa", "02:00:00:00:00:01"
+            for last in (10, 99):
+                packets = frames.udp4(*macs, f"192.0.2.{last}", WORLD4, 53), frames.udp6(*macs, f"2001:db8::{last}", WORLD6, 53)
+                one.segment.run(["/usr/bin/python3", "-IS", frames.__file__, "br0", *(frame.hex() for frame in packets)])
+            others = {f"192.0.2.99 {WORLD4}", f"2001:db8::99 {WORLD6}"}
+            both = {f"192.0.2.10 {WORLD4}", f"2001:db8::10 {WORLD6}", *others}
+            assert eventually(lambda: tracked(one) == both), tracked(one)
             qemu.sends(frames.rarp(NIC.mac))
-            assert eventually(lambda: tracked(one) == {"192.0.2.99"}), tracked(one)
+            assert eventually(lambda: tracked(one) == others), tracked(one)
     finally:
-        one.host.sh("nft delete table ip tracks")
+        one.host.sh("nft delete table inet tracks")
 
 
 def tracked(one: Single) -> set[str]:
-    found = one.host.sh("cat /proc/net/nf_conntrack")
-    return set(re.findall(r"src=(192\.0\.2\.\d+) dst=198\.51\.100\.77", found))
+    """Source and destination of every connection with the world."""
+    found = re.findall(r" src=(\S+) dst=(\S+) ", one.host.sh("cat /proc/net/nf_conntrack"))
+    pairs = [(str(ip_address(src)), str(ip_address(dst))) for src, dst in found]
+    return {f"{src} {dst}" for src, dst in pairs if dst in (WORLD4, WORLD6)}
 
 
 def test_who_waits_holds_nothing(lab):
