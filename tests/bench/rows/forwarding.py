@@ -7,7 +7,7 @@ what is between; their turns alternate. Each proves that it forwarded: what was 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from bench.hosts import (
@@ -53,11 +53,11 @@ class Traffic:
 
 
 def handmade(on: Host, count: int) -> None:
-    """Routes in the main table, and what a host needs to forward: no rule, no filter. What others' layouts begin with."""
+    """Routes in the main table, and what a host needs to forward: no rule, no filter but that of strict reverse paths, which
+    the product's taps have too. What others' layouts begin with."""
     on.node.sh("""
         echo 1 > /proc/sys/net/ipv4/ip_forward
-        for f in all default up0; do echo 0 > /proc/sys/net/ipv4/conf/$f/rp_filter; done
-        for f in /proc/sys/net/ipv4/conf/t*/rp_filter; do echo 0 > $f; done
+        for f in /proc/sys/net/ipv4/conf/t*/rp_filter; do echo 1 > $f; done
     """)
     on.batch(
         [
@@ -68,6 +68,12 @@ def handmade(on: Host, count: int) -> None:
             *(f"neigh add {guest4(n)} lladdr {guest_mac(n)} dev t{n} nud permanent" for n in range(count)),
         ]
     )
+
+
+def any_rule(on: Host, count: int) -> None:
+    """The same, and one rule that no packet of a guest's matches."""
+    handmade(on, count)
+    on.batch(["rule add from 203.0.113.0/24 lookup 100"])
 
 
 def rules_per_tap(on: Host, count: int) -> None:
@@ -91,51 +97,55 @@ def filter_per_guest(on: Host, count: int) -> None:
     on.node.run(["nft", "-f", "-"], input="\n".join(lines) + "\n", timeout=300)
 
 
-def ours(on: Host, count: int, filter: bool = True) -> None:
-    """As the product sets it up. Without the filter, also without its tables."""
-    on.crowd([routed(n, dual=False, filter=filter) for n in range(count)])
-    if not filter:
-        on.node.sh("nft delete table inet vmnet; nft delete table arp vmnet")
+def ours(on: Host, count: int) -> None:
+    """As the product sets it up."""
+    on.crowd([routed(n, dual=False) for n in range(count)])
+
+
+def ours_unfiltered(on: Host, count: int) -> None:
+    """The same without its tables of nftables."""
+    ours(on, count)
+    on.node.sh("nft delete table inet vmnet; nft delete table arp vmnet")
+
+
+LAYOUTS = {"main table": (handmade, ""), "policy table": (ours_unfiltered, ONLY4), "source filter": (ours, ONLY4)}
+OLDER = {
+    "main table and any rule": (any_rule, ""),
+    "a rule per tap": (rules_per_tap, ""),
+    "a filter rule per guest": (filter_per_guest, ""),
+}
 
 
 def forwarding(product: Product, effort: Effort) -> Iterator[Row]:
     count = effort(MANY, 2000)
+    layouts = LAYOUTS if effort.quick else LAYOUTS | OLDER
     with ExitStack() as stack:
-
-        def host(config: str) -> Host:
-            made = stack.enter_context(Host(product, config))
-            made.taps(count)
-            return made
-
-        main, policy, filtered = host(""), host(ONLY4), host(ONLY4)
-        handmade(main, count)
-        ours(policy, count, filter=False)
-        ours(filtered, count)
-        hosts = [main, policy, filtered]
-        if not effort.quick:
-            hosts += [host(""), host("")]
-            rules_per_tap(hosts[3], count)
-            filter_per_guest(hosts[4], count)
-        traffic = [Traffic(on, count) for on in hosts]
+        traffic = {}
+        for name, (build, config) in layouts.items():
+            on = stack.enter_context(Host(product, config))
+            on.taps(count)
+            build(on, count)
+            traffic[name] = Traffic(on, count)
         measure(traffic, effort)
-    plain, table, guard, *older = traffic
+    plain, table, guard = (traffic[name] for name in LAYOUTS)
     yield shown(f"{count} guests: packet to a guest, policy table / main table", table.into, plain.into, 1.3, 1.8)
     yield shown(f"{count} guests: packet from a guest, policy table / main table", table.out, plain.out, 1.3, 1.8)
-    yield shown(f"{count} guests: packet from a guest, source filter / without", guard.out, table.out, 1.3, 1.8)
     yield shown(f"{count} guests: packet to a guest, source filter / without", guard.into, table.into, 1.3, 1.8)
-    for name, other in zip(("a rule per tap", "a filter rule per guest"), older, strict=False):
-        yield shown(f"{count} guests: packet from a guest, {name} / main table", other.out, plain.out)
+    yield shown(f"{count} guests: packet from a guest, source filter / without", guard.out, table.out, 1.3, 1.8)
+    for name, other in traffic.items():
+        if name in OLDER:
+            yield shown(f"{count} guests: packet from a guest, {name} / main table", other.out, plain.out)
 
 
-def measure(traffic: Sequence[Traffic], effort: Effort) -> None:
-    """Turns. The older layouts are slow: they get fewer packets, but take part in every turn."""
+def measure(traffic: Mapping[str, Traffic], effort: Effort) -> None:
+    """Turns. The slow layouts get fewer packets, but take part in every turn."""
     packets = effort(20000, 10000)
-    for one in traffic:
-        one.round(packets // 20)
-        del one.out[:], one.into[:]
-    for _ in range(effort(40, 12)):
-        for number, one in enumerate(traffic):
-            one.round(packets if number < 3 else packets // 20)
+    share = {name: packets // 20 if name.startswith("a ") else packets for name in traffic}
+    for turn in range(effort(40, 12) + 1):
+        for name, one in traffic.items():
+            one.round(share[name])
+            if not turn:
+                del one.out[:], one.into[:]
 
 
 def shown(what: str, one: Sequence[float], other: Sequence[float], limit: float | None = None, ci: float | None = None) -> Row:
