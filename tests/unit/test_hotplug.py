@@ -1,0 +1,296 @@
+"""Which NICs hot-plug sets up and takes down, and how bursts become one look; libvirt, the kernel and the records are played."""
+
+from __future__ import annotations
+
+import syslog
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from vmnet_hooks import actions, config
+from vmnet_hooks.agent import hotplug
+from vmnet_hooks.agent.hotplug import Hotplug
+from vmnet_hooks.domain import Action, Owner
+from vmnet_hooks.errors import InputError, KernelError
+from vmnet_hooks.frontends import libvirt_events
+from vmnet_hooks.frontends.libvirt_connection import LibvirtError
+from vmnet_hooks.sections import SECTIONS
+
+UUID = "00000000-0000-0000-0000-000000000001"
+TOML = '[networks.lan]\nmode = "bridged"\nbridge = "br0"\n'
+LINKS = {"tap1": 11, "tap2": 12, "br0": 3, "tap9": 19}
+ONE, TWO = ("52:54:00:00:00:01", "tap1", "br0", "net0"), ("52:54:00:00:00:02", "tap2", "br0", "net1")
+FOREIGN = ("52:54:00:00:00:09", "tap9", "br9", "net2")
+
+
+def xml(*nics: tuple[str, str, str, str]) -> bytes:
+    interfaces = "".join(
+        f"<interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/><target dev='{tap}'/><alias name='{alias}'/>"
+        "</interface>"
+        for mac, tap, bridge, alias in nics
+    )
+    return f"<domain type='qemu' id='1'><name>dom1</name><uuid>{UUID}</uuid><devices>{interfaces}</devices></domain>".encode()
+
+
+def owner(nic: tuple[str, str, str, str], **changes: object) -> Owner:
+    mac, tap, _, _ = nic
+    return Owner(
+        **{
+            **dict(id=f"{UUID}/{mac}", domain="dom1", domain_id=UUID, ifname=tap, ifindex=LINKS[tap], mac=mac),
+            **dict(network="lan", frontend="libvirt", phase="active"),
+            **changes,
+        }
+    )
+
+
+class Records:
+    def __init__(self) -> None:
+        self.rows: list[Owner] = []
+
+    def owners(self, **match: str) -> list[Owner]:
+        return [row for row in self.rows if all(getattr(row, key) == value for key, value in match.items())]
+
+
+class Agent:
+    """What the part sees of the agent; `done` are the events that were acted on, `links` what was done to links."""
+
+    def __init__(self, folder: str) -> None:
+        self.stopping = threading.Event()
+        self.place = self
+        self.store = Records()
+        self.kernel = SimpleNamespace(apply=lambda step: self.links.append((step[0].want.ifname, step[0].want.value)))
+        self.arrivals = SimpleNamespace(arrived=lambda uuid: self.arrivals.heard.append(uuid), heard=[])
+        self.notes: list[tuple[str, str, int]] = []
+        self.links: list[tuple[str, str]] = []
+        self.done: list[tuple[Action, str]] = []
+        self.counts: dict[str, int] = {}
+        self.folder = folder
+        self.failure: Exception | None = None
+
+    def declared(self) -> config.Config:
+        return config.load(SECTIONS, self.folder)
+
+    @contextmanager
+    def records(self):
+        yield self.store
+
+    @contextmanager
+    def engine(self, _declared=None):
+        yield self
+
+    def note(self, kind: str, text: str, priority: int = syslog.LOG_INFO) -> None:
+        self.notes.append((kind, text, priority))
+
+    def count(self, name: str, amount: int = 1, what: str = "") -> None:
+        self.counts[what] = self.counts.get(what, 0) + amount
+
+    def act(self, event, _conclude, _place) -> str:
+        self.done.append((event.action, event.ifname))
+        if self.failure and event.action is Action.RECONNECT:
+            raise self.failure
+        if event.action is Action.RECONNECT:
+            for vif in event.domain.vifs:
+                if vif.bridge == "br0":
+                    nic = (vif.mac, vif.ifname, vif.bridge, "")
+                    self.store.rows = [row for row in self.store.rows if row.mac != vif.mac] + [owner(nic)]
+        else:
+            self.store.rows = [row for row in self.store.rows if event.ifname and row.ifname != event.ifname]
+        return ""
+
+
+class Libvirt:
+    """`answers` are what it says of the domain, one after the other; the last one for ever."""
+
+    def __init__(self, *answers: bytes | None | Exception, active: bool = True) -> None:
+        self.answers, self.active, self.asked = list(answers), active, 0
+
+    def running(self, _uuid: str) -> bytes | None:
+        self.asked += 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def is_active(self, _uuid: str) -> bool:
+        return self.active
+
+
+@pytest.fixture
+def agent(tmp_path, monkeypatch):
+    (tmp_path / "vmnet.toml").write_text(TOML)
+    found = Agent(str(tmp_path))
+    monkeypatch.setattr(actions, "act", found.act)
+    monkeypatch.setattr(hotplug, "_index", lambda ifname: LINKS.get(ifname, 0))
+    return found
+
+
+def look(agent: Agent, *answers: bytes | None | Exception, attached: tuple[str, ...] = (), active: bool = True) -> Hotplug:
+    part = Hotplug(agent)
+    part._events = Libvirt(*answers, active=active)
+    part._look(UUID, set(attached))
+    return part
+
+
+def test_a_new_nic_is_set_up(agent):
+    agent.store.rows = [owner(ONE)]
+    look(agent, xml(ONE, TWO, FOREIGN))
+    assert agent.done == [(Action.RECONNECT, "")]
+    assert agent.notes == [("hotplug", "dom1: tap2 was set up", syslog.LOG_INFO)] and agent.counts == {"set up": 1}
+
+
+def test_nothing_new_costs_nothing(agent):
+    agent.store.rows = [owner(ONE), owner(TWO)]
+    look(agent, xml(ONE, TWO, FOREIGN))
+    assert agent.done == [] and agent.notes == []
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [{"ifindex": 99}, {"network": "other"}, {"phase": "leftover"}, {"domain_id": "name:dom1", "id": "name:dom1/x"}],
+    ids=["another tap of that name", "another network", "a leftover", "of <script>"],
+)
+def test_a_record_that_is_not_of_this_nic(agent, stale):
+    agent.store.rows = [owner(ONE, **stale)]
+    look(agent, xml(ONE))
+    assert agent.done[-1] == (Action.RECONNECT, "")
+
+
+def test_a_nic_that_went(agent):
+    agent.store.rows = [owner(ONE), owner(TWO)]
+    look(agent, xml(ONE))
+    assert agent.done == [(Action.UNPLUG, "tap2")] and agent.counts == {"taken down": 1}
+
+
+def test_one_of_a_script_that_libvirt_does_not_describe_yet(agent):
+    """<script> runs before the NIC is in the description: as long as its tap is there, nothing says that it went."""
+    agent.store.rows = [owner(ONE), owner(TWO, domain_id="name:dom1", id="name:dom1/tap2")]
+    look(agent, xml(ONE))
+    assert agent.done == []
+    agent.store.rows[1] = owner(TWO, domain_id="name:dom1", id="name:dom1/tap2", ifindex=77)
+    look(agent, xml(ONE))
+    assert agent.done == [(Action.UNPLUG, "tap2")]
+
+
+def test_a_domain_that_does_not_run(agent):
+    agent.store.rows = [owner(ONE)]
+    look(agent, None)
+    assert agent.done == [] and agent.notes == []
+
+
+def test_a_domain_that_ended_meanwhile(agent):
+    """Its clean-up may have come first: nothing of it stays."""
+    look(agent, xml(ONE), active=False)
+    assert agent.done == [(Action.RECONNECT, ""), (Action.UNPLUG, "")]
+    assert agent.store.rows == []
+
+
+def test_an_arrival_that_nobody_saw(agent):
+    agent.store.rows = [owner(ONE, phase="incoming")]
+    look(agent, xml(ONE))
+    assert agent.arrivals.heard == [UUID] and agent.done == []
+
+
+def test_what_cannot_be_set_up(agent):
+    """Said once; the NIC that was attached has no carrier, the other one, which may have run for long, keeps it."""
+    agent.failure = InputError("no such thing")
+    part = look(agent, xml(ONE, TWO), attached=("net1",))
+    assert agent.links == [("tap2", "down")] and agent.counts == {"failed": 1}
+    assert agent.notes == [("error", "hotplug: dom1: no such thing; without a carrier until then: tap2", syslog.LOG_ERR)]
+    part._look(UUID, set())
+    assert len(agent.notes) == 1 and part._failed
+    agent.failure = None
+    part._look(UUID, set())
+    assert agent.links[-1] == ("tap2", "up") and not part._failed and not part._shut
+
+
+def test_a_tap_that_was_shut_and_is_another_one_now(agent, monkeypatch):
+    agent.failure = KernelError("no")
+    part = look(agent, xml(TWO), attached=("net1",))
+    agent.failure = None
+    monkeypatch.setattr(hotplug, "_index", lambda ifname: 99)
+    part._look(UUID, set())
+    assert agent.links == [("tap2", "down")] and not part._shut
+
+
+def test_a_lost_connection_is_no_error(agent):
+    part = look(agent, LibvirtError("gone"))
+    assert part._failed == {UUID: ""} and {note[0] for note in agent.notes} == {"hotplug"}
+
+
+def test_a_description_that_makes_no_sense(agent):
+    look(agent, b"<domain><name>x</name><uuid>no</uuid></domain>")
+    assert [note[0] for note in agent.notes] == ["error"] and agent.done == []
+
+
+def test_a_burst_is_one_look_and_nothing_is_lost(agent):
+    """While a domain is looked at, more events are one more look, with all aliases; other domains do not wait."""
+    looked: list[tuple[str, set[str]]] = []
+    go_on = threading.Event()
+
+    def slow(uuid: str, attached: set[str]) -> None:
+        looked.append((uuid, attached))
+        if uuid == "a":
+            go_on.wait(5)
+
+    part = Hotplug(agent)
+    part._look = slow  # type: ignore[method-assign]
+    workers = [threading.Thread(target=part._work, daemon=True) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    part._changed("a", "net0")
+    wait_for(lambda: looked == [("a", {"net0"})])
+    for number in range(50):
+        part._changed("a", f"net{number % 3}")
+    part._changed("b")
+    wait_for(lambda: ("b", set()) in looked)
+    assert len(looked) == 2
+    go_on.set()
+    wait_for(lambda: len(looked) == 3)
+    assert looked[2] == ("a", {"net0", "net1", "net2"})
+    part.close()
+    for worker in workers:
+        worker.join(5)
+        assert not worker.is_alive()
+    assert len(looked) == 3
+
+
+def test_a_worker_survives_whatever_happens(agent):
+    part = Hotplug(agent)
+    looked = []
+
+    def broken(uuid: str, _attached: set[str]) -> None:
+        looked.append(uuid)
+        if len(looked) == 1:
+            part._changed("a")
+            raise RuntimeError("boom")
+
+    part._look = broken  # type: ignore[method-assign]
+    threading.Thread(target=part._work, daemon=True).start()
+    part._changed("a")
+    wait_for(lambda: looked == ["a", "a"])
+    part.close()
+    assert [note for note in agent.notes if "boom" in note[1]]
+
+
+def test_without_the_python_module(agent, monkeypatch):
+    monkeypatch.setattr(libvirt_events, "available", False)
+    before = threading.active_count()
+    part = Hotplug(agent)
+    part.start()
+    part.close()
+    assert len(agent.notes) == 1 and "python3-libvirt" in agent.notes[0][1]
+    assert threading.active_count() == before
+
+
+def test_macs_by_alias():
+    assert libvirt_events.macs(xml(ONE, TWO), {"net1", "net7"}) == {TWO[0]}
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
