@@ -114,7 +114,8 @@ class Host:
     """A hypervisor and the wire that its uplink ends in. Use as a context manager."""
 
     def __init__(self, product: Product, config: str = DUAL, bridges: int = 0):
-        self.product, self.agent = product, None
+        self.product = product
+        self.agent: subprocess.Popen | None = None
         self.stack = ExitStack()
         try:
             self.node = self.stack.enter_context(Node("host"))
@@ -199,10 +200,10 @@ class Host:
                     raise CommandFailed(f"the agent does not listen: {error}") from None
                 time.sleep(0.05)
 
-    def agent_pid(self) -> int:
-        """The agent itself, behind nsenter."""
-        found = [pid for pid in self.node.processes() if "vmnet_hooks.agent" in self.node.command(pid)]
-        return min(found)
+    def stop_agent(self) -> None:
+        self.agent.terminate()
+        self.agent.wait(30)
+        self.agent = None
 
     def spawn(self, commands: Commands, sequence: Sequence[str], repeat: int) -> Series:
         """Whole processes, see spawn.py. Raises CommandFailed."""

@@ -49,8 +49,8 @@ class Row:
 
 
 def figure(value: float, unit: str) -> str:
-    digits = f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-    return f"{digits} {unit}".rstrip()
+    places = 0 if value >= 100 or value == int(value) else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    return f"{value:.{places}f} {unit}".rstrip()
 
 
 def ratio(
@@ -76,7 +76,7 @@ def middle(
 
 def unknown(what: str, why: object, limit: float | None = None, ci_limit: float | None = None, unit: str = "×") -> Row:
     """A row that could not be measured."""
-    return Row(what, None, unit, limit, ci_limit, " ".join(str(why).split())[:160])
+    return Row(what, None, unit, limit, ci_limit, " ".join(str(why).split())[-160:])
 
 
 def table(title: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

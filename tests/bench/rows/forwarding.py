@@ -98,8 +98,10 @@ def filter_per_guest(on: Host, count: int) -> None:
 
 
 def ours(on: Host, count: int) -> None:
-    """As the product sets it up."""
+    """As the product sets it up. Nobody watches over it meanwhile."""
+    on.start_agent()
     on.crowd([routed(n, dual=False) for n in range(count)])
+    on.stop_agent()
 
 
 def ours_unfiltered(on: Host, count: int) -> None:

@@ -61,6 +61,6 @@ def turn(on: Host, nic: Interface, repeat: int) -> dict[str, list[float]]:
 def memory(on: Host) -> Row:
     # What it reads at leisure after a plug belongs to it.
     time.sleep(2)
-    status = Path(f"/proc/{on.agent_pid()}/status").read_text()
+    status = Path(f"/proc/{on.agent.pid}/status").read_text()
     resident = int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0])
     return Row(f"agent's memory with {REMEMBERED} guests", resident / MIB, "MiB", 80, 100)
