@@ -14,7 +14,7 @@ from .domain import Owner
 from .errors import InTheWay, KernelError, VmnetError
 from .plan import Change, Plan, Release, goes_with_link
 from .ruleset import CLOSED6
-from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl
+from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl, same
 
 
 class Kernel(Protocol):
@@ -22,6 +22,7 @@ class Kernel(Protocol):
 
     def close(self) -> None: ...
     def link(self, ifname: str) -> compose.Link | None: ...
+    def has_sent(self, ifname: str) -> bool: ...
     def ports(self, ifname: str) -> list[str]: ...
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> compose.Host: ...
     def survey(self, port: str, bridge: str) -> Adoption: ...
@@ -86,9 +87,9 @@ class Store(Protocol):
     def needing(self, owner: str) -> list[Owner]: ...
     def pending(self) -> Pending | None: ...
     def set_pending(self, pending: Pending | None) -> None: ...
-    def expect(self, uuid: str) -> None: ...
-    def expects(self, uuid: str) -> bool: ...
-    def expected(self, uuid: str) -> bool: ...
+    def expect(self, mark: str) -> None: ...
+    def expects(self, mark: str) -> bool: ...
+    def expected(self, mark: str) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,14 @@ class Transaction:
     originals: Mapping[str, Resource | None] = field(default_factory=dict)
     before: Mapping[str, Resource] = field(default_factory=dict)
     """What was there at every key that the plan looks at."""
+    recorded: Mapping[str, Resource] = field(default_factory=dict)
+    """What the records say already."""
+
+    @property
+    def news(self) -> dict[str, Resource]:
+        """What of `wants` is not in the records as it is."""
+        known = self.recorded
+        return {key: want for key, want in self.wants.items() if key not in known or not same(known[key], want)}
 
     @property
     def restore(self) -> list[Change]:
@@ -209,9 +218,9 @@ class Transactions:
             }
             wants = {**others, **wants}
             current = {**current, **self.kernel.read(others.values())}
-        for key, resource in wants.items():
-            ours = recorded.get(key)
-            if isinstance(ours, Device) and isinstance(resource, Device) and ours != resource and key in current:
+        for ours in moved:
+            resource = wants[ours.key]
+            if isinstance(ours, Device) and isinstance(resource, Device) and ours.key in current:
                 # With every setting that we gave it: a link that is made anew may have to be put back.
                 words = dict(resource.options if ours.type == resource.type else ()) | dict(ours.options)
                 current = {**current, **self.kernel.read([replace(ours, options=tuple(words.items()))])}
@@ -231,7 +240,7 @@ class Transactions:
         add = {
             owner: [*resources, *(f"needs {other}" for other in needs.get(owner.id, ()))] for owner, resources in wanted.items()
         }
-        return Transaction(plan.diff(wants, release, current), add, drop, wants, originals, current)
+        return Transaction(plan.diff(wants, release, current), add, drop, wants, originals, current, recorded)
 
     def _found(self, have: Resource, wants: Mapping[str, Resource]) -> Resource:
         """What was found, but for what we left there ourselves and lost the record of."""
@@ -282,7 +291,7 @@ class Transactions:
                 done += step
                 self.kernel.apply(step)
             self._verify(transaction)
-            self.store.commit(transaction.drop, transaction.add, transaction.wants, originals)
+            self.store.commit(transaction.drop, transaction.add, transaction.news, originals)
         except BaseException as error:
             if isinstance(error, InTheWay):
                 done.pop()

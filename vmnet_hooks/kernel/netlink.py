@@ -139,10 +139,7 @@ class Netlink:
                 case Route():
                     have = self._read_route(resource, cache)
                 case Rule():
-                    key = ("rules", resource.family)
-                    if key not in cache:
-                        cache[key] = {rule.key: rule for rule in self._rules(resource.family)}
-                    have = cache[key].get(resource.key)
+                    have = self._cached_rules(resource.family, cache).get(resource.key)
                 case _:
                     raise TypeError(f"not a netlink resource: {resource}")
             if have is not None:
@@ -207,28 +204,40 @@ class Netlink:
         # The kernel takes none through a link that is down, and drops those that there are.
         if link is None or not link.flags & UP:
             return None
-        address, _, length = want.dst.partition("/")
-        if length == ("128" if want.family == 6 else "32"):
-            # It costs the same among thousands of routes, which a dump does not; but what it does not find may be there.
-            met = self._wire.lookup(address)
-            if met and (met.table, met.dst, met.oif, met.metric) == (want.table, want.dst, link.index, want.priority):
-                return self._route_of(met, want.family, want.dev)
-            if met and met.table == want.table and not met.dst.endswith(f"/{length}") and link.flags & wire.LOWER_UP:
-                # The table was asked, and had nothing for this address alone.
-                return None
-        return self._dumped(want, link.index, cache).get(want.key)
+        # A dump takes longer with every route in the table, a look-up does not; but what a look-up does not find may be there.
+        met = self._lookup(want, cache)
+        if met and (met.table, met.dst, met.oif, met.metric) == (want.table, want.dst, link.index, want.priority):
+            return self._route_of(met, want.family, want.dev)
+        length = "/128" if want.family == 6 else "/32"
+        is_host = want.dst.endswith(length)
+        if is_host and met and met.table == want.table and not met.dst.endswith(length) and link.flags & wire.LOWER_UP:
+            # The table was asked, and had nothing for this address alone.
+            return None
+        # In the main table first by our own number, then by those who may have put our subnet there: a router may hold a
+        # million other routes.
+        protos = (PROTO, _RTPROT_KERNEL, _RTPROT_BOOT, _RTPROT_STATIC) if want.table == MAIN_TABLE else (0,)
+        for proto in protos:
+            if found := self._dumped(want, link.index, proto, cache).get(want.key):
+                return found
+        return None
 
-    def _dumped(self, want: Route, index: int, cache: dict[Any, Any]) -> dict[str, Route]:
-        """The routes through a device in a table. The kernel filters them."""
-        key = ("route", want.family, want.table, want.dev)
+    def _lookup(self, want: Route, cache: dict[Any, Any]) -> wire.Route | None:
+        """What the kernel finds at the start of a destination, where that may be the route itself."""
+        address, _, length = want.dst.partition("/")
+        if length != "0":
+            # The rules of the guests' own table come before the main one's.
+            return self._wire.lookup(address) if want.table != MAIN_TABLE or length in ("32", "128") else None
+        rules = self._cached_rules(want.family, cache).values()
+        source = next((rule.subnet for rule in rules if rule.selector == "from" and rule.table == want.table), "")
+        # IPv4 is not asked for a source that is not the host's own.
+        return self._wire.lookup(address, source.partition("/")[0]) if source and want.family == 6 else None
+
+    def _dumped(self, want: Route, index: int, proto: int, cache: dict[Any, Any]) -> dict[str, Route]:
+        """The routes through a device in a table, by a protocol if it is not 0. The kernel filters them."""
+        key = ("route", want.family, want.table, want.dev, proto)
         if key not in cache:
-            # In the main table only by those who may have put our subnet there: a router may hold a million other routes.
-            protos = (PROTO, _RTPROT_KERNEL, _RTPROT_BOOT, _RTPROT_STATIC) if want.table == MAIN_TABLE else (0,)
-            cache[key] = {}
-            for proto in protos:
-                for route in self._wire.routes(_FAMILY[want.family], want.table, index, proto):
-                    made = self._route_of(route, want.family, want.dev)
-                    cache[key][made.key] = made
+            found = self._wire.routes(_FAMILY[want.family], want.table, index, proto)
+            cache[key] = {made.key: made for route in found for made in (self._route_of(route, want.family, want.dev),)}
         return cache[key]
 
     def _route_of(self, found: wire.Route, family: int, dev: str) -> Route:
@@ -248,6 +257,12 @@ class Netlink:
     def rules(self) -> list[Rule]:
         """Every rule that selects by one subnet."""
         return [rule for family in _FAMILY for rule in self._rules(family)]
+
+    def _cached_rules(self, family: int, cache: dict[Any, Any]) -> dict[str, Rule]:
+        key = ("rules", family)
+        if key not in cache:
+            cache[key] = {rule.key: rule for rule in self._rules(family)}
+        return cache[key]
 
     def _rules(self, family: int) -> list[Rule]:
         return [Rule(*rule) for rule in self._wire.rules(_FAMILY[family])]

@@ -50,7 +50,7 @@ UP, LOWER_UP = 1, 0x10000
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _NDA_DST, _NDA_LLADDR = 1, 2
 PROXY, PERMANENT = 8, 0x80
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 4, 5, 6, 7, 15
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE = 1, 2, 4, 5, 6, 7, 15
 _UNICAST, _UNIVERSE, _ON_LINK = 1, 0, 253
 _ONLINK = 4
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
@@ -347,14 +347,16 @@ class Rtnetlink(Socket):
         # Without IPv6 in the kernel, its dump is one of all families.
         return [route for data in dumped if data[0] == family and (route := _route_of(data)) and proto in (0, route.proto)]
 
-    def lookup(self, address: str) -> Route | None:
-        """The route by which the kernel finds an address, of all the rules and tables; None if it finds none. It says nothing
-        of what other routes there are, but costs the same among thousands."""
+    def lookup(self, address: str, source: str = "") -> Route | None:
+        """The route by which the kernel finds an address (for what comes from `source`, of IPv6 alone), of all the rules and
+        tables; None if it finds none. It says nothing of what other routes there are, but costs the same among thousands."""
         family = family_of(address)
-        packed = inet_pton(family, address)
-        body = _ROUTE.pack(family, 8 * len(packed), 0, 0, 0, 0, 0, 0, _LOOKUP_TABLE | _FIB_MATCH) + attribute(_RTA_DST, packed)
+        packed, origin = inet_pton(family, address), inet_pton(family, source) if source else b""
+        # IPv6 tells the table unasked, and takes the question for an error.
+        flags = _FIB_MATCH if family == AF_INET6 else _FIB_MATCH | _LOOKUP_TABLE
+        body = _ROUTE.pack(family, 8 * len(packed), 8 * len(origin), 0, 0, 0, 0, 0, flags) + attribute(_RTA_DST, packed)
         try:
-            return _route_of(self.get(_GETROUTE, body))
+            return _route_of(self.get(_GETROUTE, body + attribute(_RTA_SRC, origin) if source else body))
         except NetlinkError:
             return None
 
