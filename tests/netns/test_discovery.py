@@ -290,20 +290,23 @@ def test_a_flood_costs_little_and_starves_nobody(lab, capsys):
     assert spent < 0.8, "more than a fifth of a processor"
     assert "solicitations a second" in agent.log
     # It gets its tokens back.
-    assert eventually(lambda: asked(a1.node, question(a1))[0].ms is not None)
+    assert eventually(lambda: (asked(a1.node, question(a1))[0].ms or 1000) < 50)
 
 
 # --- taps that change, come and go --------------------------------------------------------------------------------------
 
 
 def test_the_taps_mac_is_the_one_of_now(lab):
+    """Not the one that it had when the agent began to listen. By a new declaration: what somebody else changes is put back."""
     a1 = lab.guests["a1"]
-    lab.a.run(f"ip link set {a1.nic.tap} address fe:00:00:00:12:34")
+    lab.a.config(PUBLIC + 'tap_mac = "fe:00:00:00:12:34"\n' + HOSTROUTE)
     try:
+        call(a1.host, a1.domain, "start", a1.nic)
         (reply,) = asked(a1.node, question(a1))
         assert reply.frames and reply.frames[0][80:86] == frames.mac_bytes("fe:00:00:00:12:34")
     finally:
-        lab.a.run(f"ip link set {a1.nic.tap} address {TAP_MAC}")
+        lab.a.config(PUBLIC + HOSTROUTE)
+        call(a1.host, a1.domain, "start", a1.nic)
 
 
 def test_a_tap_that_goes_down_and_up(lab):
