@@ -260,6 +260,9 @@ class Engine(Parts):
                     reason = "could not be cleaned up" if owner.phase == "leftover" else f"{owner.ifname} is gone"
                     drifts.append(Drift(label, f"{owner.network}: {reason}", "remove its state"))
                     continue
+                if owner.phase == "incoming" and self.kernel.has_sent(owner.ifname):
+                    what = f"{owner.ifname}: the guest has arrived, and nobody saw it"
+                    drifts.append(Drift(label, what, f"vmnet-hook start {owner.domain}"))
                 wants, problem = self._wants(owner)
                 if problem:
                     drifts.append(Drift(label, problem, "keep what was set up"))

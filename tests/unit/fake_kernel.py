@@ -82,7 +82,8 @@ Micro = Callable[[], None]
 class FakeKernel:
     """`fail_at` and `kill_at` count calls of `apply` from 0; `late` lets the step happen first. With `after`, the fault comes
     after so many of the step's small steps (`small` counts them by call). `stuck` keys can't be changed, `lost` keys are
-    changed without effect, `vanish` = (call, link) takes a link away before that call. `obstacles` are reasons by port."""
+    changed without effect, `vanish` = (call, link) takes a link away before that call. `obstacles` are reasons by port,
+    `heard` taps whose guests have sent something."""
 
     def __init__(self, ipv6: bool = True, ra_links: tuple[str, ...] = (), rp_filter: int = 0) -> None:
         self.world: dict[str, Resource] = {}
@@ -97,6 +98,7 @@ class FakeKernel:
         self.ipv6, self.ra_links, self.rp_filter = ipv6, ra_links, rp_filter
         self.machine = "4c4c4544"
         self.obstacles: dict[str, str] = {}
+        self.heard: set[str] = set()
         self._indexes = itertools.count(1)
         self.put(Sysctl("net/ipv4/conf/all/send_redirects", "1"))
         if ipv6:
@@ -201,6 +203,9 @@ class FakeKernel:
             ours=made.alias == ALIAS,
             vlan_filtering=dict(made.options).get("vlan_filtering") == "1",
         )
+
+    def has_sent(self, ifname: str) -> bool:
+        return ifname in self.heard
 
     def ports(self, ifname: str) -> list[str]:
         return sorted(name for name in self.links if self.master(name) == ifname)

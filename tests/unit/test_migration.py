@@ -173,6 +173,16 @@ def test_a_domain_that_is_called_running_has_arrived(domain, facts, tmp_path):
     assert set(phases(host)) == {"plugged"}
 
 
+def test_a_guest_that_nobody_saw_arriving_is_told_of(tmp_path):
+    host, _ = twins(tmp_path, ROUTED, {})
+    incoming(host, ROUTED)
+    host.kernel.heard.add(ROUTED.vifs[0].ifname)
+    [drift] = host.check()
+    assert "has arrived" in drift.what and drift.remedy == "vmnet-hook start d1"
+    host.plug(ROUTED)
+    assert not host.check()
+
+
 def test_the_configuration_is_gone_when_it_arrives(tmp_path):
     host, _ = twins(tmp_path, ROUTED, {})
     incoming(host, ROUTED)

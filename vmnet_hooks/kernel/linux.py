@@ -11,7 +11,7 @@ from ..errors import ConflictError, InTheWay, KernelError
 from ..plan import Plan
 from ..ruleset import FAMILIES
 from ..state import FORWARDING_GATE, Adoption, Device, HostName, NftElement, NftTable, Resource, Route, Sysctl, TableName
-from . import sysctl
+from . import sysctl, sysfs
 from .netlink import Netlink
 from .nft import Memory, Nft
 from .wire import NetlinkError
@@ -35,6 +35,10 @@ class Kernel:
     def link(self, ifname: str) -> Link | None:
         """What the kernel says of a link; None if there is none of that name."""
         return self.netlink.link(ifname)
+
+    def has_sent(self, ifname: str) -> bool:
+        """Whether a tap's guest is known to have sent anything."""
+        return sysfs.has_sent(ifname)
 
     def rename(self, ifname: str, name: str) -> None:
         """Calls a link, which must be down, `name`. Raises ConflictError if another one is called so, or KernelError."""

@@ -13,7 +13,6 @@ from . import sysfs
 
 _ETH_P_ALL = 0x0003
 _SO_ATTACH_FILTER = 26
-_IFF_PERSIST = 0x0800
 
 # Classic BPF, linux/filter.h; the packet type is "ancillary" data at SKF_AD_OFF + SKF_AD_PKTTYPE.
 _LOAD, _LOAD_HALF, _LOAD_BYTE, _JUMP_EQUAL, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x06
@@ -70,7 +69,7 @@ class Listener:
         try:
             self._socket.recv(_KEPT)
         except BlockingIOError:
-            return _has_sent(self._ifname)
+            return sysfs.has_sent(self._ifname)
         except OSError as error:
             # The link went down, or away. One that comes up again has the same socket.
             if error.errno not in (errno.ENETDOWN, errno.ENODEV, errno.ENXIO):
@@ -81,12 +80,3 @@ class Listener:
     def is_gone(self) -> bool:
         """Whether there is no such tap any more. (One that is merely down is still there.)"""
         return self._socket.getsockname()[0] != self._ifname
-
-
-def _has_sent(ifname: str) -> bool:
-    """Whether the guest was heard when nobody listened: a tap lives no longer than its QEMU, and counts. One that is made to
-    stay may have counted another guest's frames."""
-    flags = sysfs.read(ifname, "tun_flags")
-    if flags is None or int(flags, 16) & _IFF_PERSIST:
-        return False
-    return int(sysfs.read(ifname, "statistics/rx_packets") or 0) > 0

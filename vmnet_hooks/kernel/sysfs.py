@@ -3,6 +3,7 @@
 import os
 
 ROOT = "/sys/class/net"
+_IFF_PERSIST = 0x0800
 
 
 def exists(ifname: str) -> bool:
@@ -25,3 +26,12 @@ def files(ifname: str, folder: str = "") -> list[str]:
         return os.listdir(f"{ROOT}/{ifname}/{folder}")
     except OSError:
         return []
+
+
+def has_sent(ifname: str) -> bool:
+    """Whether a tap's guest has sent anything: the tap lives no longer than its QEMU, and counts. One that is made to stay may
+    have counted another guest's frames."""
+    flags = read(ifname, "tun_flags")
+    if flags is None or int(flags, 16) & _IFF_PERSIST:
+        return False
+    return int(read(ifname, "statistics/rx_packets") or 0) > 0
