@@ -5,7 +5,9 @@ which taps are guarded; judging is left to the filters.
 """
 
 from ..errors import KernelError
+from ..kernel import tables
 from ..kernel.libnftables import Context
+from ..kernel.wire import Socket
 from ..ruleset import ARP, BRIDGE, CLOSED6, INET, KEEP_CLOSED, KEEPER, KEEPERS, KEPT_SETS
 from ..state import NftTable
 from ..transaction import Kernel, Store
@@ -20,12 +22,14 @@ class Keeper:
 
     def __init__(self) -> None:
         self._nft = Context()
+        self._socket = Socket(tables.NETLINK_NETFILTER)
         self._held: dict[str, Taps] = {}
         """By family of the tables that are there."""
         self._closed = False
 
     def close(self) -> None:
         self._nft.close()
+        self._socket.close()
 
     def follow(self, store: Store, kernel: Kernel) -> None:
         """Guards what the records say. Raises KernelError, with nothing changed, where the kernel knows no such tables or another
@@ -64,11 +68,10 @@ class Keeper:
 
     def lost(self) -> bool:
         """Whether a table of ours is gone: then all are made anew by the next `follow`."""
-        output, _ = self._nft.run("list tables")
-        there = {line.split()[1] for line in output.splitlines() if line.endswith(f" {KEEPER}")}
-        if self._held.keys() <= there:
+        there = [f for f in self._held if tables.read(self._socket, NftTable(f, "", (), KEEPER)) is not None]
+        if len(there) == len(self._held):
             return False
-        self._run("".join(f"delete table {family} {KEEPER}\n" for family in there & self._held.keys()))
+        self._run("".join(f"delete table {family} {KEEPER}\n" for family in there))
         self._held, self._closed = {}, False
         return True
 
