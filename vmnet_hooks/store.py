@@ -1,17 +1,20 @@
 """The records under /run/vmnet-hooks: what was set up for which vif, what was found before, and the one lock.
 
 An owner (a vif, or a network that was brought up alone) *claims* resources by key; a resource that no owner claims any more
-is taken away. The journal holds the changes under way: whoever takes the
-lock next undoes what a killed process left half-done.
+is taken away. Whoever is the first to claim one is named beside it; what was there already, guests claim in a bundle: all of one
+network claim the same, and one row says so, not one a key, each of them on another page of the file. The journal holds the
+changes under way: whoever takes the lock next undoes what a killed process left half-done.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from .domain import Owner
@@ -42,13 +45,33 @@ CREATE TABLE IF NOT EXISTS address (
     network TEXT, address TEXT, owner TEXT, PRIMARY KEY (network, address, owner)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS address_owner ON address (owner);
 CREATE TABLE IF NOT EXISTS resource (
-    key TEXT PRIMARY KEY, kind TEXT NOT NULL, want TEXT NOT NULL, original TEXT) WITHOUT ROWID;
+    key TEXT PRIMARY KEY, kind TEXT NOT NULL, want TEXT NOT NULL, original TEXT, owner TEXT) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS resource_owner ON resource (owner) WHERE owner IS NOT NULL;
 CREATE INDEX IF NOT EXISTS resource_address ON resource (substr(key, 6 + instr(substr(key, 6), ' '))) WHERE kind = 'address';
 CREATE TABLE IF NOT EXISTS claim (owner TEXT, key TEXT, PRIMARY KEY (owner, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS claim_key ON claim (key);
+CREATE TABLE IF NOT EXISTS bundle (id TEXT, key TEXT, PRIMARY KEY (id, key)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS bundle_key ON bundle (key);
 CREATE TABLE IF NOT EXISTS pending (id INTEGER PRIMARY KEY CHECK (id = 1), value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, what TEXT NOT NULL, have TEXT, want TEXT);
 """
+
+# The keys that owner ?1 claims: alone, one by one, in bundles.
+_ALONE = "SELECT key FROM resource WHERE owner = ?1"
+_SHARED = (
+    "SELECT key FROM claim WHERE owner = ?1 AND key NOT LIKE '@%' UNION "
+    "SELECT bundle.key FROM claim JOIN bundle ON bundle.id = claim.key WHERE claim.owner = ?1"
+)
+# Who claims the key ?1.
+_CLAIMANTS = (
+    "SELECT owner FROM resource WHERE key = ?1 AND owner IS NOT NULL UNION SELECT owner FROM claim WHERE key = ?1 UNION "
+    "SELECT claim.owner FROM bundle JOIN claim ON claim.key = bundle.id WHERE bundle.key = ?1"
+)
+# Whether anybody claims a resource who is not named beside it.
+_CLAIMED = (
+    "(EXISTS (SELECT 1 FROM claim WHERE claim.key = resource.key) OR EXISTS "
+    "(SELECT 1 FROM bundle JOIN claim ON claim.key = bundle.id WHERE bundle.key = resource.key))"
+)
 
 
 def identity(directory: str = DIRECTORY) -> object:
@@ -87,6 +110,8 @@ class Store:
         for name, kind in (("vlan", "INTEGER"), ("tagged", "TEXT"), ("mtu", "INTEGER"), ("metric", "INTEGER NOT NULL DEFAULT 0")):
             if columns and name not in columns:
                 self._db.execute(f"ALTER TABLE owner ADD COLUMN {name} {kind}")
+        if columns and "owner" not in {row[1] for row in self._db.execute("PRAGMA table_info(resource)")}:
+            self._db.execute("ALTER TABLE resource ADD COLUMN owner TEXT")
         self._db.executescript(_SCHEMA)
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
 
@@ -184,29 +209,27 @@ class Store:
 
     def claimants(self, start: str) -> list[tuple[Resource, Owner]]:
         """What is claimed under keys that start so, each with who claims it."""
-        return self._claimants("resource.key >= ? AND resource.key < ?", (start, f"{start}\x7f"))
+        return self._claimants("key >= ? AND key < ?", (start, f"{start}\x7f"))
 
     def claimants_of_address(self, address: str) -> list[tuple[Resource, Owner]]:
         """Who claims an address (with prefix length), on whatever link, each with what is claimed."""
-        there = "substr(resource.key, 6 + instr(substr(resource.key, 6), ' '))"
-        return self._claimants(f"kind = 'address' AND {there} = ?", (address,))
+        return self._claimants("kind = 'address' AND substr(key, 6 + instr(substr(key, 6), ' ')) = ?", (address,))
 
     def _claimants(self, where: str, values: Sequence[str]) -> list[tuple[Resource, Owner]]:
-        rows = self._query(
-            "SELECT want, owner.* FROM resource JOIN claim ON claim.key = resource.key JOIN owner ON owner.id = claim.owner "
-            f"WHERE {where}",
-            values,
-        )
-        return [(_decoded(row[0]), _owner(row[1:])) for row in rows]
+        found = []
+        for key, want in self._query(f"SELECT key, want FROM resource WHERE {where}", values):
+            rows = self._query(f"SELECT * FROM owner WHERE id IN ({_CLAIMANTS})", (key,))
+            found += [(_decoded(want), _owner(row)) for row in rows]
+        return found
 
     def claims(self, owner: str) -> dict[str, Resource]:
         """What an owner claims, by key."""
-        rows = self._query("SELECT key, want FROM resource WHERE key IN (SELECT key FROM claim WHERE owner = ?)", (owner,))
+        rows = self._query(f"SELECT key, want FROM resource WHERE key IN ({_ALONE} UNION {_SHARED})", (owner,))
         return {key: _decoded(want) for key, want in rows}
 
     def claimed(self, owner: str) -> set[str]:
         """The keys that an owner claims, its needs among them."""
-        return {key for (key,) in self._query("SELECT key FROM claim WHERE owner = ?", (owner,))}
+        return {key for (key,) in self._query(f"{_ALONE} UNION {_SHARED}", (owner,))}
 
     def needs(self, owner: str) -> list[str]:
         """Ids of the owners that must be there for an owner."""
@@ -220,9 +243,16 @@ class Store:
 
     def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool:
         """Whether anybody but `owners` claims a key."""
-        marks = ",".join("?" * len(owners))
-        query = f"SELECT 1 FROM claim WHERE key = ? AND owner NOT IN ({marks}) LIMIT 1"
-        return self._query(query, (key, *owners)) != []
+        excluded = json.dumps(list(owners))
+        query = "owner NOT IN (SELECT value FROM json_each(?2))"
+        return bool(
+            self._query(f"SELECT 1 FROM resource WHERE key = ?1 AND owner IS NOT NULL AND {query}", (key, excluded))
+            or self._query(f"SELECT 1 FROM claim WHERE key = ?1 AND {query} LIMIT 1", (key, excluded))
+            or self._query(
+                f"SELECT 1 FROM bundle JOIN claim ON claim.key = bundle.id WHERE bundle.key = ?1 AND {query} LIMIT 1",
+                (key, excluded),
+            )
+        )
 
     def recorded(self, key: str) -> tuple[Resource, Resource | None] | None:
         """What we put at a key, and what was there before; None if nobody claims it."""
@@ -238,11 +268,21 @@ class Store:
 
     def released(self, owners: Sequence[str], wants: Container[str]) -> dict[str, tuple[Resource, Resource | None]]:
         """What `recorded` says of the keys that these owners claim and nobody else does, but for those in `wants`."""
-        names = json.dumps(list(owners))
+        # Nearly always it is one.
+        alone = len(owners) == 1
+        names = owners[0] if alone else json.dumps(list(owners))
+        mine = "= ?1" if alone else "IN (SELECT value FROM json_each(?1))"
+        theirs = "<> ?1" if alone else f"NOT {mine}"
         rows = self._query(
             "SELECT key, want, original FROM resource WHERE key IN "
-            "(SELECT key FROM claim WHERE owner IN (SELECT value FROM json_each(?1))) AND NOT EXISTS "
-            "(SELECT 1 FROM claim WHERE claim.key = resource.key AND owner NOT IN (SELECT value FROM json_each(?1)))",
+            f"(SELECT key FROM resource WHERE owner {mine} UNION SELECT key FROM claim WHERE owner {mine} UNION "
+            # Of a bundle that somebody else claims too, there is nothing to release.
+            "SELECT bundle.key FROM claim JOIN bundle ON bundle.id = claim.key "
+            f"WHERE claim.owner {mine} AND NOT EXISTS (SELECT 1 FROM claim c WHERE c.key = bundle.id AND c.owner {theirs})) "
+            f"AND (owner IS NULL OR owner {mine}) "
+            f"AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.key = resource.key AND claim.owner {theirs}) "
+            "AND NOT EXISTS (SELECT 1 FROM bundle JOIN claim ON claim.key = bundle.id "
+            f"WHERE bundle.key = resource.key AND claim.owner {theirs})",
             (names,),
         )
         return {key: (_decoded(want), decode(original)) for key, want, original in rows if key not in wants}
@@ -305,30 +345,62 @@ class Store:
         with self._transaction():
             gone = [key for name in drop for key in self._forget(name)]
             for owner, keys in add.items():
-                gone += self._forget(owner.id)
-                self._db.execute(_INSERT_OWNER, _row(owner))
-                self._db.executemany(
-                    "INSERT INTO address VALUES (?, ?, ?)", [(owner.network, a, owner.id) for a in owner.addresses]
-                )
-                self._db.executemany("INSERT INTO claim VALUES (?, ?)", [(owner.id, key) for key in keys])
-            self._db.executemany(
-                "INSERT INTO resource VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET want = excluded.want",
-                [(key, want.kind, encode(want), encode(originals.get(key))) for key, want in wants.items()],
-            )
+                gone += self._add(owner, sorted(keys), wants, originals)
+            self._put(((key, want, originals.get(key), None) for key, want in wants.items()))
             self._db.execute("DELETE FROM journal")
             self._sweep(gone)
 
+    def _put(self, rows: Iterable[tuple[str, Resource, Resource | None, str | None]]) -> None:
+        """Records (key, resource, original, owner) each; what is there keeps its original and its owner."""
+        self._db.executemany(
+            "INSERT INTO resource (key, kind, want, original, owner) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET want = excluded.want",
+            [(key, want.kind, encode(want), encode(original), owner) for key, want, original, owner in rows],
+        )
+
+    def _add(
+        self, owner: Owner, keys: Sequence[str], wants: Mapping[str, Resource], originals: Mapping[str, Resource | None]
+    ) -> list[str]:
+        """Records an owner with the keys that it claims. Returns those that it did claim, and does not any more."""
+        before = self.claimed(owner.id)
+        sole = {key for (key,) in self._query(_ALONE, (owner.id,))}
+        self._forget_owner(owner.id)
+        self._db.execute(_INSERT_OWNER, _row(owner))
+        self._db.executemany("INSERT INTO address VALUES (?, ?, ?)", [(owner.network, a, owner.id) for a in owner.addresses])
+        there = {
+            key
+            for (key,) in self._query(
+                "SELECT key FROM resource WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
+            )
+        }
+        self._put((key, wants[key], originals.get(key), owner.id) for key in keys if key in wants and key not in there)
+        left = sole.difference(keys)
+        self._db.executemany("UPDATE resource SET owner = NULL WHERE key = ?", [(key,) for key in left])
+        shared = [key for key in keys if key in there and key not in sole]
+        # What is no resource: needs.
+        claims = [key for key in keys if key not in there and key not in wants]
+        if shared:
+            claims.append(self._bundle(shared))
+        self._db.executemany("INSERT INTO claim VALUES (?, ?)", [(owner.id, key) for key in claims])
+        return list(before.difference(keys))
+
+    def _bundle(self, keys: Sequence[str]) -> str:
+        """The id of a bundle of these keys, which is made if there is none."""
+        name = "@" + hashlib.sha256("\n".join(keys).encode(errors="surrogateescape")).hexdigest()[:32]
+        if not self._query("SELECT 1 FROM bundle WHERE id = ? LIMIT 1", (name,)):
+            self._db.executemany("INSERT INTO bundle VALUES (?, ?)", [(name, key) for key in keys])
+        return name
+
     def forget(self, owner: str, keep: Iterable[str] = ()) -> None:
         """Forgets an owner. Keys in `keep` could not be cleaned up: they stay, under the owner in phase leftover."""
-        kept = list(keep)
+        kept = set(keep)
         with self._transaction():
+            rows = self._query("SELECT * FROM owner WHERE id = ?", (owner,)) if kept else []
+            kept &= self.claimed(owner) if kept else kept
+            gone = self._forget(owner)
             if kept:
-                self._db.execute("UPDATE owner SET phase = 'leftover' WHERE id = ?", (owner,))
-                self._db.execute("DELETE FROM address WHERE owner = ?", (owner,))
-                gone = [key for key in self.claimed(owner) if key not in kept]
-                self._db.executemany("DELETE FROM claim WHERE owner = ? AND key = ?", [(owner, key) for key in gone])
-            else:
-                gone = self._forget(owner)
+                self._db.executemany(_INSERT_OWNER, [_row(replace(_owner(row), phase="leftover")) for row in rows])
+                self._db.executemany("INSERT INTO claim VALUES (?, ?)", [(owner, key) for key in sorted(kept)])
             self._db.execute("DELETE FROM journal")
             self._sweep(gone)
 
@@ -394,18 +466,28 @@ class Store:
         return fresh
 
     def _forget(self, owner: str) -> list[str]:
-        """Returns the keys that it claimed."""
-        gone = list(self.claimed(owner))
+        """Returns the keys that it claimed, but for those in bundles that others claim too."""
+        gone = [key for (key,) in self._query(_ALONE, (owner,))]
+        self._db.execute("UPDATE resource SET owner = NULL WHERE owner = ?", (owner,))
+        return gone + self._forget_owner(owner)
+
+    def _forget_owner(self, owner: str) -> list[str]:
+        """As `_forget`, but for what it is named beside."""
+        claims = [key for (key,) in self._query("SELECT key FROM claim WHERE owner = ?", (owner,))]
         for table, column in (("claim", "owner"), ("address", "owner"), ("owner", "id")):
             self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (owner,))
+        gone = [key for key in claims if not key.startswith("@")]
+        for name in (key for key in claims if key.startswith("@")):
+            if not self._query("SELECT 1 FROM claim WHERE key = ? LIMIT 1", (name,)):
+                gone += [key for (key,) in self._query("SELECT key FROM bundle WHERE id = ?", (name,))]
+                self._db.execute("DELETE FROM bundle WHERE id = ?", (name,))
         return gone
 
     def _sweep(self, gone: Sequence[str]) -> None:
         """Forgets those of the keys that nobody claims any more: never a scan over every guest's."""
         if gone:
             self._db.execute(
-                "DELETE FROM resource WHERE key IN (SELECT value FROM json_each(?)) "
-                "AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.key = resource.key)",
+                "DELETE FROM resource WHERE key IN (SELECT value FROM json_each(?)) AND owner IS NULL AND NOT " + _CLAIMED,
                 (json.dumps(gone),),
             )
 

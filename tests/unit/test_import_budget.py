@@ -105,3 +105,12 @@ def test_a_domain_with_nothing_of_ours_does_not_load_the_kernel(operation, tmp_p
     assert status == "0" and ("vmnet_hooks.actions" in modules) == (operation != "prepare")
     assert not {"pyroute2", "click", "libvirt", "ctypes", "vmnet_hooks.host", "vmnet_hooks.kernel.linux"} & set(modules)
     assert not (tmp_path / "run").exists(), "no records are made for it"
+
+
+def test_the_engine_does_without_what_few_guests_need():
+    """Kernel, records and all; what plugs in a routed guest, or one on a bridge that is there."""
+    command = "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.host; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", command, str(ROOT)], capture_output=True, text=True, timeout=60)
+    modules = set(done.stdout.split())
+    assert "vmnet_hooks.kernel.linux" in modules, done.stderr
+    assert not {"pyroute2", "ctypes", "subprocess", "socket", "configparser", "click", "lxml", "libvirt"} & modules

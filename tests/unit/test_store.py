@@ -2,8 +2,10 @@
 # ruff: noqa: E501  (tables of inputs and messages)
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -12,7 +14,7 @@ from vmnet_hooks import store as module
 from vmnet_hooks.domain import Owner
 from vmnet_hooks.errors import StoreError
 from vmnet_hooks.plan import Change
-from vmnet_hooks.state import Adoption, Device, NftElement, PortVlans, Route, Sysctl
+from vmnet_hooks.state import Address, Adoption, Device, NftElement, PortVlans, Route, Sysctl
 from vmnet_hooks.store import Store
 from vmnet_hooks.transaction import Pending
 
@@ -81,6 +83,111 @@ def test_a_leftover_keeps_what_stays_and_nothing_else(store):
     assert store.claims(A.id) == {OWN.key: OWN}
     assert store.resources() == {OWN.key: OWN}, "what could be removed is in no record any more"
     assert store.holder("public", "192.0.2.1", []) is None, "its addresses are free"
+
+
+def rows(store, query: str) -> list[tuple]:
+    return sorted(store._query(query))
+
+
+def test_guests_of_one_network_claim_what_they_share_in_one_row(store):
+    add(store, A, SHARED, VALUE, OWN)
+    add(store, B, SHARED, VALUE)
+    third = replace(B, id="u3/m3", domain_id="u3", ifname="tap3", mac="m3", addresses=())
+    add(store, third, SHARED, VALUE)
+    assert len(rows(store, "SELECT * FROM claim")) == 2 and len(rows(store, "SELECT DISTINCT id FROM bundle")) == 1
+    for owner in (A, B, third):
+        assert {SHARED.key, VALUE.key} <= store.claimed(owner.id) == set(store.claims(owner.id))
+    assert store.claimed_elsewhere(SHARED.key, [A.id, B.id]) and not store.claimed_elsewhere(OWN.key, [A.id])
+    assert {o.id for _, o in store.claimants(SHARED.key)} == {A.id, B.id, third.id}
+    assert store.released([A.id], ()).keys() == {OWN.key} and store.released([B.id], ()) == {}
+    assert store.released([A.id, B.id, third.id], (SHARED.key,)).keys() == {OWN.key, VALUE.key}
+    store.forget(A.id)
+    assert store.claims(B.id) == {SHARED.key: SHARED, VALUE.key: VALUE} == store.resources()
+    store.forget(third.id)
+    assert store.released([B.id], ()).keys() == {SHARED.key, VALUE.key}
+    store.forget(B.id)
+    assert not any(rows(store, f"SELECT * FROM {table}") for table in ("owner", "address", "resource", "claim", "bundle"))
+
+
+def test_plugging_in_again_changes_no_row(store):
+    add(store, A, SHARED, OWN)
+    add(store, B, SHARED, ELEMENT)
+    tables = ("owner", "address", "resource", "claim", "bundle")
+    before = {table: rows(store, f"SELECT * FROM {table}") for table in tables}
+    add(store, B, SHARED, ELEMENT)
+    add(store, A, SHARED, OWN)
+    assert {table: rows(store, f"SELECT * FROM {table}") for table in tables} == before
+
+
+def test_an_owner_takes_over_what_another_had(store):
+    add(store, A, OWN, ELEMENT)
+    add(store, B, OWN, drop=[A.id])
+    assert store.claims(B.id) == {OWN.key: OWN} == store.resources()
+    assert [o.id for _, o in store.claimants("route 222 ")] == [B.id]
+    store.forget(B.id)
+    assert store.resources() == {}
+
+
+def test_two_may_claim_what_one_of_them_made(store):
+    add(store, A, OWN, ELEMENT)
+    add(store, B, OWN)
+    assert store.released([A.id], ()).keys() == {ELEMENT.key}
+    store.forget(A.id)
+    assert store.resources() == {OWN.key: OWN} and store.claims(B.id) == {OWN.key: OWN}
+    add(store, B)
+    assert store.resources() == {}
+
+
+def test_what_is_recorded_of_many_keys(store):
+    add(store, A, VALUE, OWN, originals={VALUE.key: BEFORE})
+    assert store.records([VALUE.key, OWN.key, "nothing"]) == {VALUE.key: (VALUE, BEFORE), OWN.key: (OWN, None)}
+    assert store.records([]) == {}
+
+
+def test_who_has_an_address(store):
+    mine = Address("tap1", "192.0.2.1/32")
+    add(store, A, mine, Address("tap1", "192.0.2.11/32"))
+    assert store.claimants_of_address("192.0.2.1/32") == [(mine, A)] and store.claimants_of_address("2.1/32") == []
+
+
+def test_records_of_an_older_version(tmp_path):
+    """As version 3 left them: every claim is a row."""
+    add(first := Store(str(tmp_path)), A, SHARED, OWN, originals={SHARED.key: SHARED})
+    first.close()
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as db:
+        db.execute("INSERT INTO claim SELECT owner, key FROM resource")
+        for index in ("resource_owner", "resource_address", "owner_name", "owner_frontend"):
+            db.execute(f"DROP INDEX {index}")
+        db.execute("ALTER TABLE resource DROP COLUMN owner")
+        db.execute("DROP TABLE bundle")
+        db.execute("PRAGMA user_version = 3")
+    opened = Store(str(tmp_path))
+    assert opened.owners() == [A] and opened.claims(A.id) == {SHARED.key: SHARED, OWN.key: OWN}
+    add(opened, B, SHARED, ELEMENT)
+    assert opened.released([A.id], ()).keys() == {OWN.key} and opened.recorded(SHARED.key) == (SHARED, SHARED)
+    opened.forget(A.id)
+    assert set(opened.resources()) == {SHARED.key, ELEMENT.key}
+    opened.forget(B.id)
+    assert opened.resources() == {}
+    opened.close()
+
+
+def test_what_is_written_is_there_at_once(store, tmp_path):
+    """Whatever was read before under the lock: who is killed then must have written it."""
+    add(store, A, OWN)
+    with store.lock():
+        assert store.owners() == [A]
+        for write, read in (
+            (lambda: store.set_phase(A.id, "active"), "SELECT phase FROM owner"),
+            (lambda: store.open_journal("x", [Change(None, OWN)]), "SELECT what FROM journal"),
+            (lambda: store.set_pending(Pending(1.0, False)), "SELECT id FROM pending"),
+        ):
+            store.owners()
+            write()
+            with closing(sqlite3.connect(tmp_path / "state.db")) as other:
+                assert other.execute(read).fetchone()[0] in ("active", "x", 1)
+    store.close_journal()
+    assert store.journal() == ("", [])
 
 
 def test_holders(store):

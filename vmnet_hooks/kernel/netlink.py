@@ -6,7 +6,7 @@ takes to plug in.
 """
 
 import errno
-import socket
+from _socket import AF_INET, AF_INET6, if_indextoname, if_nametoindex
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -34,7 +34,7 @@ from .wire import PERMANENT, PROXY, UP, NetlinkError, Rtnetlink
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
 _RTPROT_RA, _IFA_F_NODAD = 9, 2
 _RTPROT_KERNEL, _RTPROT_BOOT, _RTPROT_STATIC = 2, 3, 4
-_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_FAMILY = {4: AF_INET, 6: AF_INET6}
 
 
 class Netlink:
@@ -77,14 +77,14 @@ class Netlink:
 
     def _index(self, ifname: str) -> int:
         try:
-            return socket.if_nametoindex(ifname)
+            return if_nametoindex(ifname)
         except OSError:
             raise OSError(errno.ENODEV, f"{ifname} does not exist (any more)") from None
 
     def _name(self, index: int) -> str:
         """The name of a link; "" for 0, and for one that is gone."""
         try:
-            return socket.if_indextoname(index) if index else ""
+            return if_indextoname(index) if index else ""
         except OSError:
             return ""
 
@@ -104,7 +104,7 @@ class Netlink:
 
     def ra_links(self) -> tuple[str, ...]:
         """Links with a default route that was learned from a router advertisement."""
-        routes = self._wire.routes(socket.AF_INET6, table=MAIN_TABLE, proto=_RTPROT_RA)
+        routes = self._wire.routes(AF_INET6, table=MAIN_TABLE, proto=_RTPROT_RA)
         names = {self._name(route.oif) for route in routes if route.dst == "::/0"}
         return tuple(sorted(filter(None, names)))
 

@@ -6,8 +6,8 @@ table and for its chains and rules, the kernel says the same in the same time am
 
 import errno
 import os
+from _socket import AF_INET, inet_ntop, inet_pton
 from collections import Counter
-from socket import AF_INET, inet_ntop, inet_pton
 from struct import Struct
 
 from ..errors import KernelError

@@ -2,13 +2,25 @@
 
 A general library spends more time on one request than the kernel does on a whole guest. Here are the messages that a guest
 needs, and no others: rtnetlink(7), netlink(7), linux/rtnetlink.h, linux/if_link.h, linux/neighbour.h, linux/fib_rules.h.
+_socket is what `socket` is made of, which takes longer to load.
 """
 
 import errno
 import os
+from _socket import (
+    AF_INET,
+    AF_INET6,
+    AF_NETLINK,
+    MSG_TRUNC,
+    NETLINK_ROUTE,
+    SOCK_CLOEXEC,
+    SOCK_RAW,
+    inet_ntop,
+    inet_pton,
+    socket,
+)
 from collections.abc import Iterator
 from dataclasses import dataclass
-from socket import AF_INET, AF_INET6, AF_NETLINK, MSG_TRUNC, NETLINK_ROUTE, SOCK_CLOEXEC, SOCK_RAW, inet_ntop, inet_pton, socket
 from struct import Struct
 from typing import NamedTuple
 

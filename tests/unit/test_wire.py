@@ -1,0 +1,152 @@
+"""Netlink's bytes: attributes, answers, refusals, dumps that are interrupted."""
+
+import errno
+import struct
+
+import pytest
+
+from vmnet_hooks.kernel import tables, wire
+from vmnet_hooks.kernel.wire import NetlinkError, attribute, attributes, messages
+
+ERROR, DONE, NEWLINK, INTERRUPTED = 2, 3, 16, 0x10
+
+
+def message(kind: int, sequence: int, body: bytes = b"", flags: int = 0) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, 0) + body + bytes(-len(body) % 4)
+
+
+class Scripted(wire.Rtnetlink):
+    """A socket whose answers are made from the number of the request."""
+
+    def __init__(self, *answers) -> None:
+        self.answers, self.sent = list(answers), []
+
+    def _send(self, kind: int, flags: int, body: bytes) -> int:
+        self.sent.append((kind, flags, body))
+        return len(self.sent)
+
+    def _receive(self) -> bytes:
+        return self.answers.pop(0)(len(self.sent))
+
+
+def code(number: int) -> bytes:
+    return struct.pack("=i", -number)
+
+
+@pytest.mark.parametrize("value", [b"", b"a", b"abcd", b"abcde"])
+def test_an_attribute_is_read_as_it_was_written(value):
+    data = attribute(5 | 0x8000, value) + attribute(7, b"xy")
+    assert len(data) % 4 == 0 and attributes(data) == {5: value, 7: b"xy"}
+    assert attributes(b"head" + data, 4) == {5: value, 7: b"xy"}
+
+
+@pytest.mark.parametrize("data", [b"", b"\1", b"\3\0\1\0", b"\0\0\0\0\0\0\0\0", struct.pack("=HH", 400, 1) + b"ab"])
+def test_what_is_cut_off_is_read_as_far_as_it_goes(data):
+    assert attributes(data) in ({}, {1: b"ab"})
+    assert list(messages(data)) == []
+
+
+def test_an_answer_to_an_earlier_request_is_passed_over():
+    late = Scripted(lambda n: message(NEWLINK, n - 1, b"old.") + message(NEWLINK, n, b"new."))
+    assert late.get(18, b"") == b"new."
+
+
+def test_a_refusal_is_an_error_with_its_number():
+    refused = Scripted(lambda n: message(ERROR, n, code(errno.EEXIST) + bytes(16)))
+    with pytest.raises(NetlinkError) as caught:
+        refused.change(24, b"")
+    assert caught.value.code == errno.EEXIST and refused.sent[0][1] & wire.ACK
+    Scripted(lambda n: message(ERROR, n, code(0) + bytes(16))).change(24, b"")
+
+
+def test_a_dump_that_was_interrupted_is_asked_for_again():
+    def first(n: int) -> bytes:
+        return message(NEWLINK, n, b"half", INTERRUPTED) + message(DONE, n, code(0))
+
+    again = Scripted(
+        first, lambda n: message(NEWLINK, n, b"all1"), lambda n: message(NEWLINK, n, b"all2") + message(DONE, n, code(0))
+    )
+    assert again.dump(18, b"") == [b"all1", b"all2"] and len(again.sent) == 2
+    with pytest.raises(NetlinkError) as caught:
+        Scripted(*[first] * 50).dump(18, b"")
+    assert caught.value.code == errno.EAGAIN
+
+
+def test_what_stops_a_dump_is_an_error():
+    with pytest.raises(NetlinkError) as caught:
+        Scripted(lambda n: message(DONE, n, code(errno.EPERM))).dump(18, b"")
+    assert caught.value.code == errno.EPERM
+
+
+def test_a_table_that_is_not_there_has_no_routes():
+    assert Scripted(lambda n: message(DONE, n, code(errno.ENOENT))).routes(2, 222) == []
+    with pytest.raises(NetlinkError):
+        Scripted(lambda n: message(DONE, n, code(errno.EINVAL))).routes(2, 222)
+
+
+def test_a_link_that_is_not_there():
+    assert Scripted(lambda n: message(ERROR, n, code(errno.ENODEV) + bytes(16))).link("tap0") is None
+
+
+def link(*items: bytes) -> wire.Link:
+    return wire.link_of(struct.pack("=BxHiII", 0, 1, 7, 0x1043, 0) + b"".join([attribute(3, b"tap0\0"), *items]))
+
+
+def test_a_link():
+    plain = link(
+        attribute(4, struct.pack("=I", 1500)), attribute(1, bytes.fromhex("fe5400aa0010")), attribute(20, b"vmnet-hooks\0")
+    )
+    assert (plain.index, plain.name, plain.mtu, plain.address) == (7, "tap0", 1500, "fe:54:00:aa:00:10")
+    assert (plain.alias, plain.kind, plain.master, plain.isolated, plain.vlan_filtering) == ("vmnet-hooks", "", 0, None, False)
+    bridge = attribute(18, attribute(1, b"bridge\0") + attribute(2, attribute(7, b"\1")))
+    assert link(bridge).vlan_filtering and link(bridge).primary == 0
+    bond = attribute(18, attribute(1, b"bond\0") + attribute(2, attribute(11, struct.pack("=I", 9))))
+    assert link(bond).primary == 9 and not link(bond).vlan_filtering
+    for value, isolated in ((b"\1", True), (b"\0", False)):
+        port = attribute(18, attribute(1, b"tun\0") + attribute(4, b"bridge\0") + attribute(5, attribute(33, value)))
+        assert link(port).isolated is isolated
+    slave = attribute(18, attribute(4, b"bond\0") + attribute(5, attribute(33, b"\1")))
+    assert link(slave).isolated is None
+
+
+@pytest.mark.parametrize(
+    ("route", "has_dst"),
+    [
+        (wire.Route(222, "192.0.2.10/32", 7, "", 86, "", 0), True),
+        (wire.Route(70000, "0.0.0.0/0", 7, "192.0.2.1", 86, "192.0.2.9", 5), False),
+        (wire.Route(254, "2001:db8::/64", 7, "", 86, "", 1024), True),
+    ],
+)
+def test_a_route_is_read_as_it_was_written(route, has_dst):
+    data = wire._route(route)
+    assert wire._route_of(data) == route and (1 in attributes(data, 12)) is has_dst
+
+
+@pytest.mark.parametrize(
+    ("part", "packed"),
+    [
+        ('"tap0"', b"tap0" + bytes(12)),
+        ("52:54:00:aa:00:10", bytes.fromhex("525400aa00100000")),
+        ("192.0.2.10", bytes((192, 0, 2, 10))),
+        ("2001:db8::1", bytes.fromhex("20010db8" + 22 * "0" + "01")),
+        ("::ffff:192.0.2.1", bytes(10) + b"\xff\xff" + bytes((192, 0, 2, 1))),
+        ("0x20010db8000000000000000000000001", bytes.fromhex("20010db8" + 22 * "0" + "01")),
+        ("ipv6", b"\x0a\0\0\0"),
+    ],
+)
+def test_a_part_of_an_element(part, packed):
+    assert tables._packed(part) == packed
+
+
+@pytest.mark.parametrize(
+    ("userdata", "version"),
+    [
+        (b"", ""),
+        (b"\0\x19vmnet-hooks 0123456789ab\0", "0123456789ab"),
+        (b"\1\2xy\0\x19vmnet-hooks 0123456789ab\0", "0123456789ab"),
+        (b"\0\6other\0", ""),
+        (b"\0", ""),
+    ],
+)
+def test_the_version_of_a_table(userdata, version):
+    assert tables._version(userdata) == version
