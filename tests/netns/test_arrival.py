@@ -64,7 +64,7 @@ def one(lab, request):
             assert not [error for error in agent.errors if REFUSED not in error]
     else:
         yield lab
-        assert eventually(lambda: not children(lab)), "a child waits still"
+        assert eventually(lambda: not children(lab), 20), "a child waits still"
     call(lab.host, "web", "stopped", NIC)
     assert not changes(before, state(lab))
 
@@ -91,7 +91,7 @@ def attracted(one: Single) -> list[str]:
 
 
 def has_arrived(one: Single) -> bool:
-    return eventually(lambda: len(attracted(one)) == 3, 3)
+    return eventually(lambda: len(attracted(one)) == 3, 10)
 
 
 def is_silent(one: Single) -> bool:
@@ -228,7 +228,7 @@ def test_who_waits_holds_nothing(lab):
         assert not [name for name in held if os.path.basename(name) in SHARED or name.startswith("pipe:")]
         assert os.getsid(child) == child
         call(lab.host, "web", "stopped", NIC)
-    assert eventually(lambda: not children(lab)), "it ends with the tap"
+    assert eventually(lambda: not children(lab), 20), "it ends with the tap"
 
 
 def test_an_agent_goes_on_where_a_child_waited(lab):
@@ -241,7 +241,7 @@ def test_an_agent_goes_on_where_a_child_waited(lab):
             assert has_arrived(lab)
             time.sleep(1.5)
             assert not agent.errors
-        assert not children(lab)
+        assert eventually(lambda: not children(lab), 20)
         call(lab.host, "web", "stopped", NIC)
     assert len(announced(seen)) == 6, seen
 

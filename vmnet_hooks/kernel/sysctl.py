@@ -17,6 +17,9 @@ def read(path: str) -> str | None:
         return None
     try:
         return os.read(fd, 4096).decode().strip()
+    except FileNotFoundError:
+        # The device went after its file was opened.
+        return None
     finally:
         os.close(fd)
 
