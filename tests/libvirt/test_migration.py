@@ -182,7 +182,7 @@ def journeys(travels: Travels) -> float:
         journey.assert_right()
         travels.assert_settled()
         ratios.append(journey.ratio())
-    print("ours to the bridge's:", " ".join(f"{ratio:.2f}" for ratio in ratios))
+    print("ours to the bridge's:", [f"{ratio:.2f}" for ratio in ratios])
     return statistics.median(ratios)
 
 
