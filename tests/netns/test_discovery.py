@@ -293,6 +293,21 @@ def test_a_flood_costs_little_and_starves_nobody(lab, capsys):
     assert eventually(lambda: (asked(a1.node, question(a1))[0].ms or 1000) < 50)
 
 
+def test_other_packets_wake_nobody(lab, capsys):
+    """The kernel's filter is in front: what the guest sends otherwise, to peers that are not there, costs the agent nothing."""
+    a1, agent = lab.guests["a1"], lab.agents[0]
+    idle = agent.cpu()
+    time.sleep(3)
+    idle = agent.cpu() - idle
+    before = agent.cpu()
+    datagram = frames.udp6(TAP_MAC, a1.nic.mac, a1.ip6, "2001:db8:ffff::1", 9)
+    sent = int(a1.node.run(["/usr/bin/python3", "-IS", SOLICIT, "flood", "eth0", 3, datagram.hex()]).stdout)
+    spent = agent.cpu() - before
+    with capsys.disabled():
+        print(f"\nIPv6 datagrams, {sent / 3:.0f}/s: {spent / 3:.1%} of a processor in the agent (idle: {idle / 3:.1%})")
+    assert sent > 20_000 and spent < idle + 0.1
+
+
 # --- taps that change, come and go --------------------------------------------------------------------------------------
 
 
