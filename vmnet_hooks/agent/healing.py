@@ -22,7 +22,9 @@ from .keeper import Keeper
 GATHER_SECONDS = 0.02
 """What is done at once comes as many notifications."""
 
-POLL_SECONDS = 0.4
+POLL_SECONDS = 0.25
+"""Of proxy neighbours, of which the kernel tells nothing."""
+
 WALK_SECONDS = 2.0
 """One owner at a time: some sysctls are told by nobody."""
 

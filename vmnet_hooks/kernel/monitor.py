@@ -27,6 +27,7 @@ _NEWLINK, _DELLINK, _GETLINK, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 18, 21, 2
 _NEWNEIGH, _DELNEIGH, _GETNEIGH, _DELRULE, _NEWNETCONF = 28, 29, 30, 33, 80
 _AF_BRIDGE, _NTF_PROXY, _NUD_PERMANENT, _NUD_NOARP = 7, 8, 0x80, 0x40
 _UP, _LOWER_UP = 1, 1 << 16
+_LENGTH_AND_KIND = struct.Struct("=IH")
 
 _VERSIONS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _FAMILIES = {1: "inet", 3: "arp", 5: "netdev", 7: "bridge"}
@@ -294,7 +295,6 @@ class Proxies:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
         self._socket.bind((0, 0))
         self._last = b""
-        self._keys: set[str] = set()
         self.changed()
 
     def close(self) -> None:
@@ -305,17 +305,26 @@ class Proxies:
         found = Suspects()
         answer = _ask(self._socket, _GETNEIGH, struct.pack("=BxxxiHBB", 0, 0, 0, _NTF_PROXY, 0))
         if answer != self._last:
+            # Among thousands, with a guest coming or going every moment: only what is missing is parsed.
+            missing = _entries(self._last) - _entries(answer)
             self._last = answer
-            names = dict(socket.if_nameindex())
-            keys = set()
-            for kind, _, _, payload in messages(answer):
-                there = attributes(payload[12:]) if kind == _NEWNEIGH else {}
-                index = struct.unpack_from("=i", payload, 4)[0] if there else 0
+            names = dict(socket.if_nameindex()) if missing else {}
+            for entry in missing:
+                index, there = struct.unpack_from("=i", entry, 4)[0], attributes(memoryview(entry)[12:])
                 if 1 in there and index in names:
-                    keys.add(f"proxy {names[index]} {_address(there[1])}")
-            found.keys = self._keys - keys
-            self._keys = keys
+                    found.keys.add(f"proxy {names[index]} {_address(there[1])}")
         return found
+
+
+def _entries(answer: bytes) -> set[bytes]:
+    """The neighbours of a dump, as they came: `messages` would take ten times as long."""
+    found, offset, end, unpack = set(), 0, len(answer), _LENGTH_AND_KIND.unpack_from
+    while offset < end:
+        length, kind = unpack(answer, offset)
+        if kind == _NEWNEIGH:
+            found.add(answer[offset + 16 : offset + length])
+        offset += (length + 3) & ~3
+    return found
 
 
 class Nftables:
