@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import resource
 import signal
 import socket
 import syslog
@@ -102,6 +103,9 @@ class Agent:
 
     def run(self) -> None:
         """Serves until it is told to end. Raises VmnetError if it can't."""
+        # A descriptor for each routed tap, and for each hook under way.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         socket_ = listening()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
