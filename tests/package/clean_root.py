@@ -193,7 +193,7 @@ class CleanRoot:
 
     def files(self) -> set[str]:
         """Every file, except for dpkg's own lists and logs, and what the kernel shows."""
-        return set(_files(self.path("/").resolve(strict=False), ""))
+        return set(_files(Path(f"/proc/{self.holder.pid}/root"), ""))
 
 
 SKIPPED = (

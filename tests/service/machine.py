@@ -22,6 +22,7 @@ from lab.routed import call
 from lab.xenstore import SCRIPTS, Xenstore
 
 SERVICE, SOCKET = "vmnet-hookd.service", "vmnet-hookd.socket"
+LIBVIRT = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service")
 HOOK = "/etc/libvirt/hooks/qemu.d/vmnet-hooks"
 GATEWAY4, GATEWAY6 = "192.0.2.1", "2001:db8::1"
 SLOW = 60  # seconds that something may take under emulation
@@ -147,7 +148,8 @@ class World:
 
     def __init__(self) -> None:
         self.host, self.router = Machine(), Node("router")
-        # Node puts a file system of its own over these folders, and may have to make them.
+        # A libvirtd says of guests that only hooks know that they do not run, and what they have is taken away.
+        self.host.run(["systemctl", "stop", *LIBVIRT])
         self.host.sh("for f in all default; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done")
         for ifname, number in (("eth1", "01"), ("eth2", "02")):
             wire(self.host, ifname, self.router, ifname, f"02:00:00:00:01:{number}", f"02:00:00:00:00:{number}")
