@@ -470,7 +470,8 @@ def set_(
 ) -> None:
     """Put the NIC with MAC of DOMAIN on a network: written into libvirt's metadata, live and persistent.
 
-    A domain that runs is changed by the next start of it, or by `vmnet-hook start DOMAIN`.
+    A domain that runs is changed at once by the agent if the NIC is not set up yet, else by the next start of it, or by
+    `vmnet-hook start DOMAIN`.
     """
     mac = _mac(mac)
     declared = config.load(SECTIONS).network(network, "--network")
