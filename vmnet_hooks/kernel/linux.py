@@ -88,9 +88,6 @@ class Kernel:
                 case NftElement():
                     elements.append(resource)
                     continue
-                case Sysctl():
-                    value = sysctl.read(resource.path)
-                    have = Sysctl(resource.path, value) if value is not None else None
                 case TableName():
                     have = resource if os.path.exists(resource.path) else None
                 case HostName():

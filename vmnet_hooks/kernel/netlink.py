@@ -27,8 +27,9 @@ from ..state import (
     Resource,
     Route,
     Rule,
+    Sysctl,
 )
-from . import port, sysfs, wire
+from . import port, sysctl, sysfs, wire
 from .wire import PERMANENT, PROXY, UP, NetlinkError, Rtnetlink
 
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
@@ -138,6 +139,9 @@ class Netlink:
                     have = self._read_proxy(resource, cache)
                 case Route():
                     have = self._read_route(resource, cache)
+                case Sysctl():
+                    value = self._read_setting(resource, cache)
+                    have = Sysctl(resource.path, value) if value is not None else None
                 case Rule():
                     have = self._cached_rules(resource.family, cache).get(resource.key)
                 case _:
@@ -151,6 +155,18 @@ class Netlink:
         if key not in cache:
             cache[key] = self._wire.link(ifname)
         return cache[key]
+
+    def _read_setting(self, want: Sysctl, cache: dict[Any, Any]) -> str | None:
+        # What is said of the link itself has most of them; each file is three calls, and a walk through /proc.
+        _, family, folder, *rest = want.path.split("/")
+        if folder != "conf" or not want.link:
+            return sysctl.read(want.path)
+        key = ("settings", want.link)
+        if key not in cache:
+            link = self._cached(want.link, cache)
+            cache[key] = link.settings if link else {}
+        value: str | None = cache[key].get((family, rest[-1]))
+        return sysctl.read(want.path) if value is None else value
 
     def _read_attribute(self, want: LinkAttribute, cache: dict[Any, Any]) -> LinkAttribute | None:
         link = self._cached(want.ifname, cache)

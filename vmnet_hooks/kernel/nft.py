@@ -16,6 +16,8 @@ from .wire import Socket
 _STATELESS, _JSON = 1 << 1, 1 << 4
 # Few elements are looked up one by one, which does not depend on the set's size; many by one listing.
 _LISTING_PAYS = 24
+# So many elements fit into one message to the kernel with room to spare.
+_BATCH = 200
 
 
 class Memory(Protocol):
@@ -112,10 +114,26 @@ class Nft:
 
     def apply(self, plan: Plan) -> None:
         """One transaction: all of the changes or none. Raises KernelError."""
+        steps = _elements(plan)
+        if steps and tables.change(self._asking(), steps):
+            return
         statements = "".join(_statement(change) for change in plan)
         _, error = self.run(statements)
         if error:
             raise KernelError(_reason(error))
+
+
+def _elements(plan: Plan) -> list[tuple[NftElement, bool]]:
+    """The plan as elements to add (True) or to delete; empty where it is more than that."""
+    steps = []
+    for item in plan:
+        for resource, adds in ((item.have, False), (item.want, True)):
+            if resource is None:
+                continue
+            if not isinstance(resource, NftElement) or resource.set.startswith(tables.INTERVALS):
+                return []
+            steps.append((resource, adds))
+    return steps if len(steps) <= _BATCH else []
 
 
 def _statement(change: Change) -> str:

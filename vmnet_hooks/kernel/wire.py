@@ -19,7 +19,7 @@ from _socket import (
     inet_pton,
     socket,
 )
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
@@ -55,6 +55,12 @@ _INFO_KIND, _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 1, 2, 4, 5
 _BR_VLAN_FILTERING, _BOND_PRIMARY, _BRPORT_ISOLATED = 7, 11, 33
 # Statistics are summed up over all processors, and nobody here reads them.
 _SKIP_STATS = _INT.pack(1 << 3)
+# Places of the values, linux/ip.h (which counts from 1) and linux/ipv6.h.
+_SETTINGS = (
+    ("ipv4", AF_INET, 1, ((0, "forwarding"), (2, "proxy_arp"), (5, "send_redirects"), (7, "rp_filter"))),
+    ("ipv6", AF_INET6, 2, ((0, "forwarding"), (3, "accept_ra"), (22, "proxy_ndp"), (26, "disable_ipv6"))),
+)
+_INET6_ADDR_GEN_MODE = 8
 _NESTED = 0x8000
 _AF_BRIDGE = 7
 UP, LOWER_UP = 1, 0x10000
@@ -83,7 +89,7 @@ class NetlinkError(Exception):
 @dataclass(slots=True)
 class Link:
     """A link as the kernel tells of it. `master` is an index, 0 for none; `data` is what only links of its kind have, `port` what
-    only a bridge's port has, both as they came."""
+    only a bridge's port has, `families` what IPv4 and IPv6 have for it, all as they came."""
 
     index: int
     name: str
@@ -95,6 +101,22 @@ class Link:
     kind: str
     data: bytes
     port: bytes
+    families: bytes
+
+    @property
+    def settings(self) -> dict[tuple[str, str], str]:
+        """Those values of /proc/sys/net/FAMILY/conf/LINK that guests need, by (family, name), as the files have them."""
+        found: dict[tuple[str, str], str] = {}
+        there = attributes(self.families)
+        for name, family, kind, places in _SETTINGS:
+            inner = attributes(there[family]) if family in there else {}
+            values = inner.get(kind, b"")
+            for place, word in places:
+                if len(values) >= 4 * place + 4:
+                    found[name, word] = str(_SIGNED.unpack_from(values, 4 * place)[0])
+            if family == AF_INET6 and _INET6_ADDR_GEN_MODE in inner:
+                found[name, "addr_gen_mode"] = str(inner[_INET6_ADDR_GEN_MODE][0])
+        return found
 
     @property
     def isolated(self) -> bool | None:
@@ -199,6 +221,25 @@ class Socket:
     def change(self, kind: int, body: bytes, flags: int = 0) -> None:
         """A request that changes something. Raises NetlinkError if it is refused."""
         self.get(kind, body, flags | ACK)
+
+    def batch(self, begin: int, end: int, header: bytes, changes: Sequence[tuple[int, bytes, int]]) -> None:
+        """Changes (type, message, flags) that nfnetlink makes all of, or none, between two messages that say so. Raises
+        NetlinkError with what it has against the first that it refuses."""
+        *others, (kind, body, flags) = changes
+        data = []
+        first = self._sequence + 1
+        for one in ((begin, header, 0), *others, (kind, body, flags | ACK), (end, header, 0)):
+            self._sequence += 1
+            data.append(_HEADER.pack(16 + len(one[1]), one[0], one[2] | REQUEST, self._sequence & 0xFFFFFFFF, 0) + one[1])
+        self._socket.send(b"".join(data))
+        # What is refused is told in order, after all of them were looked at; what is wrong with the whole, of its beginning.
+        last = self._sequence - 1
+        while True:
+            for answer, _, number, told in messages(self._receive()):
+                if first <= number <= last:
+                    _check(answer, told)
+                    if number == last:
+                        return
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """Every answer to a request. The kernel says so when something changed under it (a routing daemon is at work): then it
@@ -420,6 +461,7 @@ def link_of(data: bytes) -> Link:
         text(info.get(_INFO_KIND, b"")),
         info.get(_INFO_DATA, b""),
         info.get(_INFO_PORT_DATA, b"") if text(info.get(_INFO_PORT_KIND, b"")) == "bridge" else b"",
+        items.get(_IFLA_AF_SPEC, b""),
     )
 
 
