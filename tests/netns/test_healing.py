@@ -22,6 +22,8 @@ from lab.routed import GATEWAY4, GATEWAY6, PUBLIC, TAP_MAC, WORLD4, WORLD6, Inte
 from vmnet_hooks.agent.healing import FIGHT_SECONDS, FIGHT_TIMES
 
 HEALED_WITHIN = 1.0
+LOOKS = 8
+"""On a machine that is so busy that a look at a host takes long, healing may take as long as so many."""
 DAMAGES = int(os.environ.get("VMNET_DAMAGES", "40"))
 STRANGER = "02:de:ad:be:ef:01"
 SPOOFED_PORT = 6666
@@ -133,15 +135,20 @@ def look(node: Node) -> str:
     return "\n".join([*lines, *canonical("nft", tables[1] + tables[2]).splitlines()])
 
 
-def healed(node: Node, damage: str, timeout: float = 3.0, before: str = "") -> float:
-    """Seconds from before the damage until the node has been seen to be as it was (now, or when it looked like `before`)."""
-    before = before or look(node)
+def healed(node: Node, damage: str, within: float = HEALED_WITHIN, before: str = "") -> float:
+    """Seconds from before the damage until the node has been seen to be as it was (now, or when it looked like `before`).
+    Raises AssertionError if that took too long."""
+    begin = time.monotonic()
+    now = look(node)
+    limit = max(within, LOOKS * (time.monotonic() - begin))
+    before = before or now
     begin = time.monotonic()
     node.sh(damage)
     while (now := look(node)) != before:
-        if time.monotonic() - begin > timeout:
-            raise AssertionError(f"not healed within {timeout} s:\n{changes(before, now)}")
-    return time.monotonic() - begin
+        assert time.monotonic() - begin < limit + 3, f"not healed:\n{changes(before, now)}"
+    took = time.monotonic() - begin
+    assert took <= limit, f"healed, but it took {took:.2f} s"
+    return took
 
 
 def settles(node: Node, before: str, timeout: float = 5.0) -> bool:
@@ -217,8 +224,7 @@ def test_each_damage(lab, agent, pace, damage):
     assert eventually(lambda: pace.allows(damage), 12)
     before, said = state(lab.a), len(agent.log)
     pace.done(damage)
-    took = healed(lab.a, DAMAGE[damage])
-    assert took <= HEALED_WITHIN, f"{took:.2f} s\n{agent.log[said:]}"
+    healed(lab.a, DAMAGE[damage])
     assert settles(lab.a, before)
     lines = [line for line in agent.log[said:].splitlines() if " heal: " in line]
     assert 1 <= len(lines) <= 3 and not any("left alone" in line for line in lines), lines
@@ -285,15 +291,17 @@ def test_random_damages(lab, agent, pace):
             if damage:
                 deck.remove(damage)
                 pace.done(damage)
-                took = healed(lab.a, DAMAGE[damage])
-                assert took <= HEALED_WITHIN, f"number {len(times)}, {damage}: {took:.2f} s\n{agent.log[-2000:]}"
-                times.append((took, damage))
+                try:
+                    times.append((healed(lab.a, DAMAGE[damage]), damage))
+                except AssertionError as error:
+                    raise AssertionError(f"number {len(times)}, {damage}: {error}\n{agent.log[-2000:]}") from None
     assert settles(lab.a, before)
     times.sort(reverse=True)
     print(f"{DAMAGES} damages, each healed in {times[DAMAGES // 2][0]:.2f} s (median), at most {times[0]}", end="; ")
     print(f"longest gaps of pings {[round(gap, 2) for gap in pings.gaps]} s; passed unfiltered: {len(flood.passed)}")
     assert flood.passed == [], f"{len(flood.passed)} packets passed, the first: {flood.passed[0]}"
-    assert max(pings.gaps) <= 2 * HEALED_WITHIN
+    # The uplink's neighbours are asked for again, too.
+    assert max(pings.gaps) <= 3 * HEALED_WITHIN
     assert "left alone" not in agent.log[said:]
     assert lab.a.cli("check").returncode == 0
 
@@ -355,7 +363,7 @@ def test_a_fight(lab, agent):
 def test_sysctls_that_nobody_tells_of(lab, agent):
     """One owner every two seconds, and what is the network's with each of them."""
     script = "cd /proc/sys/net/ipv4; echo 1 > conf/up0/send_redirects; echo 80 > neigh/tap-a1/proxy_delay"
-    assert healed(lab.a, script, 12) <= 9
+    healed(lab.a, script, 9)
 
 
 def test_a_carrier_that_comes_back(lab, agent):
@@ -366,7 +374,7 @@ def test_a_carrier_that_comes_back(lab, agent):
     time.sleep(1.5)
     assert "up0" in lab.a.sh("ip link show up0") and "LOWER_UP" not in lab.a.sh("ip link show up0"), "the admin took it down"
     assert "can't be put back" not in agent.log[said:]
-    assert healed(lab.a, "ip link set up0 up", before=looked) <= HEALED_WITHIN
+    healed(lab.a, "ip link set up0 up", before=looked)
     assert settles(lab.a, before)
     lab.segment.sh("for p in /sys/class/net/p*; do ip link set ${p##*/} down; done; sleep 0.5")
     lab.segment.sh("for p in /sys/class/net/p*; do ip link set ${p##*/} up; done")
@@ -397,8 +405,7 @@ def test_a_tap_that_goes_with_its_guest(lab, agent):
         a3 = Plugged("a3", lab.a, nic, node)
         lab.start(a3)
         assert reach([(node, GATEWAY4), (node, GATEWAY6)]) == []
-        took = healed(lab.a, "ip link del tap-a3", before=looked)
-    assert took <= HEALED_WITHIN, agent.log[said:]
+        healed(lab.a, "ip link del tap-a3", before=looked)
     assert "tap-a3 is gone" in agent.log[said:]
     assert "a3" not in lab.a.cli("status").stdout
     lab.stop(a3)
@@ -431,7 +438,7 @@ def test_a_bridge_with_filters():
             expression = f"udp port {SPOOFED_PORT} or (arp and host 10.0.1.99)"
             with Capture(host, "eth9", expression) as seen:
                 for damage in ("nft flush ruleset", "nft flush chain bridge vmnet guard", "nft flush set bridge vmnet addressed"):
-                    assert healed(host, damage) <= HEALED_WITHIN, agent.log
+                    healed(host, damage)
                     time.sleep(0.3)
             assert seen.lines == []
             agent.process.kill()

@@ -39,10 +39,28 @@ def attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value.ljust(-(-len(value) // 4) * 4, b"\0")
 
 
-def link(index: int, name: str, flags: int = 0x11043, mtu: int = 1500, master: int = 0, kind: int = 16, family: int = 0) -> bytes:
+def link(
+    index: int,
+    name: str,
+    flags: int = 0x11043,
+    mtu: int = 1500,
+    master: int = 0,
+    mac: bytes = b"\2\0\0\0\0\1",
+    kind: int = 16,
+    family: int = 0,
+    port: int = 0,
+) -> bytes:
     payload = struct.pack("=BxHiII", family, 1, index, flags, 0) + attribute(3, name.encode() + b"\0")
-    payload += attribute(4, struct.pack("=I", mtu)) + attribute(1, b"\2\0\0\0\0\1")
-    return message(kind, payload + (attribute(10, struct.pack("=I", master)) if master else b""))
+    payload += attribute(4, struct.pack("=I", mtu)) + attribute(1, mac)
+    return message(kind, payload + (attribute(10, struct.pack("=I", master)) if master else b""), port=port)
+
+
+@pytest.fixture(autouse=True)
+def ports(monkeypatch):
+    """The port of this process, of whatever protocol; how often it was looked for."""
+    looked: list[int] = []
+    monkeypatch.setattr(monitor, "_ports", lambda protocol: looked.append(protocol) or iter([ME]))
+    return looked
 
 
 @pytest.fixture
@@ -55,7 +73,6 @@ def links(monkeypatch):
 @pytest.fixture
 def tables(monkeypatch):
     monkeypatch.setattr(monitor, "_Socket", Fed)
-    monkeypatch.setattr(monitor, "_ports", lambda: iter([ME]))
     return monitor.Nftables()
 
 
@@ -128,11 +145,11 @@ TOLD = {
     ),
     "setting of a device": (
         "240000005000000000000000000000000200000008000100030000000800020000000000",
-        Suspects(starts={"sysctl net/ipv4/conf/up0/"}),
+        Suspects({"sysctl net/ipv4/conf/up0/forwarding"}),
     ),
     "setting of all": (
         "240000005000000000000000000000000a00000008000100ffffffff0800020001000000",
-        Suspects(starts={"sysctl net/ipv6/conf/all/"}),
+        Suspects({"sysctl net/ipv6/conf/all/forwarding"}),
     ),
     "setting of the default": ("240000005000000000000000000000000a00000008000100feffffff0800020001000000", Suspects()),
 }
@@ -152,9 +169,12 @@ def test_links_that_change(links):
         return links.drain()
 
     assert told(link(UP0, "up0")) == Suspects(), "as it was"
-    assert told(link(UP0, "up0", flags=0x1002)) == Suspects(links={"up0"}), "down"
-    assert told(link(UP0, "up0", mtu=1400)) == Suspects(links={"up0"})
+    assert told(link(UP0, "up0", flags=0x1002)) == Suspects(), "down: nothing can be done"
+    assert told(link(UP0, "up0", flags=0x1003)) == Suspects(links={"up0"}), "up, without a carrier"
+    assert told(link(UP0, "up0")) == Suspects(links={"up0"}), "the carrier"
+    assert told(link(UP0, "up0", mtu=1400)) == Suspects({"link up0 mtu"})
     assert told(link(UP0, "up0", mtu=1400, master=9)) == Suspects(links={"up0"})
+    assert told(link(UP0, "up0", mtu=1400, master=9, mac=b"\2\0\0\0\0\2")) == Suspects({"link up0 address", "link up0 lladdr"})
     assert told(link(9, "new")) == Suspects(links={"new"})
     assert told(link(7, "", family=socket.AF_UNSPEC + 7)) == Suspects(links={"tap1"}), "of a bridge's port"
     assert told(link(7, "tap1", kind=17, family=7)) == Suspects(links={"tap1"}), "it left the bridge"
@@ -272,12 +292,31 @@ def test_names_of_tables(tables):
         assert tables.drain().keys == ({key} if key else set()), name
 
 
+def test_our_own_doing_is_no_damage(links):
+    """But a link is known from then on, whoever made it."""
+    for data in (data for data, expected in TOLD.values() if expected):
+        links._socket.tell(by(ME, data))
+        assert links.drain() == Suspects(), data
+    links._socket.tell(link(9, "ours", port=ME), by(NFT, TOLD["address"][0].replace("1880000300", "1880000900", 1)))
+    assert "ours" in links.drain().links
+
+
+def test_senders_are_looked_for_once(links, ports):
+    for _ in range(3):
+        links._socket.tell(by(NFT, TOLD["rule from"][0]), by(ME, TOLD["rule to"][0]), TOLD["setting of a device"][0])
+        assert links.drain().keys == {"rule 22000 from 192.0.2.0/24 222", "sysctl net/ipv4/conf/up0/forwarding"}
+    assert len(ports) == 1
+
+
+PORTS = monitor._ports
+
+
 def test_ports_are_those_of_this_process():
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as mine:
         mine.bind((0, 0))
-        assert mine.getsockname()[0] in set(monitor._ports())
         port = mine.getsockname()[0]
-    assert port not in set(monitor._ports())
+        assert port in set(PORTS(12)) and port not in set(PORTS(0))
+    assert port not in set(PORTS(12))
 
 
 @pytest.fixture

@@ -184,20 +184,23 @@ class Healing:
                     walk = time.monotonic() + WALK_SECONDS
 
     def _heal(self, suspects: Suspects) -> None:
-        with self._agent.place.engine(None) as engine:
-            if suspects.everything:
+        place = self._agent.place
+        if suspects.everything:
+            with place.engine(None) as engine:
                 begin = time.monotonic()
                 self._report(mend(engine, None))
                 # A routing daemon with a million routes can make the kernel tell too much again and again.
                 self._all_from = time.monotonic() + ALL_PAUSE * (time.monotonic() - begin)
-                return
-            if suspects.gone:
+            return
+        if suspects.gone:
+            with place.engine(None) as engine:
                 departed, failed = depart(engine, suspects.gone)
-                self._report(Mended(failed=failed, departed=departed))
-            keys = suspects.keys | suspects.tampered
-            recorded = suspected(engine.store, keys, suspects.starts, suspects.links)
-            if recorded:
-                tampered = suspects.tampered & recorded.keys()
+            self._report(Mended(failed=failed, departed=departed))
+        with place.records() as store:
+            recorded = suspected(store, suspects.keys | suspects.tampered, suspects.starts, suspects.links)
+        if recorded:
+            tampered = suspects.tampered & recorded.keys()
+            with place.engine(None) as engine:
                 self._mend(engine, amiss(engine, recorded) | tampered, tampered)
 
     def _mend(self, engine: Engine, wrong: Collection[str], tampered: Collection[str] = ()) -> None:

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from ..state import PROTO, TABLE, NftTable
 _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
 _BUFFER = 8 << 20
+_PORTS_SECONDS = 5.0
 _GROUP_LINK, _GROUP_NEIGH, _GROUP_NFTABLES = 1, 3, 7
 _GROUPS = (_GROUP_LINK, _GROUP_NEIGH, 5, 7, 8, 9, 11, 19, 24, 25)
 """Links, neighbours, IPv4 addresses, routes and rules, IPv6 addresses, routes and rules, IPv4 and IPv6 netconf."""
@@ -66,8 +68,9 @@ class _Link:
     name: str
     up: bool
     carrier: bool
-    rest: tuple[bytes, bytes, bytes]
-    """MAC, MTU, master."""
+    address: bytes
+    mtu: bytes
+    master: bytes
 
 
 def messages(data: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
@@ -151,11 +154,34 @@ def _ask(asked: socket.socket, kind: int, body: bytes) -> bytes:
                 return b"".join(parts)
 
 
+class _Senders:
+    """Which netlink ports are this process's: libnftables, for one, does not tell that of its socket."""
+
+    def __init__(self, protocol: int) -> None:
+        self._protocol = protocol
+        self._known: dict[int, bool] = {}
+        self._until = 0.0
+
+    def is_ours(self, port: int) -> bool:
+        """Whether a message was sent, or caused, by this process; 0 is the kernel."""
+        if not port:
+            return False
+        if port not in self._known:
+            if (now := time.monotonic()) > self._until:
+                # Ports are used again by others.
+                self._known, self._until = {}, now + _PORTS_SECONDS
+            self._known.update(dict.fromkeys(_ports(self._protocol), True))
+            self._known.setdefault(port, False)
+        return self._known[port]
+
+
 class Rtnetlink:
-    """What happens to links, addresses, routes, rules, neighbours and to the devices' settings."""
+    """What happens to links, addresses, routes, rules, neighbours and to the devices' settings, but for what this process does
+    itself where the kernel tells who did it."""
 
     def __init__(self) -> None:
         self._socket = _Socket(_NETLINK_ROUTE, _GROUPS)
+        self._senders = _Senders(_NETLINK_ROUTE)
         self._links: dict[int, _Link] = {}
         # After the groups were joined: nothing falls between.
         self._learn()
@@ -180,8 +206,10 @@ class Rtnetlink:
             if data is None:
                 found.everything = True
                 continue
-            for kind, flags, _, payload in messages(data):
-                self._judge(kind, flags, payload, found)
+            for kind, flags, port, payload in messages(data):
+                # A link is to be known by name, whoever changed it.
+                if kind in (_NEWLINK, _DELLINK) or not self._senders.is_ours(port):
+                    self._judge(kind, flags, payload, found)
         if found.everything:
             self._learn()
         return found
@@ -218,11 +246,19 @@ class Rtnetlink:
             return
         before = self._links.get(index)
         self._links[index] = link
-        if before != link:
+        if before is None or before.name != link.name:
             found.links.add(link.name)
-            if before and before.name != link.name:
+            if before:
                 found.links.add(before.name)
                 found.gone.add((index, before.name))
+            return
+        # What is on a link that goes down is gone, but can't be put back before it comes up.
+        if (link.up, link.carrier) > (before.up, before.carrier) or link.master != before.master:
+            found.links.add(link.name)
+        if link.address != before.address:
+            found.keys |= {f"link {link.name} address", f"link {link.name} lladdr"}
+        if link.mtu != before.mtu:
+            found.keys.add(f"link {link.name} mtu")
 
     def _judge_neighbour(self, kind: int, payload: memoryview, found: Suspects) -> None:
         family, index, state, flags = struct.unpack_from("=B3xiHB", payload)
@@ -243,8 +279,9 @@ class Rtnetlink:
         if 1 not in there or version is None:
             return
         index = struct.unpack("=i", there[1])[0]
+        settings = {2: "forwarding", 3: "rp_filter", 5: "proxy_arp" if version == 4 else "proxy_ndp"}
         for name in {"all"} if index == -1 else self._named(index):
-            found.starts.add(f"sysctl net/ipv{version}/conf/{name}/")
+            found.keys |= {f"sysctl net/ipv{version}/conf/{name}/{word}" for number, word in settings.items() if number in there}
             if index == -1 and version == 4:
                 found.keys.add("sysctl net/ipv4/ip_forward")
 
@@ -253,8 +290,8 @@ def _link(payload: memoryview) -> tuple[int, _Link]:
     index, flags = struct.unpack_from("=iI", payload, 4)
     there = attributes(payload[16:])
     name = bytes(there.get(3, b"")).rstrip(b"\0").decode(errors="replace")
-    rest = (bytes(there.get(1, b"")), bytes(there.get(4, b"")), bytes(there.get(10, b"")))
-    return index, _Link(name, bool(flags & _UP), bool(flags & _LOWER_UP), rest)
+    address, mtu, master = (bytes(there.get(kind, b"")) for kind in (1, 4, 10))
+    return index, _Link(name, bool(flags & _UP), bool(flags & _LOWER_UP), address, mtu, master)
 
 
 def _judge_route(kind: int, payload: memoryview, found: Suspects) -> None:
@@ -332,7 +369,7 @@ class Nftables:
 
     def __init__(self) -> None:
         self._socket = _Socket(_NETLINK_NETFILTER, (_GROUP_NFTABLES,))
-        self._ports: frozenset[int] = frozenset()
+        self._senders = _Senders(_NETLINK_NETFILTER)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -350,7 +387,7 @@ class Nftables:
                 continue
             for kind, _, port, payload in messages(data):
                 # A datagram is of one transaction, and so of one sender.
-                if self._is_ours(port):
+                if self._senders.is_ours(port):
                     break
                 if kind >> 8 == _SUBSYSTEM and (table := _table(payload)):
                     kind &= 0xFF
@@ -363,15 +400,9 @@ class Nftables:
         found.tampered -= made
         return found
 
-    def _is_ours(self, port: int) -> bool:
-        # libnftables does not tell the port of its socket.
-        if port not in self._ports:
-            self._ports = frozenset(_ports())
-        return port in self._ports
 
-
-def _ports() -> Iterator[int]:
-    """The netlink ports of this process's sockets for nftables."""
+def _ports(protocol: int) -> Iterator[int]:
+    """The netlink ports of this process's sockets."""
     mine = set()
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -383,7 +414,7 @@ def _ports() -> Iterator[int]:
         for line in file:
             # sk, protocol, port, …, inode
             words = line.split()
-            if words[1] == str(_NETLINK_NETFILTER) and words[-1] in mine:
+            if words[1] == str(protocol) and words[-1] in mine:
                 yield int(words[2])
 
 
