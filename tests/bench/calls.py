@@ -1,4 +1,5 @@
-"""Times requests to the agent from a client that stays: `calls.py PRODUCT <JSON >JSON`, with the JSON of spawn.py's sequences.
+"""Times requests to the agent from a client that stays: `calls.py PRODUCT <JSON >JSON`. The JSON is that of spawn.py's sequences,
+and `pause`: seconds before each.
 
 What is timed is connecting, asking and the answer: the agent's own time and next to nothing else.
 """
@@ -37,6 +38,7 @@ def main():
     series = {name: [] for name in order["sequence"]}
     for _ in range(order["repeat"]):
         for name in order["sequence"]:
+            time.sleep(order["pause"])
             series[name].append(call(name, order["commands"][name]))
     json.dump(series, sys.stdout)
 

@@ -213,9 +213,10 @@ class Host:
         """Many processes at once, see spawn.py. Raises CommandFailed."""
         return self.json("spawn.py", {"commands": commands, "crowds": crowds, "repeat": repeat})
 
-    def requests(self, commands: Commands, sequence: Sequence[str], repeat: int = 1) -> Series:
+    def requests(self, commands: Commands, sequence: Sequence[str], repeat: int = 1, pause: float = 0) -> Series:
         """The agent alone, see calls.py. Raises CommandFailed."""
-        return self.json("calls.py", {"commands": commands, "sequence": sequence, "repeat": repeat}, self.product.path)
+        order = {"commands": commands, "sequence": sequence, "repeat": repeat, "pause": pause}
+        return self.json("calls.py", order, self.product.path)
 
     def json(self, program: str, order: object, *words: object) -> Any:
         done = self.node.run([PYTHON, "-IS", HERE / program, *words], input=json.dumps(order), timeout=900)

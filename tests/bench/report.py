@@ -49,7 +49,7 @@ class Row:
 
 
 def figure(value: float, unit: str) -> str:
-    places = 0 if value >= 100 or value == int(value) else 1 if value >= 10 else 2 if value >= 0.1 else 3
+    places = 0 if value >= 99.95 or value == int(value) else 1 if value >= 10 else 2 if value >= 0.1 else 3
     return f"{value:.{places}f} {unit}".rstrip()
 
 

@@ -15,6 +15,9 @@ import signal
 import sys
 import time
 
+PAUSE = 0.03
+"""Seconds before each command of a sequence: between two calls a hypervisor does other things, and so does who is called."""
+
 
 def start(command):
     """Starts a command as libvirt does, its input in a pipe that is already full. Returns its process and its output's pipe."""
@@ -93,6 +96,7 @@ def main():
         series = {name: [] for name in order["sequence"]}
         for _ in range(order["repeat"]):
             for name in order["sequence"]:
+                time.sleep(PAUSE)
                 series[name].append(timed(name, commands[name]))
     json.dump(series, sys.stdout)
 

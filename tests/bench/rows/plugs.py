@@ -55,7 +55,7 @@ def plugs(product: Product, effort: Effort) -> Iterator[Row]:
 def turn(on: Host, nic: Interface, repeat: int) -> dict[str, list[float]]:
     """One guest comes and goes, some times."""
     calls = {operation: on.hook("guest", operation, nic) for operation in ("start", "started", "stopped")}
-    return on.requests(calls, list(calls), repeat)
+    return on.requests(calls, list(calls), repeat, 0.02)
 
 
 def memory(on: Host) -> Row:
