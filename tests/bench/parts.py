@@ -2,7 +2,7 @@
 
 `hook` runs one hook in this process, as the interpreter would; `agent` serves calls as the agent does, with nobody asking. A
 thread looks every half millisecond at what is being done, and books the time since the last look there. (Not an alarm: a signal
-makes nftables give up.) On stdout is JSON: seconds by part, of the call, or of the mean call of each name.
+makes nftables give up.) On stdout is JSON: seconds by part, of the call; or of each call of each name.
 """
 
 # As the hook itself: without `threading`, `json` and what they import, whose import would not be booked then.
@@ -123,12 +123,7 @@ def agent(product, repeat):
                 sys.exit(reason)
             if round >= 3:
                 taken[name].append(dict(spent))
-    print(json.dumps({name: average(series) for name, series in taken.items()}))
-
-
-def average(series):
-    names = {name for one in series for name in one}
-    return {name: sum(one.get(name, 0.0) for one in series) / len(series) for name in names}
+    print(json.dumps(taken))
 
 
 if __name__ == "__main__":
