@@ -344,9 +344,10 @@ class Store:
         closes the journal. `wants` are the resources by key, `originals` what was found at keys that were unclaimed."""
         with self._transaction():
             gone = [key for name in drop for key in self._forget(name)]
+            put: set[str] = set()
             for owner, keys in add.items():
-                gone += self._add(owner, sorted(keys), wants, originals)
-            self._put(((key, want, originals.get(key), None) for key, want in wants.items()))
+                gone += self._add(owner, sorted(keys), wants, originals, put)
+            self._put((key, want, originals.get(key), None) for key, want in wants.items() if key not in put)
             self._db.execute("DELETE FROM journal")
             self._sweep(gone)
 
@@ -359,9 +360,15 @@ class Store:
         )
 
     def _add(
-        self, owner: Owner, keys: Sequence[str], wants: Mapping[str, Resource], originals: Mapping[str, Resource | None]
+        self,
+        owner: Owner,
+        keys: Sequence[str],
+        wants: Mapping[str, Resource],
+        originals: Mapping[str, Resource | None],
+        put: set[str],
     ) -> list[str]:
-        """Records an owner with the keys that it claims. Returns those that it did claim, and does not any more."""
+        """Records an owner with the keys that it claims. Returns those that it did claim, and does not any more; `put` grows by
+        those whose resources are recorded with it."""
         before = self.claimed(owner.id)
         sole = {key for (key,) in self._query(_ALONE, (owner.id,))}
         self._forget_owner(owner.id)
@@ -373,7 +380,9 @@ class Store:
                 "SELECT key FROM resource WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
             )
         }
-        self._put((key, wants[key], originals.get(key), owner.id) for key in keys if key in wants and key not in there)
+        fresh = [key for key in keys if key in wants and key not in there]
+        self._put((key, wants[key], originals.get(key), owner.id) for key in fresh)
+        put.update(fresh)
         left = sole.difference(keys)
         self._db.executemany("UPDATE resource SET owner = NULL WHERE key = ?", [(key,) for key in left])
         shared = [key for key in keys if key in there and key not in sole]
@@ -397,11 +406,13 @@ class Store:
         with self._transaction():
             rows = self._query("SELECT * FROM owner WHERE id = ?", (owner,)) if kept else []
             kept &= self.claimed(owner) if kept else kept
-            gone = self._forget(owner)
+            gone = self._forget_owner(owner)
             if kept:
                 self._db.executemany(_INSERT_OWNER, [_row(replace(_owner(row), phase="leftover")) for row in rows])
                 self._db.executemany("INSERT INTO claim VALUES (?, ?)", [(owner, key) for key in sorted(kept)])
             self._db.execute("DELETE FROM journal")
+            self._db.execute(f"DELETE FROM resource WHERE owner = ? AND NOT {_CLAIMED}", (owner,))
+            self._db.execute("UPDATE resource SET owner = NULL WHERE owner = ?", (owner,))
             self._sweep(gone)
 
     def set_phase(self, owner: str, phase: str) -> None:
