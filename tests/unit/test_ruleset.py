@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from vmnet_hooks import ruleset
-from vmnet_hooks.kernel import nft
 from vmnet_hooks.state import Device, NftElement, NftTable, Sysctl
 
 PORT = ruleset.guarded_port("eth1.100", "02:11:22:33:44:55", ["10.5.5.254", "10.5.6.254", "2001:db8:5::1", "fe80::1"])
@@ -45,7 +44,7 @@ def test_one_family_alone():
 
 @pytest.mark.parametrize("table", [ruleset.INET, ruleset.ARP, ruleset.BRIDGE, PORT], ids=lambda t: t.key)
 def test_rules_are_counted(table):
-    counted = {name: nft._rules("\n".join(lines)) for name, lines in chains(table).items()}
+    counted = {name: sum(not line.startswith("type ") for line in lines) for name, lines in chains(table).items()}
     assert counted == dict(table.rules)
     assert table.rules == tuple(sorted(table.rules)), "as they are read"
 
@@ -122,6 +121,19 @@ def test_elements_come_back_as_they_were_added():
     script = ROUND_TRIP.replace("TABLES", "(ruleset.INET, ruleset.ARP, ruleset.BRIDGE)").replace("ELEMENTS", repr(elements))
     done = subprocess.run(["unshare", "-n", sys.executable, "-"], input=script, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_nft_takes_the_keepers():
+    """Each is its owner's; what stands in it is what the filters take off, at every place where something passes."""
+    text = "".join(ruleset.KEEPERS.values()) + ruleset.KEEP_CLOSED
+    done = subprocess.run(["unshare", "-n", "nft", "-f", "-"], input=text, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for family, table in (("inet", ruleset.INET), ("arp", ruleset.ARP), ("bridge", ruleset.BRIDGE)):
+        assert "flags owner;" in ruleset.KEEPERS[family] and ruleset.KEEPER in ruleset.KEEPERS[family]
+        for name, rules in chains(table).items():
+            assert not any(rule.endswith(" accept") for rule in rules), f"{family} {name}: accepted, but not approved"
+        assert all(f"set {name} {{ type ifname; }}" in table.body for name in ruleset.KEPT_SETS[family])
+    assert ruleset.KEEPER not in {ruleset.port_table(name) for name in ("keeper", "_keeper", "")}
 
 
 def test_names_of_tables_differ():
