@@ -1,11 +1,11 @@
-"""Netlink's bytes: attributes, answers, refusals, dumps that are interrupted."""
+"""Netlink's bytes: attributes, answers, refusals, dumps that are interrupted; routes that are kept."""
 
 import errno
 import struct
 
 import pytest
 
-from vmnet_hooks.kernel import tables, wire
+from vmnet_hooks.kernel import routes, tables, wire
 from vmnet_hooks.kernel.wire import NetlinkError, attribute, attributes, messages
 
 ERROR, DONE, NEWLINK, INTERRUPTED = 2, 3, 16, 0x10
@@ -25,7 +25,7 @@ class Scripted(wire.Rtnetlink):
         self.sent.append((kind, flags, body))
         return len(self.sent)
 
-    def _receive(self) -> bytes:
+    def receive(self, flags: int = 0) -> bytes:
         return self.answers.pop(0)(len(self.sent))
 
 
@@ -150,3 +150,77 @@ def test_a_part_of_an_element(part, packed):
 )
 def test_the_version_of_a_table(userdata, version):
     assert tables._version(userdata) == version
+
+
+# --- routes that are kept ----------------------------------------------------------------------------------------------
+
+
+class Told:
+    """A socket whose datagrams wait in a list; an exception among them is raised."""
+
+    def __init__(self) -> None:
+        self.waiting: list = []
+
+    def receive(self, flags: int) -> bytes:
+        if not self.waiting:
+            raise BlockingIOError
+        found = self.waiting.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+@pytest.fixture
+def kept():
+    asked: list = []
+
+    def ask(*key: int) -> list[wire.Route]:
+        asked.append(key)
+        return [wire.Route(key[1], "::/0", 3, "", 9, "", 1024)]
+
+    made = object.__new__(routes.Routes)
+    made._ask, made._told, made._kept = ask, Told(), {}
+    made.asked = asked
+    return made
+
+
+UPLINK, LEARNED = (2, 222, 3, 0), (10, 254, 0, 9)
+
+
+def told_of(table: int, oif: int, family: int = 2, proto: int = 86, several: bool = False) -> bytes:
+    route = wire.Route(table, "2001:db8::/64" if family == 10 else "192.0.2.0/24", oif, "", proto, "", 0)
+    body = wire._route(route)
+    return message(24, 0, body.replace(attribute(4, struct.pack("=I", oif)), b"") if several else body)
+
+
+@pytest.mark.parametrize(
+    ("datagram", "asked_again"),
+    [
+        (told_of(222, 3), {UPLINK}),
+        (told_of(222, 3, several=True), {UPLINK}),
+        (told_of(222, 7), set()),
+        (told_of(223, 3), set()),
+        (told_of(222, 3, family=10), set()),
+        (told_of(254, 3, family=10, proto=9), {LEARNED}),
+        (told_of(254, 7, family=10, proto=9), {LEARNED}),
+        (told_of(254, 7, family=10, proto=2), set()),
+        (message(17, 0, struct.pack("=BxHiII", 0, 1, 3, 0, 0)), {UPLINK, LEARNED}),
+        (message(16, 0, struct.pack("=BxHiII", 0, 1, 7, 0, 0)), set()),
+        (message(21, 0, struct.pack("=BBBBI", 2, 24, 0, 0, 3)), {UPLINK, LEARNED}),
+        (OSError(errno.ENOBUFS, "lost"), {UPLINK, LEARNED}),
+    ],
+)
+def test_routes_are_kept_until_something_is_told_of_them(datagram, asked_again, kept):
+    for key in (UPLINK, LEARNED, UPLINK, LEARNED):
+        assert kept.read(*key)[0].table == key[1]
+    assert kept.asked == [UPLINK, LEARNED]
+    kept._told.waiting.append(datagram)
+    for key in (UPLINK, LEARNED):
+        kept.read(*key)
+    assert set(kept.asked[2:]) == asked_again and len(kept.asked) == 2 + len(asked_again)
+
+
+def test_a_socket_that_can_not_listen_says_so(kept):
+    kept._told.waiting.append(OSError(errno.EBADF, "closed"))
+    with pytest.raises(OSError):
+        kept.read(*UPLINK)

@@ -18,12 +18,12 @@ from .wire import NetlinkError
 
 
 class Kernel:
-    """Reads and changes the network namespace of this process. With a `memory`, our nft tables are only read once somebody has
-    touched them."""
+    """Reads and changes the network namespace of this process. With a `memory` (in a process that stays), our nft
+    tables and the networks' routes are only read once somebody has touched them."""
 
     def __init__(self, memory: Memory | None = None) -> None:
         try:
-            self.netlink = Netlink()
+            self.netlink = Netlink(stays=memory is not None)
         except (NetlinkError, OSError) as error:
             raise KernelError(f"no rtnetlink socket: {error}") from None
         self.nft = Nft(memory)

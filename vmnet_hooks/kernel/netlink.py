@@ -30,6 +30,7 @@ from ..state import (
     Sysctl,
 )
 from . import port, sysctl, sysfs, wire
+from .routes import Routes
 from .wire import PERMANENT, PROXY, UP, NetlinkError, Rtnetlink
 
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
@@ -39,14 +40,18 @@ _FAMILY = {4: AF_INET, 6: AF_INET6}
 
 
 class Netlink:
-    """An rtnetlink socket."""
+    """An rtnetlink socket; one that `stays` keeps what it has read of routes for as long as it holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, stays: bool = False) -> None:
         self._wire = Rtnetlink()
         self._opened: Any = None
+        self._routes = Routes(self._wire.routes) if stays else None
+        self._read_routes = self._routes.read if self._routes else self._wire.routes
 
     def close(self) -> None:
         self._wire.close()
+        if self._routes is not None:
+            self._routes.close()
         if self._opened is not None:
             self._opened.close()
 
@@ -105,7 +110,7 @@ class Netlink:
 
     def ra_links(self) -> tuple[str, ...]:
         """Links with a default route that was learned from a router advertisement."""
-        routes = self._wire.routes(AF_INET6, table=MAIN_TABLE, proto=_RTPROT_RA)
+        routes = self._read_routes(AF_INET6, MAIN_TABLE, 0, _RTPROT_RA)
         names = {self._name(route.oif) for route in routes if route.dst == "::/0"}
         return tuple(sorted(filter(None, names)))
 
@@ -252,7 +257,7 @@ class Netlink:
         """The routes through a device in a table, by a protocol if it is not 0. The kernel filters them."""
         key = ("route", want.family, want.table, want.dev, proto)
         if key not in cache:
-            found = self._wire.routes(_FAMILY[want.family], want.table, index, proto)
+            found = self._read_routes(_FAMILY[want.family], want.table, index, proto)
             cache[key] = {made.key: made for route in found for made in (self._route_of(route, want.family, want.dev),)}
         return cache[key]
 

@@ -191,14 +191,14 @@ def text(data: bytes) -> str:
 
 
 class Socket:
-    """A netlink socket that asks and is answered, one request at a time."""
+    """A netlink socket that asks and is answered, one request at a time; or, of multicast `groups`, one that is told."""
 
-    def __init__(self, protocol: int = NETLINK_ROUTE) -> None:
+    def __init__(self, protocol: int = NETLINK_ROUTE, groups: int = 0) -> None:
         self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
         try:
             self._socket.setsockopt(_SOL_NETLINK, _STRICT_CHK, 1)
             self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
-            self._socket.bind((0, 0))
+            self._socket.bind((0, groups))
         except OSError:
             self._socket.close()
             raise
@@ -213,7 +213,7 @@ class Socket:
         """The one answer to a request. Raises NetlinkError."""
         sequence = self._send(kind, flags, body)
         while True:
-            for answer, _, number, data in messages(self._receive()):
+            for answer, _, number, data in messages(self.receive()):
                 if number == sequence:
                     _check(answer, data)
                     return data
@@ -235,7 +235,7 @@ class Socket:
         # What is refused is told in order, after all of them were looked at; what is wrong with the whole, of its beginning.
         last = self._sequence - 1
         while True:
-            for answer, _, number, told in messages(self._receive()):
+            for answer, _, number, told in messages(self.receive()):
                 if first <= number <= last:
                     _check(answer, told)
                     if number == last:
@@ -254,7 +254,7 @@ class Socket:
         whole = True
         found: list[bytes] = []
         while True:
-            for answer, flags, number, data in messages(self._receive()):
+            for answer, flags, number, data in messages(self.receive()):
                 if number != sequence:
                     continue
                 if flags & _DUMP_INTR:
@@ -272,8 +272,9 @@ class Socket:
         self._socket.send(_HEADER.pack(16 + len(body), kind, flags | REQUEST, sequence, 0) + body)
         return sequence
 
-    def _receive(self) -> bytes:
-        size = self._socket.recv_into(self._buffer, 0, MSG_TRUNC)
+    def receive(self, flags: int = 0) -> bytes:
+        """The next datagram. Raises OSError: BlockingIOError if none waits and `flags` say so, ENOBUFS if some were lost."""
+        size = self._socket.recv_into(self._buffer, 0, MSG_TRUNC | flags)
         if size > _BUFFER:
             raise NetlinkError(errno.EMSGSIZE)
         return bytes(self._view[:size])
