@@ -236,4 +236,4 @@ def state(machine: Machine) -> str:
 
 
 def without_keepers(dumped: str) -> str:
-    return re.sub(r"(?ms)^table \w+ vmnet_keeper \{.*?^\}\n?", "", dumped)
+    return re.sub(r"\n{2,}", "\n", re.sub(r"(?ms)^table \w+ vmnet_keeper \{.*?^\}\n?", "", dumped))
