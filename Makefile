@@ -1,5 +1,6 @@
 # make demo      a throw-away lab in network namespaces: a guest starts, talks, stops (root)
 # make check     every test (root); installs the Debian packages that it lacks
+# make bench     what it costs, against an empty interpreter and Xen's own scripts, in a table (root)
 # make check-vm  of these, those that need Debian's kernel or its systemd, which they boot under QEMU
 # make check-xen of these, those that need a real Xen with its dom0, which they boot under QEMU
 # make deb       the Debian package, in dist/
@@ -20,16 +21,16 @@ DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-s
 BUILD_PACKAGES := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-pytest python3-pyfakefs \
 	lintian man-db
 CHECK_PACKAGES := $(DEMO_PACKAGES) $(BUILD_PACKAGES) python3-venv python3-pytest-xdist arptables mmdebstrap util-linux \
-	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan
+	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan net-tools
 
 # A skip in these tiers is a failure, see tests/conftest.py. Nothing is written beside the sources.
 PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1
 TIER = $(PYTEST) $(PYTHON) -m pytest -q -p no:cacheprovider
 
-.PHONY: help demo check lint check-debian check-pypi check-vm check-xen packages-demo packages-check packages-deb deb install clean
+.PHONY: help demo bench check lint check-debian check-pypi check-vm check-xen packages-demo packages-check packages-deb deb install clean
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -7
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -8
 
 # The services that come with the packages (libvirtd, virtlogd) are installed but not started: SYSTEMD_OFFLINE keeps
 # systemctl, and RUNLEVEL=1 keeps invoke-rc.d, from starting anything. The labs run daemons of their own.
@@ -55,6 +56,10 @@ packages-deb:
 demo: packages-demo
 	@[ "$$(id -u)" = 0 ] || { echo "make demo: needs root (network namespaces); run: sudo make demo" >&2; exit 1; }
 	$(PYTHON) tests/demo/demo.py
+
+bench: packages-check
+	@[ "$$(id -u)" = 0 ] || { echo "make bench: needs root (network namespaces); run: sudo make bench" >&2; exit 1; }
+	@$(PYTHON) tests/bench/run.py
 
 check: packages-check
 	@[ "$$(id -u)" = 0 ] || { echo "make check: needs root (network namespaces); run: sudo make check" >&2; exit 1; }
@@ -85,15 +90,14 @@ check-debian: .venv-check/ready
 	done; \
 	[ -z "$$failed" ] || { echo "== failed:$$failed" >&2; exit 1; }
 
-# Without what does not depend on a library's version, which is also what takes longest: the laws are kept by our own code
-# alone, and so is cleaning up after a kill; iproute2 does a takeover.
-PYPI_TESTS = $(filter-out %/test_hostile.py $(wildcard tests/unit/test_laws*.py),$(wildcard tests/unit/test_*.py)) tests/cases \
-	$(addprefix tests/netns/test_,$(addsuffix .py,routed bridged roles anycast nat graph_live import_state))
+# What depends on a library's version: what every guest needs is spoken in words of our own, and pyroute2 makes links.
+PYPI_TESTS = $(addprefix tests/unit/test_,kernel_edge.py wire.py cli.py libvirt_frontend.py import_budget.py) tests/cases \
+	$(addprefix tests/netns/test_,hostnet.py anycast.py graph_live.py import_state.py)
 
 check-pypi: .venv-check/ready
 	@echo "== tests with PyPI's newest Python packages"
 	@PATH="$(CURDIR)/.venv-check/bin:$$PATH" VIRTUAL_ENV=$(CURDIR)/.venv-check \
-	    $(PYTEST) .venv-check/bin/python -m pytest -q -p no:cacheprovider $(PYPI_TESTS)
+	    $(PYTEST) .venv-check/bin/python -m pytest -q -p no:cacheprovider -n 2 $(PYPI_TESTS)
 
 # On Debian's kernel under QEMU, without KVM: VLANs, bonds and VLAN-aware bridges are not in every machine's kernel, and not
 # every machine has a systemd that tests may do with as they like.

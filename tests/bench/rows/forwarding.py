@@ -130,10 +130,10 @@ def forwarding(product: Product, effort: Effort) -> Iterator[Row]:
             traffic[name] = Traffic(on, count)
         measure(traffic, effort)
     plain, table, guard = (traffic[name] for name in LAYOUTS)
-    yield shown(f"{count} guests: packet to a guest, policy table / main table", table.into, plain.into, 1.3, 1.8)
-    yield shown(f"{count} guests: packet from a guest, policy table / main table", table.out, plain.out, 1.3, 1.8)
-    yield shown(f"{count} guests: packet to a guest, source filter / without", guard.into, table.into, 1.3, 1.8)
-    yield shown(f"{count} guests: packet from a guest, source filter / without", guard.out, table.out, 1.3, 1.8)
+    yield shown(f"{count} guests: packet to a guest, policy table / main table", table.into, plain.into, 1.3, 4.0)
+    yield shown(f"{count} guests: packet from a guest, policy table / main table", table.out, plain.out, 1.3, 4.0)
+    yield shown(f"{count} guests: packet to a guest, source filter / without", guard.into, table.into, 1.3, 4.0)
+    yield shown(f"{count} guests: packet from a guest, source filter / without", guard.out, table.out, 1.3, 4.0)
     for name, other in traffic.items():
         if name in OLDER:
             yield shown(f"{count} guests: packet from a guest, {name} / main table", other.out, plain.out)
@@ -169,7 +169,7 @@ def arp(product: Product, effort: Effort) -> Iterator[Row]:
     small, large = times
     yield middle(f"{count} guests: ARP answer to who-has gateway", large.answers, 1e-6, "ms", 1.0, 3.0)
     yield ratio(f"ARP answer, {count} guests / {FEW}", large.answers, small.answers, None, None, 1e-3, "µs")
-    yield ratio(f"ARP request of the host, {count} guests / {FEW}", large.asked, small.asked, 1.3, 1.8, 1e-3, "µs")
+    yield ratio(f"ARP request of the host, {count} guests / {FEW}", large.asked, small.asked, 1.3, 4.0, 1e-3, "µs")
     name = f"ARP request of the host, to any of {count} guests / {FEW}"
     yield ratio(name, large.asked_any, small.asked_any, None, None, 1e-3, "µs")
 

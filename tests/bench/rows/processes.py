@@ -105,10 +105,10 @@ def ignored_and_handled(product: Product, effort: Effort) -> Iterator[Row]:
         else:
             times = on.spawn(every, list(every), repeat)
     floor = times["floor"] + times["floor "]
-    yield ratio("ignored call / empty interpreter", times["ignored"], floor, 1.1, 1.5)
+    yield ratio("ignored call / empty interpreter", times["ignored"], floor, 1.1, 3.0)
     for name, what in CALLS.items():
         if name in times:
-            yield ratio(f"agent: {what} / empty interpreter", times[name], floor, 1.3, 2.0)
+            yield ratio(f"agent: {what} / empty interpreter", times[name], floor, 1.3, 4.0)
     if xen and served:
         yield from beside_xen(times)
 
@@ -118,10 +118,10 @@ def beside_xen(times: Series) -> Iterator[Row]:
     for peer in ("vif-route online", "vif-bridge online"):
         yield ratio(f"empty interpreter / {peer}", times["floor"], times[peer])
     for name in ("start", "ifup"):
-        yield ratio(f"agent: {CALLS[name]} / vif-route online", times[name], times["vif-route online"], 1 / 4, 1 / 3)
+        yield ratio(f"agent: {CALLS[name]} / vif-route online", times[name], times["vif-route online"], 1 / 4, 1.0)
     yield ratio(f"agent: {CALLS['stopped']} / vif-route offline", times["stopped"], times["vif-route offline"])
     yield ratio(
-        f"agent: {CALLS['bridge start']} / vif-bridge online", times["bridge start"], times["vif-bridge online"], 1 / 6, 1 / 4
+        f"agent: {CALLS['bridge start']} / vif-bridge online", times["bridge start"], times["vif-bridge online"], 1 / 6, 1 / 2
     )
     yield ratio(
         f"agent: {CALLS['bridge stopped']} / vif-bridge offline", times["bridge stopped"], times["vif-bridge offline"]
@@ -136,7 +136,7 @@ def in_process(product: Product, effort: Effort) -> Iterator[Row]:
         times = on.spawn(commands, list(commands), effort(20, 5))
     floor = times["floor"] + times["floor "]
     for name, what in CALLS.items():
-        yield ratio(f"no agent: {what} / empty interpreter", times[name], floor, 25, 40)
+        yield ratio(f"no agent: {what} / empty interpreter", times[name], floor, 25, 60)
 
 
 def at_once(product: Product, effort: Effort) -> Iterator[Row]:
@@ -154,7 +154,7 @@ def at_once(product: Product, effort: Effort) -> Iterator[Row]:
         try:
             on.start_agent()
         except CommandFailed as error:
-            yield unknown(what, error, 1.3, 2.0)
+            yield unknown(what, error, 1.3, 4.0)
             return
         repeat = effort(5, 2)
         on.requests(commands, [starts[0], stops[0]])
@@ -169,8 +169,8 @@ def at_once(product: Product, effort: Effort) -> Iterator[Row]:
                 unplugged += on.crowds(commands, [stops], 1)[0]
                 if left := plugged_guests(on):
                     raise CommandFailed(f"{left} guests are still there")
-    yield ratio(what, plugged, empty, 1.3, 2.0)
-    yield ratio(what.replace("PLUG", "UNPLUG"), unplugged, empty, 1.3, 2.0)
+    yield ratio(what, plugged, empty, 1.3, 4.0)
+    yield ratio(what.replace("PLUG", "UNPLUG"), unplugged, empty, 1.3, 4.0)
 
 
 def plugged_guests(on: Host) -> int:
