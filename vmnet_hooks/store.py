@@ -92,9 +92,9 @@ class Store:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             path = f"{directory}/state.db"
             self._db = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
-            # A tmpfs: there is nothing to sync to. The journal of a change is emptied, not made and removed each time.
+            # A tmpfs: there is nothing to sync to. The journal of a change is overwritten, not made and removed each time.
             self._db.execute("PRAGMA synchronous = OFF")
-            self._db.execute("PRAGMA journal_mode = TRUNCATE")
+            self._db.execute("PRAGMA journal_mode = PERSIST")
             if self._db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                 with self.lock():
                     self._migrate()
