@@ -267,7 +267,8 @@ class Store:
         return {key: (_decoded(want), decode(original)) for key, want, original in rows}
 
     def released(self, owners: Sequence[str], wants: Container[str]) -> dict[str, tuple[Resource, Resource | None]]:
-        """What `recorded` says of the keys that these owners claim and nobody else does, but for those in `wants`."""
+        """What `recorded` says of the keys that these owners claim and nobody else does, but for those in `wants`: in the order
+        of the owners, and each one's by key."""
         # Nearly always it is one.
         alone = len(owners) == 1
         names = owners[0] if alone else json.dumps(list(owners))
@@ -285,7 +286,11 @@ class Store:
             f"WHERE bundle.key = resource.key AND claim.owner {theirs})",
             (names,),
         )
-        return {key: (_decoded(want), decode(original)) for key, want, original in rows if key not in wants}
+        found = {key: (_decoded(want), decode(original)) for key, want, original in sorted(rows) if key not in wants}
+        if alone:
+            return found
+        order = dict.fromkeys(key for owner in owners for key in sorted(self.claimed(owner)))
+        return {key: found[key] for key in order if key in found}
 
     def resources(self) -> dict[str, Resource]:
         """Everything that anybody claims."""
