@@ -29,8 +29,9 @@ class Records(store.Store):
     """The records, with one more lock in front of the host's: threads wait for each other asleep, not by polling."""
 
     def __init__(self, mutex: threading.Lock, wanted: Callable[[], bool]) -> None:
-        super().__init__()
+        # Locks itself already, where there are no records yet.
         self._mutex, self._wanted = mutex, wanted
+        super().__init__()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
