@@ -264,7 +264,8 @@ def agent() -> str:
     finally:
         connection.close()
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["since"]))
-    return f"agent: runs since {since}, process {found['pid']}: {found['served']} calls served, {found['healed']} objects put back"
+    did = f"{found['served']} calls served, {found['healed']} objects put back"
+    return f"agent: runs since {since}, process {found['pid']}: {did}"
 
 
 @main.command()

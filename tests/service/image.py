@@ -109,6 +109,8 @@ def build(clean: Path, booted: Path, out: Path) -> None:
     (root / "etc/fstab").write_text("/dev/vda / ext4 defaults 0 0\n")
     (root / "etc/hostname").write_text("machine\n")
     (root / "etc/machine-id").write_text(f"{hashlib.md5(root.name.encode()).hexdigest()}\n")
+    # The index of man pages takes long.
+    (root / "var/lib/man-db/auto-update").unlink(missing_ok=True)
     # libvirt's own network wants dnsmasq.
     shutil.rmtree(root / "etc/libvirt/qemu/networks", ignore_errors=True)
     for folder in ("var/cache/apt", "var/lib/apt/lists", "boot"):

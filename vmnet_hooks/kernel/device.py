@@ -3,6 +3,7 @@ what is rare, and what pyroute2 knows better than we. netlink.py loads this when
 """
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ _WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("bond", "xmit_hash_policy"): bond.HASHES,
     ("bond", "lacp_rate"): bond.RATES,
 }
+_ADDRESSED = ("bridge", "dummy", "macvlan")
+"""Those that always get an address from us. A bond takes one of its ports', a VLAN device its parent's."""
 
 
 class Devices:
@@ -143,6 +146,10 @@ def create(ip: IPRoute, want: Device, parent: int) -> None:
     data = _encoded_settings(want.type, (*want.fixed, *want.options))
     if parent:
         data["link"] = parent
+    if want.type in _ADDRESSED:
+        # The address that is wanted comes next. Were there none until then, udev would give the link one of its own, at any
+        # moment after it appears: its default policy is for addresses that the kernel made up.
+        data["address"] = f"02:{os.urandom(5).hex(':')}"
     ip.link("add", ifname=want.ifname, kind=want.type, **data)
     # The kernel takes no alias with the creation.
     index = next(iter(ip.link("get", ifname=want.ifname)))["index"]
