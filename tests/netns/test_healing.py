@@ -1,5 +1,6 @@
 """Self-healing: somebody damages what is set up, the agent puts it back by itself, and at no moment does a guest get through
-what it must not. VMNET_DAMAGES says how many random damages are done (40).
+what it must not. VMNET_DAMAGES says how many random damages are done (40), VMNET_HEALED_WITHIN in how many seconds each must be
+healed: 3, for machines on which much else runs. Half of them are healed within one second on any.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from lab.routed import GATEWAY4, GATEWAY6, PUBLIC, TAP_MAC, WORLD4, WORLD6, Inte
 
 from vmnet_hooks.agent.healing import FIGHT_SECONDS, FIGHT_TIMES
 
-HEALED_WITHIN = 1.0
-LOOKS = 8
-"""On a machine that is so busy that a look at a host takes long, healing may take as long as so many."""
+HEALED_WITHIN = float(os.environ.get("VMNET_HEALED_WITHIN", "3"))
 DAMAGES = int(os.environ.get("VMNET_DAMAGES", "40"))
 STRANGER = "02:de:ad:be:ef:01"
 SPOOFED_PORT = 6666
@@ -138,16 +137,13 @@ def look(node: Node) -> str:
 def healed(node: Node, damage: str, within: float = HEALED_WITHIN, before: str = "") -> float:
     """Seconds from before the damage until the node has been seen to be as it was (now, or when it looked like `before`).
     Raises AssertionError if that took too long."""
-    begin = time.monotonic()
-    now = look(node)
-    limit = max(within, LOOKS * (time.monotonic() - begin))
-    before = before or now
+    before = before or look(node)
     begin = time.monotonic()
     node.sh(damage)
     while (now := look(node)) != before:
-        assert time.monotonic() - begin < limit + 3, f"not healed:\n{changes(before, now)}"
+        assert time.monotonic() - begin < within + 3, f"not healed:\n{changes(before, now)}"
     took = time.monotonic() - begin
-    assert took <= limit, f"healed, but it took {took:.2f} s"
+    assert took <= within, f"healed, but it took {took:.2f} s"
     return took
 
 
@@ -300,8 +296,9 @@ def test_random_damages(lab, agent, pace):
     print(f"{DAMAGES} damages, each healed in {times[DAMAGES // 2][0]:.2f} s (median), at most {times[0]}", end="; ")
     print(f"longest gaps of pings {[round(gap, 2) for gap in pings.gaps]} s; passed unfiltered: {len(flood.passed)}")
     assert flood.passed == [], f"{len(flood.passed)} packets passed, the first: {flood.passed[0]}"
+    assert times[DAMAGES // 2][0] <= 1
     # The uplink's neighbours are asked for again, too.
-    assert max(pings.gaps) <= 3 * HEALED_WITHIN
+    assert max(pings.gaps) <= 2 + HEALED_WITHIN
     assert "left alone" not in agent.log[said:]
     assert lab.a.cli("check").returncode == 0
 
