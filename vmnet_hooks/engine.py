@@ -15,7 +15,7 @@ from .hostnet import bridge
 from .modes import MODES
 from .parts import Parts
 from .plan import Change, Plan
-from .ruleset import CLOSED6, FAMILIES, port_table
+from .ruleset import CLOSED6, TABLES, port_table, with_nat
 from .state import MAIN_TABLE, Address, Adoption, FdbEntry, LinkAttribute, NftElement, NftTable, Resource, Route, Rule, Sysctl
 from .transaction import Store, Transaction
 
@@ -56,7 +56,7 @@ class Engine(Parts):
             self._recover()
             transaction = self._plug(domain, bound, frontend, incoming=incoming)
             self._run(transaction, f"plug {domain.name}")
-        return [owner for owner in transaction.add if owner.domain]
+        return [owner for owner in transaction.add if owner.domain_id == domain.id and owner.domain]
 
     def plan_plug(self, domain: Domain, frontend: str) -> Plan:
         """What `plug` would do now. Taps that do not exist yet are taken to be fresh."""
@@ -211,7 +211,8 @@ class Engine(Parts):
             if problem:
                 raise ConfigError(f"{owner.domain} has arrived, but {problem}")
             claims = self.store.claims(owner.id)
-            withheld = {key: resource for key, resource in wants.items() if key not in claims}
+            there = with_nat(claims)
+            withheld = {key: resource for key, resource in wants.items() if key not in there}
             missing.update(withheld)
             add[owner] = [*claims, *withheld, *(f"needs {other}" for other in self.store.needs(owner.id))]
         current = self.kernel.read(missing.values())
@@ -324,7 +325,7 @@ class Engine(Parts):
             owners = [owner for owner in self.store.of_domain(domain.name, domain.uuid) if self._lives(owner)]
             if owners:
                 needs = {owner.id: self.store.needs(owner.id) for owner in owners}
-                wanted = {owner: self.store.claims(owner.id) for owner in owners}
+                wanted = {owner: with_nat(self.store.claims(owner.id)) for owner in owners}
                 for owner in [owner for owner in owners if owner.phase == "incoming"]:
                     # A domain that is called running has arrived, unseen.
                     arrived = replace(owner, phase="plugged")
@@ -353,7 +354,7 @@ class Engine(Parts):
     def _wants(self, owner: Owner) -> tuple[dict[str, Resource], str]:
         """What an owner shall have by today's configuration; by its record where the configuration has lost it."""
         if not self._is_from_files(owner):
-            return self.store.claims(owner.id), ""
+            return with_nat(self.store.claims(owner.id)), ""
         try:
             if not owner.domain:
                 part = self._part(owner.id)
@@ -364,7 +365,7 @@ class Engine(Parts):
                 found = compose.compose(vif, network, self._host(compose.links_of(vif, network)))
                 wants = _for_phase(owner.phase, vif, network, found)
         except (ConfigError, InputError) as error:
-            return self.store.claims(owner.id), str(error)
+            return with_nat(self.store.claims(owner.id)), str(error)
         # A link that lives on router advertisements shows up, and goes, by itself: not the admin's doing.
         claims = self.store.claims(owner.id)
         kept = {key: r for key, r in claims.items() if isinstance(r, Sysctl) and r.path.endswith("/accept_ra")}
@@ -409,10 +410,9 @@ class Engine(Parts):
         kept = [r for r in found.values() if self._is_declared(r) and r != CLOSED6]
         orphans = [Change(r, None) for r in found.values() if not (self._is_declared(r) and kept)]
         orphans.sort(key=lambda change: -change.subject.order)
-        for family in FAMILIES:
-            table = NftTable(family, "", ())
+        for table in TABLES:
             if table.key not in claimed and not kept and self.kernel.read([table]):
-                orphans = [c for c in orphans if not (isinstance(c.subject, NftElement) and c.subject.family == family)]
+                orphans = [c for c in orphans if not (isinstance(c.subject, NftElement) and c.subject.table == table.key)]
                 orphans.append(Change(table, None))
         failed: dict[str, str] = {}
         for change in orphans:

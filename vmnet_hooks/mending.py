@@ -12,7 +12,7 @@ from .domain import Owner
 from .engine import Engine
 from .errors import ConflictError, VmnetError
 from .plan import Change, Plan
-from .ruleset import port_table
+from .ruleset import NAT, port_table
 from .state import (
     Address,
     Adoption,
@@ -149,7 +149,11 @@ def _mendable(engine: Engine, recorded: Mapping[str, Resource]) -> tuple[dict[st
     links = {name: engine.kernel.link(name) for name in {r.link for r in recorded.values()} if name}
     made = {r.ifname for r in recorded.values() if isinstance(r, Device) and links[r.ifname] is None}
     wants, waits = {}, []
+    # Recorded by a version that had it in a table with other things: there it is until that one is made anew.
+    elsewhere = engine.store.recorded(NAT.key) is None
     for key, resource in recorded.items():
+        if elsewhere and isinstance(resource, NftElement) and resource.table == NAT.key:
+            continue
         link = links.get(resource.link)
         if isinstance(resource, Adoption) or (isinstance(resource, LinkAttribute) and not _restored(resource, made)):
             continue
@@ -175,14 +179,14 @@ def _with_tables(
 ) -> tuple[dict[str, Resource], dict[str, Resource]]:
     """An element needs its table, and a table that is made anew needs all of its elements, whoever's they are."""
     store = engine.store
-    tables = {f"nft {r.family}" for r in wants.values() if isinstance(r, NftElement)} - wants.keys()
+    tables = {r.table for r in wants.values() if isinstance(r, NftElement)} - wants.keys()
     known = {key: found[0] for key in tables if (found := store.recorded(key))}
     there = engine.kernel.read(known.values())
     wants = {**{key: r for key, r in known.items() if there.get(key) != r}, **wants}
     current = {**current, **there}
     for table in [r for r in wants.values() if isinstance(r, NftTable) and not table_of_link(r)]:
-        wants = {**wants, **_claimed(store, store.elements(table.family))}
-        current = {k: r for k, r in current.items() if not (isinstance(r, NftElement) and r.family == table.family)}
+        wants = {**wants, **_claimed(store, store.elements(table.key))}
+        current = {k: r for k, r in current.items() if not (isinstance(r, NftElement) and r.table == table.key)}
     return wants, current
 
 

@@ -9,7 +9,12 @@ PROTO = 86
 
 MAIN_TABLE = 254
 TABLE = "vmnet"
-"""The name of our nft table in each family. A table for one link alone has `-` and the link's name after it."""
+"""The name of our nft table in each family. A table for one link alone (family netdev) has `-` and the link's name after it."""
+
+NAT_TABLE = f"{TABLE}-nat"
+"""Of family inet, with the chain of NAT: wherever there is one, the kernel tracks every connection of the host."""
+NAT_SETS = ("masquerade", "private", "snat")
+"""How the names of its sets start."""
 
 ALIAS = "vmnet-hooks"
 """The ifalias of every link that we made."""

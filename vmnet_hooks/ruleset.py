@@ -6,13 +6,14 @@ table's chain from dropping the packet.
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address
 
-from .state import TABLE, NftElement, NftTable
+from .state import NAT_TABLE, TABLE, NftElement, NftTable, Resource
 
 # Sets are keyed by interface name: an element outlives the tap, and binds again by name. Single addresses are in sets of their
-# own (sources, private): a set of intervals refuses one that overlaps another, and a look-up in it costs more.
+# own (sources, private): a set of intervals refuses one that overlaps another, and a look-up in it costs more. A set's name says
+# which table it is in, state.table_of.
 #
 # What passes a filter goes to `approved`, and from there on its way: it takes off the marks that KEEPERS put on it, two bits of
 # the packet's priority (the second: of a port whose addresses are known). Without a keeper they are not set: nothing changes.
@@ -25,12 +26,6 @@ _INET = """\
 	set prefixes6 { type ifname . ether_addr . ipv6_addr; flags interval; }
 	set closed { type nf_proto; }
 	set forwarding { type ifname; }
-	set masquerade4 { type ipv4_addr . ifname; flags interval; }
-	set masquerade6 { type ipv6_addr . ifname; flags interval; }
-	set private4 { type ipv4_addr . ifname; }
-	set private6 { type ipv6_addr . ifname; }
-	map snat4 { type ipv4_addr . ifname : ipv4_addr; flags interval; }
-	map snat6 { type ipv6_addr . ifname : ipv6_addr; flags interval; }
 	chain guard {
 		type filter hook prerouting priority raw; policy accept;
 		iifname @guarded goto guest
@@ -58,7 +53,16 @@ _INET = """\
 	chain gate {
 		iifname != @forwarding counter drop
 		goto approved
-	}
+	}"""
+_INET_RULES = (("approved", 1), ("forward", 1), ("gate", 2), ("guard", 1), ("guest", 7), ("unnumbered", 2))
+
+_NAT = """\
+	set masquerade4 { type ipv4_addr . ifname; flags interval; }
+	set masquerade6 { type ipv6_addr . ifname; flags interval; }
+	set private4 { type ipv4_addr . ifname; }
+	set private6 { type ipv6_addr . ifname; }
+	map snat4 { type ipv4_addr . ifname : ipv4_addr; flags interval; }
+	map snat6 { type ipv6_addr . ifname : ipv6_addr; flags interval; }
 	chain nat {
 		type nat hook postrouting priority srcnat; policy accept;
 		ip daddr { 224.0.0.0/24, 255.255.255.255 } return
@@ -70,7 +74,7 @@ _INET = """\
 		ip saddr . oifname @private4 masquerade
 		ip6 saddr . oifname @private6 masquerade
 	}"""
-_INET_RULES = (("approved", 1), ("forward", 1), ("gate", 2), ("guard", 1), ("guest", 7), ("nat", 8), ("unnumbered", 2))
+_NAT_RULES = (("nat", 8),)
 
 _ARP = """\
 	set guarded { type ifname; }
@@ -187,13 +191,16 @@ def _table(family: str, body: str, rules: tuple[tuple[str, int], ...], name: str
 
 
 INET = _table("inet", _INET, _INET_RULES)
+NAT = _table("inet", _NAT, _NAT_RULES, NAT_TABLE)
+"""Apart from INET: a chain of type nat makes the kernel track every connection of the host, which costs each packet that is
+forwarded, and is limited by nf_conntrack_max. Only for those who translate."""
 ARP = _table("arp", _ARP, _ARP_RULES)
 BRIDGE = _table("bridge", _BRIDGE, _BRIDGE_RULES)
 """Of a bridged guest with addresses: ARP, IPv4 and IPv6 from them, what asks for them (DHCP, and probes for its own), QEMU's
 RARP after a migration. Not: advertisements of routers, redirects, advertisements of others' addresses (the target stands at
 @th,64,128: RFC 4861, 4.3 and 4.4), ICMPv6 whose type is cut off by fragmentation (RFC 7113, 3)."""
-FAMILIES = ("inet", "arp", "bridge")
-"""Of the tables that hold guests as elements."""
+TABLES = (INET, NAT, ARP, BRIDGE)
+"""Those that hold guests as elements."""
 
 
 KEEPER = f"{TABLE}_keeper"
@@ -238,6 +245,13 @@ add rule inet {KEEPER} after_forward {_MARKED} meta nfproto ipv6 counter drop
 
 CLOSED6 = NftElement("inet", "closed", ("ipv6",))
 """There on a host that did not forward IPv6 before us."""
+
+
+def with_nat(claims: Mapping[str, Resource]) -> dict[str, Resource]:
+    """What is recorded for an owner, with the table that its NAT is in: before this table was one of its own, nobody claimed
+    it."""
+    translates = NAT.key not in claims and any(isinstance(r, NftElement) and r.table == NAT.key for r in claims.values())
+    return {NAT.key: NAT, **claims} if translates else dict(claims)
 
 
 def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:

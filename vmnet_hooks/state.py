@@ -14,9 +14,19 @@ from json.encoder import encode_basestring_ascii as _quoted
 from typing import ClassVar, Self
 
 from .links import Adoption, Device, FdbEntry, LinkAttribute, PortVlans
-from .resource import ALIAS, MAIN_TABLE, PROTO, TABLE, Resource, dev, ip
+from .resource import ALIAS, MAIN_TABLE, NAT_SETS, NAT_TABLE, PROTO, TABLE, Resource, dev, ip
 
-__all__ = ["ALIAS", "MAIN_TABLE", "PROTO", "TABLE"]
+__all__ = ["ALIAS", "MAIN_TABLE", "NAT_SETS", "NAT_TABLE", "PROTO", "TABLE"]
+
+
+def table_key(family: str, name: str) -> str:
+    """The key of a nft table of ours."""
+    return f"nft {family}" + ("" if name == TABLE else f" {name}")
+
+
+def table_of(family: str, set_name: str) -> str:
+    """The name of the table that a set or map of ours is in."""
+    return NAT_TABLE if family == "inet" and set_name.startswith(NAT_SETS) else TABLE
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class NftTable(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"nft {self.family}" + ("" if self.name == TABLE else f" {self.name}")
+        return table_key(self.family, self.name)
 
     @property
     def order(self) -> float:
@@ -90,13 +100,18 @@ class NftElement(Resource):
     def key(self) -> str:
         return f"nft {self.family} {self.set} {' . '.join(self.parts)}"
 
+    @cached_property
+    def table(self) -> str:
+        """The key of the table that it is in."""
+        return table_key(self.family, table_of(self.family, self.set))
+
     @property
     def ours(self) -> bool:
         return True
 
     def _statement(self, verb: str, with_value: bool = True) -> str:
         data = f" : {self.value}" if self.value and with_value else ""
-        return f"{verb} element {self.family} {TABLE} {self.set} {{ {' . '.join(self.parts)}{data} }}\n"
+        return f"{verb} element {self.family} {table_of(self.family, self.set)} {self.set} {{ {' . '.join(self.parts)}{data} }}\n"
 
     def statement(self, have: Self | None = None) -> str:
         return (have.unset_statement() if have else "") + self._statement("add")

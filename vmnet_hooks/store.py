@@ -313,11 +313,11 @@ class Store:
         found = {key: _decoded(want) for key, want in rows}
         return {key: r for key, r in found.items() if r.link == ifname}
 
-    def elements(self, family: str) -> dict[str, Resource]:
-        """Every claimed element of our nft table of one family."""
+    def elements(self, table: str) -> dict[str, Resource]:
+        """Every claimed element of the nft table of ours with that key."""
         rows = self._query("SELECT key, want FROM resource WHERE kind = 'nft-element'")
         found = {key: _decoded(want) for key, want in rows}
-        return {key: r for key, r in found.items() if isinstance(r, NftElement) and r.family == family}
+        return {key: r for key, r in found.items() if isinstance(r, NftElement) and r.table == table}
 
     # --- the journal -----------------------------------------------------------------------------------------------
 

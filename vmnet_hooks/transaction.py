@@ -13,7 +13,7 @@ from .config import Config
 from .domain import Owner
 from .errors import InTheWay, KernelError, VmnetError
 from .plan import Change, Plan, Release, goes_with_link
-from .ruleset import CLOSED6
+from .ruleset import CLOSED6, INET, NAT
 from .state import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Resource, Sysctl, same
 
 
@@ -69,7 +69,7 @@ class Store(Protocol):
     def under(self, start: str) -> dict[str, Resource]: ...
     def keys_under(self, start: str) -> list[str]: ...
     def routes_through(self, ifname: str) -> dict[str, Resource]: ...
-    def elements(self, family: str) -> dict[str, Resource]: ...
+    def elements(self, table: str) -> dict[str, Resource]: ...
     def journal(self) -> tuple[str, list[Change]]: ...
     def open_journal(self, what: str, plan: Plan) -> None: ...
     def close_journal(self) -> None: ...
@@ -202,6 +202,10 @@ class Transactions:
             if isinstance(known, Sysctl) and known.path.endswith("/accept_ra"):
                 wants[key] = known
         gone = [*drop, *(owner.id for owner in wanted)]
+        heirs = self._heirs(recorded.get(INET.key), wants, gone)
+        if heirs:
+            wants = {NAT.key: NAT, **wants}
+            recorded |= {key: found[0] for key, found in self.store.records([NAT.key]).items()}
         release = self._release(gone, wants)
         # The recorded shape too: a route is looked for on its device, and the configuration may name another one now.
         moved = [resource for key, resource in recorded.items() if resource != wants[key]]
@@ -234,13 +238,26 @@ class Transactions:
             # to nobody is for `repair` to remove.
         for table in [r for r in wants.values() if isinstance(r, NftTable) and current.get(r.key) != r]:
             # The table is made anew: so is every guest's element in it.
-            lost = self.store.elements(table.family)
+            lost = self.store.elements(table.key)
             wants = {**{k: r for k, r in lost.items() if k not in release}, **wants}
-            current = {k: r for k, r in current.items() if not (isinstance(r, NftElement) and r.family == table.family)}
+            current = {k: r for k, r in current.items() if not (isinstance(r, NftElement) and r.table == table.key)}
         add = {
             owner: [*resources, *(f"needs {other}" for other in needs.get(owner.id, ()))] for owner, resources in wanted.items()
         }
+        add |= {owner: [*self.store.claimed(owner.id), NAT.key] for owner in heirs}
         return Transaction(plan.diff(wants, release, current), add, drop, wants, originals, current, recorded)
+
+    def _heirs(self, recorded: Resource | None, wants: Mapping[str, Resource], gone: Sequence[str]) -> list[Owner]:
+        """Other owners whose NAT is in the table that is made anew, of a version that had it there: the table that it is in now
+        is theirs too."""
+        if recorded is None or recorded == wants[INET.key]:
+            return []
+        found = {owner.id: owner for key in self.store.elements(NAT.key) for _, owner in self.store.claimants(key)}
+        return [
+            owner
+            for owner in found.values()
+            if owner.id not in gone and owner.phase != "leftover" and NAT.key not in self.store.claimed(owner.id)
+        ]
 
     def _found(self, have: Resource, wants: Mapping[str, Resource]) -> Resource:
         """What was found, but for what we left there ourselves and lost the record of."""

@@ -19,7 +19,6 @@ from vmnet_hooks.kernel import adoption
 from vmnet_hooks.plan import Change, Plan
 from vmnet_hooks.state import (
     ALIAS,
-    TABLE,
     Address,
     Adoption,
     Device,
@@ -383,7 +382,7 @@ class FakeKernel:
             if want is None and subject.key not in self.world:
                 raise KernelError(f"{label(step)}: no such table")
             for key, resource in list(self.world.items()):
-                if isinstance(resource, NftElement) and resource.family == subject.family and subject.name == TABLE:
+                if isinstance(resource, NftElement) and resource.table == subject.key:
                     del self.world[key]
             self.world.pop(subject.key, None)
             if isinstance(want, NftTable):
@@ -394,7 +393,7 @@ class FakeKernel:
                 self.put(want)
             return
         assert isinstance(subject, NftElement)
-        if f"nft {subject.family}" not in self.world:
+        if subject.table not in self.world:
             raise KernelError(f"{label(step)}: no such table")
         if have is not None:
             if subject.key not in self.world:

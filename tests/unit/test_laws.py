@@ -15,7 +15,8 @@ from scenario import EVERYTHING, LAN, PUBLIC, V4, V6, Host, difference, guest
 
 from vmnet_hooks.domain import Domain
 from vmnet_hooks.errors import ConflictError, InputError, KernelError, VmnetError
-from vmnet_hooks.state import LinkAttribute, Neighbour, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
+from vmnet_hooks.ruleset import NAT
+from vmnet_hooks.state import NAT_SETS, LinkAttribute, Neighbour, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
 
 BRIDGED = guest(1, ("lan", ()))
 ROUTED = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]))
@@ -678,6 +679,8 @@ def test_unplug_continues_reports_and_keeps_a_leftover(case, tmp_path):
 
 def _depends(key: str, stuck: str) -> bool:
     """What can't go while `stuck` stays: a table's elements go with it, a port's `isolated` with its master."""
+    if stuck == NAT.key:
+        return key.startswith(tuple(f"nft inet {name}" for name in NAT_SETS))
     if stuck in ("nft inet", "nft arp", "nft bridge"):
         return key.startswith(stuck)
     *link, attribute = stuck.split()

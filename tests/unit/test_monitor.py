@@ -282,6 +282,7 @@ def test_names_of_tables(tables):
     for name, family, key in (
         ("vmnet", 3, "nft arp"),
         ("vmnet", 7, "nft bridge"),
+        ("vmnet-nat", 1, "nft inet vmnet-nat"),
         ("vmnet", 2, ""),
         ("vmnet_keeper", 1, ""),
         ("vmnet-keeper", 5, "nft netdev vmnet-keeper"),

@@ -42,7 +42,7 @@ def test_one_family_alone():
     assert len(six) == 5 and not any("arp" in rule for rule in six)
 
 
-@pytest.mark.parametrize("table", [ruleset.INET, ruleset.ARP, ruleset.BRIDGE, PORT], ids=lambda t: t.key)
+@pytest.mark.parametrize("table", [*ruleset.TABLES, PORT], ids=lambda t: t.key)
 def test_rules_are_counted(table):
     counted = {name: sum(not line.startswith("type ") for line in lines) for name, lines in chains(table).items()}
     assert counted == dict(table.rules)
@@ -52,7 +52,7 @@ def test_rules_are_counted(table):
 @pytest.mark.parametrize("ifname", ["eth1", "eth1.100", "br-ex", "if@2", "a+b", "_x", "1x", "a@+b"])
 def test_nft_takes_the_tables(ifname):
     table = ruleset.guarded_port(ifname, "02:11:22:33:44:55", ["10.5.5.254", "2001:db8::1"])
-    text = table.statement() + ruleset.INET.statement() + ruleset.ARP.statement() + ruleset.BRIDGE.statement()
+    text = "".join(t.statement() for t in (table, *ruleset.TABLES))
     text += NftElement("inet", "snat4", ("10.5.5.0/24", f'"{ifname}"'), "192.0.2.1").statement()
     text += NftElement("inet", "masquerade6", ("2001:db8::/64", f'"{ifname}"')).statement()
     link = f"ip link add {ifname} type veth peer name other && exec nft -f -"
@@ -118,7 +118,7 @@ def test_elements_come_back_as_they_were_added():
         ("bridge", "target_prefixes", (port, mac, f"{0x20010DB8 << 96:#x}-{(0x20010DB8 << 96) + (1 << 64) - 1:#x}"), ()),
         ("bridge", "target_prefixes", (port, mac, f"0x0-{(1 << 128) - 1:#x}"), (port, mac, "0x0-0xff")),
     ]
-    script = ROUND_TRIP.replace("TABLES", "(ruleset.INET, ruleset.ARP, ruleset.BRIDGE)").replace("ELEMENTS", repr(elements))
+    script = ROUND_TRIP.replace("TABLES", "ruleset.TABLES").replace("ELEMENTS", repr(elements))
     done = subprocess.run(["unshare", "-n", sys.executable, "-"], input=script, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -199,7 +199,7 @@ def test_holders(store):
 
 def test_elements(store):
     add(store, A, OWN, ELEMENT)
-    assert store.elements("arp") == {ELEMENT.key: ELEMENT} and store.elements("inet") == {}
+    assert store.elements("nft arp") == {ELEMENT.key: ELEMENT} and store.elements("nft inet") == {}
 
 
 def test_the_journal_outlives_the_process(tmp_path):

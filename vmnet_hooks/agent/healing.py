@@ -16,7 +16,7 @@ from ..engine import Engine
 from ..errors import KernelError
 from ..kernel.monitor import Nftables, Proxies, Rtnetlink, Suspects
 from ..mending import Mended, amiss, depart, mend, suspected
-from ..state import NftElement, NftTable
+from ..state import NftElement, NftTable, table_key, table_of
 from .keeper import Keeper
 
 GATHER_SECONDS = 0.02
@@ -56,7 +56,8 @@ class Patience:
 
     def allows(self, key: str, now: float) -> bool:
         """Whether it may be tried; an element only if its table may."""
-        table = " ".join(key.split(" ")[:2]) if key.startswith("nft ") else key
+        kind, *words = key.split(" ", 3)
+        table = table_key(words[0], table_of(words[0], words[1])) if kind == "nft" and len(words) == 3 else key
         return all(self._until.get(name, now) <= now for name in (key, table))
 
     def mended(self, keys: Iterable[str], now: float) -> dict[str, float]:
@@ -233,9 +234,9 @@ class Healing:
         for owner in mended.departed:
             agent.note("unplug", f"{owner.domain}: {owner.ifname} is gone")
         # The elements of a table that was made anew are no things of their own.
-        anew = {c.subject.family for c in mended.changes if isinstance(c.subject, NftTable)}
+        anew = {c.subject.key for c in mended.changes if isinstance(c.subject, NftTable)}
         subjects = [c.subject for c in mended.changes]
-        keys = sorted(r.key for r in subjects if not (isinstance(r, NftElement) and r.family in anew))
+        keys = sorted(r.key for r in subjects if not (isinstance(r, NftElement) and r.table in anew))
         if keys:
             agent.note("heal", f"put back {_named(keys)}", syslog.LOG_NOTICE)
             agent.count("healed", len(keys))

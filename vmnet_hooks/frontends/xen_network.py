@@ -182,7 +182,7 @@ def _nat(command: str, variables: Mapping[str, str]) -> Event | None:
         print(_RULER)
         _print_output("ip", "addr", "show", "dev", netdev)
         print(" ")
-        _print_output("nft", "list", "table", "inet", "vmnet")
+        _print_output("nft", "list", "table", "inet", "vmnet-nat")
         print(" ")
         _print_output("ip", "route", "list")
         print(_RULER)

@@ -211,8 +211,8 @@ class _Builder:
         words = [word.strip('"') for word in key.replace("vmnet-", " ").split()]
         found: set[str] = set()
         match words:
-            case ["nft", "inet"]:
-                found = {nat.name for nat in self.facts.nats if "chain nat" in difference.what or "missing" in difference.what}
+            case ["nft", "inet", "nat"]:
+                found = {nat.name for nat in self.facts.nats}
             case ["route" | "table-name", number, *_]:
                 found = {f"table {number}"}
             case ["rule", *_, number]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from .. import values
 from ..config import Config, Declared, Option, Required
-from ..ruleset import INET
+from ..ruleset import NAT
 from ..state import NftElement, Resource
 from . import link
 from .forwarding import forwarding
@@ -41,7 +41,7 @@ def check_together(declared: Config) -> None:
 def resources(part: Declared, host) -> Iterator[Resource]:
     link.require(part, "out", part["out"], host)
     version = part["subnet"].version
-    yield INET
+    yield NAT
     key = (str(part["subnet"]), f'"{part["out"]}"')
     if part["snat"]:
         yield NftElement("inet", f"snat{version}", key, str(part["snat"]))

@@ -9,7 +9,7 @@ from typing import Any
 from ..compose import Host, Link
 from ..errors import ConflictError, InTheWay, KernelError
 from ..plan import Plan
-from ..ruleset import FAMILIES
+from ..ruleset import TABLES
 from ..state import FORWARDING_GATE, Adoption, Device, HostName, NftElement, NftTable, Resource, Route, Sysctl, TableName
 from . import sysctl, sysfs
 from .netlink import Netlink
@@ -149,7 +149,7 @@ class Kernel:
                 found[resource.key] = resource
         except (NetlinkError, OSError) as error:
             raise KernelError(f"reading the kernel's state: {_reason(error)}") from None
-        for family in FAMILIES:
+        for family in dict.fromkeys(table.family for table in TABLES):
             found.update(self.nft.listing(family))
         for table in self.nft.port_tables():
             found[table.key] = table

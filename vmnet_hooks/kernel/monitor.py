@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..state import PROTO, TABLE, NftTable
+from ..state import NAT_SETS, PROTO, TABLE, NftTable, table_key
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12
@@ -424,7 +424,7 @@ def _table(payload: memoryview) -> str:
     name = _text(attributes(payload[4:]).get(1))
     if not family or not (name == TABLE or name.startswith(f"{TABLE}-")):
         return ""
-    return f"nft {family}" + ("" if name == TABLE else f" {name}")
+    return table_key(family, name)
 
 
 def _text(value: memoryview | None) -> str:
@@ -435,8 +435,8 @@ def _elements(table: str, payload: memoryview) -> set[str]:
     """Starts of the keys of the elements that a message is about."""
     there = attributes(payload[4:])
     name = _text(there.get(2))
-    start = f"{table} {name} "
-    if name.startswith(("masquerade", "private", "snat")) or name == "closed":
+    start = f"nft {table.split()[1]} {name} "
+    if name.startswith(NAT_SETS) or name == "closed":
         # The interface is not what comes first; few, one a network.
         return {start}
     found = set()

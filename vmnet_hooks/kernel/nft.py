@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from ..errors import KernelError, one_line
 from ..plan import Change, Plan
-from ..state import TABLE, NftElement, NftTable
+from ..ruleset import TABLES
+from ..state import NAT_SETS, TABLE, NftElement, NftTable, table_of
 from . import tables
 from .wire import Socket
 
@@ -98,14 +99,22 @@ class Nft:
         return NftElement(element.family, element.set, element.parts, found[2] or "")
 
     def listing(self, family: str, name: str = "") -> dict[str, NftElement]:
-        """Every element of our table of that family (of one set, if named); nothing if there is no table."""
-        output, error = self.run(f"list table {family} {TABLE}", _JSON | _STATELESS)
+        """Every element of our tables of that family (of one set, if named); nothing if there is no table."""
+        names = [table_of(family, name)] if name else [table.name for table in TABLES if table.family == family]
+        result: dict[str, NftElement] = {}
+        for table in names:
+            result.update(self._listed(family, table, name))
+        return result
+
+    def _listed(self, family: str, table: str, name: str) -> dict[str, NftElement]:
+        output, error = self.run(f"list table {family} {table}", _JSON | _STATELESS)
         if error:
             return {}
         result = {}
         for item in json.loads(output)["nftables"]:
             body = item.get("set") or item.get("map")
-            if not body or (name and body["name"] != name):
+            # A table of another version may have sets that are elsewhere by now.
+            if not body or (name and body["name"] != name) or table_of(family, body["name"]) != table:
                 continue
             for raw in body.get("elem", ()):
                 element = _from_json(family, body["name"], raw, "map" in item)
@@ -176,7 +185,7 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     if name == "closed":
         return NftElement(family, name, tuple(parts), str(value))
     # The interface comes first, but in the sets of NAT: subnet . interface.
-    position = 1 if name.startswith(("masquerade", "private", "snat")) else 0
+    position = 1 if name.startswith(NAT_SETS) else 0
     subnets = name.startswith(("masquerade", "prefixes", "snat"))
     parts = [f'"{part}"' if at == position else _spelled(part, subnets) for at, part in enumerate(parts)]
     return NftElement(family, name, tuple(parts), str(value))

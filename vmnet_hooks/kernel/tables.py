@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from struct import Struct
 
 from ..errors import KernelError
-from ..state import TABLE, NftElement, NftTable
+from ..state import NftElement, NftTable, table_of
 from .wire import CREATE, NetlinkError, Socket, attribute, attributes, family_of, text
 
 NETLINK_NETFILTER = 12
@@ -102,7 +102,7 @@ def _element(element: NftElement, with_value: bool = True) -> bytes:
         item += attribute(_ELEM_DATA | _NESTED, attribute(_DATA_VALUE, inet_pton(AF_INET, element.value)))
     return (
         _HEADER.pack(_FAMILIES[element.family], 0, 0)
-        + attribute(_LIST_TABLE, TABLE.encode() + b"\0")
+        + attribute(_LIST_TABLE, table_of(element.family, element.set).encode() + b"\0")
         + attribute(_LIST_SET, element.set.encode() + b"\0")
         + attribute(_LIST_ELEMENTS | _NESTED, attribute(_LIST_ELEM | _NESTED, item))
     )

@@ -15,7 +15,7 @@ from ..config import Config, Declared, Network, Option, Required
 from ..domain import Vif
 from ..errors import InputError, MissingLink
 from ..hostnet.forwarding import forwarding
-from ..ruleset import ARP, INET
+from ..ruleset import ARP, INET, NAT
 from ..state import MAIN_TABLE, Address, HostName, NftElement, ProxyNeighbour, Resource, Route, Sysctl
 from . import tap
 
@@ -100,6 +100,7 @@ def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
         *_network(network, host),
         INET,
         ARP,
+        *((NAT,) if network["nat"] else ()),
         *(_network6(network, host) if ipv6 else ()),
         *tap.source_filter(vif, True, ipv6),
         *tap.settings(vif, True, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host),

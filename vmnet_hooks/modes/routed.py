@@ -15,7 +15,7 @@ from ..config import Config, Declared, Network, Option, Required
 from ..domain import Vif
 from ..errors import InputError, MissingLink
 from ..hostnet.forwarding import forwarding
-from ..ruleset import ARP, INET
+from ..ruleset import ARP, INET, NAT
 from ..state import (
     MAIN_TABLE,
     Address,
@@ -247,6 +247,8 @@ def _network(network: Network, host) -> Iterator[Resource]:
         raise network.error("ipv6", "this kernel runs with IPv6 off (ipv6.disable=1); turn it on, or remove ipv6")
     yield INET
     yield ARP
+    if network["masquerade"]:
+        yield NAT
     if network["ipv4"]:
         if not router:
             yield NftElement("arp", "arp_source", (f'"{uplink}"',), str(network["ipv4"]["arp_source"]))
