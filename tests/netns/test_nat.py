@@ -169,7 +169,7 @@ def test_down_after_up(lab):
     assert lab.vmnet("up") == "up: nothing to do\n" and lab.vmnet("check") == "ok\n"
     same(up, settled(lab.host))
     lab.vmnet("down", "out4")
-    assert "203.0.113.7" not in lab.host.run("nft list table inet vmnet", check=False).stdout
+    assert "203.0.113.7" not in lab.host.run("nft list table inet vmnet-nat", check=False).stdout
     lab.vmnet("down")
     same(before, settled(lab.host))
 
@@ -177,11 +177,49 @@ def test_down_after_up(lab):
 def test_connections_survive_an_edit(lab):
     """Another part is added, the rules are not made anew: what is translated stays so."""
     lab.up()
-    ruleset = lab.host.run("nft -a list table inet vmnet").stdout
+    ruleset = lab.host.run("nft -a list table inet vmnet-nat").stdout
     lab.host.config(lab.host.path("/etc/vmnet-hooks/vmnet.toml").read_text() + "[bridges.br-x]\n")
     lab.vmnet("up")
-    assert lab.host.run("nft -a list table inet vmnet").stdout == ruleset
+    assert lab.host.run("nft -a list table inet vmnet-nat").stdout == ruleset
     assert ping(lab.guest, OUT4) is not None
+
+
+DAMAGE = {
+    "table": "nft delete table inet vmnet-nat",
+    "chain": "nft flush chain inet vmnet-nat nat",
+    "set": "nft flush set inet vmnet-nat masquerade4; nft flush set inet vmnet-nat masquerade6; nft flush map inet vmnet-nat snat4",
+    "everything": "nft flush ruleset",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_others_flush_is_put_back(lab, damage):
+    lab.up()
+    up = settled(lab.host)
+    lab.host.sh(DAMAGE[damage])
+    found = lab.vmnet.tried("check")
+    assert found.returncode and "nft inet " in found.output, found
+    lab.vmnet("repair")
+    same(up, settled(lab.host))
+    assert ping(lab.guest, OUT4) is not None
+
+
+def test_its_table_alone(lab):
+    """What forwards IPv4 and translates it needs no other table; what belongs to nobody is removed."""
+    lab.host.config(
+        SNAT.partition("[bridges.otherbr0]")[0] + '[nat.out4]\nsubnet = "192.168.77.0/24"\nout = "ext0"\nsnat = "203.0.113.7"\n'
+    )
+    lab.vmnet("up")
+    assert [line.split()[1:] for line in lab.host.run("nft list tables").stdout.splitlines()] == [["inet", "vmnet-nat"]]
+    lab.vmnet("down")
+    assert lab.host.run("nft list tables").stdout == ""
+    lab.host.sh(
+        "nft add table inet vmnet-nat; nft add set inet vmnet-nat private4 '{ type ipv4_addr . ifname; }'\n"
+        "nft add element inet vmnet-nat private4 '{ 10.0.0.1 . ext0 }'"
+    )
+    assert 'nft inet private4 10.0.0.1 . "ext0": ours, but in no record' in lab.vmnet.tried("check").output
+    lab.vmnet("repair")
+    assert lab.host.run("nft list tables").stdout == ""
 
 
 def test_other_tables_first(lab):

@@ -74,6 +74,11 @@ class Roles:
             call((self.host, self.gate)[which], f"dom{which}", op, self.guests[which][0])
 
 
+def tracked(node: Node) -> int:
+    """How many connections a node's kernel tracks."""
+    return int(node.sh("cat /proc/sys/net/netfilter/nf_conntrack_count 2>/dev/null || echo 0"))
+
+
 @pytest.fixture
 def roles():
     with ExitStack() as stack:
@@ -96,6 +101,7 @@ def test_masquerade(roles, role):
     assert seen.having(rf"2001:db8:f::1 > {OUT6}: .*echo request"), str(seen)
     assert not seen.having(r"192\.0\.2\.10 >") and not seen.having(r"2001:db8::10 >"), str(seen)
     assert ping(lab.gate, "192.0.2.10") and ping(lab.gate, "2001:db8::10")
+    assert tracked(lab.gate) > 0 and tracked(lab.host) == 0
     lab.stop(0)
     lab.up()
     same(up, settled(lab.gate))
@@ -117,6 +123,9 @@ def test_without_masquerade(roles, role):
         assert reach([(guest, OUT4), (guest, OUT6), (lab.world, "192.0.2.10"), (lab.world, "2001:db8::10")]) == []
     assert seen.having(rf"192\.0\.2\.10 > {OUT4}: ICMP echo request"), str(seen)
     assert seen.having(rf"2001:db8::10 > {OUT6}: .*echo request"), str(seen)
+    # Nobody translates.
+    assert "vmnet-nat" not in lab.gate.run("nft list tables").stdout
+    assert tracked(lab.gate) == tracked(lab.host) == 0
     lab.stop(0)
     lab.down()
     same(before, settled(lab.gate))

@@ -151,6 +151,7 @@ def test_colours_only_for_what_differs():
         ("sysctl net/ipv6/conf/eth2.100/disable_ipv6: is 0", "", {"eth2.100"}),
         ("nft netdev vmnet-eth1.100: missing", "", {"eth1.100"}),
         ('nft arp arp_source "guestbr0": is 0.0.0.0', "", {"guestbr0"}),
+        ("nft inet vmnet-nat: missing", "", {"nat 10.5.5.0/24 xenbr0"}),
         ('nft inet snat4 10.5.5.0/24 . "xenbr0": missing', "nat:guests", {"nat 10.5.5.0/24 xenbr0"}),
         ("lan: the uplink was edited", "db1", {"vif2.0"}),
         ("vmnet.toml: nonsense", "network lan", {"guestbr0"}),

@@ -56,7 +56,7 @@ def lose(host: Host, *keys: str) -> None:
         else:
             del world[key]
             if isinstance(resource, NftTable) and resource.family != "netdev":
-                for element in [k for k, r in world.items() if isinstance(r, NftElement) and r.family == resource.family]:
+                for element in [k for k, r in world.items() if isinstance(r, NftElement) and r.table == key]:
                     del world[element]
 
 
@@ -302,8 +302,19 @@ def test_others_are_not_held_back():
     fight(patience, "nft inet", 1)
     assert not patience.allows("nft inet", 1) and not patience.allows('nft inet guarded "tap1"', 1)
     assert patience.allows("nft arp", 1) and patience.allows('nft arp guarded "tap1"', 1) and patience.allows("rule 1", 1)
+    masquerade = 'nft inet masquerade4 192.0.2.0/24 . "eth9"'
+    assert patience.allows("nft inet vmnet-nat", 1) and patience.allows(masquerade, 1)
     assert patience.next_due() == pytest.approx(0.25 + 2)
     assert patience.due(3) == {"nft inet"} and patience.due(3) == set() and patience.next_due() is None
+
+
+def test_nat_is_held_back_with_its_table():
+    patience = Patience()
+    fight(patience, "nft inet vmnet-nat", 1)
+    masquerade = 'nft inet masquerade4 192.0.2.0/24 . "eth9"'
+    assert not patience.allows("nft inet vmnet-nat", 1) and not patience.allows(masquerade, 1)
+    assert patience.allows("nft inet", 1) and patience.allows('nft inet guarded "tap1"', 1)
+    assert patience.allows("nft netdev vmnet-nat", 1)
 
 
 def test_a_fight_long_ago_is_forgotten():

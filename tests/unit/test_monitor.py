@@ -265,6 +265,9 @@ def test_tables(tables):
 
     assert told(FLUSHED_SET) == Suspects(starts={'nft inet sources4 "tap1"', 'nft inet sources4 "tap2"'})
     assert told(SNAT) == Suspects(starts={"nft inet snat4 "})
+    moved = bytes.fromhex(SNAT).replace(b"\x0a\0\1\0vmnet\0\0\0", b"\x0e\0\1\0vmnet-nat\0\0\0")
+    moved = struct.pack("=I", len(moved)) + moved[4:]
+    assert told(moved) == Suspects(starts={"nft inet snat4 "})
     assert told(ADDED) == Suspects()
     assert told(FLUSHED_CHAIN) == Suspects({"nft inet"}, tampered={"nft inet"})
     assert told(OTHER_TABLE) == Suspects()
