@@ -572,7 +572,7 @@ DAMAGE = {
     "MAC": ("ip link set guestbr0 address 02:00:00:00:00:99", ["guestbr0", "address"]),
     "IPv6 on a port": ("echo 0 > /proc/sys/net/ipv6/conf/eth1/disable_ipv6", ["eth1", "disable_ipv6"]),
     "nft": ("nft flush ruleset", ["vmnet"]),
-    "nft table": ("nft delete table inet vmnet", ["vmnet"]),
+    "nft table": ("nft delete table inet vmnet-nat", ["vmnet-nat"]),
     "forwarding": ("echo 0 > /proc/sys/net/ipv4/conf/eth9/forwarding", ["eth9", "forwarding"]),
 }
 

@@ -187,7 +187,7 @@ def test_connections_survive_an_edit(lab):
 DAMAGE = {
     "table": "nft delete table inet vmnet-nat",
     "chain": "nft flush chain inet vmnet-nat nat",
-    "set": "nft flush set inet vmnet-nat masquerade4; nft flush set inet vmnet-nat masquerade6; nft flush map inet vmnet-nat snat4",
+    "sets": "for s in masquerade4 masquerade6; do nft flush set inet vmnet-nat $s; done; nft flush map inet vmnet-nat snat4",
     "everything": "nft flush ruleset",
 }
 
