@@ -206,8 +206,10 @@ def test_what_others_flush_is_put_back(lab, damage):
 
 def test_its_table_alone(lab):
     """What forwards IPv4 and translates it needs no other table; what belongs to nobody is removed."""
+    config = lab.host.path("/etc/vmnet-hooks/vmnet.toml").read_text()
     lab.host.config(
-        SNAT.partition("[bridges.otherbr0]")[0] + '[nat.out4]\nsubnet = "192.168.77.0/24"\nout = "ext0"\nsnat = "203.0.113.7"\n'
+        "[bridges.guestbr0]\naddresses = ['192.168.77.1/24']\n[nat.out4"
+        + config.partition("[nat.out4")[2].partition("[nat.out6")[0]
     )
     lab.vmnet("up")
     assert [line.split()[1:] for line in lab.host.run("nft list tables").stdout.splitlines()] == [["inet", "vmnet-nat"]]
