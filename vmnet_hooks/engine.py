@@ -16,7 +16,20 @@ from .modes import MODES
 from .parts import Parts
 from .plan import Change, Plan
 from .ruleset import CLOSED6, TABLES, port_table, with_nat
-from .state import MAIN_TABLE, Address, Adoption, FdbEntry, LinkAttribute, NftElement, NftTable, Resource, Route, Rule, Sysctl
+from .state import (
+    MAIN_TABLE,
+    Address,
+    Adoption,
+    FdbEntry,
+    LinkAttribute,
+    Neighbour,
+    NftElement,
+    NftTable,
+    Resource,
+    Route,
+    Rule,
+    Sysctl,
+)
 from .transaction import Store, Transaction
 
 PREPARE_SECONDS = 120.0
@@ -287,12 +300,15 @@ class Engine(Parts):
         return drifts
 
     def hazards(self) -> list[str]:
-        """What of other programs breaks what is set up here: nothing of it is ours to mend."""
+        """What of other programs breaks what is set up here, and which of the kernel's ceilings are near: nothing of it is ours
+        to mend."""
         resources = self.store.resources().values()
         bridged = any(isinstance(r, LinkAttribute) and r.name == "master" and r.value for r in resources)
         translated = any(isinstance(r, NftElement) and r.set.startswith(("snat", "masquerade")) for r in resources)
         anycast = translated and any(isinstance(r, FdbEntry) for r in resources)
-        return self.kernel.hazards(bridged, anycast) if resources else []
+        single = [r.address for r in resources if isinstance(r, Neighbour)]
+        permanent = (sum(":" not in address for address in single), sum(":" in address for address in single))
+        return self.kernel.hazards(bridged, anycast, permanent) if resources else []
 
     def repair(self, domain: str = "", gone: Iterable[str] = ()) -> list[Drift]:
         """Makes `check` clean. Returns what it mended. Raises KernelError for what it could not mend."""

@@ -250,7 +250,7 @@ class FakeKernel:
         self._alive()
         return self.obstacles.get(port, "")
 
-    def hazards(self, bridged: bool, anycast: bool) -> list[str]:
+    def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
         return []
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:

@@ -73,9 +73,9 @@ class Kernel:
         """Why a bridge must not adopt `port`; "" if it may."""
         return _rare("obstacle").obstacle(port)
 
-    def hazards(self, bridged: bool, anycast: bool) -> list[str]:
-        """What of other firewalls breaks what we set up: see hazards.hazards."""
-        return _rare("hazards").hazards(self.nft, bridged, anycast)
+    def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
+        """What of other firewalls breaks what we set up, and what is nearly full: see hazards.hazards and ceilings.ceilings."""
+        return [*_rare("hazards").hazards(self.nft, bridged, anycast), *_rare("ceilings").ceilings(permanent)]
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
         """What is there now under the keys of `wanted`. Raises KernelError."""
