@@ -326,9 +326,11 @@ def canonical(command: str, output: str) -> str:
 
 
 def dump(node: Node) -> str:
-    """Everything in the node that a hook can change, in a form that is equal exactly when the state is."""
+    """Everything in the node that a hook can change, in a form that is equal exactly when the state is. Without the tables that
+    live and die with the agent."""
     script = "\n".join(f"echo '### {command}'; {command} 2>/dev/null || :" for command in COMMANDS)
     output = node.sh(script)
+    output = re.sub(r"(?ms)^table \w+ vmnet_keeper \{.*?^\}\n", "", output)
     parts = re.split(r"^### (.*)\n", output, flags=re.M)[1:]
     return "\n".join(f"### {command}\n{canonical(command, text)}" for command, text in zip(parts[::2], parts[1::2], strict=True))
 
