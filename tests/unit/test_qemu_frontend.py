@@ -2,6 +2,10 @@
 # ruff: noqa: E501  (tables of inputs and messages)
 
 
+import os
+import shutil
+import subprocess
+
 import pytest
 from scenario import EVERYTHING, request
 
@@ -71,5 +75,11 @@ def test_wrong_argv(hook, argv, etc):
         parse(hook, *argv)
 
 
-def test_the_parents_name():
-    assert qemu._parent()
+def test_who_ran_the_script(tmp_path):
+    """By its name; a process that is gone is nobody."""
+    shutil.copy("/bin/sleep", tmp_path / "libvirtd")
+    with subprocess.Popen([tmp_path / "libvirtd", "60"]) as daemon:
+        assert qemu._is_libvirt(daemon.pid)
+        daemon.kill()
+    assert not qemu._is_libvirt(daemon.pid)
+    assert not qemu._is_libvirt(os.getpid())
