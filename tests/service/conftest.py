@@ -1,4 +1,4 @@
-"""The service tier runs where systemd is the init, in a machine that it may change: `make check-vm` boots one under QEMU.
+"""The service tier runs where systemd is the init, in a machine that it may change: `make check-service` boots one under QEMU.
 Elsewhere its tests are skipped, saying so; in CI that is a failure.
 """
 
@@ -18,7 +18,7 @@ MADE = Path("/sbin/lab-job")
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if not MADE.exists():
-        reason = "needs a machine of its own with systemd: `make check-vm` boots one under QEMU, as root"
+        reason = "needs a machine of its own with systemd: `make check-service` boots one under QEMU, as root"
         if os.environ.get("VMNET_CI") == "1":
             pytest.fail(f"VMNET_CI=1 and the service tier {reason}", pytrace=False)
         pytest.skip(f"service tier {reason}")

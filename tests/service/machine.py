@@ -224,16 +224,12 @@ def domain(name: str, last: int, bridged: bool = False) -> str:
 
 
 def state(machine: Machine) -> str:
-    """`nodes.dump` once two in a row agree, without what the agent alone has."""
+    """`nodes.dump` once two in a row agree."""
     last = ""
     for _ in range(10):
-        now = without_keepers(dump(machine))
+        now = dump(machine)
         if now == last:
             return now
         last = now
         time.sleep(0.5)
     raise CommandFailed(f"the machine's state does not settle:\n{last}")
-
-
-def without_keepers(dumped: str) -> str:
-    return re.sub(r"\n{2,}", "\n", re.sub(r"(?ms)^table \w+ vmnet_keeper \{.*?^\}\n?", "", dumped))

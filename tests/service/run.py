@@ -55,7 +55,7 @@ def missing() -> list[str]:
     if not kernel():
         found.append("Debian's kernel with its modules: apt-get install linux-image-amd64")
     if os.geteuid():
-        found.append("root, to make its image: run `sudo make check-vm`")
+        found.append("root, to make its image: run `sudo make check-service`")
     return found
 
 
