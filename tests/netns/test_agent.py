@@ -234,8 +234,8 @@ def test_hostile_clients(one, agent):
     begin = time.monotonic()
     one.start("dom1", *nics)
     one.stop("dom1", *nics)
-    # Two of these calls, at least: with nobody else there each takes some 20 ms.
-    assert time.monotonic() - begin < 4
+    # None of the four fell back: that takes 10 s.
+    assert time.monotonic() - begin < 9
     assert status(one)["served"] >= 3
     for connection in crowd[:3]:
         connection.settimeout(10)
