@@ -1,7 +1,7 @@
 """The agent: hooks that it serves leave what they leave without it; without it, or with one that dies, hangs, or is of another
 version, they do their work all the same; hostile clients change nothing for others.
 
-The number of cycles of `test_killed_again_and_again` is VMNET_CYCLES, 150 if not given.
+The number of cycles of `test_killed_again_and_again` is VMNET_CYCLES, 60 if not given.
 """
 
 import json
@@ -20,7 +20,7 @@ from lab.routed import PUBLIC, call, eventually
 from lab.single import LAN, Single, bridged, routed, same
 from lab.xenhost import XenHost, offline, online, refused
 
-CYCLES = int(os.environ.get("VMNET_CYCLES", "150"))
+CYCLES = int(os.environ.get("VMNET_CYCLES", "60"))
 SOCKET = "/run/vmnet-hooks/agent.sock"
 
 

@@ -25,6 +25,7 @@ from ..errors import VmnetError, one_line, shortened
 from ..frontends import FRONTENDS
 from ..frontends.xen import admins_hooks
 from ..handle import serve
+from ..kernel.descriptors import moved_up
 from ..request import Request
 
 MAX_HEAD = 256
@@ -142,6 +143,7 @@ class Server:
                 connection.close()
                 continue
             connection.setblocking(False)
+            connection = moved_up(connection)
             client = Client(connection, time.monotonic() + READ_SECONDS)
             self._clients[connection.fileno()] = client
             self._selector.register(connection, selectors.EVENT_READ)

@@ -13,6 +13,7 @@ from ipaddress import IPv6Network
 from typing import NamedTuple
 
 from . import packet
+from .descriptors import moved_up
 
 MAX_FRAME = 512
 """A solicitation has 86 bytes, a few more with a nonce (RFC 3971)."""
@@ -86,7 +87,7 @@ class Listener:
 
     def __init__(self, ifname: str, ifindex: int) -> None:
         # No protocol: nothing comes in before the filter is there.
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+        self._socket = moved_up(socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             _attach(self._socket)
