@@ -73,7 +73,7 @@ def test_units_are_sound(world: World) -> None:
 
 def test_exposure(world: World) -> None:
     shown = world.host.run(["systemd-analyze", "security", "--no-pager", SERVICE]).stdout
-    print("\n".join(line for line in shown.splitlines() if not line.startswith(("✓", "-")) and line.strip()))
+    print("\n".join(line for line in shown.splitlines() if not line.startswith(("✓", "+")) and line.strip()))
     assert float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", shown)[1]) <= SCORE
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{world.host.pid}/status").read_text().splitlines())
     # CAP_NET_ADMIN and CAP_NET_RAW, and no way to more.
