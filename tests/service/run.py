@@ -25,7 +25,7 @@ from image import image  # noqa: E402
 from lab import xenstore  # noqa: E402
 from lab.kernel import kernel  # noqa: E402
 
-LIMIT = 2400  # seconds; it takes about four minutes on two idle cores without KVM
+LIMIT = 2400  # seconds; it takes about eight minutes on two cores without KVM
 LACKING = 77
 MEMORY = 1536  # MiB
 TOOLS = {
