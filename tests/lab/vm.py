@@ -16,6 +16,7 @@ import pkgutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,9 +59,13 @@ class Product:
     def calls(self, calls: Sequence[dict[str, Any]]) -> list[subprocess.CompletedProcess[str]]:
         self.process.stdin.write(json.dumps(calls) + "\n")
         self.process.stdin.flush()
+        # A child's own alarm ends it; this is for the parent, on which the whole tier would wait for ever.
+        deadline = threading.Timer(LIMIT + 60, self.process.kill)
+        deadline.start()
         answer = self.process.stdout.readline()
+        deadline.cancel()
         if not answer:
-            raise CommandFailed("the process that holds the product has died")
+            raise CommandFailed("the process that holds the product has died, or did not answer")
         return [
             subprocess.CompletedProcess(call["argv"], *result) for call, result in zip(calls, json.loads(answer), strict=True)
         ]
