@@ -41,13 +41,13 @@ class Mended:
 
 def suspected(store: Store, keys: Iterable[str], starts: Iterable[str], links: Iterable[str]) -> dict[str, Resource]:
     """What is recorded under these keys, under keys that start so, and on these links."""
-    found = {key: known[0] for key in keys if (known := store.recorded(key))}
+    links = list(links)
+    alone = [*keys, *(f"{kind} {name}" for name in links for kind in ("device", "vlans"))]
+    alone += [f"nft netdev {port_table(name)}" for name in links]
+    found = {key: known[0] for key, known in store.records(alone).items()} if alone else {}
     for start in starts:
         found.update(store.under(start))
     for name in links:
-        for key in (f"device {name}", f"vlans {name}", f"nft netdev {port_table(name)}"):
-            if known := store.recorded(key):
-                found[key] = known[0]
         for start in (
             *(f"{kind} {name} " for kind in ("link", "addr", "neigh", "proxy", "fdb")),
             *(f"sysctl net/ipv{version}/{kind}/{name}/" for version in (4, 6) for kind in ("conf", "neigh")),

@@ -6,6 +6,7 @@ What is left out, or made the same, is said where it is done.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -87,7 +88,11 @@ def _without(row: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def _links(node: Node) -> dict[str, Any]:
     found = {}
-    for link in _json(node, "ip -d link show"):
+    end = time.monotonic() + 60
+    # The kernel shows a shorter ageing time meanwhile.
+    while '"topology_change":1' in (shown := node.run("ip -d -j link show").stdout) and time.monotonic() < end:
+        time.sleep(0.5)
+    for link in filter(None, json.loads(shown)):
         info = link.get("linkinfo", {})
         kind, data = info.get("info_kind", ""), info.get("info_data", {})
         row = {

@@ -671,7 +671,9 @@ def test_live():
     ]
     settings = {
         "bond0": {"miimon": "50", "updelay": "0", "lacp_rate": "slow 0", "xmit_hash_policy": "layer3+4 1", "primary": "eth1"},
-        "br0": {"forward_delay": "400", "hello_time": "200", "max_age": "600", "priority": "4096", "group_fwd_mask": "0x4000"},
+        "br0": {"forward_delay": "400", "hello_time": "200", "max_age": "600", "priority": "4096", "group_fwd_mask": "0x4000"}
+        # Twice the forward delay, while the topology changes.
+        | {"topology_change": "1", "ageing_time": "800"},
         "br1": {"ageing_time": "1000", "multicast_snooping": "0"},
     }
     rules = ["ip -4 rule add pref 5 lookup 7"]
@@ -716,7 +718,7 @@ def test_live():
     }
     for word in ("tap0 master br0", "dead/64", "10.3.0.1/24", "peer 10.4.0.2", "vid 1 pvid", "wireguard", "learned (ra)"):
         assert word in text, word
-    for word in ("10.9.0.0/16", "more routes", "pref 5 lookup 7", "br1 is down"):
+    for word in ("10.9.0.0/16", "more routes", "pref 5 lookup 7", "br1 is down", "hides its `ageing`"):
         assert word in text, word
     assert text.count("table 100") <= 100
 

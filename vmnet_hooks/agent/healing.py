@@ -8,10 +8,12 @@ import select
 import syslog
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any
 
+from ..domain import Owner
 from ..engine import Engine
 from ..errors import KernelError
 from ..kernel.monitor import Nftables, Proxies, Rtnetlink, Suspects
@@ -122,7 +124,7 @@ class Healing:
         self._all_from = 0.0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._unkept = ""
-        agent.index.subscribe(lambda *_: os.eventfd_write(self._wake, 1))
+        agent.index.subscribe(self._changed)
 
     def start(self) -> None:
         """Watches from when this returns."""
@@ -132,6 +134,11 @@ class Healing:
 
     def close(self) -> None:
         os.eventfd_write(self._wake, 1)
+
+    def _changed(self, added: Sequence[Owner], removed: Sequence[Owner]) -> None:
+        # A guest that runs at last is filtered as before.
+        if set(map(_settled, added)) != set(map(_settled, removed)):
+            os.eventfd_write(self._wake, 1)
 
     def _run(self, watching: threading.Event) -> None:
         suspects, said = Suspects(), ""
@@ -253,6 +260,10 @@ class Healing:
             agent.note("heal", f"can't be put back: {'; '.join(mended.failed[key] for key in failed[:NAMED])}", syslog.LOG_ERR)
         if mended.failed:
             agent.count("heal_failed", len(mended.failed))
+
+
+def _settled(owner: Owner) -> Owner:
+    return replace(owner, phase="active") if owner.phase == "plugged" else owner
 
 
 def _named(keys: list[str]) -> str:

@@ -24,6 +24,7 @@ class Index:
     def __init__(self, agent: Any) -> None:
         self._agent = agent
         self.owners: dict[str, Owner] = {}
+        self._rows: dict[tuple, Owner] = {}
         self._subscribers: list[Subscriber] = []
         self._news = threading.Event()
 
@@ -60,7 +61,7 @@ class Index:
                 file, found = identity(), records.version()
                 if found != version:
                     begin = time.monotonic()
-                    self._update({owner.id: owner for owner in records.owners()})
+                    self._update(records.owners_by_row(self._rows))
                     version = found
                     # With thousands of guests reading them all takes a while: at most a tenth of the time.
                     self._agent.stopping.wait(10 * (time.monotonic() - begin))
@@ -69,10 +70,10 @@ class Index:
         finally:
             records.close()
 
-    def _update(self, owners: dict[str, Owner]) -> None:
-        before, self.owners = self.owners, owners
-        added = [owner for key, owner in owners.items() if before.get(key) != owner]
-        removed = [owner for key, owner in before.items() if owners.get(key) != owner]
+    def _update(self, rows: dict[tuple, Owner]) -> None:
+        added = [rows[row] for row in rows.keys() - self._rows.keys()]
+        removed = [self._rows[row] for row in self._rows.keys() - rows.keys()]
+        self.owners, self._rows = {owner.id: owner for owner in rows.values()}, rows
         if added or removed:
             for subscriber in self._subscribers:
                 try:

@@ -111,7 +111,10 @@ class _Converter:
             for file, (option, default, units) in _BRIDGE.items():
                 if (text := settings.get(file, default)) != default:
                     self._set(draft, option, int(text) // units)
-        if (text := settings.get("ageing_time", "30000")) != "30000":
+        if link.stp and settings.get("topology_change", "0") != "0":
+            # The kernel shows twice the forward delay then, and not what it goes back to.
+            block.notes.append(f"{one_line(link.name)}: STP is at work, which hides its `ageing`; import again if it has one")
+        elif (text := settings.get("ageing_time", "30000")) != "30000":
             self._set(draft, "ageing", int(text) // 100)
         if mask := int(settings.get("group_fwd_mask", "0"), 0):
             self._set(draft, "group_fwd_mask", mask)
