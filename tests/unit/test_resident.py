@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
-from vmnet_hooks import store
+from vmnet_hooks import client, store
+from vmnet_hooks.agent import server
 from vmnet_hooks.agent.resident import Abandoned, Records
 
 
@@ -36,3 +40,24 @@ def test_nothing_is_done_for_one_who_has_gone(folder):
             raise AssertionError("the lock is had")
     assert not mutex.locked()
     records.close()
+
+
+def test_who_speaks_up_after_the_end_is_refused(tmp_path):
+    """He was let in before: his hook does its work by itself, not with records that are closed."""
+    counted = []
+    agent = SimpleNamespace(count=lambda what, **labels: counted.append((what, labels)), note=lambda *_: None)
+    serving = server.Server(agent, {}, lambda _: None)
+    path = str(tmp_path / "agent.sock")
+    serving.start(server.listening(path))
+    with socket.socket(socket.AF_UNIX) as hook:
+        hook.settimeout(10)
+        hook.connect(path)
+        request = client.head("libvirt/qemu", argv=4) + b"qemu"
+        hook.send(request[:10])
+        end = time.monotonic() + 10
+        while not serving._clients and time.monotonic() < end:
+            time.sleep(0.01)
+        serving.close(1.0)
+        hook.send(request[10:])
+        assert hook.recv(100).split() == [b"-", b"0"]
+    assert counted == [("refused", {"reason": "ending"})]

@@ -124,10 +124,11 @@ class Resident:
             self._records.append((file, records))
 
     def close(self) -> None:
-        for _, records in self._records:
-            records.close()
-        for kernel in self._kernels:
-            kernel.close()
+        """What a call that is still under way gives back is closed with the process."""
+        while self._records:
+            self._records.pop()[1].close()
+        while self._kernels:
+            self._kernels.pop().close()
 
 
 def _always() -> bool:

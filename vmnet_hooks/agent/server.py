@@ -80,6 +80,7 @@ class Server:
         self._waiting: dict[str, deque[Client]] = {}
         self._lock = threading.Lock()
         self._workers = 0
+        self._closing = False
         self._last_end = self._last_look = time.monotonic()
         self._woken, self._wake = socket.socketpair()
         self._wake.setblocking(False)
@@ -104,6 +105,9 @@ class Server:
 
     def close(self, seconds: float) -> None:
         """Takes no more calls, and waits for those under way, but not for longer than that."""
+        with self._lock:
+            # Whoever has been heard, and says what he wants only now, does it by himself.
+            self._closing = True
         self._selector.unregister(self._listening)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -235,6 +239,8 @@ class Server:
             environ = dict(pair.partition("=")[::2] for pair in _words(client, 1))
             key = f"xen {environ.get('vif') or environ.get('XENBUS_PATH', '')}"
         with self._lock:
+            if self._closing:
+                raise Refused("ending")
             if key in self._waiting:
                 self._waiting[key].append(client)
                 return
