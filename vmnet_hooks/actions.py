@@ -14,7 +14,7 @@ from typing import Any
 from . import compose, config, store
 from .domain import Action, Event, Owner
 from .engine import activate, label_of
-from .errors import InputError, VmnetError
+from .errors import Abandoned, InputError, VmnetError
 from .place import Here, Place
 from .sections import SECTIONS
 
@@ -97,9 +97,13 @@ def _with_network(declared: config.Config, event: Event) -> config.Config:
 def _renamed(engine: Any, event: Event) -> Iterator[None]:
     """The NIC has its new name, and keeps it if nothing fails."""
     if event.rename:
-        engine.kernel.rename(event.rename, event.ifname)
+        with engine.store.lock():
+            engine.kernel.rename(event.rename, event.ifname)
     try:
         yield
+    except Abandoned:
+        # Whoever does it now finds it renamed.
+        raise
     except BaseException:
         if event.rename:
             engine.kernel.rename(event.ifname, event.rename)

@@ -37,6 +37,10 @@ class StoreError(VmnetError):
     """The records under /run/vmnet-hooks can't be read or written."""
 
 
+class Abandoned(StoreError):
+    """Whoever asked has gone, and does it himself: nothing may be done for him any more, nor be taken back."""
+
+
 def shortened(reason: str) -> str:
     """`reason` as one line for a terminal: a hostile value of 10 kB must not hide what is wrong with it, nor the remedy."""
     line = one_line(reason)

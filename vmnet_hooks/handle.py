@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .errors import VmnetError, one_line, shortened
+from .errors import Abandoned, VmnetError, one_line, shortened
 from .frontends import FRONTENDS
 from .place import Here, Place
 from .request import Request
@@ -54,6 +54,8 @@ def serve(frontend: str, request: Request, place: Place) -> tuple[int, str]:
             if event.warning:
                 raise VmnetError(event.warning)
         return 0, ""
+    except Abandoned:
+        return 1, ""
     except VmnetError as error:
         status, reason = error.exit_code, str(error)
     except Exception as error:

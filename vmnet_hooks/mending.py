@@ -14,6 +14,7 @@ from .errors import ConflictError, VmnetError
 from .plan import Change, Plan
 from .ruleset import NAT, port_table
 from .state import (
+    MAIN_TABLE,
     Address,
     Adoption,
     Device,
@@ -80,7 +81,7 @@ def mend(engine: Engine, keys: Collection[str] | None, anew: Collection[str] = (
         current = {key: have for key, have in engine.kernel.read(wants.values()).items() if key not in anew}
         wants = {key: want for key, want in wants.items() if not (key in current and want.covers(current[key]))}
         wants, current = _with_tables(engine, wants, current)
-        changes = _plan(wants, current, failed)
+        changes = [_replacing(change) for change in _plan(wants, current, failed)]
         done: list[Change] = []
         for step in plan.batches(changes):
             try:
@@ -188,6 +189,14 @@ def _with_tables(
         wants = {**wants, **_claimed(store, store.elements(table.key))}
         current = {k: r for k, r in current.items() if not (isinstance(r, NftElement) and r.table == table.key)}
     return wants, current
+
+
+def _replacing(change: Change) -> Change:
+    """In a network's own table somebody may have put another route in the place of ours."""
+    route = change.want
+    if change.have is None and isinstance(route, Route) and route.table != MAIN_TABLE:
+        return Change(route, route)
+    return change
 
 
 def table_of_link(table: NftTable) -> bool:

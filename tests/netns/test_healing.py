@@ -46,6 +46,9 @@ DAMAGE = {
     "table 222": "ip route flush table 222",
     "IPv6 table 222": "ip -6 route flush table 222",
     "everything of ours": "ip route flush proto 86 table all; ip -6 route flush proto 86 table all",
+    "route replaced": "ip route replace 192.0.2.11/32 dev lo table 222",
+    "default replaced, then gone": "ip route replace default dev lo table 222; sleep 0.3; ip route del default table 222",
+    "IPv6 default replaced": "ip -6 route replace default dev lo table 222",
     "main routes": "ip route del 192.0.2.0/24 dev up0; ip -6 route del 2001:db8::/64 dev up0",
     "neighbours": "ip neigh flush nud permanent dev tap-a1; ip -6 neigh flush nud permanent dev tap-a2",
     "neighbour changed": "ip neigh replace 192.0.2.11 lladdr 02:00:00:00:00:66 dev tap-a1 nud permanent",
@@ -337,6 +340,22 @@ def test_what_is_damaged_while_nobody_looks(lab, agent):
     agent.start()
     assert settles(lab.a, before, 10)
     assert eventually(lambda: keeps(lab.a), 10), agent.log
+
+
+def test_started_with_a_configuration_that_cant_be_used(lab, agent):
+    """What is set up is looked after by the records alone."""
+    before, broken = state(lab.a), lab.a.path("/etc/vmnet-hooks/conf.d/broken.toml")
+    agent.process.kill()
+    agent.process.wait()
+    broken.parent.mkdir(exist_ok=True)
+    broken.write_text("nonsense = [")
+    try:
+        agent.start()
+        assert eventually(lambda: keeps(lab.a), 10), agent.log
+        healed(lab.a, DAMAGE["flush"] + "; " + DAMAGE["table 222"], before=look(lab.a))
+    finally:
+        broken.unlink()
+    assert settles(lab.a, before)
 
 
 def test_a_fight(lab, agent):

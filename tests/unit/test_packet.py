@@ -126,3 +126,8 @@ def test_what_is_cut_is_no_answer(address):
     needed = 78 if ":" in address else 32
     for length in range(len(whole)):
         assert packet.is_answer(whole[:length], address) == (length >= needed), length
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+def test_nobody_is_told_on_a_link_without_macs(address):
+    assert packet.announcement(b"", address) == []

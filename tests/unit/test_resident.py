@@ -12,7 +12,8 @@ import pytest
 
 from vmnet_hooks import client, store
 from vmnet_hooks.agent import server
-from vmnet_hooks.agent.resident import Abandoned, Records
+from vmnet_hooks.agent.resident import Records
+from vmnet_hooks.errors import Abandoned
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ class Advertiser:
         self._prefixes: dict[str, Prefixes] = {}
         self._looked = 0.0
         self._full = False
+        self._deaf: dict[str, Owner] = {}
         self._ended = False
         self._done: queue.SimpleQueue[Listener | None] = queue.SimpleQueue()
         self._epoll = select.epoll()
@@ -186,7 +187,9 @@ class Advertiser:
             self._follow(*self._changes.popleft())
 
     def _look(self) -> None:
-        """Follows the configuration, and the host's own addresses."""
+        """Follows the configuration, and the host's own addresses; tries again what failed."""
+        for owner in list(self._deaf.values()):
+            self._listen(owner)
         try:
             declared = self.agent.place.declared()
         except ConfigError:
@@ -210,6 +213,8 @@ class Advertiser:
 
     def _follow(self, added: Collection[Owner], removed: Iterable[Owner]) -> None:
         stay = {owner.id for owner in added}
+        for owner in (*removed, *added):
+            self._deaf.pop(owner.id, None)
         for owner in removed:
             if owner.id not in stay and (fd := self._sockets.get(owner.id)) is not None:
                 self._drop(fd)
@@ -230,10 +235,13 @@ class Advertiser:
             listener = Listener(owner.ifname, owner.ifindex)
         except OSError as error:
             # A tap that is gone: so will be its record.
-            if error.errno not in (errno.ENODEV, errno.ENXIO) and not self._full:
+            if error.errno not in (errno.ENODEV, errno.ENXIO):
+                if not (self._full or owner.id in self._deaf):
+                    self.agent.note("error", f"{owner.ifname}: no neighbour discovery: {error.strerror}", syslog.LOG_ERR)
                 self._full = error.errno in (errno.EMFILE, errno.ENFILE)
-                self.agent.note("error", f"{owner.ifname}: no neighbour discovery: {error.strerror}", syslog.LOG_ERR)
+                self._deaf[owner.id] = owner
             return
+        self._deaf.pop(owner.id, None)
         fd = listener.fileno()
         self._guests[fd], self._sockets[owner.id] = Guest(owner, listener, Bucket(TAP_RATE, TAP_BURST)), fd
         self._epoll.register(fd, select.EPOLLIN)

@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
+from ..actions import RECORDS_ALONE
 from ..domain import Owner
 from ..engine import Engine
 from ..errors import KernelError
@@ -91,6 +92,11 @@ class Patience:
                 new.append(key)
             self._rest(key, 2 * self._pause.get(key, RETRY_SECONDS / 2), now)
         return new
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Nobody wants these any more."""
+        for key in keys:
+            self._calm(key)
 
     def due(self, now: float) -> set[str]:
         """What has been left alone long enough, told once."""
@@ -194,21 +200,22 @@ class Healing:
     def _heal(self, suspects: Suspects) -> None:
         place = self._agent.place
         if suspects.everything:
-            with place.engine(None) as engine:
+            with place.engine(RECORDS_ALONE) as engine:
                 begin = time.monotonic()
                 self._report(mend(engine, None))
                 # A routing daemon with a million routes can make the kernel tell too much again and again.
                 self._all_from = time.monotonic() + ALL_PAUSE * (time.monotonic() - begin)
             return
         if suspects.gone:
-            with place.engine(None) as engine:
+            with place.engine(RECORDS_ALONE) as engine:
                 departed, failed = depart(engine, suspects.gone)
             self._report(Mended(failed=failed, departed=departed))
         with place.records() as store:
             recorded = suspected(store, suspects.keys | suspects.tampered, suspects.starts, suspects.links)
+        self._patience.forget(suspects.keys - recorded.keys())
         if recorded:
             tampered = suspects.tampered & recorded.keys()
-            with place.engine(None) as engine:
+            with place.engine(RECORDS_ALONE) as engine:
                 self._mend(engine, amiss(engine, recorded) | tampered, tampered)
 
     def _mend(self, engine: Engine, wrong: Collection[str], tampered: Collection[str] = ()) -> None:
@@ -218,7 +225,7 @@ class Healing:
 
     def _keep(self, keeper: Keeper) -> None:
         try:
-            with self._agent.place.engine(None) as engine:
+            with self._agent.place.engine(RECORDS_ALONE) as engine:
                 keeper.follow(engine.store, engine.kernel)
         except KernelError as error:
             if str(error) != self._unkept:
@@ -231,7 +238,7 @@ class Healing:
         if not owners:
             return
         self._walked = next((name for name in owners if name > self._walked), owners[0])
-        with self._agent.place.engine(None) as engine:
+        with self._agent.place.engine(RECORDS_ALONE) as engine:
             claims = engine.store.claims(self._walked)
             told = {key: r for key, r in claims.items() if not isinstance(r, NftElement | NftTable)}
             self._mend(engine, amiss(engine, told))

@@ -5,6 +5,7 @@ Callbacks only take note of a domain; workers ask libvirt for its description, h
 answers them after the hooks of that domain are done. What is done then is what libvirt's `reconnect` hook does.
 """
 
+import os
 import queue
 import syslog
 import threading
@@ -22,6 +23,7 @@ from ..frontends.libvirt_connection import LibvirtError
 from ..kernel import sysfs
 from ..plan import Change
 from ..state import LinkAttribute
+from ..store import DIRECTORY
 
 RETRY_SECONDS = 2.0
 """How often libvirtd is looked for while it is not there."""
@@ -45,7 +47,7 @@ class Hotplug:
         self._busy: set[str] = set()
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._failed: dict[str, str] = {}
-        self._shut: dict[str, int] = {}
+        self._unseen: dict[str, set[str]] = {}
         self._events: Any = None
         self._looping = threading.Thread(target=self._loop, name="libvirt-loop", daemon=True)
 
@@ -137,7 +139,7 @@ class Hotplug:
         if uuid is None:
             return
         with self._lock:
-            attached = self._waiting.pop(uuid, set())
+            attached = self._waiting.pop(uuid, set()) | self._unseen.pop(uuid, set())
             self._busy.add(uuid)
         try:
             self._look(uuid, attached)
@@ -163,6 +165,8 @@ class Hotplug:
         except LibvirtError as error:
             # It was lost, or is about to be: every domain is looked at when it is back.
             self._failed[uuid] = ""
+            with self._lock:
+                self._unseen.setdefault(uuid, set()).update(attached)
             self.agent.note("hotplug", f"{uuid}: {error}", syslog.LOG_DEBUG)
         except VmnetError as error:
             self._complain(uuid, domain, str(error))
@@ -197,7 +201,7 @@ class Hotplug:
             for vif in new:
                 self._tell(domain, vif.ifname, "set up")
         for vif in domain.vifs:
-            if self._shut.pop(vif.ifname, 0) == (_index(vif.ifname) or -1):
+            if _was_shut(vif.ifname):
                 self._set_link(vif.ifname, "up")
         return len(new)
 
@@ -218,8 +222,9 @@ class Hotplug:
     def _close(self, vifs: Iterable[Vif]) -> None:
         """Fail-closed: with such a NIC the guest would not have been started. It has no carrier until it can be set up."""
         for vif in vifs:
-            self._shut[vif.ifname] = _index(vif.ifname)
             self._set_link(vif.ifname, "down")
+            with open(_mark(vif.ifname), "w") as mark:
+                mark.write(str(_index(vif.ifname)))
 
     def _set_link(self, ifname: str, state: str) -> None:
         with self.agent.place.engine() as engine:
@@ -243,7 +248,7 @@ class Hotplug:
             return
         self._failed[uuid] = reason
         self.agent.count("hotplugs", what="failed")
-        shut = [vif.ifname for vif in domain.vifs if vif.ifname in self._shut] if domain else []
+        shut = [vif.ifname for vif in domain.vifs if vif.ifname and os.path.exists(_mark(vif.ifname))] if domain else []
         tail = f"; without a carrier until then: {', '.join(shut)}" if shut else ""
         self.agent.note("error", f"hotplug: {domain.name if domain else uuid}: {reason}{tail}", syslog.LOG_ERR)
 
@@ -251,6 +256,22 @@ class Hotplug:
 def _index(ifname: str) -> int:
     """A link's number; 0 if there is none of that name."""
     return int(sysfs.read(ifname, "ifindex") or 0)
+
+
+def _mark(ifname: str) -> str:
+    """What says that a tap is down because we set it down: whoever comes after us has to know."""
+    return f"{DIRECTORY}/shut-{ifname}"
+
+
+def _was_shut(ifname: str) -> bool:
+    """Whether we set this very tap down; answers once."""
+    try:
+        with open(_mark(ifname)) as mark:
+            index = mark.read()
+        os.unlink(_mark(ifname))
+    except OSError:
+        return False
+    return index == str(_index(ifname))
 
 
 def _network(domain: Domain, vif: Vif, declared: Config) -> str | None:

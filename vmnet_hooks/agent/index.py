@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..domain import Owner
-from ..errors import VmnetError
 from ..store import Store, identity
 
 Subscriber = Callable[[Sequence[Owner], Sequence[Owner]], None]
@@ -47,8 +46,8 @@ class Index:
         while not self._agent.stopping.is_set():
             try:
                 self._follow()
-            except VmnetError as error:
-                self._agent.note("error", str(error), syslog.LOG_WARNING)
+            except Exception as error:
+                self._agent.note("error", f"records: {error or type(error).__name__}", syslog.LOG_WARNING)
                 self._agent.stopping.wait(1.0)
 
     def _follow(self) -> None:

@@ -9,11 +9,13 @@ import socket
 import syslog
 import threading
 import time
+import traceback
 from typing import Any
 
 import click
 
 from .. import __version__
+from ..actions import RECORDS_ALONE
 from ..engine import label_of
 from ..errors import VmnetError, one_line
 from ..frontends.running import gone
@@ -106,6 +108,7 @@ class Agent:
         # A descriptor for each routed tap, and for each hook under way.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        threading.excepthook = _end
         socket_ = listening()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
@@ -133,7 +136,7 @@ class Agent:
     def _reconcile(self) -> None:
         """What happened while nobody looked: guests that died, links that lost what was on them."""
         try:
-            with self.place.engine() as engine:
+            with self.place.engine(RECORDS_ALONE) as engine:
                 found = reconcile(engine, gone(engine.store.owners()))
             for owner in found.departed:
                 self.note("repair", f"{label_of(owner)}: {owner.ifname or owner.network} is gone; cleaned up", syslog.LOG_NOTICE)
@@ -143,8 +146,9 @@ class Agent:
                 self.note("repair", f"put back: {what}", syslog.LOG_NOTICE)
             for reason in found.failed.values():
                 self.note("error", f"at the start: {reason}", syslog.LOG_ERR)
-        except VmnetError as error:
-            self.note("error", f"at the start: {error}", syslog.LOG_ERR)
+        except Exception as error:
+            # What is wrong with one thing keeps no other from being looked after.
+            self.note("error", f"at the start: {error or type(error).__name__}", syslog.LOG_ERR)
 
     def _write_metrics(self) -> None:
         vifs: dict[str, float] = {}
@@ -156,6 +160,15 @@ class Agent:
             self.metrics.write(self.metrics.text({"vmnet_vifs": vifs, "vmnet_start_time_seconds": {"": self.since}}))
         except OSError as error:
             self.note("error", f"the metrics were not written: {error}", syslog.LOG_WARNING)
+
+
+def _end(died: threading.ExceptHookArgs) -> None:
+    """Ends the agent when one of its threads has died: without it, guests would miss what it did, and nobody would know. Started
+    again, it goes on from the records."""
+    name = died.thread.name if died.thread else "a thread"
+    log(syslog.LOG_CRIT, f"internal error in {name}: {died.exc_type.__name__}: {died.exc_value}; ends, to be started again")
+    traceback.print_tb(died.exc_traceback)
+    os._exit(1)
 
 
 def notify(state: str) -> None:

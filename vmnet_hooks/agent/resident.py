@@ -14,15 +14,11 @@ from typing import Any
 from .. import config, store
 from ..domain import Owner
 from ..engine import Engine
-from ..errors import ConfigError, StoreError
+from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel
 from ..sections import SECTIONS
 
 Note = Callable[..., None]
-
-
-class Abandoned(StoreError):
-    """Whoever asked has gone, and does it himself: nothing may be done for him any more."""
 
 
 class Records(store.Store):

@@ -220,7 +220,8 @@ def _is_renamed(call: Call, ifname: str) -> bool:
     """Whether a link of that name is this NIC, called so before."""
     if sysfs.exists(call.ifname) or not sysfs.exists(ifname):
         return False
-    return _backend_of(ifname) == f"vif-{call.domid}-{call.devid}" or _recorded(call) == ifname
+    # QEMU's tap does not say whose it is; that another guest has one of that name, the records know.
+    return call.emulated or _backend_of(ifname) == f"vif-{call.domid}-{call.devid}" or _recorded(call) == ifname
 
 
 def _recorded(call: Call) -> str:

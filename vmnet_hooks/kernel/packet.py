@@ -85,7 +85,9 @@ def send(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def announcement(mac: bytes, address: str) -> list[bytes]:
-    """The frames that tell a link that `address` is at `mac` now."""
+    """The frames that tell a link that `address` is at `mac` now: none on a link without MACs (a tunnel), which asks nobody."""
+    if len(mac) != 6:
+        return []
     return [neighbour_advertisement(mac, address)] if ":" in address else gratuitous_arp(mac, address)
 
 

@@ -16,6 +16,7 @@ _LINK, _IPV4_ADDRESS, _IPV4_ROUTE, _IPV6_ADDRESS, _IPV6_ROUTE = 0x1, 0x10, 0x40,
 _LINKS, _ADDRESSES, _ROUTES = frozenset((16, 17)), frozenset((20, 21)), frozenset((24, 25))
 _INDEX = Struct("=I")
 _RTA_OIF, _RTA_TABLE = 4, 15
+_NEW, _REPLACE = 24, 0x100
 
 Key = tuple[int, int, int, int]
 """Family, table, index of the device, protocol; 0 is any."""
@@ -53,21 +54,22 @@ class Routes:
                 # More than the kernel keeps for us.
                 self._kept.clear()
                 continue
-            for kind, _, _, body in messages(data) if self._kept else ():
+            for kind, flags, _, body in messages(data) if self._kept else ():
                 if kind in _ROUTES:
-                    self._route(body)
+                    self._route(body, kind == _NEW and bool(flags & _REPLACE))
                 elif kind in _LINKS | _ADDRESSES:
                     # Both have the index in the same place.
                     self._device(_INDEX.unpack_from(body, 4)[0])
 
-    def _route(self, body: bytes) -> None:
+    def _route(self, body: bytes, replaces: bool) -> None:
         items = attributes(body, 12)
         # A route of several hops names no device.
         oif = _INDEX.unpack(items[_RTA_OIF])[0] if _RTA_OIF in items else 0
         table = _INDEX.unpack(items[_RTA_TABLE])[0] if _RTA_TABLE in items else body[4]
         family, proto = body[0], body[5]
         for key in list(self._kept):
-            if key[:2] == (family, table) and key[2] in (0, oif or key[2]) and key[3] in (0, proto):
+            # Nothing is said of the one that was replaced.
+            if key[:2] == (family, table) and (replaces or (key[2] in (0, oif or key[2]) and key[3] in (0, proto))):
                 del self._kept[key]
 
     def _device(self, index: int) -> None:
