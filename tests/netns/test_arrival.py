@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from ipaddress import ip_address
 
@@ -239,6 +240,25 @@ def test_an_agent_goes_on_where_a_child_waited(lab):
         assert eventually(lambda: not children(lab), 20)
         call(lab.host, "web", "stopped", NIC)
     assert len(announced(seen)) == 6, seen
+
+
+def test_both_nics_of_a_guest_speak_at_once(lab):
+    """QEMU announces them all in one go: the first that is heard cuts the guest over, and the other's ear is closed by then."""
+    nics = (NIC, routed(11))
+    before = lab.state()
+    with Agent(lab.host) as agent:
+        with Qemu(lab) as first, Qemu(lab, nics[1].tap) as second:
+            for operation in ("migrate", "prepare", "start", "started"):
+                call(lab.host, "web", operation, *nics)
+            assert is_silent(lab)
+            agent.process.send_signal(signal.SIGSTOP)
+            first.sends(frames.rarp(nics[0].mac))
+            second.sends(frames.rarp(nics[1].mac))
+            agent.process.send_signal(signal.SIGCONT)
+            assert has_arrived(lab)
+            call(lab.host, "web", "stopped", *nics)
+        assert not agent.errors
+    assert not changes(before, lab.state())
 
 
 def test_a_script_does_not_attract_either():
