@@ -110,10 +110,11 @@ class Store:
         for name, kind in (("vlan", "INTEGER"), ("tagged", "TEXT"), ("mtu", "INTEGER"), ("metric", "INTEGER NOT NULL DEFAULT 0")):
             if columns and name not in columns:
                 self._db.execute(f"ALTER TABLE owner ADD COLUMN {name} {kind}")
-        if columns and "owner" not in {row[1] for row in self._db.execute("PRAGMA table_info(resource)")}:
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(resource)")}
+        if columns and "owner" not in columns:
             self._db.execute("ALTER TABLE resource ADD COLUMN owner TEXT")
-        self._db.executescript(_SCHEMA)
-        self._db.execute(f"PRAGMA user_version = {_VERSION}")
+        # At once: whoever is killed here leaves no half of them.
+        self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
 
     def close(self) -> None:
         self._db.close()

@@ -45,8 +45,9 @@ class Agent:
 
     __enter__ = start
 
-    def __exit__(self, *_exc: object) -> None:
-        self.stop()
+    def __exit__(self, failed: object, *_exc: object) -> None:
+        # One that was stopped does not end; what failed is news, not that.
+        self.stop(signal.SIGKILL if failed else signal.SIGTERM)
 
     def stop(self, sig: int = signal.SIGTERM) -> None:
         """End it; raises AssertionError if it does not end by itself."""

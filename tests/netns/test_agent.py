@@ -132,6 +132,8 @@ def test_one_that_hangs_does_nothing_late(one):
     taps(one, *nics)
     before = one.state()
     with Agent(one.host) as agent:
+        # What it does at its start is done under the lock.
+        time.sleep(1)
         agent.process.send_signal(signal.SIGSTOP)
         begin = time.monotonic()
         call(one.host, "dom1", "start", *nics)

@@ -172,6 +172,19 @@ def test_records_of_an_older_version(tmp_path):
     opened.close()
 
 
+def test_records_of_one_that_was_killed_when_it_made_them(tmp_path):
+    """As a version left them that made one table after the other."""
+    Store(str(tmp_path)).close()
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as db:
+        for table in ("address", "resource", "claim", "bundle", "pending", "journal"):
+            db.execute(f"DROP TABLE {table}")
+        db.execute("PRAGMA user_version = 0")
+    opened = Store(str(tmp_path))
+    add(opened, A, SHARED, OWN)
+    assert opened.owners() == [A] and opened.claims(A.id) == {SHARED.key: SHARED, OWN.key: OWN}
+    opened.close()
+
+
 def test_what_is_written_is_there_at_once(store, tmp_path):
     """Whatever was read before under the lock: who is killed then must have written it."""
     add(store, A, OWN)
