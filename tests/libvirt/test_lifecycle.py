@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from guest import Guest, Nic, domain_xml, ping_from
-from lab.nodes import changes, settled
+from lab.nodes import changes, settled, without_anycast
 from lvhost import CONFIG, OUTSIDE4, OUTSIDE6
 
 pytestmark = pytest.mark.libvirt
@@ -45,7 +45,7 @@ def booted(lab) -> Guest:
 
 def running(lab) -> str:
     """The dump without interface numbers: a restored guest's tap has the same name but is another device."""
-    return re.sub(r"(?m)^\d+: ", "N: ", settled(lab.host))
+    return re.sub(r"(?m)^\d+: ", "N: ", without_anycast(settled(lab.host)))
 
 
 def log_hooks(lab) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
-from lab.nodes import settled
+from lab.nodes import settled, without_anycast
 from lab.routed import GATEWAY4, GATEWAY6, WORLD4, WORLD6, RoutedLab, reach
 from lab.single import PUBLIC, Single, bridged, routed, same
 
@@ -29,14 +28,6 @@ def check(node, *words: str, status: int) -> str:
 def repair(node) -> None:
     done = node.cli("repair")
     assert done.returncode == 0, f"repair: {done.returncode}\n{done.stdout}{done.stderr}"
-
-
-def without_anycast(state: str) -> str:
-    """A dump without the links' memberships of the anycast address fe80::. The kernel joins it when forwarding comes on
-    with an address there, and leaves it with any address that goes, also one that never joined: so it depends on the
-    order of events long past. It is in no plan, and nobody uses it (a router's link-local anycast)."""
-    marks = re.compile(r"^4 fe80:: dev tap|^tap\S+ (inet6 ff02::1:ff00:0|link 33:33:ff:00:00:00)\b|^33:33:ff:00:00:00 dev tap")
-    return "\n".join(line for line in state.splitlines() if not marks.search(line))
 
 
 # What is done to host-a, and words that `check` must say of it.

@@ -17,7 +17,7 @@ from lab.agent import Agent
 from lab.capture import Capture
 from lab.flood import __file__ as FLOOD
 from lab.guest import Nic, tapped
-from lab.nodes import Node, canonical, changes, dump, settled
+from lab.nodes import Node, canonical, changes, dump, settled, without_anycast
 from lab.routed import GATEWAY4, GATEWAY6, PUBLIC, TAP_MAC, WORLD4, WORLD6, Interface, Plugged, RoutedLab, eventually, reach
 
 from vmnet_hooks.agent.healing import FIGHT_SECONDS, FIGHT_TIMES
@@ -105,13 +105,6 @@ def keeps(node: Node) -> bool:
     """Whether the agent's own tables guard all of the host's guests."""
     guarded = node.sh("nft list set inet vmnet_keeper guarded 2>/dev/null || :")
     return '"tap-a1"' in guarded and '"tap-a2"' in guarded
-
-
-def without_anycast(state: str) -> str:
-    """A dump without the links' memberships of anycast fe80::, which depend on the order of events long past, and without the
-    agent's own tables."""
-    marks = re.compile(r"^4 fe80:: dev |^\S+ (inet6 ff02::1:ff00:0|link 33:33:ff:00:00:00)\b|^33:33:ff:00:00:00 dev ")
-    return "\n".join(line for line in state.splitlines() if not marks.search(line))
 
 
 def state(node: Node) -> str:
