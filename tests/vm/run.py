@@ -75,9 +75,12 @@ def boot(work: Path, arguments: list[str]) -> int:
     env = {**os.environ, "HOME": str(work), "PATH": f"{virtme().parent}:{os.environ['PATH']}"}
     argv = [virtme(), "--disable-kvm", "--run", kernel(), "--user", "root", "--cpus", str(CPUS), "--memory", MEMORY]
     argv += [word for argument in KERNEL_ARGUMENTS for word in ("--append", argument)]
-    machine = subprocess.Popen(
-        [*argv, "--rwdir", work, "--exec", f"bash {script}"], stdin=subprocess.DEVNULL, cwd=ROOT, env=env, start_new_session=True
-    )
+    argv += ["--rwdir", work, "--exec", f"bash {script}"]
+    # QEMU opens what it writes to once more: a file (a log) would lose what is in it.
+    shown = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    out = {"stdin": subprocess.DEVNULL, "stdout": shown.stdin, "stderr": shown.stdin}
+    machine = subprocess.Popen(argv, **out, cwd=ROOT, env=env, start_new_session=True)
+    shown.stdin.close()
     try:
         machine.wait(LIMIT)
     except subprocess.TimeoutExpired:
@@ -87,6 +90,7 @@ def boot(work: Path, arguments: list[str]) -> int:
         if machine.poll() is None:
             os.killpg(machine.pid, signal.SIGKILL)
             machine.wait()
+        shown.wait()
     # vng's own status says nothing about what ran in it.
     if not status.exists():
         print(f"tests/vm: {kernel()} did not boot, or ended before the tests did; to see more: vng --verbose", file=sys.stderr)
