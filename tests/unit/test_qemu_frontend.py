@@ -5,6 +5,7 @@
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 from scenario import EVERYTHING, request
@@ -79,6 +80,10 @@ def test_who_ran_the_script(tmp_path):
     """By its name; a process that is gone is nobody."""
     shutil.copy("/bin/sleep", tmp_path / "libvirtd")
     with subprocess.Popen([tmp_path / "libvirtd", "60"]) as daemon:
+        # The kernel tells us that it runs a moment before it gives it its name.
+        end = time.monotonic() + 5
+        while not qemu._is_libvirt(daemon.pid) and time.monotonic() < end:
+            time.sleep(0.01)
         assert qemu._is_libvirt(daemon.pid)
         daemon.kill()
     assert not qemu._is_libvirt(daemon.pid)
