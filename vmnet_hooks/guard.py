@@ -26,8 +26,8 @@ class Watch:
         """Those of the (link, address) that answer ARP or ND within `seconds`."""
         return packet.answering(list(gateways), seconds)
 
-    def guard(self) -> None:
-        """Forks the guard. It has a session of its own and ignores a terminal's signals."""
+    def guard(self, deadline: float) -> None:
+        """Forks the guard of the takeover with that deadline. It has a session of its own and ignores a terminal's signals."""
         # Its other end is open for as long as the command lives: a process that is dead but not waited for has a number still.
         lifeline, self.alive = os.pipe()
         if child := os.fork():
@@ -45,16 +45,17 @@ class Watch:
             os.closerange(3, lifeline)
             os.closerange(lifeline + 1, 1024)
             if os.fork() == 0:
-                watch_over(lifeline)
+                watch_over(lifeline, deadline)
         finally:
             os._exit(0)
 
 
-def watch_over(lifeline: int) -> None:
-    """Until the takeover is confirmed: puts it back if its time is over, or if its command has gone without a word."""
+def watch_over(lifeline: int, deadline: float) -> None:
+    """Until the takeover is confirmed: puts it back if its time is over, or if its command has gone without a word. The next one
+    has a guard of its own."""
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
     store = Store()
-    while pending := store.pending():
+    while (pending := store.pending()) and pending.deadline == deadline:
         gone = bool(select.select([lifeline], [], [], 0)[0])
         if time.monotonic() > pending.deadline or (gone and (not pending.needs_word or store.journal()[0])):
             break
@@ -62,11 +63,11 @@ def watch_over(lifeline: int) -> None:
     else:
         return
     pause = 1.0
-    while store.pending():
+    while (pending := store.pending()) and pending.deadline == deadline:
         try:
             engine = host.engine(Config({}))
-            engine.revert()
-            syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
+            if engine.revert(deadline):
+                syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
         except VmnetError as error:
             syslog.syslog(syslog.LOG_ERR, f"putting a takeover back: {error}")
             time.sleep(pause)

@@ -25,7 +25,7 @@ class Watch(Protocol):
     """What watches over a takeover: see guard.Watch."""
 
     def answering(self, gateways: Iterable[tuple[str, str]], seconds: float) -> set[str]: ...
-    def guard(self) -> None: ...
+    def guard(self, deadline: float) -> None: ...
 
 
 class Parts(Transactions):
@@ -49,8 +49,8 @@ class Parts(Transactions):
             self._check_adoptions(adopted)
             gateways = [(a.ifname, address) for a in adopted for address in gateways_of(a)]
             answered = watch.answering(gateways, 1.0) if gateways and not confirm_within else set()
-            self._hold(transaction, confirm_within)
-            watch.guard()
+            deadline = self._hold(transaction, confirm_within)
+            watch.guard(deadline)
             try:
                 self._run(transaction, "up")
             except BaseException:
@@ -61,10 +61,11 @@ class Parts(Transactions):
             again = [(bridges[dev], address) for dev, address in gateways if address in answered]
             silent = answered - watch.answering(again, GATEWAY_SECONDS) if again else set()
             if silent:
-                self.revert()
+                self.revert(deadline)
                 gateway = ", ".join(sorted(silent))
                 raise KernelError(f"gateway {gateway} does not answer any more: everything was put back")
-            self.confirm()
+            if not self.confirm() and not all(self.store.owners(id=owner.id) for owner in transaction.add):
+                raise KernelError("another process put the takeover back meanwhile; try again")
         return changed
 
     def plan_up(self, names: Sequence[str] = ()) -> Plan:
@@ -335,8 +336,8 @@ class Parts(Transactions):
             if not self.store.recorded(adoption.key) and (reason := self.kernel.obstacle(adoption.ifname)):
                 raise ConflictError(f"{adoption.bridge} can't take over {adoption.ifname}: {reason}")
 
-    def _hold(self, transaction: Transaction, confirm_within: float) -> None:
-        """Writes down what the records say now, for `revert`."""
+    def _hold(self, transaction: Transaction, confirm_within: float) -> float:
+        """Writes down what the records say now, for `revert`. Returns the deadline, which tells one takeover from another."""
         known = self._standing()
         touched = [*transaction.drop, *(owner.id for owner in transaction.add)]
         before = {
@@ -346,7 +347,9 @@ class Parts(Transactions):
         seconds = confirm_within or 6 * GATEWAY_SECONDS
         keys = [r.key for resources, _ in before.values() for r in resources]
         originals = {key: found[1] for key in keys if (found := self.store.recorded(key))}
-        self.store.set_pending(Pending(time.monotonic() + seconds, bool(confirm_within), before, added, originals))
+        pending = Pending(time.monotonic() + seconds, bool(confirm_within), before, added, originals)
+        self.store.set_pending(pending)
+        return pending.deadline
 
     def confirm(self) -> bool:
         """Keeps a takeover. Returns whether one was waiting; one whose command was killed half-way is taken back instead."""
@@ -356,11 +359,15 @@ class Parts(Transactions):
             self.store.set_pending(None)
         return waiting
 
-    def revert(self) -> None:
-        """Puts back everything that an unconfirmed `up` changed."""
+    def revert(self, deadline: float | None = None) -> bool:
+        """Puts back everything that an unconfirmed `up` changed, if it is that with the `deadline`. Returns whether it was."""
         with self.store.lock():
             self._recover()
-            self._put_back()
+            waiting = self.store.pending()
+            mine = waiting is not None and deadline in (None, waiting.deadline)
+            if mine:
+                self._put_back()
+        return mine
 
     def _put_back(self) -> None:
         waiting = self.store.pending()

@@ -1,0 +1,48 @@
+"""The guard of a takeover."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from vmnet_hooks import guard, host, store
+from vmnet_hooks.transaction import Pending
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(tmp_path),))
+    opened = store.Store()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def put_back(monkeypatch):
+    """The deadlines of the takeovers that were put back."""
+    found = []
+
+    class Engine:
+        def revert(self, deadline):
+            found.append(deadline)
+            store.Store().set_pending(None)
+            return True
+
+    monkeypatch.setattr(host, "engine", lambda _: Engine())
+    return found
+
+
+@pytest.mark.parametrize("whose", ["its own", "the next one's"])
+def test_a_guard_minds_its_own_takeover(records, put_back, whose):
+    """Its command has gone. Another command's takeover, a moment later, is not its business."""
+    there = Pending(time.monotonic() + 100, False)
+    records.set_pending(there)
+    lifeline, alive = os.pipe()
+    os.close(alive)
+    guard.watch_over(lifeline, there.deadline if whose == "its own" else there.deadline - 1)
+    os.close(lifeline)
+    assert put_back == ([there.deadline] if whose == "its own" else [])
+    left = records.pending()
+    assert (left and left.deadline) == (None if whose == "its own" else there.deadline)
