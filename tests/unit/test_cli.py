@@ -20,6 +20,7 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "vmnet.toml").write_text(EVERYTHING)
     monkeypatch.setattr(cli.config.load, "__defaults__", (str(tmp_path),))
     monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(tmp_path / "run"),))
     monkeypatch.setattr(cli.libvirt_connection, "known_macs", set)
 
     def call(*argv: str):
