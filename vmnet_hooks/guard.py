@@ -63,11 +63,11 @@ def watch_over(lifeline: int, deadline: float) -> None:
     else:
         return
     pause = 1.0
-    while (pending := store.pending()) and pending.deadline == deadline:
+    while True:
         try:
-            engine = host.engine(Config({}))
-            if engine.revert(deadline):
+            if host.engine(Config({})).revert(deadline):
                 syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
+            return
         except VmnetError as error:
             syslog.syslog(syslog.LOG_ERR, f"putting a takeover back: {error}")
             time.sleep(pause)

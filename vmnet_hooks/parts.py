@@ -327,7 +327,7 @@ class Parts(Transactions):
         waiting = self.store.pending()
         if waiting and time.monotonic() > waiting.deadline + GATEWAY_SECONDS:
             # Its guard was killed.
-            self._put_back()
+            self._put_back(waiting)
         elif waiting:
             raise ConflictError("a takeover waits to be confirmed: run `vmnet-hook confirm`, or wait until it is put back")
 
@@ -364,15 +364,12 @@ class Parts(Transactions):
         with self.store.lock():
             self._recover()
             waiting = self.store.pending()
-            mine = waiting is not None and deadline in (None, waiting.deadline)
-            if mine:
-                self._put_back()
-        return mine
+            if waiting is None or deadline not in (None, waiting.deadline):
+                return False
+            self._put_back(waiting)
+        return True
 
-    def _put_back(self) -> None:
-        waiting = self.store.pending()
-        if waiting is None:
-            return
+    def _put_back(self, waiting: Pending) -> None:
         wanted = {owner: {r.key: r for r in resources} for owner, (resources, _) in waiting.before.items()}
         needs = {owner.id: others for owner, (_, others) in waiting.before.items()}
         added = [owner for name in waiting.added for owner in self.store.owners(id=name)]
