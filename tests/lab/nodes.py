@@ -350,11 +350,12 @@ def settled(node: Node, timeout: float = 5) -> str:
     return last
 
 
-def without_anycast(state: str) -> str:
-    """A dump without the links' memberships of the anycast address fe80::. The kernel joins it when forwarding comes on with an
-    address there, and leaves it with any address that goes, also one that never joined: so it depends on the order of events
-    long past. It is in no plan, and nobody uses it (a router's link-local anycast)."""
-    marks = re.compile(r"^\d+ fe80:: dev |^\S+ (inet6 ff02::1:ff00:0|link 33:33:ff:00:00:00)\b|^33:33:ff:00:00:00 dev ")
+def without_anycast(state: str, links: str = r"tap\S*") -> str:
+    """A dump without the memberships of the anycast address fe80:: of `links` (a pattern). The kernel joins it when forwarding
+    comes on with an address there, and leaves it with any address that goes, also one that never joined: so it depends on the
+    order of events long past. It is in no plan, and nobody uses it (a router's link-local anycast)."""
+    groups = "inet6 ff02::1:ff00:0|link 33:33:ff:00:00:00"
+    marks = re.compile(rf"^4 fe80:: dev {links}\b|^{links} ({groups})\b|^33:33:ff:00:00:00 dev {links}\b")
     return "\n".join(line for line in state.splitlines() if not marks.search(line))
 
 

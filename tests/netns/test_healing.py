@@ -108,7 +108,7 @@ def keeps(node: Node) -> bool:
 
 
 def state(node: Node) -> str:
-    return without_anycast(settled(node))
+    return without_anycast(settled(node), r"\S+")
 
 
 # What of the host's state is the product's, and quickly read. The rest, link-local addresses and their groups, the kernel itself
@@ -146,7 +146,7 @@ def healed(node: Node, damage: str, within: float = HEALED_WITHIN, before: str =
 def settles(node: Node, before: str, timeout: float = 5.0) -> bool:
     """Whether the node comes to be as it was, everything that the kernel does by itself included."""
     end = time.monotonic() + timeout
-    while (now := without_anycast(dump(node))) != before:
+    while (now := without_anycast(dump(node), r"\S+")) != before:
         if time.monotonic() > end:
             raise AssertionError(f"not as it was after {timeout} s:\n{changes(before, now)}")
     return True
