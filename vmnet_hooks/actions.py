@@ -65,14 +65,15 @@ def _act(event: Event, place: Place) -> str:
 
 def _plug(event: Event, conclude: Callable[[Event], None], place: Place) -> list[Owner]:
     declared = _with_network(place.declared(), event)
-    if not _claimed(event, declared) and not _recorded(event, place):
+    bound = _bound(event, declared)
+    if not bound and not _recorded(event, place):
         conclude(event)
         return []
     with place.engine(declared) as engine:
         was_there = not event.owner or bool(engine.store.owners(id=event.owner))
         with _renamed(engine, event):
             incoming = any(map(engine.store.expects, event.domain.marks))
-            owners = engine.plug(event.domain, event.frontend, incoming)
+            owners = engine.plug(event.domain, event.frontend, incoming, bound)
             try:
                 if event.announce:
                     _activate(event, declared, place)
@@ -224,9 +225,9 @@ def _reconnect(event: Event, place: Place) -> list[Owner]:
     """The guest runs: it keeps what it was started with, above all its filter, whatever its description says by now."""
     try:
         declared = place.declared()
-        if _claimed(event, declared):
+        if bound := _bound(event, declared):
             with place.engine(declared) as engine:
-                owners = engine.plug(event.domain, event.frontend)
+                owners = engine.plug(event.domain, event.frontend, bound=bound)
             return _seen(event, declared, place, owners)
     except InputError:
         if _recorded(event, place):
@@ -253,8 +254,8 @@ def _activate(event: Event, declared: config.Config, place: Place) -> list[Owner
     return owners
 
 
-def _claimed(event: Event, declared: config.Config) -> bool:
-    return bool(compose.bind(event.domain, declared, declared.claims(event.domain.name)))
+def _bound(event: Event, declared: config.Config) -> list[compose.Bound]:
+    return compose.bind(event.domain, declared, declared.claims(event.domain.name))
 
 
 def _recorded(event: Event, place: Place) -> bool:

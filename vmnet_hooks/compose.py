@@ -171,6 +171,11 @@ def needs(part: Declared, config: Config) -> tuple[str, ...]:
 
 def compose(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:
     """Every resource that one NIC needs, those that it shares with its network included."""
+    return {**compose_part(network, host), **compose_vif(vif, network, host)}
+
+
+def compose_vif(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:
+    """What one NIC needs besides what `compose_part` has for its network."""
     return {resource.key: resource for resource in MODES[network.mode].vif_resources(vif, network, host)}
 
 

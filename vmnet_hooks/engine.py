@@ -52,15 +52,16 @@ class Engine(Parts):
 
     def bind(self, domain: Domain) -> list[compose.Bound]:
         """The domain's NICs that somebody claims. Raises InputError or ConfigError."""
-        bound = compose.bind(domain, self.config, self.config.claims(domain.name))
-        compose.check_domain(domain, bound)
-        return bound
+        return compose.bind(domain, self.config, self.config.claims(domain.name))
 
-    def plug(self, domain: Domain, frontend: str, incoming: bool = False) -> list[Owner]:
+    def plug(
+        self, domain: Domain, frontend: str, incoming: bool = False, bound: Sequence[compose.Bound] | None = None
+    ) -> list[Owner]:
         """Sets up every claimed NIC of a domain whose taps exist. Returns the vifs. Raises VmnetError, with nothing changed.
 
-        A domain that is `incoming` still runs elsewhere: what attracts its traffic waits for `arrive`."""
-        bound = self.bind(domain)
+        A domain that is `incoming` still runs elsewhere: what attracts its traffic waits for `arrive`. `bound` is what `bind`
+        gives, where that is known already."""
+        bound = self.bind(domain) if bound is None else bound
         if not bound:
             # Something may have been claimed before.
             self.unplug(domain)
@@ -78,6 +79,7 @@ class Engine(Parts):
     def _plug(
         self, domain: Domain, bound: Sequence[compose.Bound], frontend: str, imagine: bool = False, incoming: bool = False
     ) -> Transaction:
+        compose.check_domain(domain, bound)
         host = self._host(name for vif, network in bound for name in compose.links_of(vif, network))
         wanted, needs = self._needed((network for _, network in bound), host)
         drop: list[str] = []
@@ -91,6 +93,7 @@ class Engine(Parts):
         for vif, _ in owners.values():
             # A record of the same tap's name: its tap was another one, or another front end knows this one too.
             drop += [owner.id for owner in self._others_on(vif, domain) if owner.id not in owners]
+        shared = {network.name: compose.compose_part(network, host) for _, network in bound}
         for identity, (vif, network) in owners.items():
             twin = [f"{domain.id}/{vif.twin}"] if vif.twin else []
             drop += self._check_holders(domain, vif, network, [*owners, *drop, *twin])
@@ -114,7 +117,7 @@ class Engine(Parts):
                 vif.mtu,
                 vif.metric,
             )
-            wants = compose.compose(vif, network, host)
+            wants = {**shared[network.name], **compose.compose_vif(vif, network, host)}
             if known and known[0].phase in ("plugged", "active"):
                 owner = replace(owner, phase=known[0].phase, since=known[0].since)
             elif incoming and compose.withheld(vif, network, wants):
@@ -124,7 +127,7 @@ class Engine(Parts):
             drop += self._check_paths(owner, wants, [*owners, *drop, *twin])
             wanted[owner] = _for_phase(owner.phase, vif, network, wants)
             needs[identity] = list(compose.needs(network, self.config))
-            self._check_shared(network, host, [*owners, *drop])
+            self._check_shared(network, shared[network.name], [*owners, *drop])
         if not domain.partial:
             # NICs that the domain had and that nothing claims any more.
             drop += [
@@ -168,13 +171,12 @@ class Engine(Parts):
             dead.append(holder.id)
         return dead
 
-    def _check_shared(self, network: Network, host: compose.Host, but: Sequence[str]) -> None:
+    def _check_shared(self, network: Network, shared: Mapping[str, Resource], but: Sequence[str]) -> None:
         """An edit that moves the network as a whole would leave its running guests where nobody looks for them."""
-        other = self.store.neighbour(network.name, but)
+        frame = {key for key, r in shared.items() if isinstance(r, Rule | LinkAttribute | Address)}
+        other = self.store.neighbour(network.name, but) if frame else None
         if other is None:
             return
-        shared = compose.compose_part(network, host)
-        frame = {key for key, r in shared.items() if isinstance(r, Rule | LinkAttribute | Address)}
         if not frame <= self.store.claimed(other.id):
             raise ConflictError(
                 f"network {network.name}: its uplink, table, subnet, role or rule_priority was edited while "

@@ -2,8 +2,8 @@
 
 An owner (a vif, or a network that was brought up alone) *claims* resources by key; a resource that no owner claims any more
 is taken away. Whoever is the first to claim one is named beside it; what was there already, guests claim in a bundle: all of one
-network claim the same, and one row says so, not one a key, each of them on another page of the file. The journal holds the
-changes under way: whoever takes the lock next undoes what a killed process left half-done.
+network claim the same, and one row says so, not one a key, each of them on another page of the file. The journal, a file beside
+it, holds the changes under way: whoever takes the lock next undoes what a killed process left half-done.
 """
 
 import fcntl
@@ -30,7 +30,8 @@ LOCK_SECONDS = 30.0
 EXPECT_SECONDS = 600.0
 """How long after `migrate` a domain may come in: an offline migration has no other call."""
 
-_VERSION = 4
+_JOURNAL = "journal"
+_VERSION = 5
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (
     id TEXT PRIMARY KEY, domain TEXT NOT NULL, domain_id TEXT NOT NULL, ifname TEXT NOT NULL, ifindex INTEGER NOT NULL,
@@ -53,7 +54,6 @@ CREATE INDEX IF NOT EXISTS claim_key ON claim (key);
 CREATE TABLE IF NOT EXISTS bundle (id TEXT, key TEXT, PRIMARY KEY (id, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS bundle_key ON bundle (key);
 CREATE TABLE IF NOT EXISTS pending (id INTEGER PRIMARY KEY CHECK (id = 1), value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS journal (id INTEGER PRIMARY KEY, what TEXT NOT NULL, have TEXT, want TEXT);
 """
 
 # The keys that owner ?1 claims: alone, one by one, in bundles.
@@ -113,8 +113,15 @@ class Store:
         columns = {row[1] for row in self._db.execute("PRAGMA table_info(resource)")}
         if columns and "owner" not in columns:
             self._db.execute("ALTER TABLE resource ADD COLUMN owner TEXT")
+        if self._db.execute("PRAGMA table_info(journal)").fetchall():
+            # It was a table once.
+            rows = self._query("SELECT what, have, want FROM journal ORDER BY id")
+            if rows:
+                self._write_journal(rows[0][0], [row[1:] for row in rows])
         # At once: whoever is killed here leaves no half of them.
-        self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
+        self._db.executescript(
+            f"BEGIN; {_SCHEMA} DROP TABLE IF EXISTS journal; PRAGMA user_version = {_VERSION}; COMMIT"
+        )
 
     def close(self) -> None:
         self._db.close()
@@ -329,18 +336,56 @@ class Store:
 
     def journal(self) -> tuple[str, list[Change]]:
         """What was under way ("" if nothing) and its changes."""
-        rows = self._query("SELECT what, have, want FROM journal ORDER BY id")
-        return (rows[0][0] if rows else ""), [Change(decode(have), decode(want)) for _, have, want in rows]
+        path = f"{self.directory}/{_JOURNAL}"
+        try:
+            with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC), encoding="ascii") as file:
+                number, what, *lines = file.read().splitlines()
+            if int(number) == self._recorded():
+                # Killed before it could be removed.
+                return "", []
+            changes = [line.split("\t") for line in lines]
+            return json.loads(what), [Change(decode(have or None), decode(want or None)) for have, want in changes]
+        except FileNotFoundError:
+            return "", []
+        except OSError as error:
+            raise self._no_journal(error) from None
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f"{path}: not as it was written; remove it, then run `vmnet-hook repair`") from None
+
+    def _recorded(self) -> int:
+        """The number of the last journal whose changes are recorded, or will be with what is being written."""
+        return self._query("PRAGMA application_id")[0][0]
 
     def open_journal(self, what: str, plan: Plan) -> None:
-        with self._transaction():
-            self._db.executemany(
-                "INSERT INTO journal (what, have, want) VALUES (?, ?, ?)",
-                [(what, encode(change.have), encode(change.want)) for change in plan],
-            )
+        """Raises StoreError."""
+        self._write_journal(what, [(encode(change.have), encode(change.want)) for change in plan])
+
+    def _write_journal(self, what: str, changes: Iterable[tuple[str | None, str | None]]) -> None:
+        """Its number, what is under way, then each change as `have`, a tab, and `want`: JSON has no tabs and no line breaks."""
+        rows = [f"{have or ''}\t{want or ''}\n" for have, want in changes]
+        path = f"{self.directory}/{_JOURNAL}"
+        try:
+            fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb") as file:
+                file.write(f"{self._next()}\n{json.dumps(what)}\n{''.join(rows)}".encode())
+            os.rename(f"{path}.new", path)
+        except OSError as error:
+            raise self._no_journal(error) from None
+
+    def _next(self) -> int:
+        return (self._recorded() + 1) & 0x7FFFFFFF
 
     def close_journal(self) -> None:
-        self._write("DELETE FROM journal")
+        """Raises StoreError."""
+        try:
+            os.unlink(f"{self.directory}/{_JOURNAL}")
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._no_journal(error) from None
+
+    def _no_journal(self, error: OSError) -> StoreError:
+        return StoreError(f"{self.directory}/{_JOURNAL}: {error.strerror}; is there room, and may we write?")
 
     # --- changing --------------------------------------------------------------------------------------------------
 
@@ -359,8 +404,12 @@ class Store:
             for owner, keys in add.items():
                 gone += self._add(owner, sorted(keys), wants, originals, put)
             self._put((key, want, originals.get(key), None) for key, want in wants.items() if key not in put)
-            self._db.execute("DELETE FROM journal")
+            # In the file's header, which is written anyway.
+            self._db.execute(f"PRAGMA application_id = {self._next()}")
             self._sweep(gone)
+        with suppress(StoreError):
+            # It is known to be recorded, whether it is there or not.
+            self.close_journal()
 
     def _put(self, rows: Iterable[tuple[str, Resource, Resource | None, str | None]]) -> None:
         """Records (key, resource, original, owner) each; what is there keeps its original and its owner."""
@@ -380,9 +429,12 @@ class Store:
     ) -> list[str]:
         """Records an owner with the keys that it claims. Returns those that it did claim, and does not any more; `put` grows by
         those whose resources are recorded with it."""
-        before = self.claimed(owner.id)
-        sole = {key for (key,) in self._query(_ALONE, (owner.id,))}
-        self._forget_owner(owner.id)
+        before: set[str] = set()
+        sole: set[str] = set()
+        if self._query("SELECT 1 FROM owner WHERE id = ?", (owner.id,)):
+            before = self.claimed(owner.id)
+            sole = {key for (key,) in self._query(_ALONE, (owner.id,))}
+            self._forget_owner(owner.id)
         self._db.execute(_INSERT_OWNER, _row(owner))
         self._db.executemany("INSERT INTO address VALUES (?, ?, ?)", [(owner.network, a, owner.id) for a in owner.addresses])
         there = {
@@ -394,8 +446,8 @@ class Store:
         fresh = [key for key in keys if key in wants and key not in there]
         self._put((key, wants[key], originals.get(key), owner.id) for key in fresh)
         put.update(fresh)
-        left = sole.difference(keys)
-        self._db.executemany("UPDATE resource SET owner = NULL WHERE key = ?", [(key,) for key in left])
+        if left := sole.difference(keys):
+            self._db.executemany("UPDATE resource SET owner = NULL WHERE key = ?", [(key,) for key in left])
         shared = [key for key in keys if key in there and key not in sole]
         # What is no resource: needs.
         claims = [key for key in keys if key not in there and key not in wants]
@@ -421,7 +473,6 @@ class Store:
             if kept:
                 self._db.executemany(_INSERT_OWNER, [_row(replace(_owner(row), phase="leftover")) for row in rows])
                 self._db.executemany("INSERT INTO claim VALUES (?, ?)", [(owner, key) for key in sorted(kept)])
-            self._db.execute("DELETE FROM journal")
             self._db.execute(f"DELETE FROM resource WHERE owner = ? AND NOT {_CLAIMED}", (owner,))
             self._db.execute("UPDATE resource SET owner = NULL WHERE owner = ?", (owner,))
             self._sweep(gone)
@@ -515,8 +566,9 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._settle()
-        self._db.execute("BEGIN IMMEDIATE")
+        # What the lock began goes on as writing: nobody else writes meanwhile.
+        if not self._db.in_transaction:
+            self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._db.execute("COMMIT")

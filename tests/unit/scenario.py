@@ -138,13 +138,15 @@ class Host:
     # --- what there is -----------------------------------------------------------------------------------------------
 
     def records(self) -> dict[str, list]:
-        """Every row of every table."""
-        self.store().close()
+        """Every row of every table, and the journal."""
+        store = self.store()
+        journal = store.journal()[1]
+        store.close()
         db = sqlite3.connect(self.path / "run" / "state.db")
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         dump = {name: sorted(db.execute(f"SELECT * FROM {name}"), key=repr) for name in tables}
         db.close()
-        return dump
+        return {**dump, "journal": journal}
 
     def everything(self) -> tuple:
         return self.kernel.snapshot(), dict(self.kernel.links), self.records()

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -171,6 +172,7 @@ def _vlans() -> dict[tuple[str, int], str]:
     return {(parent, int(vid)): name for name, vid, parent in rows if vid.isdecimal()}
 
 
+@cache
 def _machine() -> str:
     """What tells this machine from others, machine-id(5); "" if it has none."""
     try:

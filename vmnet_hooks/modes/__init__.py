@@ -7,7 +7,8 @@ bridge_of(network)   the bridge whose ports belong to the network, or ""
 implied(network)     parts that the network declares by the way, made with its first guest
 links(network)       links whose state the composition needs
 bind(vif, network, where)  the vif with its addresses checked and completed; raises InputError
-network_resources(network, host), vif_resources(vif, network, host)   pure composition
+network_resources(network, host)   what belongs to the network: there from its first guest to its last
+vif_resources(vif, network, host)  what a guest's NIC needs besides
 announcements(vif, network)   (link, address) pairs
 attracts(resource, vif, network)   whether a resource draws the guest's traffic to this host
 untracked(vif, network)   addresses whose tracked connections are out of date when the guest comes in by live migration

@@ -75,7 +75,6 @@ def _unusable(net: tap.Subnet) -> str:
 
 
 def network_resources(network: Network, host) -> list[Resource]:
-    """What belongs to the network: there from its first guest to its last."""
     return list(_network(network, host))
 
 
@@ -97,7 +96,6 @@ def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
     if ipv6 and not host.ipv6:
         raise InputError(f"network {network.name}: this kernel runs with IPv6 off (ipv6.disable=1); drop the IPv6 addresses")
     return [
-        *_network(network, host),
         INET,
         ARP,
         *((NAT,) if network["nat"] else ()),

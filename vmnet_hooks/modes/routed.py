@@ -221,7 +221,6 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
 
 
 def network_resources(network: Network, host) -> list[Resource]:
-    """What belongs to the network: there from its first guest to its last."""
     return list(_network(network, host))
 
 
@@ -229,7 +228,6 @@ def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
     tap.check_master(vif, network, host)
     ipv4, ipv6 = bool(network["ipv4"]), bool(network["ipv6"])
     return [
-        *_network(network, host),
         *_arp_source(vif, network),
         *tap.source_filter(vif, ipv4, ipv6),
         *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host),
