@@ -1,5 +1,6 @@
 """vmnet-hookd: starts the parts of the agent, tells systemd, and ends them. See vmnet-hookd(8)."""
 
+import gc
 import json
 import os
 import queue
@@ -34,6 +35,9 @@ from .server import Server, listening
 
 GRACE = 10.0
 """Seconds for the calls under way when the agent is told to end."""
+
+GARBAGE = 100_000
+"""So many more objects, and those in cycles among them are looked for."""
 
 TICK = 1.0
 FOLLOWERS = 64
@@ -109,6 +113,10 @@ class Agent:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         threading.excepthook = _end
+        # What is loaded stays; and little of what comes and goes is in cycles, while looking for those takes longer with every
+        # guest.
+        gc.freeze()
+        gc.set_threshold(GARBAGE)
         socket_ = listening()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
