@@ -204,9 +204,7 @@ def _prepare(event: Event, place: Place) -> str:
         return ""
     bound = compose.bind(event.domain, declared, declared.claims(event.domain.name))
     networks = [network for _, network in bound if compose.needs(network, declared)]
-    if not networks or _are_up(
-        {name for network in networks for name in compose.needs(network, declared)}, place
-    ):
+    if not networks or _are_up({name for network in networks for name in compose.needs(network, declared)}, place):
         return ""
     with place.engine(declared) as engine:
         return ", ".join(owner.id.replace(":", " ", 1) for owner in engine.prepare(event.domain, networks, event.frontend))

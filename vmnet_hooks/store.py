@@ -19,8 +19,9 @@ from typing import Any
 
 from .domain import Owner
 from .errors import StoreError
+from .journal import Journal
 from .plan import Change, Plan
-from .state import NftElement, Resource, decode, encode
+from .state import NftElement, Resource, Route, decode, encode
 from .transaction import Pending
 
 DIRECTORY = "/run/vmnet-hooks"
@@ -30,7 +31,6 @@ LOCK_SECONDS = 30.0
 EXPECT_SECONDS = 600.0
 """How long after `migrate` a domain may come in: an offline migration has no other call."""
 
-_JOURNAL = "journal"
 _VERSION = 5
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owner (
@@ -88,6 +88,7 @@ class Store:
 
     def __init__(self, directory: str = DIRECTORY) -> None:
         self.directory = directory
+        self._journal = Journal(directory)
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             path = f"{directory}/state.db"
@@ -117,11 +118,9 @@ class Store:
             # It was a table once.
             rows = self._query("SELECT what, have, want FROM journal ORDER BY id")
             if rows:
-                self._write_journal(rows[0][0], [row[1:] for row in rows])
+                self._journal.write(1, rows[0][0], [row[1:] for row in rows])
         # At once: whoever is killed here leaves no half of them.
-        self._db.executescript(
-            f"BEGIN; {_SCHEMA} DROP TABLE IF EXISTS journal; PRAGMA user_version = {_VERSION}; COMMIT"
-        )
+        self._db.executescript(f"BEGIN; {_SCHEMA} DROP TABLE IF EXISTS journal; PRAGMA user_version = {_VERSION}; COMMIT")
 
     def close(self) -> None:
         self._db.close()
@@ -168,6 +167,18 @@ class Store:
                 self._settle()
             os.close(fd)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One look at the file for all that is read, without the lock: whoever wants to write waits meanwhile."""
+        try:
+            self._db.execute("BEGIN")
+            yield
+        except sqlite3.Error as error:
+            raise self._broken(error) from None
+        finally:
+            with suppress(sqlite3.Error):
+                self._settle()
+
     def _settle(self) -> None:
         """Ends the reading that the lock began: what is written from here on is there at once, for whoever comes after a kill."""
         if self._db.in_transaction:
@@ -177,10 +188,6 @@ class Store:
         self._settle()
         self._db.execute(sql, values)
 
-    def version(self) -> int:
-        """A number that changes when another connection, of whatever process, has written records."""
-        return self._query("PRAGMA data_version")[0][0]
-
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def owners(self, **match: str) -> list[Owner]:
@@ -189,10 +196,10 @@ class Store:
         rows = self._query(f"SELECT * FROM owner WHERE {where} ORDER BY since, id", tuple(match.values()))
         return [_owner(row) for row in rows]
 
-    def owners_by_row(self, known: Mapping[tuple, Owner]) -> dict[tuple, Owner]:
-        """All owners by what is written of them. Those of whom the same was `known` are taken from there, which is quick among
-        thousands."""
-        return {row: known.get(row) or _owner(row) for row in self._query("SELECT * FROM owner")}
+    def owners_among(self, ids: Iterable[str]) -> list[Owner]:
+        """Those of these owners that there are."""
+        rows = self._query("SELECT * FROM owner WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
+        return [_owner(row) for row in rows]
 
     def of_domain(self, name: str, uuid: str, ifname: str = "") -> list[Owner]:
         """The owners of a domain, by UUID if it has one, else by name; of one tap of it, or of a tap alone."""
@@ -314,17 +321,25 @@ class Store:
         rows = self._query("SELECT key, want FROM resource WHERE key >= ? AND key < ?", (start, f"{start}\x7f"))
         return {key: _decoded(want) for key, want in rows}
 
+    def there(self, keys: Iterable[str]) -> set[str]:
+        """Those of these keys that anybody claims."""
+        query = "SELECT key FROM resource WHERE key IN (SELECT value FROM json_each(?))"
+        return {key for (key,) in self._query(query, (json.dumps(list(keys)),))}
+
     def keys_under(self, start: str) -> list[str]:
         """The claimed keys that start so."""
         return [key for (key,) in self._query("SELECT key FROM resource WHERE key >= ? AND key < ?", (start, f"{start}\x7f"))]
 
     def routes_through(self, ifname: str) -> dict[str, Resource]:
         """Every claimed route through a link."""
-        quoted = f'"{ifname}"'
-        query = "SELECT key, want FROM resource WHERE key >= 'route ' AND key < 'route!' AND instr(want, ?)"
-        rows = self._query(query, (quoted,))
-        found = {key: _decoded(want) for key, want in rows}
-        return {key: r for key, r in found.items() if r.link == ifname}
+        owners = self.owners(ifname=ifname)
+        if owners:
+            # Through a guest's tap go its own: no need to look at everybody's.
+            found = {key: r for owner in owners for key, r in self.claims(owner.id).items()}
+        else:
+            query = "SELECT key, want FROM resource WHERE key >= 'route ' AND key < 'route!' AND instr(want, ?)"
+            found = {key: _decoded(want) for key, want in self._query(query, (f'"{ifname}"',))}
+        return {key: r for key, r in found.items() if isinstance(r, Route) and r.link == ifname}
 
     def elements(self, table: str) -> dict[str, Resource]:
         """Every claimed element of the nft table of ours with that key."""
@@ -335,57 +350,22 @@ class Store:
     # --- the journal -----------------------------------------------------------------------------------------------
 
     def journal(self) -> tuple[str, list[Change]]:
-        """What was under way ("" if nothing) and its changes."""
-        path = f"{self.directory}/{_JOURNAL}"
-        try:
-            with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC), encoding="ascii") as file:
-                number, what, *lines = file.read().splitlines()
-            if int(number) == self._recorded():
-                # Killed before it could be removed.
-                return "", []
-            changes = [line.split("\t") for line in lines]
-            return json.loads(what), [Change(decode(have or None), decode(want or None)) for have, want in changes]
-        except FileNotFoundError:
-            return "", []
-        except OSError as error:
-            raise self._no_journal(error) from None
-        except (ValueError, KeyError, TypeError):
-            raise StoreError(f"{path}: not as it was written; remove it, then run `vmnet-hook repair`") from None
-
-    def _recorded(self) -> int:
-        """The number of the last journal whose changes are recorded, or will be with what is being written."""
-        return self._query("PRAGMA application_id")[0][0]
+        """What was under way ("" if nothing) and its changes. Raises StoreError."""
+        found = self._journal.read()
+        # One that is recorded was to be removed when its process was killed.
+        return ("", []) if found is None or found[0] == self._recorded() else found[1:]
 
     def open_journal(self, what: str, plan: Plan) -> None:
         """Raises StoreError."""
-        self._write_journal(what, [(encode(change.have), encode(change.want)) for change in plan])
-
-    def _write_journal(self, what: str, changes: Iterable[tuple[str | None, str | None]]) -> None:
-        """Its number, what is under way, then each change as `have`, a tab, and `want`: JSON has no tabs and no line breaks."""
-        rows = [f"{have or ''}\t{want or ''}\n" for have, want in changes]
-        path = f"{self.directory}/{_JOURNAL}"
-        try:
-            fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(fd, "wb") as file:
-                file.write(f"{self._next()}\n{json.dumps(what)}\n{''.join(rows)}".encode())
-            os.rename(f"{path}.new", path)
-        except OSError as error:
-            raise self._no_journal(error) from None
-
-    def _next(self) -> int:
-        return (self._recorded() + 1) & 0x7FFFFFFF
+        self._journal.write(self._recorded() + 1, what, [(encode(change.have), encode(change.want)) for change in plan])
 
     def close_journal(self) -> None:
         """Raises StoreError."""
-        try:
-            os.unlink(f"{self.directory}/{_JOURNAL}")
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise self._no_journal(error) from None
+        self._journal.remove()
 
-    def _no_journal(self, error: OSError) -> StoreError:
-        return StoreError(f"{self.directory}/{_JOURNAL}: {error.strerror}; is there room, and may we write?")
+    def _recorded(self) -> int:
+        """The number of the last journal whose changes are recorded."""
+        return self._query("PRAGMA application_id")[0][0]
 
     # --- changing --------------------------------------------------------------------------------------------------
 
@@ -405,7 +385,7 @@ class Store:
                 gone += self._add(owner, sorted(keys), wants, originals, put)
             self._put((key, want, originals.get(key), None) for key, want in wants.items() if key not in put)
             # In the file's header, which is written anyway.
-            self._db.execute(f"PRAGMA application_id = {self._next()}")
+            self._db.execute(f"PRAGMA application_id = {self._recorded() + 1}")
             self._sweep(gone)
         with suppress(StoreError):
             # It is known to be recorded, whether it is there or not.
@@ -437,12 +417,7 @@ class Store:
             self._forget_owner(owner.id)
         self._db.execute(_INSERT_OWNER, _row(owner))
         self._db.executemany("INSERT INTO address VALUES (?, ?, ?)", [(owner.network, a, owner.id) for a in owner.addresses])
-        there = {
-            key
-            for (key,) in self._query(
-                "SELECT key FROM resource WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
-            )
-        }
+        there = self.there(keys)
         fresh = [key for key in keys if key in wants and key not in there]
         self._put((key, wants[key], originals.get(key), owner.id) for key in fresh)
         put.update(fresh)

@@ -250,9 +250,7 @@ def test_hostile_clients(one, agent):
             "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(%r); "
             "s.sendall(b'vmnet-hooks 0.1.0 agent/status 1 0 0 0\\n'); print(s.recv(1000))"
         )
-        other = one.host.run(
-            ["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/python3", "-c", ask % SOCKET], check=False
-        )
+        other = one.host.run(["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/python3", "-c", ask % SOCKET], check=False)
         assert "b''" in other.stdout or "ConnectionReset" in other.stderr or "BrokenPipe" in other.stderr, other
     finally:
         one.host.sh(f"chmod 700 /run/vmnet-hooks; chmod 600 {SOCKET}")

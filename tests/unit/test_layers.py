@@ -12,7 +12,7 @@ LAYERS = {
     "data": ("domain", "config", "links", "request", "resource", "ruleset", "state", "values"),
     "core": ("compose", "graph", "hostnet", "modes", "plan", "sections"),
     "engine": ("engine", "mending", "parts", "transaction"),
-    "edge": ("diversion", "frontends", "kernel", "store"),
+    "edge": ("diversion", "frontends", "journal", "kernel", "store"),
     "entry": (
         *("hook", "client", "handle", "actions", "place", "arrival", "agent", "guard", "host", "drawing", "importing", "table"),
         *("xen_scripts", "cli"),

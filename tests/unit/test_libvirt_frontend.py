@@ -1,7 +1,6 @@
 """libvirt's qemu hook: argv and XML become an event."""
 # ruff: noqa: E501  (tables of inputs and messages)
 
-
 import pytest
 from scenario import request
 

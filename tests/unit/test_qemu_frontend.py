@@ -1,7 +1,6 @@
 """ifup and ifdown: a tap's name becomes an event, by way of domains.d."""
 # ruff: noqa: E501  (tables of inputs and messages)
 
-
 import os
 import shutil
 import subprocess

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,10 @@ from vmnet_hooks import client, store
 from vmnet_hooks.agent import server
 from vmnet_hooks.agent.resident import Records
 from vmnet_hooks.errors import Abandoned
+
+
+def untold(ids):
+    return nullcontext()
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_records_are_made_where_there_are_none(folder):
     """An agent comes before the first guest ever."""
-    records = Records(threading.Lock(), lambda: True)
+    records = Records(threading.Lock(), lambda: True, untold)
     assert os.listdir(folder)
     with records.lock():
         assert records.owners() == []
@@ -33,9 +38,9 @@ def test_records_are_made_where_there_are_none(folder):
 
 
 def test_nothing_is_done_for_one_who_has_gone(folder):
-    Records(threading.Lock(), lambda: True).close()
+    Records(threading.Lock(), lambda: True, untold).close()
     mutex = threading.Lock()
-    records = Records(mutex, lambda: False)
+    records = Records(mutex, lambda: False, untold)
     with pytest.raises(Abandoned):
         with records.lock():
             raise AssertionError("the lock is had")

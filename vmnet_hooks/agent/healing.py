@@ -4,6 +4,7 @@ Whoever takes the same thing away again and again is not fought: it is left alon
 """
 
 import os
+import queue
 import select
 import syslog
 import threading
@@ -128,6 +129,7 @@ class Healing:
         self._patience = Patience()
         self._walked = ""
         self._all_from = 0.0
+        self._taps: queue.SimpleQueue[set[str]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._unkept = ""
         agent.index.subscribe(self._changed)
@@ -143,7 +145,8 @@ class Healing:
 
     def _changed(self, added: Sequence[Owner], removed: Sequence[Owner]) -> None:
         # A guest that runs at last is filtered as before.
-        if set(map(_settled, added)) != set(map(_settled, removed)):
+        if changed := set(map(_settled, added)) ^ set(map(_settled, removed)):
+            self._taps.put({owner.ifname for owner in changed})
             os.eventfd_write(self._wake, 1)
 
     def _run(self, watching: threading.Event) -> None:
@@ -182,7 +185,7 @@ class Healing:
                 if self._wake in ready:
                     # The index has news: other guests may be there.
                     os.eventfd_read(self._wake)
-                    self._keep(keeper)
+                    self._keep(keeper, self._changed_taps())
                 suspects = Suspects(everything=lost)
                 suspects.add(links.drain())
                 suspects.add(tables.drain())
@@ -210,7 +213,7 @@ class Healing:
             with place.engine(RECORDS_ALONE) as engine:
                 departed, failed = depart(engine, suspects.gone)
             self._report(Mended(failed=failed, departed=departed))
-        with place.records() as store:
+        with place.records() as store, store.reading():
             recorded = suspected(store, suspects.keys | suspects.tampered, suspects.starts, suspects.links)
         self._patience.forget(suspects.keys - recorded.keys())
         if recorded:
@@ -223,10 +226,16 @@ class Healing:
         if wrong := [key for key in wrong if self._patience.allows(key, now)]:
             self._report(mend(engine, wrong, tampered))
 
-    def _keep(self, keeper: Keeper) -> None:
+    def _changed_taps(self) -> set[str]:
+        taps: set[str] = set()
+        while not self._taps.empty():
+            taps |= self._taps.get()
+        return taps
+
+    def _keep(self, keeper: Keeper, taps: Collection[str] | None = None) -> None:
         try:
             with self._agent.place.engine(RECORDS_ALONE) as engine:
-                keeper.follow(engine.store, engine.kernel)
+                keeper.follow(engine.store, engine.kernel, taps)
         except KernelError as error:
             if str(error) != self._unkept:
                 self._agent.note("error", str(error), syslog.LOG_WARNING)

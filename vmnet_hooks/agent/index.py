@@ -1,20 +1,25 @@
 """What the records say, in memory: whoever works on what is set up (neighbour discovery, arrivals) hears what comes and goes.
 
-Other processes write records too. SQLite's data_version(*) tells a connection that another one has written, for next to nothing.
-(*) https://sqlite.org/pragma.html#pragma_data_version
+Other processes write records too. SQLite counts in the file's header(*) how often it was written: what this process wrote, and
+says so, is looked at alone, which takes as long with ten guests as with thousands; after anybody else all is read again.
+(*) https://sqlite.org/fileformat2.html#file_change_counter
 """
 
+import os
 import syslog
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from struct import Struct
 from typing import Any
 
 from ..domain import Owner
-from ..store import Store, identity
+from ..store import DIRECTORY, Store, identity
 
 Subscriber = Callable[[Sequence[Owner], Sequence[Owner]], None]
 LOOK_SECONDS = 0.5
+_COUNT, _COUNT_AT = Struct(">I"), 24
 
 
 class Index:
@@ -23,9 +28,13 @@ class Index:
     def __init__(self, agent: Any) -> None:
         self._agent = agent
         self.owners: dict[str, Owner] = {}
-        self._rows: dict[tuple, Owner] = {}
         self._subscribers: list[Subscriber] = []
         self._news = threading.Event()
+        # The file of the records, opened once: closing it takes SQLite's locks along.
+        self._file = -1
+        self._seen = -1
+        self._told: list[tuple[int, int, Collection[str]]] = []
+        self._lock = threading.Lock()
 
     def subscribe(self, callback: Subscriber) -> None:
         """`callback` hears (added, removed), in the index's own thread, at once for all that is there. An owner that changed
@@ -42,6 +51,21 @@ class Index:
         """Something was done: look now, not only when the time has come."""
         self._news.set()
 
+    @contextmanager
+    def noting(self, ids: Collection[str]) -> Iterator[None]:
+        """Somebody in this process writes what is recorded of these owners, and nothing else, with the records' lock held."""
+        before = self._count()
+        yield
+        after = self._count()
+        with self._lock:
+            if before >= 0:
+                self._told.append((before, after, ids))
+
+    def _count(self) -> int:
+        """How often the records were written; -1 if that is not known."""
+        with self._lock:
+            return _COUNT.unpack(os.pread(self._file, 4, _COUNT_AT))[0] if self._file >= 0 else -1
+
     def _run(self) -> None:
         while not self._agent.stopping.is_set():
             try:
@@ -52,30 +76,74 @@ class Index:
 
     def _follow(self) -> None:
         """As long as the file of the records is the same."""
-        # A connection of its own: another one would have other numbers.
-        version, file = None, identity()
         records = Store()
         try:
-            while not self._agent.stopping.is_set() and identity() in (file, None):
-                file, found = identity(), records.version()
-                if found != version:
-                    begin = time.monotonic()
-                    self._update(records.owners_by_row(self._rows))
-                    version = found
-                    # With thousands of guests reading them all takes a while: at most a tenth of the time.
-                    self._agent.stopping.wait(10 * (time.monotonic() - begin))
+            file = identity()
+            self._open()
+            while not self._agent.stopping.is_set() and identity() == file:
+                self._look(records)
                 self._news.wait(LOOK_SECONDS)
                 self._news.clear()
         finally:
+            self._close()
             records.close()
 
-    def _update(self, rows: dict[tuple, Owner]) -> None:
-        added = [rows[row] for row in rows.keys() - self._rows.keys()]
-        removed = [self._rows[row] for row in self._rows.keys() - rows.keys()]
-        self.owners, self._rows = {owner.id: owner for owner in rows.values()}, rows
-        if added or removed:
-            for subscriber in self._subscribers:
-                try:
-                    subscriber(added, removed)
-                except Exception as error:
-                    self._agent.note("error", f"internal error: {type(error).__name__}: {error}", syslog.LOG_ERR)
+    def _open(self) -> None:
+        with self._lock:
+            self._file = os.open(f"{DIRECTORY}/state.db", os.O_RDONLY | os.O_CLOEXEC)
+            self._seen = -1
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+            self._file, self._told = -1, []
+
+    def _look(self, records: Store) -> None:
+        found = self._count()
+        changed, seen = self._by_us()
+        # What this process wrote since the file was asked may be among it.
+        if seen < found:
+            begin = time.monotonic()
+            self._update(records.owners())
+            self._seen = found
+            # With thousands of guests reading them all takes a while: at most a tenth of the time.
+            self._agent.stopping.wait(10 * (time.monotonic() - begin))
+        else:
+            if changed:
+                self._update(records.owners_among(changed), changed)
+            self._seen = seen
+
+    def _by_us(self) -> tuple[set[str], int]:
+        """The owners of whom this process wrote since the last look, and the count until which nobody else did."""
+        with self._lock:
+            told, self._told = self._told, []
+        changed: set[str] = set()
+        seen = self._seen
+        for before, after, ids in told:
+            if before == seen:
+                seen = after
+                changed.update(ids)
+        return changed, seen
+
+    def _update(self, there: Sequence[Owner], asked: Collection[str] | None = None) -> None:
+        """`there` is what is recorded of those that were `asked` for (None: of all)."""
+        known: Mapping[str, Owner] = self.owners
+        now = {owner.id: owner for owner in there}
+        names = {*known, *now} if asked is None else asked
+        added = [now[name] for name in names if name in now and known.get(name) != now[name]]
+        removed = [known[name] for name in names if name in known and now.get(name) != known[name]]
+        if not (added or removed):
+            return
+        if asked is not None:
+            # A copy of all is quick, looking at each is not.
+            now, new = dict(known), now
+            for name in asked:
+                now.pop(name, None)
+            now |= new
+        self.owners = now
+        for subscriber in self._subscribers:
+            try:
+                subscriber(added, removed)
+            except Exception as error:
+                self._agent.note("error", f"internal error: {type(error).__name__}: {error}", syslog.LOG_ERR)

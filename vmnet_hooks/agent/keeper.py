@@ -4,6 +4,8 @@ The agent's tables (ruleset.KEEPERS) belong to its socket, so that `nft flush ru
 which taps are guarded; judging is left to the filters.
 """
 
+from collections.abc import Collection, Iterator
+
 from ..errors import KernelError
 from ..kernel import tables
 from ..kernel.libnftables import Context
@@ -31,40 +33,42 @@ class Keeper:
         self._nft.close()
         self._socket.close()
 
-    def follow(self, store: Store, kernel: Kernel) -> None:
-        """Guards what the records say. Raises KernelError, with nothing changed, where the kernel knows no such tables or another
-        process has them."""
-        for table in _FILTERS:
-            self._follow(table, self._guarded(table, store, kernel))
-        closed = "inet" in self._held and _is_ours(INET, store) and store.recorded(CLOSED6.key) is not None
+    def follow(self, store: Store, kernel: Kernel, taps: Collection[str] | None = None) -> None:
+        """Guards what the records say; of these `taps` alone, if nothing else can have changed, which takes as long among
+        thousands. Raises KernelError, with nothing changed, where the kernel knows no such tables or another process has them."""
+        with store.reading():
+            guarded = {table: self._guarded(table, store, taps) for table in _FILTERS}
+            closed = _is_ours(INET, store) and store.recorded(CLOSED6.key) is not None
+        held = dict(self._held)
+        statements = []
+        for table, kept in guarded.items():
+            before = held.get(table.family)
+            if before is None:
+                # A filter of another version may take no marks off.
+                if not kept or kernel.read([table]).get(table.key) != table:
+                    continue
+                statements.append(KEEPERS[table.family])
+            statements += _changes(table.family, before or frozenset(), kept)
+            held[table.family] = kept
+        closed = closed and "inet" in held
         if closed and not self._closed:
-            self._run(KEEP_CLOSED)
+            statements.append(KEEP_CLOSED)
         elif self._closed and not closed:
-            self._run("".join(f"delete chain inet {KEEPER} {name}_forward\n" for name in ("before", "after")))
-        self._closed = closed
-
-    def _guarded(self, table: NftTable, store: Store, kernel: Kernel) -> Taps:
-        """The taps that a filter guards; none if it is one of another version, which may take no marks off."""
-        if not _is_ours(table, store):
-            return frozenset()
-        if table.family not in self._held and kernel.read([table]).get(table.key) != table:
-            return frozenset()
-        starts = {name: f"{table.key} {name} " for name in KEPT_SETS[table.family]}
-        return frozenset((name, key.removeprefix(start)) for name, start in starts.items() for key in store.keys_under(start))
-
-    def _follow(self, table: NftTable, taps: Taps) -> None:
-        held = self._held.get(table.family)
-        if held is None and not taps:
-            return
-        statements = [] if held is not None else [KEEPERS[table.family]]
-        held = held or frozenset()
-        for verb, changed in (("delete", held - taps), ("add", taps - held)):
-            for name in KEPT_SETS[table.family]:
-                if chosen := sorted(tap for kept, tap in changed if kept == name):
-                    statements.append(f"{verb} element {table.family} {KEEPER} {name} {{ {', '.join(chosen)} }}\n")
+            statements += [f"delete chain inet {KEEPER} {name}_forward\n" for name in ("before", "after")]
         if statements:
             self._run("".join(statements))
-        self._held[table.family] = taps
+        self._held, self._closed = held, closed
+
+    def _guarded(self, table: NftTable, store: Store, taps: Collection[str] | None) -> Taps:
+        """The taps that a filter guards by the records; none if it is one of another version."""
+        if not _is_ours(table, store):
+            return frozenset()
+        held = self._held.get(table.family)
+        starts = {name: f"{table.key} {name} " for name in KEPT_SETS[table.family]}
+        if held is None or taps is None:
+            return frozenset((name, key.removeprefix(start)) for name, start in starts.items() for key in store.keys_under(start))
+        asked = {f'{start}"{tap}"': (name, f'"{tap}"') for name, start in starts.items() for tap in taps}
+        return held.difference(asked.values()) | {asked[key] for key in store.there(asked)}
 
     def lost(self) -> bool:
         """Whether a table of ours is gone: then all are made anew by the next `follow`."""
@@ -79,6 +83,14 @@ class Keeper:
         _, error = self._nft.run(statements)
         if error:
             raise KernelError(f"filters are not kept while others flush them: {error.splitlines()[0]}")
+
+
+def _changes(family: str, held: Taps, kept: Taps) -> Iterator[str]:
+    """The statements that bring a table of ours from some taps to others."""
+    for verb, changed in (("delete", held - kept), ("add", kept - held)):
+        for name in KEPT_SETS[family]:
+            if chosen := sorted(tap for kind, tap in changed if kind == name):
+                yield f"{verb} element {family} {KEEPER} {name} {{ {', '.join(chosen)} }}\n"
 
 
 def _is_ours(table: NftTable, store: Store) -> bool:

@@ -11,6 +11,7 @@ import syslog
 import threading
 import time
 import traceback
+from collections import Counter
 from typing import Any
 
 import click
@@ -54,7 +55,7 @@ class Agent:
         self.index = Index(self)
         self.announcer = Announcer(self)
         self.arrivals = Arrivals(self)
-        self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, Memory())
+        self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, Memory(), self.index.noting)
         self.server = Server(self, {"status": self._status}, self._follow)
         self.parts: list[Any] = [self.index, self.announcer, self.arrivals, Advertiser(self), Healing(self), Hotplug(self)]
         self._followers: list[socket.socket] = []
@@ -159,11 +160,8 @@ class Agent:
             self.note("error", f"at the start: {error or type(error).__name__}", syslog.LOG_ERR)
 
     def _write_metrics(self) -> None:
-        vifs: dict[str, float] = {}
-        for owner in self.index.owners.values():
-            if owner.domain:
-                key = label(network=owner.network, phase=owner.phase)
-                vifs[key] = vifs.get(key, 0) + 1
+        kinds = Counter((owner.network, owner.phase) for owner in self.index.owners.values() if owner.domain)
+        vifs = {label(network=network, phase=phase): float(number) for (network, phase), number in kinds.items()}
         try:
             self.metrics.write(self.metrics.text({"vmnet_vifs": vifs, "vmnet_start_time_seconds": {"": self.since}}))
         except OSError as error:

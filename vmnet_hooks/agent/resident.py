@@ -7,8 +7,8 @@ is seen at the next call.
 import os
 import syslog
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from .. import config, store
@@ -17,16 +17,20 @@ from ..engine import Engine
 from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel
 from ..sections import SECTIONS
+from ..state import Resource
 
 Note = Callable[..., None]
+Noting = Callable[[Collection[str]], AbstractContextManager[None]]
+"""See index.Index.noting."""
 
 
 class Records(store.Store):
-    """The records, with one more lock in front of the host's: threads wait for each other asleep, not by polling."""
+    """The records, with one more lock in front of the host's: threads wait for each other asleep, not by polling. The agent's
+    index is told of whom something is written."""
 
-    def __init__(self, mutex: threading.Lock, wanted: Callable[[], bool]) -> None:
+    def __init__(self, mutex: threading.Lock, wanted: Callable[[], bool], noting: Noting) -> None:
         # Locks itself already, where there are no records yet.
-        self._mutex, self._wanted = mutex, wanted
+        self._mutex, self._wanted, self._noting = mutex, wanted, noting
         super().__init__()
 
     @contextmanager
@@ -36,6 +40,29 @@ class Records(store.Store):
             if not self._wanted():
                 raise Abandoned("the hook has gone; it does this by itself")
             yield
+
+    def commit(
+        self,
+        drop: Iterable[str],
+        add: Mapping[Owner, Iterable[str]],
+        wants: Mapping[str, Resource],
+        originals: Mapping[str, Resource | None],
+    ) -> None:
+        drop = [*drop]
+        with self._noting([*drop, *(owner.id for owner in add)]):
+            super().commit(drop, add, wants, originals)
+
+    def forget(self, owner: str, keep: Iterable[str] = ()) -> None:
+        with self._noting([owner]):
+            super().forget(owner, keep)
+
+    def set_phase(self, owner: str, phase: str) -> None:
+        with self._noting([owner]):
+            super().set_phase(owner, phase)
+
+    def set_frontend(self, owner: str, frontend: str) -> None:
+        with self._noting([owner]):
+            super().set_frontend(owner, frontend)
 
 
 class Resident:
@@ -47,11 +74,13 @@ class Resident:
         announce: Callable[[Sequence[tuple[str, str, str]]], None],
         await_arrival: Callable[[Sequence[Owner]], None],
         memory: Any = None,
+        noting: Noting = lambda _: nullcontext(),
     ) -> None:
         self.announce = announce
         self.await_arrival = await_arrival
         self._note = note
         self._memory = memory
+        self._noting = noting
         self._mutex = threading.Lock()
         self._call = threading.local()
         self._kernels: list[Kernel] = []
@@ -108,7 +137,7 @@ class Resident:
         while True:
             file, records = self._records.pop() if self._records else (None, None)
             if records is None:
-                records = Records(self._mutex, lambda: getattr(self._call, "wanted", _always)())
+                records = Records(self._mutex, lambda: getattr(self._call, "wanted", _always)(), self._noting)
                 file = store.identity()
             if file == store.identity():
                 break

@@ -123,9 +123,7 @@ def beside_xen(times: Series) -> Iterator[Row]:
     yield ratio(
         f"agent: {CALLS['bridge start']} / vif-bridge online", times["bridge start"], times["vif-bridge online"], 1 / 6, 1 / 2
     )
-    yield ratio(
-        f"agent: {CALLS['bridge stopped']} / vif-bridge offline", times["bridge stopped"], times["vif-bridge offline"]
-    )
+    yield ratio(f"agent: {CALLS['bridge stopped']} / vif-bridge offline", times["bridge stopped"], times["vif-bridge offline"])
 
 
 def in_process(product: Product, effort: Effort) -> Iterator[Row]:
