@@ -222,8 +222,8 @@ class Host:
     def bare(self, commands: Commands, repeat: int, pause: float) -> Series:
         """What the kernel alone takes for calls of a guest that is not there, see bare.py. Raises CommandFailed."""
         # With site: it has libraries to load.
-        done = self.node.run([PYTHON, HERE / "bare.py", self.product.path, repeat, pause], input=json.dumps(commands), timeout=900)
-        return json.loads(done.stdout)
+        argv = [PYTHON, HERE / "bare.py", self.product.path, repeat, pause]
+        return json.loads(self.node.run(argv, input=json.dumps(commands), timeout=900).stdout)
 
     def json(self, program: str, order: object, *words: object) -> Any:
         done = self.node.run([PYTHON, "-IS", HERE / program, *words], input=json.dumps(order), timeout=900)
