@@ -13,6 +13,7 @@ from . import host
 from .config import Config
 from .errors import VmnetError
 from .kernel import packet
+from .parts import TAKEOVER
 from .store import Store
 
 POLL_SECONDS = 0.2
@@ -57,7 +58,8 @@ def watch_over(lifeline: int, deadline: float) -> None:
     store = Store()
     while (pending := store.pending()) and pending.deadline == deadline:
         gone = bool(select.select([lifeline], [], [], 0)[0])
-        if time.monotonic() > pending.deadline or (gone and (not pending.needs_word or store.journal()[0])):
+        # While one waits there is no other: what is under way is a guest's, if it is not the takeover itself, killed half-way.
+        if time.monotonic() > pending.deadline or (gone and (not pending.needs_word or store.journal()[0] == TAKEOVER)):
             break
         time.sleep(POLL_SECONDS)
     else:

@@ -1,5 +1,8 @@
 """The journal: the changes under way, in a file beside the records. Whoever takes the lock next undoes what a killed process left
 half-done. Written at every plug: as rows of the records it takes three times as long.
+
+Its number is the one that follows the last that the records call done. With any other it says nothing: its changes are recorded,
+or it belongs to records that are no more.
 """
 
 import json
@@ -15,7 +18,7 @@ NAME = "journal"
 
 
 class Journal:
-    """In a directory. Each journal has a number, by which the records tell that its changes are recorded."""
+    """In a directory."""
 
     def __init__(self, directory: str) -> None:
         self._path = f"{directory}/{NAME}"

@@ -17,6 +17,9 @@ from .plan import Change, Plan
 from .state import Adoption, Device, LinkAttribute, Resource
 from .transaction import Pending, Transaction, Transactions
 
+TAKEOVER = "up"
+"""What is under way, in the journal's words."""
+
 GATEWAY_SECONDS = 10.0
 """How long after a takeover the gateway may stay silent."""
 
@@ -44,7 +47,7 @@ class Parts(Transactions):
                 return []
             adopted = [c.want for c in transaction.plan if isinstance(c.want, Adoption)]
             if watch is None or not (adopted or confirm_within):
-                self._run(transaction, "up")
+                self._run(transaction, TAKEOVER)
                 return changed
             self._check_adoptions(adopted)
             gateways = [(a.ifname, address) for a in adopted for address in gateways_of(a)]
@@ -52,7 +55,7 @@ class Parts(Transactions):
             deadline = self._hold(transaction, confirm_within)
             watch.guard(deadline)
             try:
-                self._run(transaction, "up")
+                self._run(transaction, TAKEOVER)
             except BaseException:
                 self.store.set_pending(None)
                 raise

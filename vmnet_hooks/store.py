@@ -21,7 +21,7 @@ from .domain import Owner
 from .errors import StoreError
 from .journal import Journal
 from .plan import Change, Plan
-from .state import NftElement, Resource, Route, decode, encode
+from .state import NftElement, Resource, decode, encode
 from .transaction import Pending
 
 DIRECTORY = "/run/vmnet-hooks"
@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS claim (owner TEXT, key TEXT, PRIMARY KEY (owner, key)
 CREATE INDEX IF NOT EXISTS claim_key ON claim (key);
 CREATE TABLE IF NOT EXISTS bundle (id TEXT, key TEXT, PRIMARY KEY (id, key)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS bundle_key ON bundle (key);
+CREATE INDEX IF NOT EXISTS resource_route ON resource (json_extract(want, '$.dev')) WHERE kind = 'route';
 CREATE TABLE IF NOT EXISTS pending (id INTEGER PRIMARY KEY CHECK (id = 1), value TEXT NOT NULL);
 """
 
@@ -77,9 +78,12 @@ _CLAIMED = (
 def identity(directory: str = DIRECTORY) -> object:
     """What tells one file of records from another that took its place; None if there is none."""
     try:
-        found = os.stat(f"{directory}/state.db")
+        return identity_of(os.stat(f"{directory}/state.db"))
     except OSError:
         return None
+
+
+def identity_of(found: os.stat_result) -> object:
     return found.st_dev, found.st_ino
 
 
@@ -114,13 +118,19 @@ class Store:
         columns = {row[1] for row in self._db.execute("PRAGMA table_info(resource)")}
         if columns and "owner" not in columns:
             self._db.execute("ALTER TABLE resource ADD COLUMN owner TEXT")
+        # Journals of other records, which were here before, have other numbers.
+        done = self._recorded() or int.from_bytes(os.urandom(4)) >> 2
+        leave = ""
         if self._db.execute("PRAGMA table_info(journal)").fetchall():
-            # It was a table once.
+            # It was a table once. Processes of that version that still run find it there, empty.
             rows = self._query("SELECT what, have, want FROM journal ORDER BY id")
             if rows:
-                self._journal.write(1, rows[0][0], [row[1:] for row in rows])
+                self._journal.write(done + 1, rows[0][0], [row[1:] for row in rows])
+            leave = "DELETE FROM journal;"
         # At once: whoever is killed here leaves no half of them.
-        self._db.executescript(f"BEGIN; {_SCHEMA} DROP TABLE IF EXISTS journal; PRAGMA user_version = {_VERSION}; COMMIT")
+        self._db.executescript(
+            f"BEGIN; {_SCHEMA} {leave} PRAGMA application_id = {done}; PRAGMA user_version = {_VERSION}; COMMIT"
+        )
 
     def close(self) -> None:
         self._db.close()
@@ -332,14 +342,8 @@ class Store:
 
     def routes_through(self, ifname: str) -> dict[str, Resource]:
         """Every claimed route through a link."""
-        owners = self.owners(ifname=ifname)
-        if owners:
-            # Through a guest's tap go its own: no need to look at everybody's.
-            found = {key: r for owner in owners for key, r in self.claims(owner.id).items()}
-        else:
-            query = "SELECT key, want FROM resource WHERE key >= 'route ' AND key < 'route!' AND instr(want, ?)"
-            found = {key: _decoded(want) for key, want in self._query(query, (f'"{ifname}"',))}
-        return {key: r for key, r in found.items() if isinstance(r, Route) and r.link == ifname}
+        query = "SELECT key, want FROM resource WHERE kind = 'route' AND json_extract(want, '$.dev') = ?"
+        return {key: _decoded(want) for key, want in self._query(query, (ifname,))}
 
     def elements(self, table: str) -> dict[str, Resource]:
         """Every claimed element of the nft table of ours with that key."""
@@ -352,8 +356,7 @@ class Store:
     def journal(self) -> tuple[str, list[Change]]:
         """What was under way ("" if nothing) and its changes. Raises StoreError."""
         found = self._journal.read()
-        # One that is recorded was to be removed when its process was killed.
-        return ("", []) if found is None or found[0] == self._recorded() else found[1:]
+        return found[1:] if found and found[0] == self._recorded() + 1 else ("", [])
 
     def open_journal(self, what: str, plan: Plan) -> None:
         """Raises StoreError."""

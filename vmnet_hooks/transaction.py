@@ -312,6 +312,9 @@ class Transactions:
             self._verify(transaction)
             self.store.commit(transaction.drop, transaction.add, transaction.news, originals)
         except BaseException as error:
+            if not self.store.journal()[0]:
+                # It is recorded: a signal came too late to take it back.
+                raise
             if isinstance(error, InTheWay):
                 done.pop()
             left = self._undo(done, restore if done else ())

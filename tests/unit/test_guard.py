@@ -8,6 +8,8 @@ import time
 import pytest
 
 from vmnet_hooks import guard, host, store
+from vmnet_hooks.plan import Change
+from vmnet_hooks.state import Address
 from vmnet_hooks.transaction import Pending
 
 
@@ -46,3 +48,21 @@ def test_a_guard_minds_its_own_takeover(records, put_back, whose):
     assert put_back == ([there.deadline] if whose == "its own" else [])
     left = records.pending()
     assert (left and left.deadline) == (None if whose == "its own" else there.deadline)
+
+
+@pytest.mark.parametrize(("what", "kept"), [("up", False), ("plug d1", True)])
+def test_a_takeover_that_waits_for_a_word(records, put_back, what, kept, monkeypatch):
+    """Its command was killed half-way, or has ended while a guest is plugged."""
+    there = Pending(time.monotonic() + 100, True)
+    records.set_pending(there)
+    records.open_journal(what, [Change(None, Address("br0", "192.0.2.1/24"))])
+
+    def confirmed(_):
+        records.set_pending(None)
+
+    monkeypatch.setattr(guard.time, "sleep", confirmed)
+    lifeline, alive = os.pipe()
+    os.close(alive)
+    guard.watch_over(lifeline, there.deadline)
+    os.close(lifeline)
+    assert put_back == ([] if kept else [there.deadline])

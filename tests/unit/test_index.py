@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -140,3 +141,31 @@ def test_locks_of_the_records_are_kept(heard):
         with closing(sqlite3.connect(heard.folder / "state.db", timeout=0)) as other, pytest.raises(sqlite3.OperationalError):
             other.execute("UPDATE owner SET phase = 'x'")
             other.commit()
+
+
+def test_what_a_killed_process_wrote_half(heard):
+    """The count in the file is that of a write that is taken back."""
+    with closing(store.Store()) as others:
+        write(others, A)
+        assert heard.told() == [([A], [])]
+        journal = heard.folder / "state.db-journal"
+        with others.lock():
+            others._settle()
+            others._db.execute("BEGIN IMMEDIATE")
+            others._db.execute("UPDATE owner SET phase = 'x'")
+            others._db.execute("PRAGMA application_id = 77")
+            hot = journal.read_bytes()
+            others._db.execute("COMMIT")
+        journal.write_bytes(hot)
+        heard.until(lambda: heard.all == 3)
+    write(heard.ours, B)
+    heard.until(lambda: heard.index.owners == {A.id: A, B.id: B})
+
+
+def test_the_file_stays_open(heard):
+    """A hook that reads during an agent's end would take what is being written for what a killed process left."""
+    heard.agent.stopping.set()
+    heard.index.look()
+    for thread in [t for t in threading.enumerate() if t.name == "index"]:
+        thread.join(10)
+    assert os.fstat(heard.index._file).st_ino == (heard.folder / "state.db").stat().st_ino

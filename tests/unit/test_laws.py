@@ -629,6 +629,25 @@ def test_killed_at_the_records(method, when, tmp_path):
     assert_same(host, before, "clean")
 
 
+def test_a_signal_after_the_records_takes_nothing_back(tmp_path):
+    """What is recorded is there, even if its caller is told of a failure."""
+    host = Host(tmp_path)
+    host.add_taps(BOTH)
+    engine = host.engine()
+    commit = engine.store.commit
+
+    def late(*args):
+        commit(*args)
+        raise VmnetError("too late")
+
+    engine.store.commit = late
+    with pytest.raises(VmnetError, match="^too late$"):
+        engine.plug(BOTH, "libvirt")
+    engine.store.close()
+    assert host.records()["owner"]
+    assert_clean(host)
+
+
 # --- unplug does all it can ------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from struct import Struct
 from typing import Any
 
 from ..domain import Owner
-from ..store import DIRECTORY, Store, identity
+from ..store import DIRECTORY, Store, identity, identity_of
 
 Subscriber = Callable[[Sequence[Owner], Sequence[Owner]], None]
 LOOK_SECONDS = 0.5
@@ -30,7 +30,6 @@ class Index:
         self.owners: dict[str, Owner] = {}
         self._subscribers: list[Subscriber] = []
         self._news = threading.Event()
-        # The file of the records, opened once: closing it takes SQLite's locks along.
         self._file = -1
         self._seen = -1
         self._told: list[tuple[int, int, Collection[str]]] = []
@@ -76,37 +75,40 @@ class Index:
 
     def _follow(self) -> None:
         """As long as the file of the records is the same."""
+        before = identity()
         records = Store()
         try:
-            file = identity()
-            self._open()
+            file = self._open()
+            if before not in (None, file):
+                # Others took its place meanwhile.
+                return
             while not self._agent.stopping.is_set() and identity() == file:
                 self._look(records)
                 self._news.wait(LOOK_SECONDS)
                 self._news.clear()
         finally:
-            self._close()
             records.close()
 
-    def _open(self) -> None:
+    def _open(self) -> object:
+        """Opens the file of the records to look at its header. It is never closed, even if others take its place: that would
+        take away the locks of every connection of this process."""
         with self._lock:
-            self._file = os.open(f"{DIRECTORY}/state.db", os.O_RDONLY | os.O_CLOEXEC)
-            self._seen = -1
-
-    def _close(self) -> None:
-        with self._lock:
-            if self._file >= 0:
-                os.close(self._file)
-            self._file, self._told = -1, []
+            self._seen, self._told = -1, []
+            if self._file < 0 or identity_of(os.fstat(self._file)) != identity():
+                self._file = os.open(f"{DIRECTORY}/state.db", os.O_RDONLY | os.O_CLOEXEC)
+            return identity_of(os.fstat(self._file))
 
     def _look(self, records: Store) -> None:
         found = self._count()
         changed, seen = self._by_us()
         # What this process wrote since the file was asked may be among it.
-        if seen < found:
+        if seen < found or (seen > found and not changed):
             begin = time.monotonic()
-            self._update(records.owners())
-            self._seen = found
+            with records.reading():
+                there = records.owners()
+                # Nobody writes now: what a killed process left in the file half-written is taken back.
+                self._seen = self._count()
+            self._update(there)
             # With thousands of guests reading them all takes a while: at most a tenth of the time.
             self._agent.stopping.wait(10 * (time.monotonic() - begin))
         else:

@@ -4,7 +4,7 @@ The agent's tables (ruleset.KEEPERS) belong to its socket, so that `nft flush ru
 which taps are guarded; judging is left to the filters.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from ..errors import KernelError
 from ..kernel import tables
@@ -27,6 +27,8 @@ class Keeper:
         self._socket = Socket(tables.NETLINK_NETFILTER)
         self._held: dict[str, Taps] = {}
         """By family of the tables that are there."""
+        self._known: set[str] = set()
+        """The families of whose taps the records were asked for all, once: since then what changed is enough."""
         self._closed = False
 
     def close(self) -> None:
@@ -37,38 +39,42 @@ class Keeper:
         """Guards what the records say; of these `taps` alone, if nothing else can have changed, which takes as long among
         thousands. Raises KernelError, with nothing changed, where the kernel knows no such tables or another process has them."""
         with store.reading():
-            guarded = {table: self._guarded(table, store, taps) for table in _FILTERS}
-            closed = _is_ours(INET, store) and store.recorded(CLOSED6.key) is not None
-        held = dict(self._held)
-        statements = []
+            ours = [table for table in _FILTERS if _is_ours(table, store)]
+            guarded = {table: self._guarded(table, store, taps) if table in ours else frozenset() for table in _FILTERS}
+            closed = INET in ours and store.recorded(CLOSED6.key) is not None
+        # Of a filter of another version, which may take no marks off, nothing is known.
+        self._known = {table.family for table in ours}
         for table, kept in guarded.items():
-            before = held.get(table.family)
-            if before is None:
-                # A filter of another version may take no marks off.
-                if not kept or kernel.read([table]).get(table.key) != table:
-                    continue
-                statements.append(KEEPERS[table.family])
-            statements += _changes(table.family, before or frozenset(), kept)
-            held[table.family] = kept
-        closed = closed and "inet" in held
+            self._follow(table, kept, kernel)
+        closed = closed and "inet" in self._held
         if closed and not self._closed:
-            statements.append(KEEP_CLOSED)
+            self._run(KEEP_CLOSED)
         elif self._closed and not closed:
-            statements += [f"delete chain inet {KEEPER} {name}_forward\n" for name in ("before", "after")]
-        if statements:
-            self._run("".join(statements))
-        self._held, self._closed = held, closed
+            self._run("".join(f"delete chain inet {KEEPER} {name}_forward\n" for name in ("before", "after")))
+        self._closed = closed
 
     def _guarded(self, table: NftTable, store: Store, taps: Collection[str] | None) -> Taps:
-        """The taps that a filter guards by the records; none if it is one of another version."""
-        if not _is_ours(table, store):
-            return frozenset()
+        """The taps that a filter guards by the records."""
         held = self._held.get(table.family)
         starts = {name: f"{table.key} {name} " for name in KEPT_SETS[table.family]}
-        if held is None or taps is None:
+        if held is None or taps is None or table.family not in self._known:
             return frozenset((name, key.removeprefix(start)) for name, start in starts.items() for key in store.keys_under(start))
         asked = {f'{start}"{tap}"': (name, f'"{tap}"') for name, start in starts.items() for tap in taps}
         return held.difference(asked.values()) | {asked[key] for key in store.there(asked)}
+
+    def _follow(self, table: NftTable, taps: Taps, kernel: Kernel) -> None:
+        held = self._held.get(table.family)
+        if held is None and (not taps or kernel.read([table]).get(table.key) != table):
+            return
+        statements = [] if held is not None else [KEEPERS[table.family]]
+        held = held or frozenset()
+        for verb, changed in (("delete", held - taps), ("add", taps - held)):
+            for name in KEPT_SETS[table.family]:
+                if chosen := sorted(tap for kept, tap in changed if kept == name):
+                    statements.append(f"{verb} element {table.family} {KEEPER} {name} {{ {', '.join(chosen)} }}\n")
+        if statements:
+            self._run("".join(statements))
+        self._held[table.family] = taps
 
     def lost(self) -> bool:
         """Whether a table of ours is gone: then all are made anew by the next `follow`."""
@@ -83,14 +89,6 @@ class Keeper:
         _, error = self._nft.run(statements)
         if error:
             raise KernelError(f"filters are not kept while others flush them: {error.splitlines()[0]}")
-
-
-def _changes(family: str, held: Taps, kept: Taps) -> Iterator[str]:
-    """The statements that bring a table of ours from some taps to others."""
-    for verb, changed in (("delete", held - kept), ("add", kept - held)):
-        for name in KEPT_SETS[family]:
-            if chosen := sorted(tap for kind, tap in changed if kind == name):
-                yield f"{verb} element {family} {KEEPER} {name} {{ {', '.join(chosen)} }}\n"
 
 
 def _is_ours(table: NftTable, store: Store) -> bool:

@@ -172,14 +172,20 @@ def _vlans() -> dict[tuple[str, int], str]:
     return {(parent, int(vid)): name for name, vid, parent in rows if vid.isdecimal()}
 
 
-@cache
 def _machine() -> str:
-    """What tells this machine from others, machine-id(5); "" if it has none."""
+    """What tells this machine from others, machine-id(5); "" if it has none, or none yet."""
     try:
-        with open("/etc/machine-id") as file:
-            return file.read().strip()
+        return _machine_id()
     except OSError:
         return ""
+
+
+@cache
+def _machine_id() -> str:
+    with open("/etc/machine-id") as file:
+        if not (text := file.read().strip()):
+            raise FileNotFoundError
+        return text
 
 
 def _reason(error: Exception) -> str:
