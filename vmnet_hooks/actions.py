@@ -13,7 +13,7 @@ from typing import Any
 
 from . import compose, config, store
 from .domain import Action, Event, Owner
-from .engine import activate, label_of
+from .engine import activate, bind, label_of
 from .errors import Abandoned, InputError, VmnetError
 from .place import Here, Place
 from .sections import SECTIONS
@@ -65,7 +65,7 @@ def _act(event: Event, place: Place) -> str:
 
 def _plug(event: Event, conclude: Callable[[Event], None], place: Place) -> list[Owner]:
     declared = _with_network(place.declared(), event)
-    bound = _bound(event, declared)
+    bound = bind(event.domain, declared)
     if not bound and not _recorded(event, place):
         conclude(event)
         return []
@@ -202,7 +202,7 @@ def _prepare(event: Event, place: Place) -> str:
     declared = place.declared()
     if not declared.parts:
         return ""
-    bound = compose.bind(event.domain, declared, declared.claims(event.domain.name))
+    bound = bind(event.domain, declared)
     networks = [network for _, network in bound if compose.needs(network, declared)]
     if not networks or _are_up({name for network in networks for name in compose.needs(network, declared)}, place):
         return ""
@@ -223,7 +223,7 @@ def _reconnect(event: Event, place: Place) -> list[Owner]:
     """The guest runs: it keeps what it was started with, above all its filter, whatever its description says by now."""
     try:
         declared = place.declared()
-        if bound := _bound(event, declared):
+        if bound := bind(event.domain, declared):
             with place.engine(declared) as engine:
                 owners = engine.plug(event.domain, event.frontend, bound=bound)
             return _seen(event, declared, place, owners)
@@ -250,10 +250,6 @@ def _activate(event: Event, declared: config.Config, place: Place) -> list[Owner
         owners = activate(declared, records, place.announce, event.domain, event.ifname)
     place.await_arrival([owner for owner in owners if owner.phase == "incoming"])
     return owners
-
-
-def _bound(event: Event, declared: config.Config) -> list[compose.Bound]:
-    return compose.bind(event.domain, declared, declared.claims(event.domain.name))
 
 
 def _recorded(event: Event, place: Place) -> bool:

@@ -52,7 +52,7 @@ class Engine(Parts):
 
     def bind(self, domain: Domain) -> list[compose.Bound]:
         """The domain's NICs that somebody claims. Raises InputError or ConfigError."""
-        return compose.bind(domain, self.config, self.config.claims(domain.name))
+        return bind(domain, self.config)
 
     def plug(
         self, domain: Domain, frontend: str, incoming: bool = False, bound: Sequence[compose.Bound] | None = None
@@ -437,6 +437,11 @@ class Engine(Parts):
             failed.update(self._take_away(change))
         if failed:
             raise KernelError("; ".join(failed.values()))
+
+
+def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
+    """The domain's NICs that somebody claims. Raises InputError or ConfigError."""
+    return compose.bind(domain, declared, declared.claims(domain.name))
 
 
 def activate(

@@ -12,8 +12,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -167,19 +167,14 @@ class Store:
                             f"{path}: held by another process for {LOCK_SECONDS:.0f} s; see `fuser {path}`"
                         ) from None
                     time.sleep(0.002)
-            # One look at the file for all that is read: nobody else writes.
-            self._db.execute("BEGIN")
-            yield
-        except sqlite3.Error as error:
-            raise self._broken(error) from None
+            with self.reading():
+                yield
         finally:
-            with suppress(sqlite3.Error):
-                self._settle()
             os.close(fd)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """One look at the file for all that is read, without the lock: whoever wants to write waits meanwhile."""
+        """One look at the file for all that is read. Without the lock, whoever wants to write waits meanwhile."""
         try:
             self._db.execute("BEGIN")
             yield
@@ -190,9 +185,13 @@ class Store:
                 self._settle()
 
     def _settle(self) -> None:
-        """Ends the reading that the lock began: what is written from here on is there at once, for whoever comes after a kill."""
+        """Ends the reading: what is written from here on is there at once, for whoever comes after a kill."""
         if self._db.in_transaction:
             self._db.execute("COMMIT")
+
+    def _writing(self, _ids: Collection[str]) -> AbstractContextManager[None]:
+        """Around all that is written of owners; a subclass may tell somebody."""
+        return nullcontext()
 
     def _write(self, sql: str, values: Sequence[object] = ()) -> None:
         self._settle()
@@ -381,7 +380,8 @@ class Store:
     ) -> None:
         """In one transaction: forgets the owners `drop`, records the owners `add` with the keys that they claim, and
         closes the journal. `wants` are the resources by key, `originals` what was found at keys that were unclaimed."""
-        with self._transaction():
+        drop = [*drop]
+        with self._writing([*drop, *(owner.id for owner in add)]), self._transaction():
             gone = [key for name in drop for key in self._forget(name)]
             put: set[str] = set()
             for owner, keys in add.items():
@@ -444,7 +444,7 @@ class Store:
     def forget(self, owner: str, keep: Iterable[str] = ()) -> None:
         """Forgets an owner. Keys in `keep` could not be cleaned up: they stay, under the owner in phase leftover."""
         kept = set(keep)
-        with self._transaction():
+        with self._writing([owner]), self._transaction():
             rows = self._query("SELECT * FROM owner WHERE id = ?", (owner,)) if kept else []
             kept &= self.claimed(owner) if kept else kept
             gone = self._forget_owner(owner)
@@ -456,10 +456,12 @@ class Store:
             self._sweep(gone)
 
     def set_phase(self, owner: str, phase: str) -> None:
-        self._write("UPDATE owner SET phase = ? WHERE id = ?", (phase, owner))
+        with self._writing([owner]):
+            self._write("UPDATE owner SET phase = ? WHERE id = ?", (phase, owner))
 
     def set_frontend(self, owner: str, frontend: str) -> None:
-        self._write("UPDATE owner SET frontend = ? WHERE id = ?", (frontend, owner))
+        with self._writing([owner]):
+            self._write("UPDATE owner SET frontend = ? WHERE id = ?", (frontend, owner))
 
     # --- takeovers that wait to be confirmed ----------------------------------------------------------------------------
 

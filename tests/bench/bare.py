@@ -4,54 +4,34 @@ The calls are served once, as the agent does. What they tell the kernel is writt
 that asks, records and decides nothing: no program takes less. On stdout is JSON: seconds by call, each time.
 """
 
-import io
 import json
 import sys
 import time
+
+from parts import server
 
 
 def listen(log):
     """Writes down what is told from here on."""
     from vmnet_hooks.kernel import sysctl, wire
 
-    def heard(place, name, note):
-        real = getattr(place, name)
-
+    def heard(real):
         def told(*words):
-            log.append(note(real, *words))
+            log.append((real, words))
             return real(*words)
 
-        setattr(place, name, told)
+        return told
 
-    # A socket of another kernel edge asks for the same: what matters is the protocol.
-    again = {}
-
-    def socket_like(one):
-        kind = type(one)
-        if kind not in again:
-            again[kind] = kind() if kind is not wire.Socket else wire.Socket(one._socket.proto)
-        return again[kind]
-
-    heard(wire.Socket, "change", lambda real, on, *words: (real, socket_like(on), *words))
-    heard(wire.Socket, "batch", lambda real, on, *words: (real, socket_like(on), *words))
-    heard(sysctl, "write_value", lambda real, *words: (real, *words))
+    for place, name in ((wire.Socket, "change"), (wire.Socket, "batch"), (sysctl, "write_value")):
+        setattr(place, name, heard(getattr(place, name)))
 
 
 def main(product, repeat, pause):
-    sys.path.insert(0, product)
-    from vmnet_hooks.agent.main import Agent
-    from vmnet_hooks.frontends import of
-    from vmnet_hooks.handle import serve
-    from vmnet_hooks.request import Request
-
-    order = json.load(sys.stdin)
-    place, log, told = Agent().place, [], {}
+    order, served = json.load(sys.stdin), server(product)
+    log, told = [], {}
     listen(log)
     for name, command in order.items():
-        stdin = io.BytesIO(command["stdin"].encode())
-        status, reason = serve(of(command["argv"][0]), Request(command["argv"], command["env"], stdin, 1, place.declared), place)
-        if status:
-            sys.exit(reason)
+        served(command)
         told[name] = list(log)
         log.clear()
     taken = {name: [] for name in told}
@@ -59,7 +39,7 @@ def main(product, repeat, pause):
         for name, steps in told.items():
             time.sleep(pause)
             begin = time.perf_counter()
-            for real, *words in steps:
+            for real, words in steps:
                 real(*words)
             taken[name].append(time.perf_counter() - begin)
     json.dump(taken, sys.stdout)

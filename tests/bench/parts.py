@@ -96,10 +96,10 @@ def hook(product, argv):
     exec(code, {"__name__": "__main__"})
 
 
-def agent(product, repeat):
-    """Serves calls at the agent's place."""
+def server(product):
+    """Serves one call, as `hosts.Host.hook` has it, at the agent's place. Not started: nobody but us asks, and nothing is done at
+    leisure."""
     import io
-    import json
 
     sys.path.insert(0, product)
     from vmnet_hooks.agent.main import Agent
@@ -107,20 +107,30 @@ def agent(product, repeat):
     from vmnet_hooks.handle import serve
     from vmnet_hooks.request import Request
 
-    order = json.load(sys.stdin)
-    # Not started: nobody but us asks, and nothing is done at leisure.
     place = Agent().place
+
+    def served(command):
+        stdin = io.BytesIO(command.get("stdin", "").encode())
+        request = Request(command["argv"], command["env"], stdin, 1, place.declared)
+        status, reason = serve(of(command["argv"][0]), request, place)
+        if status:
+            sys.exit(reason)
+
+    return served
+
+
+def agent(product, repeat):
+    """Books the parts of calls."""
+    import json
+
+    order, served = json.load(sys.stdin), server(product)
     taken = {name: [] for name in order}
     for round in range(repeat + 3):
         for name, command in order.items():
-            stdin = io.BytesIO(command.get("stdin", "").encode())
-            request = Request(command["argv"], command["env"], stdin, 1, place.declared)
             spent.clear()
             begin()
-            status, reason = serve(of(command["argv"][0]), request, place)
+            served(command)
             end()
-            if status:
-                sys.exit(reason)
             if round >= 3:
                 taken[name].append(dict(spent))
     print(json.dumps(taken))

@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
-from .. import actions, compose
+from .. import actions
 from ..config import Config
 from ..domain import Action, Domain, Event, Vif
+from ..engine import bind
 from ..errors import VmnetError
 from ..frontends import libvirt_events
 from ..frontends.libvirt import parse_domain
@@ -277,7 +278,7 @@ def _was_shut(ifname: str) -> bool:
 def _network(domain: Domain, vif: Vif, declared: Config) -> str | None:
     """The network that a NIC is claimed for: "" if that claim can't be met, None if there is none."""
     try:
-        bound = compose.bind(replace(domain, vifs=(vif,)), declared, declared.claims(domain.name))
+        bound = bind(replace(domain, vifs=(vif,)), declared)
     except VmnetError:
         return ""
     return bound[0][0].network if bound else None

@@ -9,7 +9,7 @@ import os
 import syslog
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from struct import Struct
 from typing import Any
@@ -130,7 +130,7 @@ class Index:
 
     def _update(self, there: Sequence[Owner], asked: Collection[str] | None = None) -> None:
         """`there` is what is recorded of those that were `asked` for (None: of all)."""
-        known: Mapping[str, Owner] = self.owners
+        known = self.owners
         now = {owner.id: owner for owner in there}
         names = {*known, *now} if asked is None else asked
         added = [now[name] for name in names if name in now and known.get(name) != now[name]]
@@ -139,10 +139,10 @@ class Index:
             return
         if asked is not None:
             # A copy of all is quick, looking at each is not.
-            now, new = dict(known), now
+            rest = dict(known)
             for name in asked:
-                now.pop(name, None)
-            now |= new
+                rest.pop(name, None)
+            now = rest | now
         self.owners = now
         for subscriber in self._subscribers:
             try:

@@ -7,8 +7,8 @@ is seen at the next call.
 import os
 import syslog
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from .. import config, store
@@ -17,7 +17,6 @@ from ..engine import Engine
 from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel
 from ..sections import SECTIONS
-from ..state import Resource
 
 Note = Callable[..., None]
 Noting = Callable[[Collection[str]], AbstractContextManager[None]]
@@ -41,28 +40,8 @@ class Records(store.Store):
                 raise Abandoned("the hook has gone; it does this by itself")
             yield
 
-    def commit(
-        self,
-        drop: Iterable[str],
-        add: Mapping[Owner, Iterable[str]],
-        wants: Mapping[str, Resource],
-        originals: Mapping[str, Resource | None],
-    ) -> None:
-        drop = [*drop]
-        with self._noting([*drop, *(owner.id for owner in add)]):
-            super().commit(drop, add, wants, originals)
-
-    def forget(self, owner: str, keep: Iterable[str] = ()) -> None:
-        with self._noting([owner]):
-            super().forget(owner, keep)
-
-    def set_phase(self, owner: str, phase: str) -> None:
-        with self._noting([owner]):
-            super().set_phase(owner, phase)
-
-    def set_frontend(self, owner: str, frontend: str) -> None:
-        with self._noting([owner]):
-            super().set_frontend(owner, frontend)
+    def _writing(self, ids: Collection[str]) -> AbstractContextManager[None]:
+        return self._noting(ids)
 
 
 class Resident:
@@ -73,8 +52,8 @@ class Resident:
         note: Note,
         announce: Callable[[Sequence[tuple[str, str, str]]], None],
         await_arrival: Callable[[Sequence[Owner]], None],
-        memory: Any = None,
-        noting: Noting = lambda _: nullcontext(),
+        memory: Any,
+        noting: Noting,
     ) -> None:
         self.announce = announce
         self.await_arrival = await_arrival
