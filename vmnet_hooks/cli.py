@@ -410,7 +410,7 @@ def validate(config_dir: str, to_json: bool) -> None:
     domains = [os.path.basename(path).removesuffix(".toml") for path in config.toml_files(f"{config_dir}/domains.d")]
     seen: dict[tuple[str, str], str] = {}
     for name in domains:
-        for claim in declared.claims(name):
+        for claim in config.claims(declared, name):
             network = declared.network(claim.network, f"{claim.source}.network")
             vif = compose.Vif(claim.mac or "02:00:00:00:00:01", claim.ifname).claimed(claim)
             for address in compose.held(vif, network):

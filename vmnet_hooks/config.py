@@ -119,30 +119,31 @@ class Config:
             raise ConfigError(f"{where}: no network {one_line(repr(name))} is declared{nearest(name, self.networks)}")
         return self.networks[name]
 
-    def claims(self, domain: str) -> list[Claim]:
-        """What domains.d/DOMAIN.toml claims; nothing if there is no such file."""
-        if not domain or "/" in domain or "\0" in domain or domain.startswith(".") or len(domain.encode()) > 200:
-            return []
-        path = f"{self.directory}/domains.d/{domain}.toml"
-        return _claims(path) if os.path.exists(path) else []
-
-    def claims_by_tap(self, ifname: str) -> tuple[str, Claim] | None:
-        """The domain and the claim that domains.d makes for a tap's name. Raises ConfigError if two domains claim it."""
-        found = []
-        for path in toml_files(f"{self.directory}/domains.d"):
-            domain = os.path.basename(path).removesuffix(".toml")
-            found += [(domain, claim) for claim in _claims(path) if claim.ifname == ifname]
-        if len(found) > 1:
-            raise ConfigError(f"{found[1][1].source}: ifname {ifname} is also claimed in {found[0][1].source}; remove one")
-        return found[0] if found else None
-
-
 def nearest(word: object, known: Iterable[str]) -> str:
     """A hint for a misspelt word: the nearest known one, else all of them."""
     choices = list(known)
     if close := difflib.get_close_matches(str(word), choices, 1):
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(choices)}" if choices else ""
+
+
+def claims(declared: Config, domain: str) -> list[Claim]:
+    """Return what domains.d/DOMAIN.toml claims; nothing if there is no such file. Raises ConfigError."""
+    if not domain or "/" in domain or "\0" in domain or domain.startswith(".") or len(domain.encode()) > 200:
+        return []
+    path = f"{declared.directory}/domains.d/{domain}.toml"
+    return _claims(path) if os.path.exists(path) else []
+
+
+def claims_by_tap(declared: Config, ifname: str) -> tuple[str, Claim] | None:
+    """Return the domain and the claim that domains.d makes for a tap's name. Raises ConfigError if two domains claim it."""
+    found = []
+    for path in toml_files(f"{declared.directory}/domains.d"):
+        domain = os.path.basename(path).removesuffix(".toml")
+        found += [(domain, claim) for claim in _claims(path) if claim.ifname == ifname]
+    if len(found) > 1:
+        raise ConfigError(f"{found[1][1].source}: ifname {ifname} is also claimed in {found[0][1].source}; remove one")
+    return found[0] if found else None
 
 
 def toml_files(directory: str) -> list[str]:

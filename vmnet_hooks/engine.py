@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from . import compose, plan
-from .config import Config, Network
+from .config import Config, Network, claims
 from .domain import Domain, Owner, Vif
 from .errors import ConfigError, ConflictError, InputError, KernelError, VmnetError
 from .hostnet import bridge
@@ -441,7 +441,7 @@ class Engine(Parts):
 
 def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
     """The domain's NICs that somebody claims. Raises InputError or ConfigError."""
-    return compose.bind(domain, declared, declared.claims(domain.name))
+    return compose.bind(domain, declared, claims(declared, domain.name))
 
 
 def activate(

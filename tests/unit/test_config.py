@@ -163,7 +163,7 @@ def test_an_unknown_network_names_the_nearest(tmp_path):
 def claims(path, text: str, domain: str = "dom1"):
     (path / "domains.d").mkdir(exist_ok=True)
     (path / "domains.d" / f"{domain}.toml").write_text(text)
-    return config.Config({}, str(path)).claims(domain)
+    return config.claims(config.Config({}, str(path)), domain)
 
 
 def test_claims(tmp_path):
@@ -220,14 +220,14 @@ def test_a_tap_of_two_domains(tmp_path):
         ConfigError,
         match=r"b.toml: interfaces\[1\]: ifname tap0 is also claimed in .*a.toml: interfaces\[1\]; remove one",
     ):
-        config.Config({}, str(tmp_path)).claims_by_tap("tap0")
+        config.claims_by_tap(config.Config({}, str(tmp_path)), "tap0")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/x", ".secret", "a\0b", "", "a" * 300, "a/b"])
 def test_a_domains_name_is_no_path(name, tmp_path):
     (tmp_path / "domains.d").mkdir()
     (tmp_path / "secret.toml").write_text("rubbish")
-    assert config.Config({}, str(tmp_path)).claims(name) == []
+    assert config.claims(config.Config({}, str(tmp_path)), name) == []
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

@@ -342,7 +342,7 @@ def claim(path, *lines: str):
     (path / "domains.d").mkdir(exist_ok=True)
     head = ["[[interfaces]]", 'mac = "52:54:00:aa:00:10"', 'network = "lan"']
     (path / "domains.d" / "dom1.toml").write_text("\n".join([*head, *lines]))
-    [found] = config.Config({}, str(path)).claims("dom1")
+    [found] = config.claims(config.Config({}, str(path)), "dom1")
     return found.vlan, found.tagged
 
 

@@ -26,7 +26,7 @@ def parse(request: Request) -> Event | None:
             return None
         # The configuration may have changed since: the records know whose tap it was.
         return Event(Action.UNPLUG, Domain(""), "qemu", ifname=tap)
-    found = request.declared().claims_by_tap(tap)
+    found = config.claims_by_tap(request.declared(), tap)
     if found is None:
         raise ConfigError(f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
     domain, claim = found

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import store, values
-from ..config import Config, Network, parse_options
+from ..config import Config, Network, claims, parse_options
 from ..domain import Action, Claim, Domain, Event, Vif
 from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
 from ..kernel import sysfs
@@ -175,7 +175,7 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> Event:
     )
     claims: tuple[Claim, ...] = ()
     network = None
-    if not any(claim.mac == vif.mac or claim.ifname == ifname for claim in declared.claims(name)):
+    if not any(claim.mac == vif.mac or claim.ifname == ifname for claim in claims(declared, name)):
         claim, network = _claim(call, backend, declared, where)
         claims = (replace(claim, mac=vif.mac),)
     domain = Domain(name, f"xen:{call.domid}", (vif,), claims, partial=True)
