@@ -173,12 +173,12 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> Event:
         metric=METRIC_EMULATED if call.emulated else METRIC,
         port_mac=PORT_MAC,
     )
-    claims: tuple[Claim, ...] = ()
+    own: tuple[Claim, ...] = ()
     network = None
     if not any(claim.mac == vif.mac or claim.ifname == ifname for claim in claims(declared, name)):
         claim, network = _claim(call, backend, declared, where)
-        claims = (replace(claim, mac=vif.mac),)
-    domain = Domain(name, f"xen:{call.domid}", (vif,), claims, partial=True)
+        own = (replace(claim, mac=vif.mac),)
+    domain = Domain(name, f"xen:{call.domid}", (vif,), own, partial=True)
     rename = "" if ifname == call.ifname or _is_renamed(call, ifname) else call.ifname
     return Event(
         Action.PLUG,
