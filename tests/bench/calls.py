@@ -10,8 +10,8 @@ import time
 
 sys.path.insert(0, sys.argv[1])
 
-from vmnet_hooks.client import asked, connected  # noqa: E402
 from vmnet_hooks.frontends import of  # noqa: E402
+from vmnet_hooks.hook.client import asked, connected  # noqa: E402
 
 
 def call(name, command):

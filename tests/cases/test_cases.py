@@ -35,13 +35,13 @@ from fake_kernel import FakeKernel  # noqa: E402
 from fake_store import FakeStore  # noqa: E402
 from scenario import request  # noqa: E402
 
-from vmnet_hooks import config  # noqa: E402
-from vmnet_hooks.engine import Engine  # noqa: E402
+from vmnet_hooks.declared import configuration  # noqa: E402
+from vmnet_hooks.declared.sections import SECTIONS  # noqa: E402
+from vmnet_hooks.engine.engine import Engine  # noqa: E402
 from vmnet_hooks.frontends import libvirt, qemu, xen  # noqa: E402
 from vmnet_hooks.kernel import sysfs  # noqa: E402
-from vmnet_hooks.sections import SECTIONS  # noqa: E402
-from vmnet_hooks.state import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl  # noqa: E402
-from vmnet_hooks.store import Store  # noqa: E402
+from vmnet_hooks.model.objects import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl  # noqa: E402
+from vmnet_hooks.records.store import Store  # noqa: E402
 
 CASES = (
     sorted(path.parent.name for path in HERE.glob("*/plan.txt"))
@@ -54,8 +54,8 @@ class Case:
     def __init__(self, name: str, path: Path, monkeypatch) -> None:
         self.source, self.etc, self.run = HERE / name, path / "etc", path / "run"
         (self.etc / "domains.d").mkdir(parents=True)
-        monkeypatch.setattr(config.load, "__defaults__", (str(self.etc),))
-        monkeypatch.setattr(config, "DIRECTORY", str(self.etc))
+        monkeypatch.setattr(configuration.load, "__defaults__", (str(self.etc),))
+        monkeypatch.setattr(configuration, "DIRECTORY", str(self.etc))
         self.configure("config.toml")
         if claims := self.text("domains.d.toml"):
             (self.etc / "domains.d" / "dom1.toml").write_text(claims)
@@ -84,7 +84,7 @@ class Case:
     def xen_event(self, script: str, argv: str, environ: dict, name: str, backend: dict):
         call = xen.read_call(script, argv.split(), environ)
         store = FakeStore({f"/local/domain/0/{environ['XENBUS_PATH']}": backend}, **{f"d{call.domid}": name})
-        event = xen.event(call, store, config.load(SECTIONS))
+        event = xen.event(call, store, configuration.load(SECTIONS))
         self.network, self.frontend = event.network, "xen"
         return event.domain
 
@@ -121,7 +121,7 @@ class Case:
         return kernel
 
     def engine(self) -> Engine:
-        declared = config.load(SECTIONS)
+        declared = configuration.load(SECTIONS)
         if self.network:
             declared = declared.plus(self.network, SECTIONS["networks"].implied(self.network))
         return Engine(declared, self.kernel, Store(str(self.run)))

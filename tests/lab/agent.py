@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 
-from vmnet_hooks import client
+from vmnet_hooks.hook import client
 
 from .nodes import ENV, IN_VENV, ROOT, Node
 

@@ -79,7 +79,7 @@ def points(attempt: Callable[[int], bool], most: int) -> int:
 def die_at(point: int) -> None:
     """Wrap whatever changes something, so that this process is gone just before the point-th of them."""
     from vmnet_hooks.kernel import device, iproute2, nft, sysctl, wire
-    from vmnet_hooks.store import Store
+    from vmnet_hooks.records.store import Store
 
     seen = 0
 
@@ -122,14 +122,15 @@ def die_at(point: int) -> None:
 
 
 def run(call: dict[str, Any]) -> int:
-    from vmnet_hooks import cli, handle, hook
+    from vmnet_hooks import cli, hook
+    from vmnet_hooks.hook import call as call_module
 
     if call["kill"]:
         die_at(call["kill"])
     program, *argv = call["argv"]
     if program != "vmnet-hook":
         name = hook.matters(program, [program, *argv])
-        return handle.handle(name, [program, *argv]) if name else 0
+        return call_module.handle(name, [program, *argv]) if name else 0
     try:
         cli.main(argv, prog_name="vmnet-hook")
     except SystemExit as end:
@@ -163,9 +164,9 @@ def start(call: dict[str, Any]) -> tuple[int, int]:
 def serve() -> None:
     sys.path.insert(0, str(ROOT))
     sys.dont_write_bytecode = True
-    __import__("vmnet_hooks.actions")
-    __import__("vmnet_hooks.handle")
-    __import__("vmnet_hooks.host")
+    __import__("vmnet_hooks.hook.events")
+    __import__("vmnet_hooks.hook.call")
+    __import__("vmnet_hooks.engine.session")
     __import__("vmnet_hooks.cli")
     for line in sys.stdin:
         results = []

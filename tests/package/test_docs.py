@@ -119,9 +119,9 @@ def test_exit_codes_and_files_are_in_the_man_page() -> None:
 def test_the_agent_is_what_its_man_page_says() -> None:
     """Its options and limits are those of the program, its rights those of the unit."""
     script = """if True:
-        from vmnet_hooks import client
+        from vmnet_hooks.hook import client
         from vmnet_hooks.agent import main, metrics, server
-        from vmnet_hooks.ruleset import KEEPER
+        from vmnet_hooks.model.ruleset import KEEPER
         size = (2 * server.MAX_WORDS + client.MAX_STDIN) >> 20
         print(client.SOCKET, metrics.PATH, KEEPER, sep="\\n")
         print(f"has not answered within {client.SECONDS:.0f} seconds", f"a request is at most {size} MiB", sep="\\n")

@@ -13,12 +13,10 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 from vmnet_hooks import values
-from vmnet_hooks.compose import Host, Link
 from vmnet_hooks.errors import InTheWay, KernelError
 from vmnet_hooks.kernel import adoption
-from vmnet_hooks.plan import Change, Plan
-from vmnet_hooks.state import (
-    ALIAS,
+from vmnet_hooks.model.facts import Host, Link
+from vmnet_hooks.model.objects import (
     Address,
     Adoption,
     Device,
@@ -30,12 +28,13 @@ from vmnet_hooks.state import (
     NftTable,
     PortVlans,
     ProxyNeighbour,
-    Resource,
     Route,
     Rule,
     Sysctl,
     TableName,
 )
+from vmnet_hooks.model.plan import Change, Plan
+from vmnet_hooks.model.resource import ALIAS, Resource
 
 
 class Killed(BaseException):

@@ -1,9 +1,10 @@
 """Hosts to draw, as data: what the kernel, the records and the declaration say."""
 
-from vmnet_hooks.config import Config, Declared, Network
-from vmnet_hooks.domain import Owner
 from vmnet_hooks.graph.build import build
-from vmnet_hooks.graph.model import Difference, Facts, Graph, Link, Nat, Table
+from vmnet_hooks.graph.model import Graph
+from vmnet_hooks.model.declaration import Config, Declared, Network
+from vmnet_hooks.model.owner import Owner
+from vmnet_hooks.model.topology import Difference, Facts, Link, Nat, Table
 
 
 def declared(*networks: Network, **sections: dict[str, dict]) -> Config:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from fake_kernel import FakeKernel
 
-from vmnet_hooks import config
-from vmnet_hooks.domain import Claim, Domain, Owner, Vif
-from vmnet_hooks.engine import Engine
-from vmnet_hooks.request import Request
-from vmnet_hooks.sections import SECTIONS
-from vmnet_hooks.state import Resource, Route, Rule, Sysctl
-from vmnet_hooks.store import Store
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.engine.engine import Engine
+from vmnet_hooks.model.guest import Claim, Domain, Vif
+from vmnet_hooks.model.objects import Route, Rule, Sysctl
+from vmnet_hooks.model.owner import Owner
+from vmnet_hooks.model.request import Request
+from vmnet_hooks.model.resource import Resource
+from vmnet_hooks.records.store import Store
 
 V4 = 'ipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }\n'
 V6 = 'ipv6 = { subnet = "2001:db8::/64", gateway = "2001:db8::1" }\n'
@@ -31,7 +33,7 @@ EVERYTHING = PUBLIC + V4 + V6 + ROUTER + LAN
 def request(argv: Sequence[str], stdin: bytes = b"", environ: Mapping[str, str] | None = None) -> Request:
     """A call as a hook's own process sees it."""
     environ = os.environ if environ is None else environ
-    return Request(argv, environ, io.BytesIO(stdin), os.getppid(), lambda: config.load(SECTIONS))
+    return Request(argv, environ, io.BytesIO(stdin), os.getppid(), lambda: configuration.load(SECTIONS))
 
 
 def uuid(number: int) -> str:
@@ -74,7 +76,7 @@ class Host:
 
     def engine(self) -> Engine:
         """A fresh process on this host."""
-        return Engine(config.load(SECTIONS, str(self.path / "etc")), self.kernel, self.store())
+        return Engine(configuration.load(SECTIONS, str(self.path / "etc")), self.kernel, self.store())
 
     def store(self) -> Store:
         return Store(str(self.path / "run"))

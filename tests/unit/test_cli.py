@@ -8,17 +8,19 @@ import pytest
 from click.testing import CliRunner
 from scenario import EVERYTHING
 
-from vmnet_hooks import cli, store, values
-from vmnet_hooks.domain import Vif
-from vmnet_hooks.modes import MODES
-from vmnet_hooks.sections import SECTIONS
+from vmnet_hooks import cli, values
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.model.guest import Vif
+from vmnet_hooks.networks import MODES
+from vmnet_hooks.records import store
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     (tmp_path / "domains.d").mkdir()
     (tmp_path / "vmnet.toml").write_text(EVERYTHING)
-    monkeypatch.setattr(cli.config.load, "__defaults__", (str(tmp_path),))
+    monkeypatch.setattr(configuration.load, "__defaults__", (str(tmp_path),))
     monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(tmp_path / "run"),))
     monkeypatch.setattr(cli.libvirt_connection, "known_macs", set)

@@ -3,11 +3,12 @@
 
 import pytest
 
-from vmnet_hooks import config
-from vmnet_hooks.config import Declared, Network, Option, Required
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.errors import ConfigError
-from vmnet_hooks.modes import MODES
-from vmnet_hooks.sections import SECTIONS
+from vmnet_hooks.model import declaration
+from vmnet_hooks.model.declaration import Declared, Network, Option, Required
+from vmnet_hooks.networks import MODES
 
 V4 = 'ipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }'
 V6 = 'ipv6 = { subnet = "2001:db8::/64", gateway = "2001:db8::1" }'
@@ -22,11 +23,11 @@ def bridged(*lines: str, name: str = "lan", bridge: str = "br0") -> str:
     return "\n".join([f"[networks.{name}]", 'mode = "bridged"', f'bridge = "{bridge}"', *lines]) + "\n"
 
 
-def load(path, *texts: str) -> config.Config:
+def load(path, *texts: str) -> declaration.Config:
     path.joinpath("conf.d").mkdir(exist_ok=True)
     for number, text in enumerate(texts):
         path.joinpath(*(["vmnet.toml"] if not number else ["conf.d", f"{number}.toml"])).write_text(text)
-    return config.load(SECTIONS, str(path))
+    return configuration.load(SECTIONS, str(path))
 
 
 def side(**keys: str) -> str:
@@ -112,7 +113,7 @@ def test_rule(text, message, tmp_path):
 
 
 def test_no_file_is_an_empty_configuration(tmp_path):
-    assert not config.load(SECTIONS, str(tmp_path / "nowhere")).networks
+    assert not configuration.load(SECTIONS, str(tmp_path / "nowhere")).networks
 
 
 def test_everything(tmp_path):
@@ -163,7 +164,7 @@ def test_an_unknown_network_names_the_nearest(tmp_path):
 def claims(path, text: str, domain: str = "dom1"):
     (path / "domains.d").mkdir(exist_ok=True)
     (path / "domains.d" / f"{domain}.toml").write_text(text)
-    return config.claims(config.Config({}, str(path)), domain)
+    return configuration.claims(declaration.Config({}, str(path)), domain)
 
 
 def test_claims(tmp_path):
@@ -220,14 +221,14 @@ def test_a_tap_of_two_domains(tmp_path):
         ConfigError,
         match=r"b.toml: interfaces\[1\]: ifname tap0 is also claimed in .*a.toml: interfaces\[1\]; remove one",
     ):
-        config.claims_by_tap(config.Config({}, str(tmp_path)), "tap0")
+        configuration.claims_by_tap(declaration.Config({}, str(tmp_path)), "tap0")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/x", ".secret", "a\0b", "", "a" * 300, "a/b"])
 def test_a_domains_name_is_no_path(name, tmp_path):
     (tmp_path / "domains.d").mkdir()
     (tmp_path / "secret.toml").write_text("rubbish")
-    assert config.claims(config.Config({}, str(tmp_path)), name) == []
+    assert configuration.claims(declaration.Config({}, str(tmp_path)), name) == []
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -248,8 +249,8 @@ def test_every_option_has_words():
 def test_option_rows_are_data():
     row = Option("a", str, Required, "say a")
     with pytest.raises(ConfigError, match="f: n.a: missing; say a"):
-        config.parse_options((row,), {}, "f: n")
+        declaration.parse_options((row,), {}, "f: n")
     with pytest.raises(ConfigError, match="f: n: must be a table, is 3"):
-        config.parse_options((row,), 3, "f: n")
+        declaration.parse_options((row,), 3, "f: n")
     assert str(Network("networks", "n", {}, "f", "m").error("a", "is bad")) == "f: networks.n.a: is bad"
     assert str(Declared("vlans", "eth1.100", {}, "f").error("id", "is bad")) == 'f: vlans."eth1.100".id: is bad'

@@ -5,19 +5,20 @@ import ipaddress
 
 import pytest
 
-from vmnet_hooks import compose, config
-from vmnet_hooks.config import Required
+from vmnet_hooks.declared import compose, configuration
+from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.errors import ConfigError, InputError
-from vmnet_hooks.hostnet import bridge as bridges
-from vmnet_hooks.hostnet import link as links
-from vmnet_hooks.sections import SECTIONS
+from vmnet_hooks.links import bridge as bridges
+from vmnet_hooks.links import link as links
+from vmnet_hooks.model import declaration
+from vmnet_hooks.model.declaration import Required
 
 
-def load(path, *texts: str) -> config.Config:
+def load(path, *texts: str) -> declaration.Config:
     path.joinpath("conf.d").mkdir(exist_ok=True)
     for number, text in enumerate(texts):
         path.joinpath(*(["vmnet.toml"] if not number else ["conf.d", f"{number}.toml"])).write_text(text)
-    return config.load(SECTIONS, str(path))
+    return configuration.load(SECTIONS, str(path))
 
 
 def table(section: str, name: str, *lines: str) -> str:
@@ -342,7 +343,7 @@ def claim(path, *lines: str):
     (path / "domains.d").mkdir(exist_ok=True)
     head = ["[[interfaces]]", 'mac = "52:54:00:aa:00:10"', 'network = "lan"']
     (path / "domains.d" / "dom1.toml").write_text("\n".join([*head, *lines]))
-    [found] = config.claims(config.Config({}, str(path)), "dom1")
+    [found] = configuration.claims(declaration.Config({}, str(path)), "dom1")
     return found.vlan, found.tagged
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vmnet_hooks.kernel import device
-from vmnet_hooks.state import ALIAS, Device
+from vmnet_hooks.model.objects import Device
+from vmnet_hooks.model.resource import ALIAS
 
 
 class Asked:

@@ -16,15 +16,16 @@ from click.testing import CliRunner
 from graph_hosts import HOSTS, declared, graph, guest, network, ring
 from lxml import etree
 
-from vmnet_hooks import drawing
+from vmnet_hooks.cli import draw
 from vmnet_hooks.errors import VmnetError
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.dot import dot
 from vmnet_hooks.graph.layout import Style, layout
-from vmnet_hooks.graph.model import Difference, Edge, Facts, Graph, Link, Nat, Node, Table
-from vmnet_hooks.graph.rows import cells
+from vmnet_hooks.graph.model import Edge, Graph, Node
+from vmnet_hooks.graph.placement import cells
 from vmnet_hooks.graph.svg import svg
 from vmnet_hooks.graph.text import STYLES, text
+from vmnet_hooks.model.topology import Difference, Facts, Link, Nat, Table
 
 GRAPHS = Path(__file__).with_name("graphs")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -293,14 +294,14 @@ def test_a_thousand_guests():
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(drawing, "look", lambda: (ring()[0], graph("ring")))
+    monkeypatch.setattr(draw, "look", lambda: (ring()[0], graph("ring")))
     for name in ("LC_ALL", "LC_CTYPE", "TERM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LANG", "en_GB.UTF-8")
     monkeypatch.setenv("COLUMNS", "90")
 
     def call(*argv: str):
-        result = CliRunner().invoke(drawing.graph, list(argv), catch_exceptions=False)
+        result = CliRunner().invoke(draw.graph, list(argv), catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
@@ -329,14 +330,14 @@ def test_the_command_prints_json(run):
 
 
 def test_the_command_says_what_it_cannot_write(tmp_path):
-    result = CliRunner().invoke(drawing.graph, ["--svg", str(tmp_path / "no" / "a.svg")])
+    result = CliRunner().invoke(draw.graph, ["--svg", str(tmp_path / "no" / "a.svg")])
     assert result.exit_code != 0
 
 
 def test_who_is_not_root_is_told(monkeypatch):
-    monkeypatch.setattr(drawing.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(draw.os, "geteuid", lambda: 1000)
     with pytest.raises(VmnetError, match="use sudo"):
-        drawing.look()
+        draw.look()
 
 
 def test_the_styles_are_from_roomy_to_tight():

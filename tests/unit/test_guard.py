@@ -7,10 +7,11 @@ import time
 
 import pytest
 
-from vmnet_hooks import guard, host, store
-from vmnet_hooks.plan import Change
-from vmnet_hooks.state import Address
-from vmnet_hooks.transaction import Pending
+from vmnet_hooks.engine import session, takeover
+from vmnet_hooks.model.objects import Address
+from vmnet_hooks.model.plan import Change
+from vmnet_hooks.records import store
+from vmnet_hooks.records.pending import Pending
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def put_back(monkeypatch):
             store.Store().set_pending(None)
             return True
 
-    monkeypatch.setattr(host, "engine", lambda _: Engine())
+    monkeypatch.setattr(session, "engine", lambda _: Engine())
     return found
 
 
@@ -43,7 +44,7 @@ def test_a_guard_minds_its_own_takeover(records, put_back, whose):
     records.set_pending(there)
     lifeline, alive = os.pipe()
     os.close(alive)
-    guard.watch_over(lifeline, there.deadline if whose == "its own" else there.deadline - 1)
+    takeover.watch_over(lifeline, there.deadline if whose == "its own" else there.deadline - 1)
     os.close(lifeline)
     assert put_back == ([there.deadline] if whose == "its own" else [])
     left = records.pending()
@@ -60,9 +61,9 @@ def test_a_takeover_that_waits_for_a_word(records, put_back, what, kept, monkeyp
     def confirmed(_):
         records.set_pending(None)
 
-    monkeypatch.setattr(guard.time, "sleep", confirmed)
+    monkeypatch.setattr(takeover.time, "sleep", confirmed)
     lifeline, alive = os.pipe()
     os.close(alive)
-    guard.watch_over(lifeline, there.deadline)
+    takeover.watch_over(lifeline, there.deadline)
     os.close(lifeline)
     assert put_back == ([] if kept else [there.deadline])

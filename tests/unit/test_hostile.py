@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from vmnet_hooks import config, store
-from vmnet_hooks import host as this_host
-from vmnet_hooks.handle import handle
-from vmnet_hooks.modes import bridged, routed
-from vmnet_hooks.sections import SECTIONS
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.engine import session as this_host
+from vmnet_hooks.hook.call import handle
+from vmnet_hooks.networks import bridged, routed
+from vmnet_hooks.records import store
 
 ROOT = Path(__file__).resolve().parents[2]
 UUID = "00000000-0000-4000-8000-000000000001"
@@ -50,8 +51,8 @@ def host(tmp_path, monkeypatch):
     etc, run = tmp_path / "etc", tmp_path / "run"
     (etc / "domains.d").mkdir(parents=True)
     (etc / "vmnet.toml").write_text(NETWORKS)
-    monkeypatch.setattr(config, "DIRECTORY", str(etc))
-    monkeypatch.setattr(config.load, "__defaults__", (str(etc),))
+    monkeypatch.setattr(configuration, "DIRECTORY", str(etc))
+    monkeypatch.setattr(configuration.load, "__defaults__", (str(etc),))
     monkeypatch.setattr(store, "DIRECTORY", str(run))
     monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(run),))
     monkeypatch.setattr(this_host, "Kernel", NoKernel)
@@ -529,7 +530,7 @@ def test_toml(data, host, monkeypatch, capsys):
 
 def _domain_files():
     good = {"network": '"public"', "mac": f'"{MAC}"', "ifname": '"tap0"', "ips": '["192.0.2.10"]', "filter": "true"}
-    for row in config.INTERFACE_OPTIONS:
+    for row in configuration.INTERFACE_OPTIONS:
         for kind, value in WRONG_TYPES.items():
             if row.name not in ACCEPTED.get(kind, ()):
                 keys = {**good, row.name: value}

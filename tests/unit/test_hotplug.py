@@ -10,14 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from vmnet_hooks import actions, config
 from vmnet_hooks.agent import hotplug
 from vmnet_hooks.agent.hotplug import Hotplug
-from vmnet_hooks.domain import Action, Owner
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.errors import InputError, KernelError
 from vmnet_hooks.frontends import libvirt_events
 from vmnet_hooks.frontends.libvirt_connection import LibvirtError
-from vmnet_hooks.sections import SECTIONS
+from vmnet_hooks.hook import events
+from vmnet_hooks.model import declaration
+from vmnet_hooks.model.event import Action
+from vmnet_hooks.model.owner import Owner
 
 UUID = "00000000-0000-0000-0000-000000000001"
 TOML = '[networks.lan]\nmode = "bridged"\nbridge = "br0"\n'
@@ -70,8 +73,8 @@ class Agent:
         self.folder = folder
         self.failure: Exception | None = None
 
-    def declared(self) -> config.Config:
-        return config.load(SECTIONS, self.folder)
+    def declared(self) -> declaration.Config:
+        return configuration.load(SECTIONS, self.folder)
 
     @contextmanager
     def records(self):
@@ -122,7 +125,7 @@ class Libvirt:
 def agent(tmp_path, monkeypatch):
     (tmp_path / "vmnet.toml").write_text(TOML)
     found = Agent(str(tmp_path))
-    monkeypatch.setattr(actions, "act", found.act)
+    monkeypatch.setattr(events, "act", found.act)
     monkeypatch.setattr(hotplug, "_index", lambda ifname: LINKS.get(ifname, 0))
     monkeypatch.setattr(hotplug, "DIRECTORY", str(tmp_path))
     return found

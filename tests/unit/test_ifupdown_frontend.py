@@ -5,10 +5,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
-from vmnet_hooks import actions, hook, store
-from vmnet_hooks.domain import Action
+from vmnet_hooks import hook
 from vmnet_hooks.errors import ConfigError, InputError
 from vmnet_hooks.frontends import ifupdown
+from vmnet_hooks.hook import events
+from vmnet_hooks.model.event import Action
+from vmnet_hooks.records import store
 
 HOST4 = {"IP_ROUTING_TABLE": "222", "IP_ROUTES": "192.0.2.0/24", "IP_GATEWAY": "192.0.2.1", "ARP_IP": "192.0.2.254"}
 HOST6 = {"IP_ROUTING_TABLE": "222", "IP_ROUTES": "2001:db8::/64", "IP_GATEWAY": "2001:db8::1"}
@@ -126,7 +128,7 @@ def test_hook_and_actions_agree_on_the_mark():
     """hook.py must not import what names the folder."""
     source = inspect.getsource(hook.brought_up)
     assert f'b"{store.DIRECTORY}/ifupdown:%b-%b"' in source
-    assert "mark = f\"{store.DIRECTORY}/{event.owner.replace('/', '-')}\"" in inspect.getsource(actions)
+    assert "mark = f\"{store.DIRECTORY}/{event.owner.replace('/', '-')}\"" in inspect.getsource(events)
     assert not hook.brought_up({b"IFACE": b"eth\0", b"ADDRFAM": b"inet"})
 
 

@@ -63,16 +63,17 @@ def test_a_call_that_matters_loads_more():
 DRIVER = """
 import io, sys
 sys.path.insert(0, sys.argv[1])
-from vmnet_hooks import config, store
-config.DIRECTORY, store.DIRECTORY = sys.argv[2] + "/etc", sys.argv[2] + "/run"
-config.load.__defaults__ = (config.DIRECTORY,)
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.records import store
+configuration.DIRECTORY, store.DIRECTORY = sys.argv[2] + "/etc", sys.argv[2] + "/run"
+configuration.load.__defaults__ = (configuration.DIRECTORY,)
 store.Store.__init__.__defaults__ = (store.DIRECTORY,)
 from vmnet_hooks.hook import matters
 sys.stdin = io.TextIOWrapper(io.BytesIO(open(sys.argv[4], "rb").read()))
 argv = [sys.argv[1] + "/hooks/libvirt/qemu", "dom1", sys.argv[3], "begin", "-"]
 status = 0
 if name := matters(argv[0], argv):
-    from vmnet_hooks.handle import handle
+    from vmnet_hooks.hook.call import handle
     status = handle(name, argv)
 print(status, *sorted(m for m in sys.modules if m in sys.argv[5].split() or m.startswith("vmnet_hooks.")))
 """
@@ -102,14 +103,14 @@ def test_a_domain_with_nothing_of_ours_does_not_load_the_kernel(operation, tmp_p
     assert done.stderr == ""
     status, *modules = done.stdout.split()
     # `prepare` matters only where a bridge may have to be made before the tap exists.
-    assert status == "0" and ("vmnet_hooks.actions" in modules) == (operation != "prepare")
-    assert not {"pyroute2", "click", "libvirt", "ctypes", "vmnet_hooks.host", "vmnet_hooks.kernel.linux"} & set(modules)
+    assert status == "0" and ("vmnet_hooks.hook.events" in modules) == (operation != "prepare")
+    assert not {"pyroute2", "click", "libvirt", "ctypes", "vmnet_hooks.engine.session", "vmnet_hooks.kernel.linux"} & set(modules)
     assert not (tmp_path / "run").exists(), "no records are made for it"
 
 
 def test_the_engine_does_without_what_few_guests_need():
     """Kernel, records and all; what plugs in a routed guest, or one on a bridge that is there."""
-    command = "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.host; print(*sys.modules)"
+    command = "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.engine.session; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-c", command, str(ROOT)], capture_output=True, text=True, timeout=60)
     modules = set(done.stdout.split())
     assert "vmnet_hooks.kernel.linux" in modules, done.stderr

@@ -5,11 +5,11 @@ from fake_kernel import Killed, label
 from scenario import Host, difference, guest
 from test_laws import HOSTROUTE
 
-from vmnet_hooks import compose
-from vmnet_hooks.domain import Domain
-from vmnet_hooks.engine import activate, announcements, untracked
+from vmnet_hooks.declared import compose
+from vmnet_hooks.engine.engine import activate, announcements, untracked
 from vmnet_hooks.errors import ConfigError, ConflictError, KernelError
-from vmnet_hooks.state import NftElement, ProxyNeighbour, Route
+from vmnet_hooks.model.guest import Domain
+from vmnet_hooks.model.objects import NftElement, ProxyNeighbour, Route
 
 ROUTED = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]), ("lan", ()))
 CASES = {

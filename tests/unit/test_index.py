@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from vmnet_hooks import store
 from vmnet_hooks.agent import index as module
 from vmnet_hooks.agent.index import Index
-from vmnet_hooks.agent.resident import Records
-from vmnet_hooks.domain import Owner
+from vmnet_hooks.agent.place import Records
+from vmnet_hooks.model.owner import Owner
+from vmnet_hooks.records import store
 
 A = Owner("u1/m1", "d1", "u1", "tap1", 7, "m1", "public", "libvirt", "plugged", ("192.0.2.1",), True, 1.0)
 B = replace(A, id="u2/m2", domain="d2", domain_id="u2", ifname="tap2", ifindex=8, mac="m2", addresses=("192.0.2.2",))

@@ -8,14 +8,14 @@ import tomllib
 import pytest
 from click.testing import CliRunner
 
-from vmnet_hooks import config
 from vmnet_hooks.cli import main
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.errors import InputError
-from vmnet_hooks.graph.model import Link
-from vmnet_hooks.importing import interfaces, live, stanzas, words
+from vmnet_hooks.importing import interfaces, live, option_values, stanzas
 from vmnet_hooks.importing.draft import settle, toml
-from vmnet_hooks.kernel import survey
-from vmnet_hooks.sections import SECTIONS
+from vmnet_hooks.kernel import import_facts
+from vmnet_hooks.model.topology import Link
 
 RING = """\
 auto lo
@@ -153,7 +153,7 @@ def imported(tmp_path):
         assert "Traceback" not in done.stderr
         if done.exit_code == 0:
             (tmp_path / "vmnet.toml").write_text(done.stdout)
-            config.load(SECTIONS, str(tmp_path))
+            configuration.load(SECTIONS, str(tmp_path))
         return done.exit_code, done.stdout.replace(str(path), "FILE"), done.stderr.replace(str(path), "FILE")
 
     return imported
@@ -626,10 +626,10 @@ def test_stanzas_of_every_kind_at_once(imported):
 
 
 def test_words():
-    assert words.seconds("15") == 15 and words.seconds("2.000") == 2
+    assert option_values.seconds("15") == 15 and option_values.seconds("2.000") == 2
     for text in ("2.5", "-1", "", "1e3", "٣", "99999999999"):
         with pytest.raises(ValueError):
-            words.seconds(text)
+            option_values.seconds(text)
     assert stanzas.literal_ports("none") == ([], "")
     assert stanzas.literal_ports("eth0 regex a.* b noregex eth1 all") == (["eth0", "eth1"], "a.* b all")
 
@@ -655,19 +655,19 @@ def test_live():
         Link("eth0.9", 13, "vlan", mac=mac(1), parent="eth0", vid=9, protocol="802.1ad"),
     ]
     addresses = [
-        survey.Address("lo", "127.0.0.1/8", True),
-        survey.Address("br0", "10.0.0.1/24", True),
-        survey.Address("br0", "2001:db8::1/64", True),
-        survey.Address("br0", "2001:db8::dead/64", False),
-        survey.Address("eth3", "10.3.0.1/24", True),
-        survey.Address("dummy0", "10.4.0.1/32", True, "10.4.0.2"),
+        import_facts.Address("lo", "127.0.0.1/8", True),
+        import_facts.Address("br0", "10.0.0.1/24", True),
+        import_facts.Address("br0", "2001:db8::1/64", True),
+        import_facts.Address("br0", "2001:db8::dead/64", False),
+        import_facts.Address("eth3", "10.3.0.1/24", True),
+        import_facts.Address("dummy0", "10.4.0.1/32", True, "10.4.0.2"),
     ]
     routes = [
-        survey.Route(254, "0.0.0.0/0", "br0", "10.0.0.254"),
-        survey.Route(254, "::/0", "br0", "fe80::1", 1024),
-        survey.Route(254, "::/0", "eth3", "fe80::2", 1024, "ra"),
-        survey.Route(254, "10.9.0.0/16", "br0", "10.0.0.9"),
-        *(survey.Route(100, f"10.{n}.0.0/16", "eth3") for n in range(200)),
+        import_facts.Route(254, "0.0.0.0/0", "br0", "10.0.0.254"),
+        import_facts.Route(254, "::/0", "br0", "fe80::1", 1024),
+        import_facts.Route(254, "::/0", "eth3", "fe80::2", 1024, "ra"),
+        import_facts.Route(254, "10.9.0.0/16", "br0", "10.0.0.9"),
+        *(import_facts.Route(100, f"10.{n}.0.0/16", "eth3") for n in range(200)),
     ]
     settings = {
         "bond0": {"miimon": "50", "updelay": "0", "lacp_rate": "slow 0", "xmit_hash_policy": "layer3+4 1", "primary": "eth1"},
@@ -677,7 +677,7 @@ def test_live():
         "br1": {"ageing_time": "1000", "multicast_snooping": "0"},
     }
     rules = ["ip -4 rule add pref 5 lookup 7"]
-    blocks = live.convert(survey.Survey(links, addresses, routes, rules, settings))
+    blocks = live.convert(import_facts.Survey(links, addresses, routes, rules, settings))
     settle(blocks)
     text = toml(["head"], blocks)
     assert tomllib.loads(text) == {

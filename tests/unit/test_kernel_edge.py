@@ -5,19 +5,11 @@ import errno
 import pytest
 
 from vmnet_hooks.errors import KernelError
-from vmnet_hooks.hostnet import bond, vlan
 from vmnet_hooks.kernel import adoption, device, linux, nft, sysctl
 from vmnet_hooks.kernel.wire import NetlinkError
-from vmnet_hooks.plan import Change
-from vmnet_hooks.state import (
-    FORWARDING_GATE,
-    LinkAttribute,
-    NftElement,
-    NftTable,
-    Route,
-    Sysctl,
-    TableName,
-)
+from vmnet_hooks.links import bond, vlan
+from vmnet_hooks.model.objects import FORWARDING_GATE, LinkAttribute, NftElement, NftTable, Route, Sysctl, TableName
+from vmnet_hooks.model.plan import Change
 
 
 class Refusing:

@@ -8,11 +8,12 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
 import subprocess, sys
 sys.path.insert(0, sys.argv[1])
-from vmnet_hooks import ruleset
 from vmnet_hooks.errors import KernelError
 from vmnet_hooks.kernel import netlink, nft, sysctl
-from vmnet_hooks.plan import Change
-from vmnet_hooks.state import MAIN_TABLE, PROTO, LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl
+from vmnet_hooks.model import ruleset
+from vmnet_hooks.model.objects import LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl
+from vmnet_hooks.model.plan import Change
+from vmnet_hooks.model.resource import MAIN_TABLE, PROTO
 
 def sh(text):
     subprocess.run(["sh", "-ec", text], check=True)

@@ -13,10 +13,11 @@ import pytest
 from fake_kernel import FakeKernel, Killed, label
 from scenario import EVERYTHING, LAN, PUBLIC, V4, V6, Host, difference, guest
 
-from vmnet_hooks.domain import Domain
 from vmnet_hooks.errors import ConflictError, InputError, KernelError, VmnetError
-from vmnet_hooks.ruleset import NAT
-from vmnet_hooks.state import NAT_SETS, LinkAttribute, Neighbour, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
+from vmnet_hooks.model.guest import Domain
+from vmnet_hooks.model.objects import LinkAttribute, Neighbour, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
+from vmnet_hooks.model.resource import NAT_SETS
+from vmnet_hooks.model.ruleset import NAT
 
 BRIDGED = guest(1, ("lan", ()))
 ROUTED = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]))

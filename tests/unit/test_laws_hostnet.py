@@ -11,7 +11,7 @@ from fake_kernel import Killed, label
 from scenario import LAN, PUBLIC, V4, V6, Host, difference, guest
 
 from vmnet_hooks.errors import KernelError
-from vmnet_hooks.state import Address, Device, Neighbour, Route, Sysctl
+from vmnet_hooks.model.objects import Address, Device, Neighbour, Route, Sysctl
 
 VLAN = '[vlans."eth1.100"]\nparent = "eth1"\nid = 100\naddresses = ["10.6.0.2/24"]\n'
 BOND = '[bonds.bond0]\nports = ["eth1", "eth2"]\nprimary = "eth2"\nmtu = 1400\naddresses = ["10.6.0.2/24", "2001:db8:6::2/64"]\n'

@@ -28,10 +28,10 @@ from test_laws_hostnet import (
     up,
 )
 
+from vmnet_hooks.engine.host import gateways_of
 from vmnet_hooks.errors import ConfigError, ConflictError, InputError, KernelError
-from vmnet_hooks.parts import gateways_of
-from vmnet_hooks.state import Address, Adoption, Device, LinkAttribute, Route
-from vmnet_hooks.store import Store
+from vmnet_hooks.model.objects import Address, Adoption, Device, LinkAttribute, Route
+from vmnet_hooks.records.store import Store
 
 GATEWAYS = ["203.0.113.8", "203.0.113.1", "2001:db8:ffff::1"]
 EDITED = ADOPT.replace('ports = ["eth0"]', 'ports = ["eth0", "eth3"]\nstp = true')

@@ -4,9 +4,10 @@
 import pytest
 from scenario import request
 
-from vmnet_hooks.domain import Action, Claim
 from vmnet_hooks.errors import InputError
 from vmnet_hooks.frontends import FRONTENDS, libvirt, of
+from vmnet_hooks.model.event import Action
+from vmnet_hooks.model.guest import Claim
 
 UUID = "0a1b2c3d-0000-4000-8000-000000000001"
 XML = f"""<domain type='kvm' id='3'>

@@ -7,11 +7,11 @@ import pytest
 from scenario import EVERYTHING, LAN, Host, difference, guest
 
 from vmnet_hooks.agent.healing import FIGHT_TIMES, Patience
+from vmnet_hooks.engine.healing import amiss, depart, mend, suspected
 from vmnet_hooks.errors import KernelError
-from vmnet_hooks.mending import amiss, depart, mend, suspected
-from vmnet_hooks.plan import Change
-from vmnet_hooks.state import Address, LinkAttribute, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
-from vmnet_hooks.transaction import Store
+from vmnet_hooks.model.objects import Address, LinkAttribute, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
+from vmnet_hooks.model.plan import Change
+from vmnet_hooks.records.store import Store
 
 ONE = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]), ("lan", ()))
 TWO = guest(2, ("public", ["192.0.2.20", "2001:db8::20"]))

@@ -9,7 +9,7 @@ import pytest
 
 from vmnet_hooks.kernel import monitor
 from vmnet_hooks.kernel.monitor import Suspects
-from vmnet_hooks.ruleset import ARP, INET
+from vmnet_hooks.model.ruleset import ARP, INET
 
 UP0 = 3
 ME, NFT = 4711, 0x2F7A

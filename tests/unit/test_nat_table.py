@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from scenario import Host, difference, guest
 
-from vmnet_hooks import ruleset, state
-from vmnet_hooks.mending import amiss, mend, reconcile
-from vmnet_hooks.modes import routed
-from vmnet_hooks.ruleset import INET, NAT
-from vmnet_hooks.state import NftElement
+from vmnet_hooks.engine.healing import amiss, mend, reconcile
+from vmnet_hooks.model import encoding, objects, resource, ruleset
+from vmnet_hooks.model.objects import NftElement, nft
+from vmnet_hooks.model.ruleset import INET, NAT
+from vmnet_hooks.networks import routed
 
 PLAIN = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]))
 EDGE = guest(2, ("edge", ["198.51.100.5", "2001:db8:1::5"]))
@@ -53,7 +53,7 @@ def test_elements_know_their_table():
     assert {NftElement("inet", name, ()).table for name in ("prefixes4", "sources6", "closed", "forwarding")} == {INET.key}
     for table in ruleset.TABLES:
         names = [line.split()[1] for line in table.body.splitlines() if line.startswith(("\tset ", "\tmap "))]
-        assert names and all(state.table_of(table.family, name) == table.name for name in names)
+        assert names and all(objects.table_of(table.family, name) == table.name for name in names)
 
 
 @pytest.fixture
@@ -63,19 +63,19 @@ def upgraded(host, monkeypatch):
         for module in (routed, ruleset):
             patched.setattr(module, "INET", BEFORE)
         patched.setattr(routed, "NAT", BEFORE)
-        patched.setattr("vmnet_hooks.hostnet.forwarding.INET", BEFORE)
-        patched.setattr("vmnet_hooks.transaction.INET", BEFORE)
-        patched.setattr(state, "table_of", lambda family, name: state.TABLE)
-        state._decode.cache_clear()
+        patched.setattr("vmnet_hooks.links.forwarding.INET", BEFORE)
+        patched.setattr("vmnet_hooks.engine.transaction.INET", BEFORE)
+        patched.setattr(nft, "table_of", lambda family, name: resource.TABLE)
+        encoding._decode.cache_clear()
         host.plug(PLAIN)
         host.plug(EDGE)
         assert host.check() == [] and NAT.key not in host.claimed() and MASQUERADE in host.claimed()
-    state._decode.cache_clear()
+    encoding._decode.cache_clear()
     # In a table that is not looked at any more.
     for key in [key for key, r in host.kernel.world.items() if key.startswith("nft inet masquerade")]:
         del host.kernel.world[key]
     yield host
-    state._decode.cache_clear()
+    encoding._decode.cache_clear()
 
 
 def is_right(host: Host) -> bool:

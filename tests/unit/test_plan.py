@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from vmnet_hooks import state
 from vmnet_hooks.errors import ConflictError
-from vmnet_hooks.plan import Change, Release, batches, diff
-from vmnet_hooks.state import (
+from vmnet_hooks.model import encoding
+from vmnet_hooks.model.encoding import decode, encode
+from vmnet_hooks.model.objects import (
     Address,
     Adoption,
     Device,
@@ -24,9 +24,8 @@ from vmnet_hooks.state import (
     Rule,
     Sysctl,
     TableName,
-    decode,
-    encode,
 )
+from vmnet_hooks.model.plan import Change, Release, batches, diff
 
 ONE_OF_EACH = [
     NftTable("arp", "\tset a { type ifname; }", (("guard", 1), ("input", 2))),
@@ -93,7 +92,7 @@ def test_no_record():
 
 def test_keys_differ():
     assert len({r.key for r in ONE_OF_EACH}) == len(ONE_OF_EACH)
-    assert {type(r) for r in ONE_OF_EACH} == set(state.KINDS.values())
+    assert {type(r) for r in ONE_OF_EACH} == set(encoding.KINDS.values())
 
 
 @each

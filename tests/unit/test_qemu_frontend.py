@@ -9,10 +9,11 @@ import time
 import pytest
 from scenario import EVERYTHING, request
 
-from vmnet_hooks import config
-from vmnet_hooks.domain import Action, Domain, Vif
+from vmnet_hooks.declared import configuration
 from vmnet_hooks.errors import ConfigError, InputError
 from vmnet_hooks.frontends import qemu
+from vmnet_hooks.model.event import Action
+from vmnet_hooks.model.guest import Domain, Vif
 
 MAC = "52:54:00:aa:00:10"
 
@@ -21,8 +22,8 @@ MAC = "52:54:00:aa:00:10"
 def etc(tmp_path, monkeypatch):
     (tmp_path / "domains.d").mkdir()
     (tmp_path / "vmnet.toml").write_text(EVERYTHING)
-    monkeypatch.setattr(config.load, "__defaults__", (str(tmp_path),))
-    monkeypatch.setattr(config, "DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(configuration.load, "__defaults__", (str(tmp_path),))
+    monkeypatch.setattr(configuration, "DIRECTORY", str(tmp_path))
     (tmp_path / "domains.d" / "web.toml").write_text(
         f'[[interfaces]]\nmac = "{MAC}"\nifname = "tap0"\nnetwork = "public"\nips = ["192.0.2.10"]\n'
         '[[interfaces]]\nifname = "tap1"\nnetwork = "lan"\n'

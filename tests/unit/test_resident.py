@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from vmnet_hooks import client, store
 from vmnet_hooks.agent import server
-from vmnet_hooks.agent.resident import Records
+from vmnet_hooks.agent.place import Records
 from vmnet_hooks.errors import Abandoned
+from vmnet_hooks.hook import client
+from vmnet_hooks.records import store
 
 
 def untold(ids):

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from vmnet_hooks import ruleset
-from vmnet_hooks.state import Device, NftElement, NftTable, Sysctl
+from vmnet_hooks.model import ruleset
+from vmnet_hooks.model.objects import Device, NftElement, NftTable, Sysctl
 
 PORT = ruleset.guarded_port("eth1.100", "02:11:22:33:44:55", ["10.5.5.254", "10.5.6.254", "2001:db8:5::1", "fe80::1"])
 
@@ -61,10 +61,10 @@ def test_nft_takes_the_tables(ifname):
 
 
 ROUND_TRIP = """
-from vmnet_hooks import ruleset
+from vmnet_hooks.model import ruleset
 from vmnet_hooks.kernel import nft
-from vmnet_hooks.plan import Change
-from vmnet_hooks.state import NftElement
+from vmnet_hooks.model.plan import Change
+from vmnet_hooks.model.objects import NftElement
 
 context, mac = nft.Nft(), "52:54:00:aa:00:10"
 for table in TABLES:

@@ -14,9 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
 
 from lab import frames  # noqa: E402
 
-from vmnet_hooks.agent.advertiser import Bucket, Prefixes  # noqa: E402
-from vmnet_hooks.kernel import packet, solicitation  # noqa: E402
-from vmnet_hooks.kernel.solicitation import MAX_FRAME, PROGRAM, Solicitation, parse  # noqa: E402
+from vmnet_hooks.agent.neighbour_discovery import Bucket, Prefixes  # noqa: E402
+from vmnet_hooks.kernel import (
+    neighbour_solicitation,  # noqa: E402
+    packet,
+)
+from vmnet_hooks.kernel.neighbour_solicitation import MAX_FRAME, PROGRAM, Solicitation, parse  # noqa: E402
 
 MAC, TAP = "52:54:00:aa:00:0b", "fe:ff:ff:ff:ff:ff"
 SOURCE, TARGET = "2001:db8::b", "2001:db8::c"
@@ -153,10 +156,10 @@ def test_the_hosts_own_prefixes(fs):
         "fe800000000000000000000000000001 03 40 20 80     eth9\n"
         "20010db8000800000000000000000001 04 30 00 80     eth10\n",
     )
-    assert list(map(str, solicitation.on_link("eth9"))) == ["2001:db8:7::/64"]
-    assert list(map(str, solicitation.on_link("eth10"))) == ["2001:db8:8::/48"]
-    assert solicitation.on_link("lo") == ()
+    assert list(map(str, neighbour_solicitation.on_link("eth9"))) == ["2001:db8:7::/64"]
+    assert list(map(str, neighbour_solicitation.on_link("eth10"))) == ["2001:db8:8::/48"]
+    assert neighbour_solicitation.on_link("lo") == ()
 
 
 def test_a_kernel_without_ipv6(fs):
-    assert solicitation.on_link("eth9") == ()
+    assert neighbour_solicitation.on_link("eth9") == ()

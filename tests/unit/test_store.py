@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from vmnet_hooks import store as module
-from vmnet_hooks.domain import Owner
 from vmnet_hooks.errors import StoreError
-from vmnet_hooks.plan import Change
-from vmnet_hooks.state import Address, Adoption, Device, NftElement, PortVlans, Route, Sysctl, encode
-from vmnet_hooks.store import Store
-from vmnet_hooks.transaction import Pending
+from vmnet_hooks.model.encoding import encode
+from vmnet_hooks.model.objects import Address, Adoption, Device, NftElement, PortVlans, Route, Sysctl
+from vmnet_hooks.model.owner import Owner
+from vmnet_hooks.model.plan import Change
+from vmnet_hooks.records import store as module
+from vmnet_hooks.records.pending import Pending
+from vmnet_hooks.records.store import Store
 
 A = Owner("u1/m1", "d1", "u1", "tap1", 7, "m1", "public", "libvirt", addresses=("192.0.2.1", "2001:db8::1"), since=1.0)
 B = Owner("u2/m2", "d2", "u2", "tap2", 8, "m2", "public", "libvirt", addresses=("192.0.2.2",), filter=False, since=2.0)
@@ -373,7 +374,7 @@ def test_the_lock_is_one_per_host(tmp_path, monkeypatch):
 
 def test_the_lock_dies_with_its_holder(tmp_path):
     code = (
-        "import sys, os; sys.path.insert(0, sys.argv[1]); from vmnet_hooks.store import Store; s = Store(sys.argv[2]);"
+        "import sys, os; sys.path.insert(0, sys.argv[1]); from vmnet_hooks.records.store import Store; s = Store(sys.argv[2]);"
         "c = s.lock(); c.__enter__(); print('locked', flush=True); os.kill(os.getpid(), 9)"
     )
     root = os.path.dirname(os.path.dirname(module.__file__))

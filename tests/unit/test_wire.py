@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from vmnet_hooks.kernel import routes, tables, wire
+from vmnet_hooks.kernel import nft_tables, routes, wire
 from vmnet_hooks.kernel.wire import NetlinkError, attribute, attributes, messages
 
 ERROR, DONE, NEWLINK, INTERRUPTED = 2, 3, 16, 0x10
@@ -135,7 +135,7 @@ def test_a_route_is_read_as_it_was_written(route, has_dst):
     ],
 )
 def test_a_part_of_an_element(part, packed):
-    assert tables._packed(part) == packed
+    assert nft_tables._packed(part) == packed
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_part_of_an_element(part, packed):
     ],
 )
 def test_the_version_of_a_table(userdata, version):
-    assert tables._version(userdata) == version
+    assert nft_tables._version(userdata) == version
 
 
 # --- routes that are kept ----------------------------------------------------------------------------------------------

@@ -7,13 +7,15 @@ import pytest
 from fake_store import FakeStore
 from scenario import EVERYTHING, request
 
-from vmnet_hooks import config
-from vmnet_hooks.domain import Action, Domain
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.errors import InputError, VmnetError
 from vmnet_hooks.frontends import xen
 from vmnet_hooks.frontends.xen import METRIC, METRIC_EMULATED, PORT_MAC
 from vmnet_hooks.kernel import sysfs
-from vmnet_hooks.sections import SECTIONS
+from vmnet_hooks.model import declaration
+from vmnet_hooks.model.event import Action
+from vmnet_hooks.model.guest import Domain
 
 SCRIPT = "/x/hooks/xen/vif-bridge"
 COMMON = {"XENBUS_BASE_PATH": "backend", "XENBUS_TYPE": "vif", "netdev": "", "script": "/etc/xen/scripts/vmnet-vif-bridge"}
@@ -61,16 +63,16 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(sysfs, "ROOT", str(tmp_path / "sys"))
     monkeypatch.setattr(xen, "default_netdev", lambda where: "eth9")
     (tmp_path / "etc").mkdir()
-    monkeypatch.setattr(config, "DIRECTORY", str(tmp_path / "etc"))
+    monkeypatch.setattr(configuration, "DIRECTORY", str(tmp_path / "etc"))
     return tmp_path
 
 
-def configured(host, text: str = "", **files: str) -> config.Config:
+def configured(host, text: str = "", **files: str) -> declaration.Config:
     (host / "etc" / "domains.d").mkdir(exist_ok=True)
     (host / "etc" / "vmnet.toml").write_text(text)
     for name, claims in files.items():
         (host / "etc" / "domains.d" / f"{name}.toml").write_text(claims)
-    return config.load(SECTIONS, str(host / "etc"))
+    return configuration.load(SECTIONS, str(host / "etc"))
 
 
 def event(host, words: str, environ: dict[str, str], tree: dict[str, str], declared=None, name: str = "web", script="vif-bridge"):

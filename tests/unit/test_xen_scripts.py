@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from vmnet_hooks import cli, diversion
-from vmnet_hooks.diversion import Aside, At, Script, Step
+from vmnet_hooks import cli
+from vmnet_hooks.frontends import xen_diversion
+from vmnet_hooks.frontends.xen_diversion import Aside, At, Script, Step
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = diversion.DIVERTED
+NAMES = xen_diversion.DIVERTED
 
 
 class Host:
@@ -64,7 +65,7 @@ def dpkg_divert(*words: str) -> str:
 def host(tmp_path, monkeypatch):
     assert shutil.which("dpkg-divert"), "needs dpkg-divert: apt-get install dpkg"
     host = Host(tmp_path)
-    monkeypatch.setattr(diversion, "DIRECTORY", str(host.scripts))
+    monkeypatch.setattr(xen_diversion, "DIRECTORY", str(host.scripts))
     monkeypatch.setenv("DPKG_ADMINDIR", str(host.book))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return host
@@ -112,7 +113,7 @@ def test_a_file_of_somebody_else_is_left_alone(host):
 
 def test_names_that_xen_does_not_have_yet(host):
     """vmnet-hooks may be there before Xen: dpkg then unpacks Xen's scripts beside our links."""
-    for name in diversion.SHIPPED:
+    for name in xen_diversion.SHIPPED:
         host[name].unlink()
     host.run("--divert")
     assert host.is_diverted()
@@ -144,7 +145,7 @@ def test_edits_and_upgrades_of_the_diverted_script_survive(host):
 
 def test_scripts_that_are_gone_are_no_obstacle(host):
     host.run("--divert")
-    for name in diversion.SHIPPED:
+    for name in xen_diversion.SHIPPED:
         host[f"{name}.xen"].unlink()
     host["vif-route"].unlink()
     host.run("--undivert")
@@ -236,7 +237,7 @@ def watched(host: Host, patch: pytest.MonkeyPatch, number: int, stop) -> list[st
             try:
                 return original(*args, **named)
             finally:
-                missing = [name for name in diversion.SHIPPED if not host[name].exists()]
+                missing = [name for name in xen_diversion.SHIPPED if not host[name].exists()]
                 assert not missing, f"{missing} after {done}"
                 # dpkg follows a link that it knows no diversion of, and puts or removes files at its end: our program.
                 book = (host.book / "diversions").read_text().splitlines() if (host.book / "diversions").exists() else []
@@ -311,7 +312,7 @@ def test_killed_and_then_xen_is_installed_again(host):
     """dpkg knew of the diversion already, and put Xen's script where it belongs."""
     before, number = host.state(), 1
     while killed(host, "--divert", number):
-        for path in (host[name] for name in diversion.SHIPPED):
+        for path in (host[name] for name in xen_diversion.SHIPPED):
             if any(f" {path} to " in line for line in host.diversions()):
                 new = host[f"{path.name}.dpkg-new"]
                 shutil.copy2(path if before[0][path.name][1] == path.lstat().st_mode else f"{path}.xen", new)
@@ -388,7 +389,7 @@ def test_each_installation_has_hooks_of_its_own(package, hooks, host, tmp_path, 
     """.deb, make install, pip."""
     other = tmp_path / "elsewhere"
     (other / package / "vmnet_hooks").mkdir(parents=True)
-    monkeypatch.setattr(diversion, "__file__", str(other / package / "vmnet_hooks/diversion.py"))
+    monkeypatch.setattr(xen_diversion, "__file__", str(other / package / "vmnet_hooks/frontends/xen_diversion.py"))
     before = host.state()
     assert host.run("--divert", status=1).endswith("is not installed with this program; reinstall vmnet-hooks\n")
     assert host.state() == before
@@ -432,10 +433,10 @@ def test_no_plan_loses_what_is_not_ours(at, aside, registered, name):
     """Whatever is found: what is renamed over, or removed, is a link of ours or is there twice."""
     script = Script(f"/s/{name}", f"/s/{name}.xen", at, aside, registered)
     try:
-        steps = diversion.to_divert(script)
-    except diversion.ConflictError:
+        steps = xen_diversion.to_divert(script)
+    except xen_diversion.ConflictError:
         steps = ()
-    for plan in (steps, diversion.to_undivert(script)):
+    for plan in (steps, xen_diversion.to_undivert(script)):
         kept = aside is Aside.SAME
         for step in plan:
             kept |= step is Step.KEEP

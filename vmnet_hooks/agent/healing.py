@@ -14,14 +14,14 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
-from ..actions import RECORDS_ALONE
-from ..domain import Owner
-from ..engine import Engine
+from ..engine.engine import Engine
+from ..engine.healing import Mended, amiss, depart, mend, suspected
 from ..errors import KernelError
+from ..hook.events import RECORDS_ALONE
 from ..kernel.monitor import Nftables, Proxies, Rtnetlink, Suspects
-from ..mending import Mended, amiss, depart, mend, suspected
-from ..state import NftElement, NftTable, table_key, table_of
-from .keeper import Keeper
+from ..model.objects import NftElement, NftTable, table_key, table_of
+from ..model.owner import Owner
+from .fail_closed import Keeper
 
 GATHER_SECONDS = 0.02
 """What is done at once comes as many notifications."""

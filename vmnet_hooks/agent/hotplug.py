@@ -13,18 +13,19 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
-from .. import actions
-from ..config import Config
-from ..domain import Action, Domain, Event, Vif
-from ..engine import bind
+from ..engine.engine import bind
 from ..errors import VmnetError
 from ..frontends import libvirt_events
 from ..frontends.libvirt import parse_domain
 from ..frontends.libvirt_connection import LibvirtError
+from ..hook import events
 from ..kernel import sysfs
-from ..plan import Change
-from ..state import LinkAttribute
-from ..store import DIRECTORY
+from ..model.declaration import Config
+from ..model.event import Action, Event
+from ..model.guest import Domain, Vif
+from ..model.objects import LinkAttribute
+from ..model.plan import Change
+from ..records.store import DIRECTORY
 
 RETRY_SECONDS = 2.0
 """How often libvirtd is looked for while it is not there."""
@@ -237,7 +238,7 @@ class Hotplug:
             return any(owner.phase != "active" for owner in records.owners(domain_id=domain.id))
 
     def _act(self, event: Event) -> None:
-        actions.act(event, None, self.agent.place)
+        events.act(event, None, self.agent.place)
 
     def _tell(self, domain: Domain, ifname: str, what: str) -> None:
         self.agent.count("hotplugs", what=what)

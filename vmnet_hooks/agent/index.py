@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from struct import Struct
 from typing import Any
 
-from ..domain import Owner
-from ..store import DIRECTORY, Store, identity, identity_of
+from ..model.owner import Owner
+from ..records.store import DIRECTORY, Store, identity, identity_of
 
 Subscriber = Callable[[Sequence[Owner], Sequence[Owner]], None]
 LOOK_SECONDS = 0.5

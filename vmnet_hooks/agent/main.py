@@ -17,21 +17,21 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..actions import RECORDS_ALONE
-from ..engine import label_of
+from ..engine.engine import label_of
+from ..engine.healing import reconcile
 from ..errors import VmnetError, one_line
 from ..frontends.running import gone
-from ..handle import log
+from ..hook.call import log
+from ..hook.events import RECORDS_ALONE
 from ..kernel.monitor import Memory
-from ..mending import reconcile
-from .advertiser import Advertiser
 from .announcer import Announcer
-from .arrivals import Arrivals
 from .healing import Healing
 from .hotplug import Hotplug
 from .index import Index
 from .metrics import Metrics, label
-from .resident import Resident
+from .migration import Arrivals
+from .neighbour_discovery import Advertiser
+from .place import Resident
 from .server import Server, listening
 
 GRACE = 10.0

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import __version__
-from ..client import MAX_STDIN, SOCKET
 from ..errors import VmnetError, one_line, shortened
 from ..frontends import FRONTENDS
 from ..frontends.xen import admins_hooks
-from ..handle import serve
-from ..kernel.descriptors import moved_up
-from ..request import Request
+from ..hook.call import serve
+from ..hook.client import MAX_STDIN, SOCKET
+from ..kernel.file_descriptors import moved_up
+from ..model.request import Request
 
 MAX_HEAD = 256
 MAX_WORDS = 1 << 20

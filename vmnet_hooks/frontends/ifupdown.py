@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import values
-from ..config import Network, Option
-from ..domain import Action, Domain, Event
 from ..errors import ConfigError, InputError, one_line
-from ..modes import MODES
-from ..request import Request
+from ..model.declaration import Network, Option
+from ..model.event import Action, Event
+from ..model.guest import Domain
+from ..model.request import Request
+from ..networks import MODES
 
 INTERFACES = "/etc/network/interfaces"
 RT_TABLES = ("/usr/share/iproute2", "/etc/iproute2")

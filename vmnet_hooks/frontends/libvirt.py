@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from lxml import etree
 
 from .. import values
-from ..domain import Action, Claim, Domain, Event, Vif
 from ..errors import InputError, one_line
-from ..request import Request
+from ..model.event import Action, Event
+from ..model.guest import Claim, Domain, Vif
+from ..model.request import Request
 
 NAMESPACE = "urn:vmnet-hooks:domain:1"
 MAX_BYTES = 8 << 20

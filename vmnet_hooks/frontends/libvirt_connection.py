@@ -11,8 +11,8 @@ from typing import Any
 from lxml import etree
 
 from .. import values
-from ..domain import Vif
 from ..errors import InputError, VmnetError, one_line
+from ..model.guest import Vif
 from .libvirt import NAMESPACE
 
 try:

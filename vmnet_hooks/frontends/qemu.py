@@ -5,10 +5,13 @@ Which guest a tap belongs to stands in domains.d, under `ifname`.
 
 import os
 
-from .. import config, values
-from ..domain import Action, Domain, Event, Vif
+from .. import values
+from ..declared import configuration
 from ..errors import ConfigError, InputError
-from ..request import Request
+from ..model import declaration
+from ..model.event import Action, Event
+from ..model.guest import Domain, Vif
+from ..model.request import Request
 
 
 def parse(request: Request) -> Event | None:
@@ -26,9 +29,9 @@ def parse(request: Request) -> Event | None:
             return None
         # The configuration may have changed since: the records know whose tap it was.
         return Event(Action.UNPLUG, Domain(""), "qemu", ifname=tap)
-    found = config.claims_by_tap(request.declared(), tap)
+    found = configuration.claims_by_tap(request.declared(), tap)
     if found is None:
-        raise ConfigError(f"{config.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
+        raise ConfigError(f"{declaration.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
     domain, claim = found
     if not claim.mac:
         raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..domain import Owner
+from ..model.owner import Owner
 from . import libvirt_connection, xen
 
 

@@ -15,13 +15,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .. import store, values
-from ..config import Config, Network, claims, parse_options
-from ..domain import Action, Claim, Domain, Event, Vif
+from .. import values
+from ..declared.configuration import claims
 from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
 from ..kernel import sysfs
-from ..modes import MODES
-from ..request import Request
+from ..model.declaration import Config, Network, parse_options
+from ..model.event import Action, Event
+from ..model.guest import Claim, Domain, Vif
+from ..model.request import Request
+from ..networks import MODES
+from ..records import store
 from .xenstore import XenStore
 
 SECONDS = 37.0

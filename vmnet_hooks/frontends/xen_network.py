@@ -1,6 +1,6 @@
 """Xen's network scripts: `SCRIPT start|stop|status [VAR=VAL…]`, which xend ran when it started, and admins' wrappers run since.
 
-What `start` declares is kept in a file under config.RUNTIME, so that every command knows of it, until `stop` or the next
+What `start` declares is kept in a file under configuration.RUNTIME, so that every command knows of it, until `stop` or the next
 boot. It is brought up as `vmnet-hook up` does, safe takeover and all.
 """
 
@@ -12,12 +12,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import config, values
-from ..domain import Action, Domain, Event
+from .. import values
+from ..declared import configuration
+from ..declared.sections import SECTIONS
 from ..errors import ConfigError, InputError, one_line
 from ..kernel import sysfs
-from ..request import Request
-from ..sections import SECTIONS
+from ..model import declaration
+from ..model.event import Action, Event
+from ..model.guest import Domain
+from ..model.request import Request
 from .xen import VARIABLE, default_netdev, is_bridge, lines
 
 _VARIABLES = {
@@ -85,9 +88,9 @@ def _bridge(command: str, variables: Mapping[str, str]) -> Event | None:
     stem = f"network-bridge-{bridge}"
     tables: dict[str, dict[str, Any]] = {}
     # What a broken file declares can be stopped all the same.
-    declared = config.load(SECTIONS) if command == "start" else config.Config({})
+    declared = configuration.load(SECTIONS) if command == "start" else declaration.Config({})
     part = declared.parts.get(f"bridge:{bridge}")
-    if command == "start" and part and not part.source.startswith(config.RUNTIME):
+    if command == "start" and part and not part.source.startswith(configuration.RUNTIME):
         if netdev not in part["ports"]:
             raise InputError(f"network-bridge: {bridge} is declared in {part.source} over other ports; add {netdev} there")
         if variables.get("antispoof") == "yes":
@@ -130,7 +133,7 @@ def _port_and_bridge(variables: Mapping[str, str]) -> tuple[str, str]:
 def _port_of(bridge: str) -> str:
     """The port of a bridge that an earlier call declared; "" if none did."""
     try:
-        return config.read_toml(f"{config.RUNTIME}/network-bridge-{bridge}.toml")["bridges"][bridge]["ports"][0]
+        return configuration.read_toml(f"{configuration.RUNTIME}/network-bridge-{bridge}.toml")["bridges"][bridge]["ports"][0]
     except (ConfigError, LookupError):
         return ""
 

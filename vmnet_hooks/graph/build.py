@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from .. import config
-from ..config import Config
-from ..domain import Owner
 from ..errors import one_line
-from .model import MISSING, NBSP, Difference, Edge, Facts, Graph, Link, Nat, Node, Table
-from .wording import cleaned, destination, guest_words, home, home_of, inside, link_words, natural, to_guest
+from ..model import declaration
+from ..model.declaration import Config
+from ..model.owner import Owner
+from ..model.topology import Difference, Facts, Link, Nat, Table
+from .labels import cleaned, destination, guest_words, home, home_of, inside, link_words, natural, to_guest
+from .model import MISSING, NBSP, Edge, Graph, Node
 
 KINDS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
 """What a link is drawn as, where that is not the kernel's word."""
@@ -117,7 +118,7 @@ class _Builder:
         part, link = self.declared.link(name), self.absent.get(name)
         if not part and not link and name not in self.named:
             return None
-        kind = link.kind if link else config.KINDS[part.section] if part else "nic"
+        kind = link.kind if link else declaration.KINDS[part.section] if part else "nic"
         return Node(name, kind, (MISSING,), MISSING, True)
 
     def _table(self, table: Table) -> Node:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .model import Edge, Graph, Node
-from .rows import Box, Placer, Plan, cells, plan_of
+from .placement import Box, Placer, Plan, cells, plan_of
 
 FIRST = {"bond": 1, "vlan": 2, "bridge": 3, "table": 3, "macvlan": 4, "tap": 4, "guest": 4, "nat": 4}
 """The leftmost column of a kind; 0 is the wire."""

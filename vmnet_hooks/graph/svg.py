@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape, quoteattr
 from ..errors import one_line
 from .layout import Line, Style, layout
 from .model import NBSP, Graph
-from .rows import Box, wrapped
+from .placement import Box, wrapped
 
 X, Y = 8, 18
 """Pixels of a cell."""

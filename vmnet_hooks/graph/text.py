@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from .layout import Layout, Style, layout
 from .model import Graph, Node
-from .rows import Box, cells, wrapped
+from .placement import Box, cells, wrapped
 
 N, E, S, W = 1, 2, 4, 8
 UNICODE = " ╵╶└╷│┌├╴┘─┴┐┤┬┼"

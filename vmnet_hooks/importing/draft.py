@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
 
-from ..config import MAX_BYTES, Config, Declared, Network, Option, load
+from ..declared.configuration import MAX_BYTES, load
+from ..declared.sections import SECTIONS
 from ..errors import ConfigError, InputError, VmnetError, one_line
-from ..modes import MODES
-from ..sections import SECTIONS
+from ..model.declaration import Config, Declared, Network, Option
+from ..networks import MODES
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 

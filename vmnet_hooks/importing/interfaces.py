@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError, one_line
-from .words import WHITE, split
+from .option_values import WHITE, split
 
 MAX_BYTES = 4 << 20
 MAX_FILES = 1000

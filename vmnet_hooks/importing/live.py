@@ -4,9 +4,9 @@ from typing import Any
 
 from ..errors import one_line
 from ..graph.build import BEHIND
-from ..graph.model import Link
-from ..kernel.survey import Address, Route, Survey
-from ..state import ALIAS, MAIN_TABLE
+from ..kernel.import_facts import Address, Route, Survey
+from ..model.resource import ALIAS, MAIN_TABLE
+from ..model.topology import Link
 from .draft import Block, Draft, Left
 
 KERNEL = "kernel"

@@ -10,47 +10,47 @@ from typing import Any
 
 from ..errors import ConfigError, one_line
 from ..frontends import ifupdown
-from . import words
+from . import option_values
 from .draft import Block, Draft, Left
 from .interfaces import Item, Line, Option, Stanza, Statement, names
 
 Parser = Callable[[str], Any]
 
 LINK: Mapping[str, tuple[str, Parser]] = {
-    "mtu": ("mtu", words.number),
-    "hwaddress": ("mac", words.mac),
-    "hw-mac-address": ("mac", words.mac),
+    "mtu": ("mtu", option_values.number),
+    "hwaddress": ("mac", option_values.mac),
+    "hw-mac-address": ("mac", option_values.mac),
 }
 KINDS: Mapping[str, Mapping[str, tuple[str, Parser]]] = {
     "vlans": {
-        "vlan-raw-device": ("parent", words.first),
-        "vlan-id": ("id", words.number),
-        "vlan-protocol": ("protocol", words.first),
+        "vlan-raw-device": ("parent", option_values.first),
+        "vlan-id": ("id", option_values.number),
+        "vlan-protocol": ("protocol", option_values.first),
     },
     "bonds": {
-        "bond-slaves": ("ports", words.names),
-        "bond-ports": ("ports", words.names),
-        "slaves": ("ports", words.names),
-        "bond-mode": ("mode", words.bond_mode),
-        "bond-miimon": ("miimon", words.number),
-        "bond-updelay": ("updelay", words.number),
-        "bond-downdelay": ("downdelay", words.number),
-        "bond-lacp-rate": ("lacp_rate", words.bond_rate),
-        "bond-xmit-hash-policy": ("xmit_hash_policy", words.bond_hash),
-        "bond-primary": ("primary", words.first),
+        "bond-slaves": ("ports", option_values.names),
+        "bond-ports": ("ports", option_values.names),
+        "slaves": ("ports", option_values.names),
+        "bond-mode": ("mode", option_values.bond_mode),
+        "bond-miimon": ("miimon", option_values.number),
+        "bond-updelay": ("updelay", option_values.number),
+        "bond-downdelay": ("downdelay", option_values.number),
+        "bond-lacp-rate": ("lacp_rate", option_values.bond_rate),
+        "bond-xmit-hash-policy": ("xmit_hash_policy", option_values.bond_hash),
+        "bond-primary": ("primary", option_values.first),
     },
     "bridges": {
-        "bridge-ports": ("ports", words.names),
-        "bridge-stp": ("stp", words.switch),
-        "bridge-fd": ("forward_delay", words.seconds),
-        "bridge-hello": ("hello_time", words.seconds),
-        "bridge-maxage": ("max_age", words.seconds),
-        "bridge-ageing": ("ageing", words.seconds),
-        "bridge-bridgeprio": ("priority", words.number),
-        "bridge-vlan-aware": ("vlan_filtering", words.switch),
-        "bridge-vids": ("vlans", words.vids),
-        "bridge-mcsnoop": ("mcast_snooping", words.switch),
-        "bridge-hw": ("hw_port", words.first),
+        "bridge-ports": ("ports", option_values.names),
+        "bridge-stp": ("stp", option_values.switch),
+        "bridge-fd": ("forward_delay", option_values.seconds),
+        "bridge-hello": ("hello_time", option_values.seconds),
+        "bridge-maxage": ("max_age", option_values.seconds),
+        "bridge-ageing": ("ageing", option_values.seconds),
+        "bridge-bridgeprio": ("priority", option_values.number),
+        "bridge-vlan-aware": ("vlan_filtering", option_values.switch),
+        "bridge-vids": ("vlans", option_values.vids),
+        "bridge-mcsnoop": ("mcast_snooping", option_values.switch),
+        "bridge-hw": ("hw_port", option_values.first),
     },
     "dummies": {},
 }
@@ -128,7 +128,7 @@ class _Converter:
                 self.ports.update(self.members.get(name, ()))
             if section == "vlans":
                 found = vlan_of(name)
-                self.used.add(found[0] if found else words.first(_option(stanzas, "vlan-raw-device")))
+                self.used.add(found[0] if found else option_values.first(_option(stanzas, "vlan-raw-device")))
             if _option(stanzas, "ip-routing-table"):
                 self.used.add(name)
         self.used |= self.ports
@@ -228,7 +228,7 @@ class _Converter:
         if draft.section == "bonds":
             members = self.members.get(draft.name, [])
             draft.options["ports"] = list(dict.fromkeys([*_ports(own, "bonds"), *members]))
-            mode = words.bond_mode(_option(own, "bond-mode") or "balance-rr")
+            mode = option_values.bond_mode(_option(own, "bond-mode") or "balance-rr")
             if not _option(own, "bond-mode"):
                 draft.options["mode"] = mode
             if not _option(own, "bond-miimon") and mode not in ("802.3ad", "balance-tlb", "balance-alb"):
@@ -236,7 +236,7 @@ class _Converter:
                 draft.options["miimon"] = 0
             primary = _option([s for m in members for s in self.stanzas[m]], "bond-primary")
             if primary and not _option(own, "bond-primary"):
-                draft.options["primary"] = words.first(primary)
+                draft.options["primary"] = option_values.first(primary)
 
     def _implied(self, ports: Iterable[str]) -> None:
         """bridge-utils makes VLAN devices that no stanza declares."""
@@ -352,7 +352,7 @@ def literal_ports(text: str) -> tuple[list[str], str]:
     ports: list[str] = []
     patterns: list[str] = []
     inside = False
-    for word in [] if text == "none" else words.split(text):
+    for word in [] if text == "none" else option_values.split(text):
         if word in ("regex", "noregex", "all"):
             inside = word == "regex"
             if word == "all":
@@ -395,7 +395,7 @@ def _ports(stanzas: Iterable[Stanza], section: str) -> list[str]:
 
 def _own(given: Mapping[str, Option], family: str) -> Any:
     """The address of a static stanza. Raises ValueError."""
-    return words.address(given["address"].value, given["netmask"].value if "netmask" in given else "", family)
+    return option_values.address(given["address"].value, given["netmask"].value if "netmask" in given else "", family)
 
 
 def _standard(given: Mapping[str, Option], own: Any) -> Iterator[int]:

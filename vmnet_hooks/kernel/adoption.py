@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..state import Adoption
+from ..model.objects import Adoption
 from . import iproute2, sysctl, sysfs
 
 # What the kernel tells of a route, and does not take.

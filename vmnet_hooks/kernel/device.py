@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..hostnet import bond
-from ..state import ALIAS, Device, FdbEntry, LinkAttribute
+from ..links import bond
+from ..model.objects import Device, FdbEntry, LinkAttribute
+from ..model.resource import ALIAS
 from . import wire
 from .rtnl import IoctlEthtool, IPRoute, NetlinkError
 

@@ -7,11 +7,12 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from ..compose import Host, Link
 from ..errors import ConflictError, InTheWay, KernelError
-from ..plan import Plan
-from ..ruleset import TABLES
-from ..state import FORWARDING_GATE, Adoption, Device, HostName, NftElement, NftTable, Resource, Route, Sysctl, TableName
+from ..model.facts import Host, Link
+from ..model.objects import FORWARDING_GATE, Adoption, Device, HostName, NftElement, NftTable, Route, Sysctl, TableName
+from ..model.plan import Plan
+from ..model.resource import Resource
+from ..model.ruleset import TABLES
 from . import sysctl, sysfs
 from .netlink import Netlink
 from .nft import Memory, Nft
@@ -72,11 +73,11 @@ class Kernel:
 
     def obstacle(self, port: str) -> str:
         """Why a bridge must not adopt `port`; "" if it may."""
-        return _rare("obstacle").obstacle(port)
+        return _rare("adoption_obstacle").obstacle(port)
 
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
-        """What of other firewalls breaks what we set up, and what is nearly full: see hazards.hazards and ceilings.ceilings."""
-        return [*_rare("hazards").hazards(self.nft, bridged, anycast), *_rare("ceilings").ceilings(permanent)]
+        """What of other firewalls breaks what we set up, and what is nearly full: see other_firewalls and limits."""
+        return [*_rare("other_firewalls").hazards(self.nft, bridged, anycast), *_rare("limits").ceilings(permanent)]
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
         """What is there now under the keys of `wanted`. Raises KernelError."""

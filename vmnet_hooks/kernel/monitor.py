@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..state import NAT_SETS, PROTO, TABLE, NftTable, table_key
+from ..model.objects import NftTable, table_key
+from ..model.resource import NAT_SETS, PROTO, TABLE
 
 _SOL_NETLINK, _ADD_MEMBERSHIP, _SO_RCVBUFFORCE = 270, 1, 33
 _NETLINK_ROUTE, _NETLINK_NETFILTER = 0, 12

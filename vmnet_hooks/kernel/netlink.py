@@ -11,11 +11,8 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from ..compose import Link
-from ..state import (
-    ALIAS,
-    MAIN_TABLE,
-    PROTO,
+from ..model.facts import Link
+from ..model.objects import (
     Address,
     Adoption,
     Device,
@@ -24,12 +21,12 @@ from ..state import (
     Neighbour,
     PortVlans,
     ProxyNeighbour,
-    Resource,
     Route,
     Rule,
     Sysctl,
 )
-from . import port, sysctl, sysfs, wire
+from ..model.resource import ALIAS, MAIN_TABLE, PROTO, Resource
+from . import bridge_port, sysctl, sysfs, wire
 from .routes import Routes
 from .wire import PERMANENT, PROXY, UP, NetlinkError, Rtnetlink
 
@@ -131,7 +128,7 @@ class Netlink:
                     link = self._cached(resource.ifname, cache)
                     have = self._devices.read_fdb(resource, link.index) if link else None
                 case PortVlans():
-                    have = port.read_vlans(resource) if self._cached(resource.ifname, cache) else None
+                    have = bridge_port.read_vlans(resource) if self._cached(resource.ifname, cache) else None
                 case Adoption():
                     link = self._cached(resource.ifname, cache)
                     have = _adoption().read(resource, self._name(link.master) if link else "")
@@ -195,7 +192,7 @@ class Netlink:
             case "tx":
                 return _device().read_tx(want.ifname)
             case "no_linklocal_learn":
-                return port.read_no_linklocal_learn(want.ifname)
+                return bridge_port.read_no_linklocal_learn(want.ifname)
             case "lladdr":
                 addresses = self._addresses(want.ifname, cache)
                 value = ",".join(sorted(a for a in addresses if a.startswith("fe80:")))
@@ -301,7 +298,7 @@ class Netlink:
                 self._devices.set_fdb("add", want, self._index(want.ifname))
             case PortVlans():
                 # As they are now: a port that has just joined has the bridge's default PVID.
-                port.set_vlans(self._wire, want, port.read_vlans(want), self._index(want.ifname))
+                bridge_port.set_vlans(self._wire, want, bridge_port.read_vlans(want), self._index(want.ifname))
             case Adoption():
                 _adoption().move(want, to_bridge=True)
             case Address():
@@ -329,7 +326,7 @@ class Netlink:
                 case FdbEntry():
                     self._devices.set_fdb("del", have, self._index(have.ifname))
                 case PortVlans():
-                    port.set_vlans(self._wire, PortVlans(have.ifname, 0, "", have.own), have, self._index(have.ifname))
+                    bridge_port.set_vlans(self._wire, PortVlans(have.ifname, 0, "", have.own), have, self._index(have.ifname))
                 case Adoption():
                     _adoption().move(have, to_bridge=False)
                 case Address():
@@ -363,7 +360,7 @@ class Netlink:
             case "tx":
                 _device().set_tx(want)
             case "no_linklocal_learn":
-                port.set_no_linklocal_learn(want)
+                bridge_port.set_no_linklocal_learn(want)
             case "isolated":
                 self._wire.set_isolated(index, want.value == "on")
             case "state":

@@ -8,10 +8,11 @@ from ipaddress import ip_network
 from typing import Any, Protocol
 
 from ..errors import KernelError, one_line
-from ..plan import Change, Plan
-from ..ruleset import TABLES
-from ..state import NAT_SETS, TABLE, NftElement, NftTable, table_of
-from . import tables
+from ..model.objects import NftElement, NftTable, table_of
+from ..model.plan import Change, Plan
+from ..model.resource import NAT_SETS, TABLE
+from ..model.ruleset import TABLES
+from . import nft_tables
 from .wire import Socket
 
 _STATELESS, _JSON = 1 << 1, 1 << 4
@@ -54,14 +55,14 @@ class Nft:
         """Our table of that family as it is. Its rules are counted: another program's flush empties the chains."""
         if self._memory and (known := self._memory.known(want)):
             return known
-        have = tables.read(self._asking(), want)
+        have = nft_tables.read(self._asking(), want)
         if self._memory and have:
             self._memory.learned(want, have)
         return have
 
     def _asking(self) -> Socket:
         if self._socket is None:
-            self._socket = Socket(tables.NETLINK_NETFILTER)
+            self._socket = Socket(nft_tables.NETLINK_NETFILTER)
         return self._socket
 
     def port_tables(self) -> list[NftTable]:
@@ -85,8 +86,8 @@ class Nft:
         return found
 
     def _element(self, element: NftElement) -> NftElement | None:
-        if not element.set.startswith(tables.INTERVALS):
-            return tables.element(self._asking(), element)
+        if not element.set.startswith(nft_tables.INTERVALS):
+            return nft_tables.element(self._asking(), element)
         output, error = self.run(element.get_statement())
         if error:
             if "No such file" in error:
@@ -124,7 +125,7 @@ class Nft:
     def apply(self, plan: Plan) -> None:
         """One transaction: all of the changes or none. Raises KernelError."""
         steps = _elements(plan)
-        if steps and tables.change(self._asking(), steps):
+        if steps and nft_tables.change(self._asking(), steps):
             return
         statements = "".join(_statement(change) for change in plan)
         _, error = self.run(statements)
@@ -139,7 +140,7 @@ def _elements(plan: Plan) -> list[tuple[NftElement, bool]]:
         for resource, adds in ((item.have, False), (item.want, True)):
             if resource is None:
                 continue
-            if not isinstance(resource, NftElement) or resource.set.startswith(tables.INTERVALS):
+            if not isinstance(resource, NftElement) or resource.set.startswith(nft_tables.INTERVALS):
                 return []
             steps.append((resource, adds))
     return steps if len(steps) <= _BATCH else []

@@ -2,7 +2,7 @@
 
 import os
 
-from ..state import FORWARDING_GATE, Sysctl
+from ..model.objects import FORWARDING_GATE, Sysctl
 
 ROOT = "/proc/sys"
 SAVED = "/run/vmnet-hooks/forwarding"

@@ -1,0 +1,150 @@
+"""Guests that come in by live migration: the agent listens at their taps, and cuts them over when they begin to run here.
+
+What is awaited is in the records (phase incoming), so that an agent that was started in the middle of a migration goes on where
+the last one ended. Whoever else does the cut-over, a hook's own child or a command: only one of them finds anything to do.
+"""
+
+import os
+import select
+import syslog
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..engine.engine import announcements
+from ..engine.migration import RETRY_SECONDS, cut_over, listeners
+from ..errors import VmnetError
+from ..kernel.first_frame import Listener
+from ..model.owner import Owner
+
+ANNOUNCED_SECONDS = 5.0
+"""How long a guest that has arrived is not announced again when its hypervisor says, too, that it runs."""
+
+
+class Arrivals:
+    """A part of the agent: one thread."""
+
+    def __init__(self, agent: Any) -> None:
+        self.agent = agent
+        self._ears: dict[int, tuple[Listener, Owner]] = {}
+        self._due: dict[str, float] = {}
+        self._failed: dict[str, str] = {}
+        self._announced: dict[str, float] = {}
+        self._orders: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._events = select.poll()
+        self._events.register(self._wake, select.POLLIN)
+        self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
+
+    def start(self) -> None:
+        self.agent.index.subscribe(self._changed)
+        self._changed(tuple(self.agent.index.owners.values()), ())
+        self._thread.start()
+
+    def close(self) -> None:
+        self._order(lambda: None)
+
+    # --- called from anywhere; all return at once ---------------------------------------------------------------------------
+
+    def watch(self, owners: Iterable[Owner]) -> None:
+        """The guest of these NICs comes in by live migration."""
+        self._changed(tuple(owners), ())
+
+    def arrived(self, domain_id: str) -> None:
+        """A hypervisor says that the guest runs here, now or again."""
+        self._order(lambda: self._resumed(domain_id))
+
+    def _changed(self, added: Sequence[Owner], removed: Sequence[Owner]) -> None:
+        self._order(lambda: self._follow(added, removed))
+
+    def _order(self, order: Callable[[], None]) -> None:
+        self._orders.append(order)
+        os.eventfd_write(self._wake, 1)
+
+    # --- the thread ---------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self.agent.stopping.is_set():
+            try:
+                self._turn()
+            except Exception as error:
+                self.agent.note("error", f"arrivals: {error!r}", syslog.LOG_ERR)
+                self.agent.stopping.wait(1)
+
+    def _turn(self) -> None:
+        """Waits for something to do, and does it."""
+        until = min(self._due.values(), default=None)
+        pause = None if until is None else max(0, 1000 * (until - time.monotonic()))
+        for fd, _ in self._events.poll(pause):
+            if fd == self._wake:
+                os.eventfd_read(fd)
+            elif fd in self._ears:
+                # Not so if the guest has arrived with another of its NICs.
+                self._listen(fd)
+        while self._orders:
+            self._orders.popleft()()
+        now = time.monotonic()
+        for domain_id in [domain_id for domain_id, due in self._due.items() if due <= now]:
+            self._cut_over(domain_id)
+
+    def _follow(self, added: Sequence[Owner], removed: Sequence[Owner]) -> None:
+        gone = {owner.id for owner in (*removed, *added)}
+        for fd in [fd for fd, (_, owner) in self._ears.items() if owner.id in gone]:
+            self._drop(fd)
+        for owner in added:
+            if owner.phase == "incoming":
+                for ear in listeners([(owner.ifname, owner.ifindex, owner.mac)]):
+                    self._ears[ear.fileno()] = ear, owner
+                    self._events.register(ear.fileno(), select.POLLIN)
+                    self._listen(ear.fileno())
+
+    def _listen(self, fd: int) -> None:
+        ear, owner = self._ears[fd]
+        if ear.heard():
+            # What failed has its own time: a guest's frames, as many as it likes, do not hurry it.
+            if owner.domain_id not in self._due:
+                self._cut_over(owner.domain_id)
+        elif ear.is_gone():
+            self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        ear, _ = self._ears.pop(fd)
+        self._events.unregister(fd)
+        ear.close()
+
+    def _resumed(self, domain_id: str) -> None:
+        if self._cut_over(domain_id) or time.monotonic() - self._announced.get(domain_id, 0) < ANNOUNCED_SECONDS:
+            return
+        # It was here before: a migration that was given up late. Somebody may have been told that it has gone.
+        owners = [o for o in self.agent.index.owners.values() if o.domain_id == domain_id and o.phase == "active"]
+        self.agent.place.announce(announcements(self.agent.place.declared(), owners))
+
+    def _cut_over(self, domain_id: str) -> bool:
+        """Whether the guest was awaited. One that can't be given what it needs is tried again."""
+        self._due.pop(domain_id, None)
+        try:
+            with self.agent.place.engine() as engine:
+                owners = cut_over(engine, domain_id, self._announce)
+        except VmnetError as error:
+            if self._failed.get(domain_id) != str(error):
+                self._failed[domain_id] = str(error)
+                self.agent.note("error", f"a guest has arrived, but: {error}", syslog.LOG_ERR)
+            self._due[domain_id] = time.monotonic() + RETRY_SECONDS
+            return True
+        self._failed.pop(domain_id, None)
+        for fd in [fd for fd, (_, owner) in self._ears.items() if owner.domain_id == domain_id]:
+            self._drop(fd)
+        if owners:
+            now = time.monotonic()
+            fresh = {other: then for other, then in self._announced.items() if now - then < ANNOUNCED_SECONDS}
+            self._announced = {**fresh, domain_id: now}
+            self.agent.count("arrivals")
+            self.agent.note("arrival", f"{owners[0].domain}: {', '.join(owner.ifname for owner in owners)}")
+            self.agent.index.look()
+        return bool(owners)
+
+    def _announce(self, calls: Sequence[tuple[str, str, str]], begun: Callable[[], object]) -> None:
+        self.agent.place.announce(calls)
+        begun()

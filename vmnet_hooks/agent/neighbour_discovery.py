@@ -1,0 +1,316 @@
+"""Neighbour discovery for whole prefixes: the agent stands in, on a guest's tap, for every address of the guest's subnet.
+
+The kernel proxies single addresses only, and so a guest that takes its /64 for on-link would find none of its peers. Here every
+solicitation for an address of the subnet gets the tap's MAC for an answer, and the host routes what is sent there. Left alone:
+the guest's own addresses, what the kernel itself proxies on the tap (the gateway), link-local addresses, duplicate-address
+probes.
+"""
+
+import errno
+import ipaddress
+import os
+import queue
+import select
+import socket
+import syslog
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from .. import values
+from ..errors import ConfigError, VmnetError
+from ..kernel.neighbour_solicitation import Listener, Solicitation, on_link, parse
+from ..model.declaration import Config
+from ..model.objects import ProxyNeighbour
+from ..model.owner import Owner
+from ..networks import MODES
+
+TAP_RATE, TAP_BURST = 200.0, 400
+"""Solicitations a second that one guest's are read; what comes faster waits in its socket, and is then lost."""
+
+RATE, BURST = 4000.0, 400
+"""The same for all guests together, who take turns."""
+
+PAUSE_SECONDS = 0.25
+REST_SECONDS = 0.005
+"""How long nothing is read, of one tap or of all, when the tokens are used up."""
+
+TURN = 8
+"""Solicitations that are read from one tap before others' turn."""
+
+CONFIG_SECONDS = 2.0
+"""How often the configuration, and the host's own prefixes, are looked at."""
+
+PROXIED_SECONDS = 60.0
+"""How long it is believed what the kernel proxies on a tap, by the records."""
+
+COMPLAINT_SECONDS = 60.0
+"""How long a flood on one tap is not mentioned again."""
+
+
+class Bucket:
+    """Tokens that come back at `rate` a second, `burst` at most."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate, self.burst, self.tokens, self.since = rate, burst, float(burst), 0.0
+
+    def take(self, now: float) -> bool:
+        """Takes a token, if there is one."""
+        self.tokens = min(self.burst, self.tokens + (now - self.since) * self.rate)
+        self.since = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+    def give_back(self) -> None:
+        self.tokens += 1
+
+
+class Guest:
+    """One tap, and what its guest may ask for."""
+
+    def __init__(self, owner: Owner, listener: Listener, bucket: Bucket) -> None:
+        self.owner = owner
+        self.listener = listener
+        self.bucket = bucket
+        self.mac = bytes.fromhex(owner.mac.replace(":", ""))
+        addresses = [ipaddress.ip_network(a) for a in owner.addresses if ":" in a]
+        self.own = Prefixes(n for n in addresses if n.version == 6)
+        self.sources = Prefixes((*self.own.networks, ipaddress.IPv6Network(values.eui64(values.LINK_LOCAL, owner.mac))))
+        self.proxied: frozenset[bytes] = frozenset()
+        self.proxied_until = 0.0
+        self.complained = -COMPLAINT_SECONDS
+
+    def may_ask(self, asked: Solicitation) -> bool:
+        """As the source filter sees it, which this frame has not met: a packet socket is before it."""
+        return not self.owner.filter or (asked.lladdr == self.mac and asked.source in self.sources)
+
+
+class Prefixes:
+    """IPv6 networks; `in` takes 16 bytes."""
+
+    def __init__(self, networks: Iterable[ipaddress.IPv6Network]) -> None:
+        self.networks = tuple(networks)
+        self._pairs = tuple((int(n.netmask), int(n.network_address)) for n in self.networks)
+
+    def __contains__(self, address: bytes) -> bool:
+        number = int.from_bytes(address, "big")
+        return any(number & mask == start for mask, start in self._pairs)
+
+
+class Advertiser:
+    """A part of the agent: one thread that answers, and one that closes sockets, which takes the kernel a while."""
+
+    def __init__(self, agent: Any) -> None:
+        self.agent = agent
+        self._guests: dict[int, Guest] = {}
+        self._sockets: dict[str, int] = {}
+        self._paused: dict[int, float] = {}
+        self._bucket = Bucket(RATE, BURST)
+        self._changes: deque[tuple[Collection[Owner], Collection[Owner]]] = deque()
+        self._declared: Config | None = None
+        self._prefixes: dict[str, Prefixes] = {}
+        self._looked = 0.0
+        self._full = False
+        self._deaf: dict[str, Owner] = {}
+        self._ended = False
+        self._done: queue.SimpleQueue[Listener | None] = queue.SimpleQueue()
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._threads = (
+            threading.Thread(target=self._run, name="advertiser", daemon=True),
+            threading.Thread(target=self._close, name="advertiser-closer", daemon=True),
+        )
+
+    def start(self) -> None:
+        self.agent.index.subscribe(self._changed)
+        # What was there before; the index may have said so already.
+        self._changed(tuple(self.agent.index.owners.values()), ())
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Returns when nothing is answered any more."""
+        self._ended = True
+        os.eventfd_write(self._wake, 1)
+        if self._threads[0].is_alive():
+            self._threads[0].join(5)
+
+    def _changed(self, added: Iterable[Owner], removed: Iterable[Owner]) -> None:
+        """Called by whoever changes the index: only takes note."""
+        self._changes.append((tuple(added), tuple(removed)))
+        os.eventfd_write(self._wake, 1)
+
+    # --- the thread --------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not (self._ended or self.agent.stopping.is_set()):
+            try:
+                self._turn()
+            except Exception as error:
+                self.agent.note("error", f"neighbour discovery: {error!r}", syslog.LOG_ERR)
+                self.agent.stopping.wait(1)
+        for fd in list(self._guests):
+            self._drop(fd)
+        self._done.put(None)
+
+    def _close(self) -> None:
+        while listener := self._done.get():
+            listener.close()
+
+    def _turn(self) -> None:
+        """Waits for something to do, and does it."""
+        now = time.monotonic()
+        for fd in [fd for fd, until in self._paused.items() if until <= now]:
+            del self._paused[fd]
+            self._epoll.modify(fd, select.EPOLLIN)
+        if now - self._looked >= CONFIG_SECONDS:
+            self._looked = now
+            self._look()
+        until = min((self._looked + CONFIG_SECONDS, *self._paused.values()))
+        for fd, happened in self._epoll.poll(max(0.0, until - now), 64):
+            guest = self._guests.get(fd)
+            if fd == self._wake:
+                os.eventfd_read(fd)
+            elif guest and happened & select.EPOLLERR:
+                # A link that went down comes back with the same socket; one that went away does not.
+                if guest.listener.error() and not guest.listener.mac():
+                    self._drop(fd)
+            elif guest:
+                self._serve(guest)
+        while self._changes:
+            self._follow(*self._changes.popleft())
+
+    def _look(self) -> None:
+        """Follows the configuration, and the host's own addresses; tries again what failed."""
+        for owner in list(self._deaf.values()):
+            self._listen(owner)
+        try:
+            declared = self.agent.place.declared()
+        except ConfigError:
+            # Others say so.
+            return
+        before = self._prefixes
+        self._prefixes = {
+            name: found
+            for name, network in declared.networks.items()
+            if (found := Prefixes(MODES[network.mode].proxied6(network, on_link))).networks
+        }
+        if declared is not self._declared:
+            self._declared = declared
+            for guest in self._guests.values():
+                guest.proxied_until = 0.0
+        if before.keys() != self._prefixes.keys():
+            self._follow(tuple(self.agent.index.owners.values()), ())
+            for fd, guest in list(self._guests.items()):
+                if guest.owner.network not in self._prefixes:
+                    self._drop(fd)
+
+    def _follow(self, added: Collection[Owner], removed: Iterable[Owner]) -> None:
+        stay = {owner.id for owner in added}
+        for owner in (*removed, *added):
+            self._deaf.pop(owner.id, None)
+        for owner in removed:
+            if owner.id not in stay and (fd := self._sockets.get(owner.id)) is not None:
+                self._drop(fd)
+        for owner in added:
+            wanted = owner.domain and owner.ifindex and owner.network in self._prefixes and owner.phase != "leftover"
+            if (fd := self._sockets.get(owner.id)) is not None:
+                known = self._guests[fd]
+                if wanted and (known.owner.ifname, known.owner.ifindex) == (owner.ifname, owner.ifindex):
+                    # Another phase, other addresses: the same tap.
+                    self._guests[fd] = Guest(owner, known.listener, known.bucket)
+                    continue
+                self._drop(fd)
+            if wanted:
+                self._listen(owner)
+
+    def _listen(self, owner: Owner) -> None:
+        try:
+            listener = Listener(owner.ifname, owner.ifindex)
+        except OSError as error:
+            # A tap that is gone: so will be its record.
+            if error.errno not in (errno.ENODEV, errno.ENXIO):
+                if not (self._full or owner.id in self._deaf):
+                    self.agent.note("error", f"{owner.ifname}: no neighbour discovery: {error.strerror}", syslog.LOG_ERR)
+                self._full = error.errno in (errno.EMFILE, errno.ENFILE)
+                self._deaf[owner.id] = owner
+            return
+        self._deaf.pop(owner.id, None)
+        fd = listener.fileno()
+        self._guests[fd], self._sockets[owner.id] = Guest(owner, listener, Bucket(TAP_RATE, TAP_BURST)), fd
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _drop(self, fd: int) -> None:
+        guest = self._guests.pop(fd)
+        self._sockets.pop(guest.owner.id, None)
+        self._paused.pop(fd, None)
+        self._epoll.unregister(fd)
+        self._full = False
+        self._done.put(guest.listener)
+
+    # --- one tap -----------------------------------------------------------------------------------------------------------
+
+    def _serve(self, guest: Guest) -> None:
+        """Answers what is there, a turn's worth at most."""
+        fd = guest.listener.fileno()
+        for _ in range(TURN):
+            now = time.monotonic()
+            if not guest.bucket.take(now):
+                # Not read one by one from now on: a flood shall not keep us awake.
+                self._paused[fd] = now + PAUSE_SECONDS
+                self._epoll.modify(fd, 0)
+                self._complain(guest, now)
+                return
+            if not self._bucket.take(now):
+                time.sleep(REST_SECONDS)
+                return
+            try:
+                frame = guest.listener.receive()
+                if frame is None:
+                    guest.bucket.give_back()
+                    self._bucket.give_back()
+                    return
+                if (asked := parse(frame)) and self._is_ours(guest, asked, now) and (mac := guest.listener.mac()):
+                    guest.listener.answer(asked, mac)
+                    self.agent.count("solicitations_answered")
+            except OSError as error:
+                # Down, or gone: the socket says so in a moment. Or the link's queue is full.
+                if error.errno not in (errno.ENETDOWN, errno.ENODEV, errno.ENXIO, errno.ENOBUFS, errno.EAGAIN):
+                    raise
+                if not guest.listener.mac():
+                    self._drop(fd)
+                return
+
+    def _is_ours(self, guest: Guest, asked: Solicitation, now: float) -> bool:
+        """Whether to answer."""
+        target = asked.target
+        prefixes = self._prefixes.get(guest.owner.network)
+        if prefixes is None or target not in prefixes or target in guest.own or not guest.may_ask(asked):
+            return False
+        if now >= guest.proxied_until:
+            guest.proxied = self._proxied(guest.owner)
+            guest.proxied_until = now + PROXIED_SECONDS
+        return target not in guest.proxied
+
+    def _proxied(self, owner: Owner) -> frozenset[bytes]:
+        """What the kernel answers for on a tap."""
+        try:
+            with self.agent.place.records() as records:
+                claims = records.claims(owner.id).values()
+        except VmnetError as error:
+            raise OSError(errno.EAGAIN, str(error)) from None
+        found = [r.address for r in claims if isinstance(r, ProxyNeighbour) and r.ifname == owner.ifname]
+        return frozenset(socket.inet_pton(socket.AF_INET6, address) for address in found if ":" in address)
+
+    def _complain(self, guest: Guest, now: float) -> None:
+        self.agent.count("solicitations_throttled")
+        if now - guest.complained >= COMPLAINT_SECONDS:
+            guest.complained = now
+            who = f"{guest.owner.ifname} ({guest.owner.domain})"
+            text = f"{who}: more than {TAP_RATE:.0f} solicitations a second; the rest is lost"
+            self.agent.note("discovery", text, syslog.LOG_WARNING)

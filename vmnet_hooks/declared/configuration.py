@@ -1,0 +1,168 @@
+"""What the admin declared: /etc/vmnet-hooks/vmnet.toml, conf.d/*.toml and domains.d/DOMAIN.toml.
+
+An `Option` row sits beside the mode, or the kind of link, that uses it; this file knows how to read and check rows, not
+what they mean.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from .. import values
+from ..errors import ConfigError, one_line
+from ..model.declaration import DIRECTORY, Config, Declared, Network, Option, Required, nearest, parse_options
+from ..model.guest import Claim
+
+RUNTIME = "/run/vmnet-hooks/conf.d"
+"""What was declared by a command (Xen's network-bridge), until it is taken back or the host boots: read beside conf.d."""
+MAX_BYTES = 4 << 20
+
+
+def claims(declared: Config, domain: str) -> list[Claim]:
+    """Return what domains.d/DOMAIN.toml claims; nothing if there is no such file. Raises ConfigError."""
+    if not domain or "/" in domain or "\0" in domain or domain.startswith(".") or len(domain.encode()) > 200:
+        return []
+    path = f"{declared.directory}/domains.d/{domain}.toml"
+    return _claims(path) if os.path.exists(path) else []
+
+
+def claims_by_tap(declared: Config, ifname: str) -> tuple[str, Claim] | None:
+    """Return the domain and the claim that domains.d makes for a tap's name. Raises ConfigError if two domains claim it."""
+    found = []
+    for path in toml_files(f"{declared.directory}/domains.d"):
+        domain = os.path.basename(path).removesuffix(".toml")
+        found += [(domain, claim) for claim in _claims(path) if claim.ifname == ifname]
+    if len(found) > 1:
+        raise ConfigError(f"{found[1][1].source}: ifname {ifname} is also claimed in {found[0][1].source}; remove one")
+    return found[0] if found else None
+
+
+def toml_files(directory: str) -> list[str]:
+    """The *.toml files of a folder in byte order; none if there is no folder."""
+    try:
+        names = sorted(n for n in os.listdir(directory) if n.endswith(".toml") and not n.startswith("."))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}; check its permissions") from None
+    return [os.path.join(directory, name) for name in names]
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """One TOML file. Raises ConfigError."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB; is it the right file?")
+        return tomllib.loads(data.decode())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; check that it is a file that root can read") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except ValueError as error:
+        # TOMLDecodeError, and what int() says of a number with thousands of digits.
+        raise ConfigError(f"{path}: not TOML: {one_line(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply to be read as TOML") from None
+
+
+def load(sections: Mapping[str, ModuleType], directory: str = DIRECTORY) -> Config:
+    """Reads and checks the whole configuration by the registry of sections. No file at all is an empty configuration.
+    Raises ConfigError."""
+    paths = [f"{directory}/vmnet.toml"] if os.path.exists(f"{directory}/vmnet.toml") else []
+    paths += toml_files(f"{directory}/conf.d")
+    if directory == DIRECTORY and os.access(RUNTIME, os.R_OK | os.X_OK):
+        paths += toml_files(RUNTIME)
+    found: dict[str, Declared] = {}
+    for path in paths:
+        for section, tables in read_toml(path).items():
+            if section not in sections:
+                raise ConfigError(f"{path}: unknown key {one_line(repr(section))}{nearest(section, sections)}")
+            if not isinstance(tables, dict):
+                raise ConfigError(f"{path}: {section}: must be tables, [{section}.NAME]")
+            for name, table in tables.items():
+                part = _part(section, name, table, path, sections[section])
+                if part.id in found:
+                    raise part.error("", f"already declared in {found[part.id].source}; remove one")
+                found[part.id] = part
+    networks = {part.name: part for part in found.values() if isinstance(part, Network)}
+    parts = {key: part for key, part in found.items() if not isinstance(part, Network)}
+    for network in networks.values():
+        for part in sections["networks"].implied(network):
+            parts.setdefault(part.id, part)
+    declared = Config(networks, directory, parts)
+    for module in sections.values():
+        module.check_together(declared)
+    return declared
+
+
+def _part(section: str, name: str, table: object, path: str, module: ModuleType) -> Declared:
+    where = f"{path}: {section}.{one_line(name)}"
+    try:
+        module.parse_name(name)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: must be a table, is {one_line(repr(table))[:80]}")
+    if section != "networks":
+        part = Declared(section, name, parse_options(module.OPTIONS, table, where), path)
+        module.check(part)
+        return part
+    mode, modes = table.get("mode"), module.MODES
+    if not isinstance(mode, str) or mode not in modes:
+        problem = "missing" if mode is None else f"{one_line(repr(mode))} is not a mode"
+        raise ConfigError(f"{where}.mode: {problem}; use one of {', '.join(modes)}")
+    options = parse_options(modes[mode].OPTIONS, {k: v for k, v in table.items() if k != "mode"}, where)
+    network = Network(section, name, options, path, mode)
+    modes[mode].check(network)
+    return network
+
+
+def _addresses(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError('must be a list of addresses, ["192.0.2.10"]')
+    return tuple(values.address_or_prefix(item) for item in value)
+
+
+INTERFACE_OPTIONS = (
+    Option("network", values.name, Required, "name the network that this NIC is on"),
+    Option(
+        "mac",
+        values.mac,
+        "",
+        "the NIC's MAC address; may be left out if `ifname` is given and the front end tells the MAC",
+    ),
+    Option("ifname", values.ifname, "", "the tap's name; plain QEMU's ifup and ifdown know nothing else"),
+    Option("ips", _addresses, (), "the guest's addresses, IPv4 and IPv6; modes bridged and hostroute: subnets too, 192.0.2.0/28"),
+    Option(
+        "filter",
+        values.boolean,
+        True,
+        "let only the guest's own MAC and addresses out of the tap (bridged networks: see antispoof)",
+    ),
+    Option("vlan", values.integer(1, 4094), None, "VLAN-aware bridges: the NIC's untagged VLAN, instead of the network's"),
+    Option("tagged", values.vids, None, "VLAN-aware bridges: the VLANs that the NIC gets tagged, instead of the network's"),
+)
+"""The keys of an `[[interfaces]]` table in domains.d/DOMAIN.toml."""
+
+
+def _claims(path: str) -> list[Claim]:
+    document = read_toml(path)
+    for key in document:
+        if key != "interfaces":
+            raise ConfigError(f"{path}: unknown key {one_line(repr(key))}{nearest(key, ['interfaces'])}")
+    tables = document.get("interfaces", [])
+    if not isinstance(tables, list):
+        raise ConfigError(f"{path}: interfaces: must be a list of tables, [[interfaces]]")
+    claims = []
+    for number, table in enumerate(tables, 1):
+        where = f"{path}: interfaces[{number}]"
+        row = parse_options(INTERFACE_OPTIONS, table, where)
+        if not row["mac"] and not row["ifname"]:
+            raise ConfigError(f"{where}: names neither a mac nor an ifname; add one")
+        trunk = (row["vlan"], row["tagged"])
+        claims.append(Claim(row["network"], row["mac"], row["ifname"], row["ips"], row["filter"], where, *trunk))
+    return claims

@@ -1,0 +1,76 @@
+"""What a box says of a link, a guest, a route. Pure."""
+
+import re
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_interface, ip_network
+
+from ..errors import one_line
+from ..model.declaration import Config, Network
+from ..model.owner import Owner
+from ..model.topology import Link
+from .model import NBSP
+
+LONGEST = 39
+"""Characters of a name that is not ours to choose: as many as the longest address has."""
+
+
+def cleaned(lines: Iterable[str]) -> tuple[str, ...]:
+    """Lines without control characters. No-break blanks are ours, and harmless where they are not."""
+    return tuple(NBSP.join(map(one_line, line.split(NBSP))) for line in lines)
+
+
+def link_words(link: Link, kind: str) -> str:
+    """What a link is, in a few words."""
+    match kind:
+        case "nic":
+            return "NIC"
+        case "vlan":
+            return f"VLAN{NBSP}{link.vid}" + (f" {link.protocol}" if link.protocol not in ("", "802.1Q") else "")
+        case "bridge":
+            return "bridge" + (" STP" if link.stp else "") + (" VLAN-aware" if link.vlan_aware else "")
+        case "bond" | "macvlan":
+            return f"{kind} {link.mode}".strip()
+    return kind
+
+
+def guest_words(owner: Owner) -> list[str]:
+    return [*map(short, (owner.domain, owner.mac, *owner.addresses)), f"network{NBSP}{short(owner.network)}"]
+
+
+def natural(name: str) -> list[str | int]:
+    """Sorts eth2 before eth10."""
+    return [int(part) if position % 2 else part for position, part in enumerate(re.split("([0-9]+)", name))]
+
+
+def short(text: str) -> str:
+    """A name of somebody else's as one word that leaves room for others."""
+    line = one_line(text)
+    return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace(" ", NBSP)
+
+
+def home_of(network: Network) -> str:
+    """The node that the guests of a network hang on."""
+    options: Mapping[str, object] = network.options
+    return f"table {options['table']}" if network.mode == "routed" else str(options.get("bridge") or options.get("netdev"))
+
+
+def home(owner: Owner, declared: Config) -> str:
+    """The same, of a guest; a network that no file declares is called KIND:LINK. "" if nothing is known of it."""
+    network = declared.networks.get(owner.network)
+    return home_of(network) if network else owner.network.partition(":")[2]
+
+
+def to_guest(dst: str) -> bool:
+    return dst.endswith("/128" if ":" in dst else "/32")
+
+
+def destination(dst: str) -> str:
+    return {"0.0.0.0/0": "default", "::/0": f"default{NBSP}(IPv6)"}.get(dst, dst)
+
+
+def inside(link: Link, subnet: str) -> bool:
+    try:
+        inner = ip_network(subnet)
+        return any(ip_interface(address).ip in inner for address in link.addresses)
+    except ValueError:
+        return False

@@ -1,0 +1,95 @@
+"""What an option's value in interfaces(5) is in TOML. Each parser raises ValueError with why it has no such value."""
+
+import re
+from ipaddress import IPv4Address, ip_interface
+from typing import Any
+
+from ..links.bond import HASHES, MODES, RATES
+
+WHITE = " \t\r\v\f"
+"""What isspace() of C calls white, but for the end of a line."""
+
+_WORD = re.compile(f"[^{WHITE}]+")
+_FRACTION = re.compile(r"([0-9]{1,9})(\.0*)?", re.ASCII)
+
+
+def split(text: str) -> list[str]:
+    return _WORD.findall(text)
+
+
+def seconds(text: str) -> int:
+    """A time; brctl takes fractions of a second too."""
+    found = _FRACTION.fullmatch(text)
+    if not found:
+        raise ValueError("only whole seconds can be declared")
+    return int(found[1])
+
+
+def number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII):
+        raise ValueError("it is not a whole number")
+    return int(text)
+
+
+def switch(text: str) -> bool:
+    """bridge_stp: anything but these is off."""
+    return text in ("on", "yes", "1")
+
+
+def mac(text: str) -> str:
+    """`hwaddress ether 02:…` or `hwaddress 02:…`."""
+    word = text.removeprefix("ether").strip()
+    if word == "random":
+        raise ValueError("a declared link's MAC is always the same; write one")
+    return word.lower()
+
+
+def names(text: str) -> list[str]:
+    """Interfaces; "none" is none of them."""
+    return [] if text == "none" else split(text)
+
+
+def vids(text: str) -> list[int | str]:
+    return [int(word) if word.isdecimal() and len(word) < 9 else word for word in split(text.replace(",", " "))]
+
+
+def first(text: str) -> str:
+    return split(text)[0]
+
+
+def bond_mode(text: str) -> str:
+    """By name or by number."""
+    return _chosen(text, MODES)
+
+
+def bond_hash(text: str) -> str:
+    return _chosen(text, HASHES)
+
+
+def bond_rate(text: str) -> str:
+    return _chosen(text, RATES)
+
+
+def _chosen(text: str, words: tuple[str, ...]) -> str:
+    if text.isdecimal() and len(text) < 3 and int(text) < len(words):
+        return words[int(text)]
+    return text
+
+
+def address(text: str, netmask: str, family: str) -> Any:
+    """The interface's address as ifup understands it: a netmask outweighs a prefix length, and without either an IPv4
+    address has the length of its class."""
+    host, _, length = text.partition("/")
+    try:
+        length = netmask or length or ("128" if family == "inet6" else str(_class(host)))
+        found = ip_interface(f"{host}/{length}")
+    except ValueError:
+        raise ValueError("it is not an address with a netmask") from None
+    if found.version != (6 if family == "inet6" else 4):
+        raise ValueError(f"it is not an address of {family}")
+    return found
+
+
+def _class(host: str) -> int:
+    first_octet = int(IPv4Address(host)) >> 24
+    return 8 if first_octet < 128 else 16 if first_octet < 192 else 24

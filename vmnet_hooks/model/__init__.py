@@ -1,0 +1,1 @@
+"""What things are: guests, events, declarations, facts, kernel objects, plans. Pure data."""

@@ -1,0 +1,42 @@
+"""Addresses of links."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import ip_interface
+from typing import Self
+
+from ..resource import Resource, dev, ip
+
+
+@dataclass(frozen=True)
+class Address(Resource):
+    """An address (with prefix length) on a link."""
+
+    ifname: str
+    address: str
+
+    kind = "address"
+    rank = 35
+
+    @cached_property
+    def key(self) -> str:
+        return f"addr {self.ifname} {self.address}"
+
+    @property
+    def link(self) -> str:
+        return self.ifname
+
+    @property
+    def broadcast(self) -> str:
+        """The standard broadcast address, which everybody else sets too; "" for IPv6 and for /31 and /32."""
+        network = ip_interface(self.address).network
+        return str(network.broadcast_address) if network.version == 4 and network.prefixlen < 31 else ""
+
+    def set_command(self, have: Self | None) -> str:
+        broadcast = f" broadcast {self.broadcast}" if self.broadcast else ""
+        return f"{ip(self.address)} addr add {self.address}{broadcast} {dev(self.ifname)}" + (
+            " nodad" if ":" in self.address else ""
+        )
+
+    def unset_command(self) -> str:
+        return f"{ip(self.address)} addr del {self.address} {dev(self.ifname)}"

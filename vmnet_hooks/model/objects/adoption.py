@@ -1,0 +1,90 @@
+"""A bridge that takes over what the host has on one of its ports."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+from ..resource import PROTO, Resource
+
+
+@dataclass(frozen=True)
+class Adoption(Resource):
+    """A bridge that stands in for one of its ports: the port joins it, and what the host had on the port moves to the bridge
+    in one go. Every item is the words of `ip addr`, `ip route` or `ip neigh`, with {dev} for the link, the object's own
+    identity first; a sysctl is `net/ipv4/conf/{dev}/rp_filter=1`, for what on the port is unlike the default."""
+
+    ifname: str
+    bridge: str
+    addresses: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    neighbours: tuple[str, ...] = ()
+    sysctls: tuple[str, ...] = ()
+    ipv6: bool = False
+    """Whether the port had IPv6 on: as a port it must not."""
+    master: str = field(default="", compare=False)
+    """The bridge that the port is in now."""
+
+    kind = "adoption"
+    rank = 34
+    composite = True
+
+    @cached_property
+    def key(self) -> str:
+        return f"adoption {self.ifname}"
+
+    def covers(self, have: Resource) -> bool:
+        return isinstance(have, Adoption) and have.master == self.bridge and not self._lacking(have)
+
+    def released_by(self, have: Resource) -> bool:
+        return True
+
+    @staticmethod
+    def is_ours(item: str) -> bool:
+        """Whether an item is there for guests, put there by us: a route with our number, or an entry of proxy ARP or ND."""
+        return f" proto {PROTO} " in f"{item} " or item.startswith("proxy ")
+
+    def _lacking(self, have: "Adoption") -> list[str]:
+        """What the bridge does not have."""
+        mine, theirs = ((*r.addresses, *r.routes, *r.neighbours) for r in (self, have))
+        return [item for item in mine if item not in theirs]
+
+    def difference(self, have: Self) -> str:
+        if have.master != self.bridge:
+            return f"is in {have.master or 'no bridge'}, not in {self.bridge}"
+        return f"{self.bridge} lacks {', '.join(self._lacking(have)).format(dev=self.bridge)}"
+
+    def commands(self, to_bridge: bool) -> tuple[list[str], list[str]]:
+        """The switch as words for `ip`: what must succeed, and what may have happened by itself. The new link has the
+        addresses before the old one loses them: a connection never sees a host without them."""
+        old, new = (self.ifname, self.bridge) if to_bridge else (self.bridge, self.ifname)
+        must = [f"addr replace {item} dev {new}" for item in self.addresses]
+        must.insert(
+            0 if not to_bridge else len(must), f"link set dev {self.ifname} " + (f"master {new}" if to_bridge else "nomaster")
+        )
+        must += [f"route replace {item}" for item in self.routes]
+        must += [f"neigh replace {item} dev {new}" for item in self.neighbours]
+        may = [f"neigh del {item.partition(' lladdr')[0]} dev {old}" for item in self.neighbours]
+        # Last: as long as the old link has one, the switch is not over.
+        may += [f"addr del {item.split()[0]} dev {old}" for item in self.addresses]
+        return [line.format(dev=new) for line in must], may
+
+    def sysctl_writes(self, to_bridge: bool) -> list[tuple[str, str]]:
+        """(path, value) before the switch. The port's IPv6 goes off after it: that takes its addresses."""
+        if not to_bridge:
+            return [(f"net/ipv6/conf/{self.ifname}/disable_ipv6", "0")] if self.ipv6 else []
+        pairs = (item.format(dev=self.bridge).partition("=") for item in self.sysctls)
+        return [(path, value) for path, _, value in pairs]
+
+    def _script(self, to_bridge: bool) -> str:
+        must, may = self.commands(to_bridge)
+        lines = [f"sysctl -qw {path}={value}" for path, value in self.sysctl_writes(to_bridge)]
+        lines += [f"ip {line}" for line in must] + [f"ip {line} 2>/dev/null || :" for line in may]
+        if to_bridge and self.ipv6:
+            lines.append(f"sysctl -qw net/ipv6/conf/{self.ifname}/disable_ipv6=1")
+        return "\n".join(lines)
+
+    def set_command(self, have: Self | None) -> str:
+        return self._script(to_bridge=True)
+
+    def unset_command(self) -> str:
+        return self._script(to_bridge=False)

@@ -1,0 +1,77 @@
+"""Links that we make."""
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+from ..resource import ALIAS, Resource, dev
+
+
+@dataclass(frozen=True)
+class Device(Resource):
+    """A link that we make. `fixed` are settings that it must be made anew for, `options` those that can be changed; both
+    are (iproute2 word, value). `level` is how many declared links it stands on."""
+
+    ifname: str
+    type: str
+    parent: str = ""
+    fixed: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    alias: str = ALIAS
+    level: int = field(default=0, compare=False)
+
+    kind = "device"
+    rank = 5
+    composite = True
+
+    @cached_property
+    def key(self) -> str:
+        return f"device {self.ifname}"
+
+    @property
+    def order(self) -> float:
+        return self.rank + self.level / 100
+
+    @property
+    def link(self) -> str:
+        return self.ifname
+
+    @property
+    def ours(self) -> bool:
+        return self.alias == ALIAS
+
+    def covers(self, have: Resource) -> bool:
+        return isinstance(have, Device) and have.ours and self.same_device(have) and set(self.options) <= set(have.options)
+
+    def released_by(self, have: Resource) -> bool:
+        return isinstance(have, Device) and have.ours
+
+    def same_device(self, have: "Device") -> bool:
+        """Whether `have` can become this by changing options."""
+        return (self.type, self.parent, self.fixed) == (have.type, have.parent, have.fixed)
+
+    def difference(self, have: Self) -> str:
+        if not have.ours:
+            return "is not ours: somebody else made it"
+        mine, theirs = ({**dict(d.fixed), **dict(d.options), "link": d.parent} for d in (self, have))
+        wrong = [f"{word} is {theirs.get(word, 'none')}" for word, value in mine.items() if theirs.get(word) != value]
+        return ", ".join(wrong) or f"is a {have.type or 'plain interface'}"
+
+    def _words(self, options: Iterable[tuple[str, str]]) -> str:
+        return "".join(f" {word} {value}" for word, value in options)
+
+    def set_command(self, have: Self | None) -> str:
+        if have:
+            changed = [option for option in self.options if option not in have.options]
+            return f"ip link set {dev(self.ifname)} type {self.type}{self._words(changed)}"
+        parent = f"link {self.parent} " if self.parent else ""
+        settings = self._words((*self.fixed, *self.options))
+        return (
+            f"ip link add {parent}name {self.ifname} type {self.type}{settings}\n"
+            f"ip link set {dev(self.ifname)} alias {shlex.quote(self.alias)}"
+        )
+
+    def unset_command(self) -> str:
+        return f"ip link del {dev(self.ifname)}"

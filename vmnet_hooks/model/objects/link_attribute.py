@@ -1,0 +1,87 @@
+"""Attributes of links, whoever made the link."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Self
+
+from ..resource import Resource, dev
+
+
+@dataclass(frozen=True)
+class LinkAttribute(Resource):
+    """One attribute of a link: `mtu`, `address`, `master` ("" is none), `isolated` (on|off), `lladdr` (the link-local
+    addresses, comma-separated, each with /64), `primary` (of a bond; "" is none), `tx` (checksums by the device: on|off),
+    `no_linklocal_learn` (of a bridge: 1 is that it learns no MAC from frames to 01:80:c2:00:00:0x, which no filter of it sees),
+    `state` (up|down).
+
+    With `stays` it is left as it is when nobody needs it any more."""
+
+    ifname: str
+    name: str
+    value: str
+    stays: bool = field(default=False, compare=False)
+
+    kind = "link"
+    rank = 20
+    ORDER: ClassVar[Mapping[str, int]] = {
+        "mtu": 20,
+        "no_linklocal_learn": 20,
+        "address": 21,
+        "master": 22,
+        "isolated": 23,
+        "lladdr": 24,
+        "primary": 25,
+        "tx": 28,
+        "state": 30,
+    }
+
+    @cached_property
+    def key(self) -> str:
+        return f"link {self.ifname} {self.name}"
+
+    @property
+    def order(self) -> float:
+        return self.ORDER[self.name]
+
+    @property
+    def link(self) -> str:
+        return self.ifname
+
+    @property
+    def addresses(self) -> set[str]:
+        return set(filter(None, self.value.split(",")))
+
+    def covers(self, have: Resource) -> bool:
+        if self.name == "lladdr" and self.value and isinstance(have, LinkAttribute):
+            # More than one for as long as the change takes: a process killed in between leaves them.
+            return self.addresses <= have.addresses
+        return self == have
+
+    def set_command(self, have: Self | None) -> str:
+        match self.name:
+            case "state":
+                return f"ip link set {dev(self.ifname)} {self.value}"
+            case "master":
+                return f"ip link set {dev(self.ifname)} " + (f"master {self.value}" if self.value else "nomaster")
+            case "isolated":
+                return f"bridge link set {dev(self.ifname)} isolated {self.value}"
+            case "primary":
+                return f"ip link set {dev(self.ifname)} type bond primary {self.value or shlex.quote('')}"
+            case "no_linklocal_learn":
+                return f"ip link set {dev(self.ifname)} type bridge no_linklocal_learn {self.value}"
+            case "tx":
+                return f"ethtool -K {self.ifname} tx {self.value}"
+            case "lladdr":
+                old = have.addresses if have else set()
+                lines = [f"ip -6 addr add {a} {dev(self.ifname)} nodad" for a in sorted(self.addresses - old)]
+                lines += [f"ip -6 addr del {a} {dev(self.ifname)}" for a in sorted(old - self.addresses)]
+                return "\n".join(lines)
+        return f"ip link set {dev(self.ifname)} {self.name} {self.value}"
+
+    def unset_command(self) -> str:
+        # Of a link that we made, or `isolated`, which only a port of a bridge has: before, there was nothing.
+        if self.name == "master":
+            return f"ip link set {dev(self.ifname)} nomaster"
+        return f"bridge link set {dev(self.ifname)} isolated off"

@@ -1,0 +1,125 @@
+"""nftables: our tables, and the elements of their sets and maps."""
+
+import shlex
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+from ..resource import NAT_SETS, NAT_TABLE, TABLE, Resource
+from .device import Device
+
+
+def table_key(family: str, name: str) -> str:
+    """The key of a nft table of ours."""
+    return f"nft {family}" + ("" if name == TABLE else f" {name}")
+
+
+def table_of(family: str, set_name: str) -> str:
+    """The name of the table that a set or map of ours is in."""
+    return NAT_TABLE if family == "inet" and set_name.startswith(NAT_SETS) else TABLE
+
+
+@dataclass(frozen=True)
+class NftTable(Resource):
+    """A nft table of ours with its sets and chains; the elements are resources of their own."""
+
+    family: str
+    body: str = field(compare=False)
+    rules: tuple[tuple[str, int], ...]
+    """How many rules each chain holds: what a foreign flush of the table changes."""
+    name: str = TABLE
+    version: str = ""
+    """Which body it is: stands in the table's comment."""
+
+    kind = "nft-table"
+    rank = 0
+
+    @cached_property
+    def key(self) -> str:
+        return table_key(self.family, self.name)
+
+    @property
+    def order(self) -> float:
+        # A chain at a link can't be made before the link.
+        return Device.rank + 1 if self.family == "netdev" else self.rank
+
+    @cached_property
+    def link(self) -> str:
+        """The link whose frames the chains see: they go with it, the table does not."""
+        return self.body.partition('device "')[2].partition('"')[0]
+
+    @property
+    def ours(self) -> bool:
+        return True
+
+    def difference(self, have: Self) -> str:
+        there = dict(have.rules)
+        wrong = [f"chain {name} has {there.get(name, 0)} of {n} rules" for name, n in self.rules if there.get(name) != n]
+        other = "is of another version" if self.version != have.version else "has chains that are not ours"
+        return ", ".join(wrong) or other
+
+    def statement(self) -> str:
+        # Added first so that the deletion can't fail: a table left over from a lost record must not keep its elements.
+        name = f"{self.family} {self.name}"
+        comment = f'\tcomment "vmnet-hooks {self.version}"'
+        return f"add table {name}\ndelete table {name}\ntable {name} {{\n{comment}\n{self.body}\n}}\n"
+
+    def unset_statement(self) -> str:
+        return f"delete table {self.family} {self.name}\n"
+
+    def set_command(self, have: Self | None) -> str:
+        return f"nft -f - <<'EOF'\n{self.statement()}EOF"
+
+    def unset_command(self) -> str:
+        return f"nft delete table {self.family} {self.name}"
+
+
+@dataclass(frozen=True)
+class NftElement(Resource):
+    """An element of a set or map of ours. `parts` are joined with ` . `; interface names in them carry double quotes."""
+
+    family: str
+    set: str
+    parts: tuple[str, ...]
+    value: str = ""
+
+    kind = "nft-element"
+    rank = 1
+
+    @cached_property
+    def key(self) -> str:
+        return f"nft {self.family} {self.set} {' . '.join(self.parts)}"
+
+    @cached_property
+    def table(self) -> str:
+        """The key of the table that it is in."""
+        return table_key(self.family, table_of(self.family, self.set))
+
+    @property
+    def ours(self) -> bool:
+        return True
+
+    def _statement(self, verb: str, with_value: bool = True) -> str:
+        data = f" : {self.value}" if self.value and with_value else ""
+        return f"{verb} element {self.family} {table_of(self.family, self.set)} {self.set} {{ {' . '.join(self.parts)}{data} }}\n"
+
+    def statement(self, have: Self | None = None) -> str:
+        return (have.unset_statement() if have else "") + self._statement("add")
+
+    def get_statement(self) -> str:
+        return self._statement("get", with_value=False)
+
+    def unset_statement(self) -> str:
+        return self._statement("delete", with_value=False)
+
+    def set_command(self, have: Self | None) -> str:
+        return "nft " + shlex.quote("; ".join(self.statement(have).splitlines())) + self._arptables()
+
+    def unset_command(self) -> str:
+        return "nft " + shlex.quote(self.unset_statement().strip())
+
+    def _arptables(self) -> str:
+        if self.set != "arp_source":
+            return ""
+        tap = self.parts[0].strip('"')
+        return f"  # arptables -A OUTPUT -o {tap} --opcode Request -j mangle --mangle-ip-s {self.value}"

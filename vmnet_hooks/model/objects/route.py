@@ -1,0 +1,72 @@
+"""Routes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from ..resource import PROTO, Resource, dev, ip
+
+
+@dataclass(frozen=True)
+class Route(Resource):
+    """A unicast route. `dst` has a prefix length (0.0.0.0/0 and ::/0 are the defaults); `via` makes it `onlink`."""
+
+    table: int
+    dst: str
+    dev: str
+    via: str = ""
+    proto: int = PROTO
+    src: str = ""
+    """The preferred source address; "" leaves it to the kernel."""
+    metric: int = 0
+    """0 is the kernel's default."""
+
+    kind = "route"
+    rank = 50
+
+    @property
+    def family(self) -> int:
+        return 6 if ":" in self.dst else 4
+
+    @property
+    def priority(self) -> int:
+        """The metric as the kernel shows it."""
+        return self.metric or (1024 if self.family == 6 else 0)
+
+    @cached_property
+    def key(self) -> str:
+        return f"route {self.table} {self.dst}" + (f" metric {self.metric}" if self.metric else "")
+
+    @property
+    def link(self) -> str:
+        return self.dev
+
+    @property
+    def ours(self) -> bool:
+        return self.proto == PROTO
+
+    @property
+    def order(self) -> float:
+        return 51 if self.via else 50
+
+    def covers(self, have: Resource) -> bool:
+        if not isinstance(have, Route) or (self.dev, self.via) != (have.dev, have.via):
+            return False
+        return not self.src or self.src == have.src
+
+    def _words(self) -> str:
+        dst = "default" if self.dst.endswith("/0") else self.dst
+        via = f" via {self.via}" if self.via else ""
+        onlink = " onlink" if self.via else ""
+        src = f" src {self.src}" if self.src else ""
+        metric = f" metric {self.metric}" if self.metric else ""
+        return f"{dst}{via} {dev(self.dev)} table {self.table} proto {self.proto}{src}{metric}{onlink}"
+
+    def set_command(self, have: Self | None) -> str:
+        return f"{ip(self.dst)} route {'replace' if have else 'add'} {self._words()}"
+
+    def unset_command(self) -> str:
+        return f"{ip(self.dst)} route del {self._words().removesuffix(' onlink')}"
+
+    def __str__(self) -> str:
+        return self._words()

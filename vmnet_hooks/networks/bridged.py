@@ -1,0 +1,235 @@
+"""Bridged guests: the tap is a port of a bridge, which the admin made, or which is declared and made when it is needed."""
+
+import ipaddress
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from .. import values
+from ..errors import InputError
+from ..links import bridge, vlan
+from ..model.declaration import Config, Declared, Network, Option, Required, parse_options
+from ..model.guest import Vif
+from ..model.objects import LinkAttribute, NftElement, PortVlans, Sysctl
+from ..model.resource import Resource
+from ..model.ruleset import BRIDGE
+from .tap import by_kind, merged, sources
+
+OPTIONS = (
+    Option("bridge", values.ifname, Required, "name the bridge that guests join"),
+    Option("uplink", values.ifname, "", "make the bridge over this interface with the first guest, and remove it after the last"),
+    Option(
+        "vlan",
+        values.integer(1, 4094),
+        None,
+        "with uplink: the VLAN of it that the bridge is over; on a VLAN-aware bridge: the guests' untagged VLAN",
+    ),
+    Option("tagged", values.vids, None, "VLAN-aware bridge: the VLANs that guests get tagged"),
+    Option("mtu", values.integer(68, 65535), None, "bytes; default: the bridge's own, so that a guest never lowers it"),
+    Option("isolated", values.boolean, False, "guests reach the bridge's other ports, but not one another"),
+    Option(
+        "antispoof",
+        values.boolean,
+        None,
+        "guests send only from their own MAC and, if they are given addresses, from these; default: if they are given any",
+    ),
+)
+
+
+def check(network: Network) -> None:
+    if network["uplink"] and network["tagged"]:
+        raise network.error("tagged", "is for VLAN-aware bridges; remove it, or uplink")
+    if network["uplink"] == network["bridge"]:
+        raise network.error("uplink", f"{network['uplink']} is the bridge itself; name the interface below")
+    if network["vlan"] in (network["tagged"] or ()):
+        raise network.error("tagged", f"{network['vlan']} is the untagged VLAN already; name it once")
+    if network["uplink"] and network["vlan"]:
+        name = _vlan_name(network)
+        try:
+            values.ifname(name)
+        except ValueError:
+            raise network.error(
+                "uplink", f"{name} is too long for a link's name; declare it in [vlans], and the bridge"
+            ) from None
+
+
+def _vlan_name(network: Network) -> str:
+    return f"{network['uplink']}.{network['vlan']}"
+
+
+def implied(network: Network) -> tuple[Declared, ...]:
+    """The bridge over `uplink`, and the VLAN device between them. A VLAN device that is declared as well is the one used."""
+    uplink = network["uplink"]
+    if not uplink:
+        return ()
+    port, parts = uplink, []
+    if network["vlan"]:
+        port = _vlan_name(network)
+        parts.append(_part(network, "vlans", vlan.OPTIONS, port, {"parent": uplink, "id": network["vlan"]}))
+    return (*parts, _part(network, "bridges", bridge.OPTIONS, network["bridge"], {"ports": [port]}))
+
+
+def _part(network: Network, section: str, rows, name: str, table: dict) -> Declared:
+    options = parse_options(rows, table, f"{network.source}: networks.{network.name}")
+    return Declared(section, name, {**options, "implied": network.name}, network.source)
+
+
+def check_together(networks: list[Network], declared: Config) -> None:
+    """Networks share a bridge only where VLANs tell them apart."""
+    seen: dict[str, Network] = {}
+    for network in networks:
+        name = network["bridge"]
+        first = seen.setdefault(name, network)
+        vlans = [(n["vlan"], n["tagged"]) for n in (first, network)]
+        if first is not network and (vlans[0] == vlans[1] or first["uplink"] or network["uplink"]):
+            raise network.error("bridge", f"{name} is already the bridge of networks.{first.name}; use one of them")
+        part = declared.parts.get(f"bridge:{name}")
+        if network["uplink"] and part and part.options.get("implied") != network.name:
+            raise network.error("uplink", f"bridge {name} is declared in {part.source}: list the uplink in its ports instead")
+        device = declared.parts.get(f"vlan:{_vlan_name(network)}") if network["uplink"] and network["vlan"] else None
+        if device and (device["parent"], device["id"]) != (network["uplink"], network["vlan"]):
+            raise network.error("vlan", f"vlans.{device.name} is VLAN {device['id']} of {device['parent']}; rename it, or use it")
+        if part and _tags(network) and not network["uplink"] and not part["vlan_filtering"]:
+            raise network.error(
+                "vlan", f"bridges.{name} is not VLAN-aware; set vlan_filtering = true there, or name an uplink here"
+            )
+
+
+def _tags(network: Network) -> bool:
+    return bool(network["vlan"] or network["tagged"])
+
+
+def bridge_of(network: Network) -> str:
+    return network["bridge"]
+
+
+def links(network: Network) -> tuple[str, ...]:
+    return (network["bridge"],)
+
+
+def bind(vif: Vif, network: Network, where: str) -> Vif:
+    """Checks the guest's addresses, and the prefixes that it may send from besides; its VLANs are its own, else the
+    network's."""
+    vif = replace(vif, addresses=sources(vif, where, lambda _: ""))
+    if network["uplink"]:
+        if vif.vlan or vif.tagged:
+            raise InputError(f"{where}: the bridge of network {network.name} is over an uplink of one VLAN; drop vlan and tagged")
+        return vif
+    # Given to the NIC, else to the network.
+    untagged = network["vlan"] if vif.vlan is None else vif.vlan
+    tagged = network["tagged"] if vif.tagged is None else vif.tagged
+    if untagged in (tagged or ()):
+        raise InputError(f"{where}: VLAN {untagged} is both untagged and tagged; name it once")
+    return replace(vif, vlan=untagged, tagged=tuple(tagged or ()))
+
+
+def network_resources(network: Network, host) -> list[Resource]:
+    """None: the bridge is the admin's, or a part of its own."""
+    return []
+
+
+def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
+    """The filter before anything; MTU before the tap joins, so that the bridge never shrinks to the tap's; the link goes up last.
+
+    A tap's MAC starts with fe: a bridge takes the lowest MAC of its ports, and must not change its own for a guest.
+    """
+    name, tap = network["bridge"], vif.ifname
+    part, link = host.parts.get(name), host.links.get(name)
+    if link is None and part is None:
+        raise network.error(
+            "bridge", f"{name} does not exist; declare it in [bridges], or create it (ip link add {name} type bridge)"
+        )
+    if link and link.kind != "bridge":
+        raise network.error("bridge", f"{name} is not a bridge but {link.kind or 'a plain interface'}; name a bridge")
+    mtu = link.mtu if link else bridge.link.mtu_of(name, host)
+    return [
+        *_antispoof(vif, network),
+        LinkAttribute(tap, "mtu", str(vif.mtu or network["mtu"] or mtu)),
+        LinkAttribute(tap, "address", _tap_mac(vif, host)),
+        *([Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")] if host.ipv6 else []),
+        LinkAttribute(tap, "master", name),
+        *([LinkAttribute(tap, "isolated", "on")] if network["isolated"] else []),
+        *_vlans(vif, network, host),
+        LinkAttribute(tap, "state", "up"),
+    ]
+
+
+def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
+    """Elements for one port: what may come from it. See ruleset.BRIDGE."""
+    wanted = bool(vif.addresses) if network["antispoof"] is None else network["antispoof"]
+    if not (wanted and vif.filter):
+        return
+    tap, mac = f'"{vif.ifname}"', vif.mac
+    # Frames to these addresses pass no chain on their way into the bridge's table: with the gateway's MAC as their source they
+    # would draw its traffic to this port.
+    yield LinkAttribute(network["bridge"], "no_linklocal_learn", "1")
+    yield BRIDGE
+    yield NftElement("bridge", "guarded", (tap,))
+    yield NftElement("bridge", "macs", (tap, mac))
+    if not vif.addresses:
+        return
+    yield NftElement("bridge", "addressed", (tap,))
+    if vif.tagged:
+        yield NftElement("bridge", "tagged", (tap,))
+    single = [ipaddress.ip_address(address) for address in vif.addresses if "/" not in address]
+    for ip in dict.fromkeys((*single, values.eui64(values.LINK_LOCAL, mac))):
+        yield NftElement("bridge", f"sources{ip.version}", (tap, mac, str(ip)))
+        if ip.version == 6:
+            yield NftElement("bridge", "targets", (tap, mac, f"{int(ip):#x}"))
+    _, _, prefixes4, prefixes6 = by_kind(vif.addresses)
+    for prefix in merged(prefixes4):
+        yield NftElement("bridge", "prefixes4", (tap, mac, prefix))
+    for prefix in merged(prefixes6):
+        net = ipaddress.ip_network(prefix)
+        yield NftElement("bridge", "prefixes6", (tap, mac, prefix))
+        targets = f"{int(net.network_address):#x}-{int(net.broadcast_address):#x}"
+        yield NftElement("bridge", "target_prefixes", (tap, mac, targets))
+
+
+def _vlans(vif: Vif, network: Network, host) -> list[Resource]:
+    """The tap's own VLANs. On a VLAN-aware bridge a tap without any is cut off: that is refused."""
+    name = network["bridge"]
+    part, link = host.parts.get(name), host.links.get(name)
+    aware = link.vlan_filtering if link else bool(part and part["vlan_filtering"])
+    mine = () if network["uplink"] else tuple(filter(None, (vif.vlan, *(vif.tagged or ()))))
+    if not aware:
+        if mine:
+            raise network.error("vlan", f"bridge {name} is not VLAN-aware (ip link set {name} type bridge vlan_filtering 1)")
+        return []
+    if not mine:
+        raise network.error("vlan", f"bridge {name} is VLAN-aware: name the guests' vlan, or tagged")
+    for port in part["ports"] if part else ():
+        if taken := next((v for v in mine if (port, v) in host.vlans), 0):
+            other = host.vlans[port, taken]
+            raise network.error("vlan", f"VLAN {taken} of {port} is taken by {other}, so {name} gets none of it; remove {other}")
+    return [PortVlans(vif.ifname, vif.vlan or 0, values.ranges(vif.tagged or ()))]
+
+
+def _tap_mac(vif: Vif, host) -> str:
+    link = host.links.get(vif.ifname)
+    if vif.port_mac:
+        return vif.port_mac
+    if link and link.address.startswith("fe:") and link.address != vif.mac:
+        return link.address
+    # libvirt does the same: fe, or fa for a guest whose own MAC starts with fe.
+    return ("fa" if vif.mac.startswith("fe:") else "fe") + vif.mac[2:]
+
+
+def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:
+    """None: the guest itself is on the wire."""
+    return []
+
+
+def attracts(resource: Resource, vif: Vif, network: Network) -> bool:
+    """Nothing does: a bridge sends to this port what it has seen come from it, and until the guest runs here it is silent. A
+    shared gateway answers for its own address alone."""
+    return False
+
+
+def untracked(vif: Vif, network: Network) -> list[str]:
+    """None: its packets pass below the host."""
+    return []
+
+
+def proxied6(network: Network, on_link: Callable[[str], Sequence[ipaddress.IPv6Network]]) -> Sequence[ipaddress.IPv6Network]:
+    """None: who asks is heard by who is asked."""
+    return []

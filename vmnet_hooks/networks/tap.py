@@ -1,0 +1,148 @@
+"""What every tap of a guest without a bridge has, whatever the host's routes are like: its filter, its sysctls, its MAC. And
+what filters of all kinds are made from: a guest's addresses and prefixes."""
+
+import ipaddress
+from collections.abc import Callable, Iterator
+
+from .. import values
+from ..errors import InputError
+from ..model.guest import Vif
+from ..model.objects import LinkAttribute, NftElement, ProxyNeighbour, Route, Sysctl
+from ..model.resource import Resource
+
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def check_master(vif: Vif, network, host) -> None:
+    """Raises InputError for a port of a bridge: through it nothing meets the filter."""
+    link = host.links.get(vif.ifname)
+    if link and link.master:
+        raise InputError(
+            f"tap {vif.ifname} is a port of {link.master}, and network {network.name} is routed; "
+            f"make the NIC <interface type='ethernet'>, or put it on a bridged network"
+        )
+
+
+def proxy_arp(dev: str) -> Iterator[Resource]:
+    """The host answers on `dev` for all that it would route elsewhere."""
+    yield Sysctl(f"net/ipv4/conf/{dev}/proxy_arp", "1")
+    yield proxy_delay(4, dev)
+
+
+def proxy_ndp(dev: str) -> Iterator[Resource]:
+    """The host answers on `dev` for the addresses that are entered."""
+    yield Sysctl(f"net/ipv6/conf/{dev}/proxy_ndp", "1")
+    yield proxy_delay(6, dev)
+
+
+def proxy_delay(version: int, dev: str) -> Sysctl:
+    """By default a proxied answer waits a random time of up to 0.8 s."""
+    return Sysctl(f"net/ipv{version}/neigh/{dev}/proxy_delay", "0")
+
+
+def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
+    """Elements for one tap: the guest's own addresses and, unless opened, what may leave the tap: of a family, if the
+    network has that."""
+    tap, mac = f'"{vif.ifname}"', vif.mac
+    if ipv6:
+        yield NftElement("inet", "forwarding", (tap,))
+    single4, single6, prefixes4, prefixes6 = by_kind(vif.addresses)
+    for address in single4:
+        # Else the kernel may answer, as a proxy, the guest's own duplicate-address probe.
+        yield NftElement("arp", "own", (tap, address))
+    if not vif.filter:
+        return
+    for family in ("inet", "arp"):
+        yield NftElement(family, "guarded", (tap,))
+        yield NftElement(family, "macs", (tap, mac))
+    # The sender of a probe (RFC 5227) is 0.0.0.0.
+    for address in (*single4, "0.0.0.0"):
+        yield NftElement("arp", "sources", (tap, mac, address))
+    prefixes4, prefixes6 = merged(prefixes4), merged(prefixes6)
+    for prefix in prefixes4:
+        yield NftElement("arp", "prefixes", (tap, mac, prefix))
+    if ipv4:
+        for address in single4:
+            yield NftElement("inet", "sources4", (tap, mac, address))
+        for prefix in prefixes4:
+            yield NftElement("inet", "prefixes4", (tap, mac, prefix))
+    if ipv6:
+        for address in (*single6, str(values.eui64(values.LINK_LOCAL, mac))):
+            yield NftElement("inet", "sources6", (tap, mac, address))
+        for prefix in prefixes6:
+            yield NftElement("inet", "prefixes6", (tap, mac, prefix))
+
+
+def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:
+    """Whether a resource draws a routed guest's traffic: the routes to it, by which the host also answers ARP for it on other
+    links, and the entries by which it answers on `uplink`."""
+    if isinstance(resource, Route):
+        return resource.dev == vif.ifname
+    return isinstance(resource, ProxyNeighbour) and resource.ifname == uplink and resource.address in vif.addresses
+
+
+def sources(vif: Vif, where: str, unusable: Callable[[Subnet], str]) -> tuple[str, ...]:
+    """The addresses and prefixes of a NIC, each checked; `unusable` says what a mode has against one, "" if nothing. Raises
+    InputError."""
+    found: list[str] = []
+    for text in vif.addresses:
+        try:
+            address = values.source(text)
+        except ValueError as error:
+            raise InputError(f"{where}: {text!r} {error}") from None
+        net = ipaddress.ip_network(address)
+        ip = net.network_address
+        problem = unusable(net)
+        if not problem and net.prefixlen:
+            no_guests = ip.is_multicast or ip.is_unspecified or ip.is_loopback or address == "255.255.255.255"
+            problem = "can't be a guest's; choose another" if no_guests else ""
+        if problem or address in found:
+            raise InputError(f"{where}: {address} {problem or 'is given twice; remove one'}")
+        found.append(address)
+    return tuple(found)
+
+
+def merged(prefixes: list[str]) -> list[str]:
+    """The fewest prefixes of one family that say the same: a set of intervals takes none that overlap."""
+    return [str(net) for net in ipaddress.collapse_addresses([ipaddress.ip_network(p) for p in prefixes])]  # type: ignore
+
+
+def by_kind(addresses: tuple[str, ...]) -> tuple[list[str], list[str], list[str], list[str]]:
+    """IPv4 addresses, IPv6 addresses, IPv4 prefixes, IPv6 prefixes."""
+    found: tuple[list[str], list[str], list[str], list[str]] = ([], [], [], [])
+    for address in addresses:
+        found[2 * ("/" in address) + (":" in address)].append(address)
+    return found
+
+
+def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host) -> Iterator[Resource]:
+    """Sysctls and attributes of one tap, which goes up last. `mac` "" keeps its own."""
+    tap = vif.ifname
+    if ipv4:
+        yield Sysctl(f"net/ipv4/conf/{tap}/forwarding", "1")
+        yield from proxy_arp(tap)
+        yield Sysctl(f"net/ipv4/conf/{tap}/send_redirects", "0")
+        # The kernel uses the larger of `all` and the device: 2 is what opens a tap on a host that is strict. A NIC with a
+        # metric may have another half, with the better route.
+        strict = "2" if vif.metric else "1"
+        yield Sysctl(f"net/ipv4/conf/{tap}/rp_filter", strict if vif.filter else "2" if host.rp_filter else "0")
+    link = host.links.get(tap)
+    mac = mac or (link.address if link else "")
+    if ipv6:
+        # EUI-64: the link-local that the kernel makes when the link comes up is the one that we give it.
+        yield Sysctl(f"net/ipv6/conf/{tap}/addr_gen_mode", "0")
+        yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "0")
+        yield Sysctl(f"net/ipv6/conf/{tap}/accept_ra", "0")
+        yield Sysctl(f"net/ipv6/conf/{tap}/forwarding", "1")
+        yield from proxy_ndp(tap)
+    elif host.ipv6:
+        yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")
+    if mtu:
+        yield LinkAttribute(tap, "mtu", str(mtu))
+    # A port of a bridge shows the bridge as iifname, and never comes to the guard.
+    yield LinkAttribute(tap, "master", "")
+    if mac:
+        yield LinkAttribute(tap, "address", mac)
+        if ipv6:
+            yield LinkAttribute(tap, "lladdr", f"{values.eui64(values.LINK_LOCAL, mac)}/64")
+    yield LinkAttribute(tap, "state", "up")

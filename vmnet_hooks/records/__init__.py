@@ -1,0 +1,1 @@
+"""What we did: the records under /run/vmnet-hooks, and the journal of what is under way."""
