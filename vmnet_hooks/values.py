@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 # Stricter than the kernel (which only forbids '/', ':' and white space): names also go into nft and shell text.
 _IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}", re.ASCII)
@@ -59,7 +59,7 @@ def boolean(value: object) -> bool:
     return value
 
 
-def integer(low: int, high: int):
+def integer(low: int, high: int) -> Callable[[object], int]:
     """A parser of whole numbers from `low` to `high`."""
 
     def parse(value: object) -> int:
@@ -70,7 +70,7 @@ def integer(low: int, high: int):
     return parse
 
 
-def one_of(*words: str):
+def one_of(*words: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in words:
             raise ValueError(f"must be one of {', '.join(words)}")
@@ -102,7 +102,7 @@ def source(value: object) -> str:
     return str(found.network_address if found.prefixlen == found.max_prefixlen else found)
 
 
-def address_of(version: int):
+def address_of(version: int) -> Callable[[object], IPAddress]:
     """A parser of addresses of one family, 4 or 6."""
 
     def parse(value: object) -> IPAddress:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from .. import values
 from ..model.declaration import Config, Declared, Option, Required
+from ..model.facts import Host
 from ..model.objects import LinkAttribute
 from ..model.resource import Resource
 from . import link
@@ -48,7 +49,7 @@ def check_together(declared: Config) -> None:
     """Nothing between bonds alone."""
 
 
-def resources(part: Declared, host) -> Iterator[Resource]:
+def resources(part: Declared, host: Host) -> Iterator[Resource]:
     # The defaults are written too, where the kernel takes them: what goes from the configuration goes from the bond.
     delays = ("updelay", "downdelay") if part["miimon"] else ()
     options = [(name, str(part[name])) for name in ("miimon", *delays)]

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from .. import values
 from ..model.declaration import Config, Declared, Option
+from ..model.facts import Host
 from ..model.objects import Address, Device, FdbEntry, LinkAttribute, NftElement, PortVlans, Route, Sysctl
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import ARP, guarded_port
@@ -111,7 +112,7 @@ def gateway_mac(part: Declared) -> str:
     return part["gateway_mac"] or link.local_mac(",".join(sorted(str(a) for a in part["addresses"])))
 
 
-def resources(part: Declared, host) -> Iterator[Resource]:
+def resources(part: Declared, host: Host) -> Iterator[Resource]:
     name, adopted = part.name, part["adopt"]
     existing = host.links.get(name)
     if existing and not existing.ours and part.options.get("implied"):
@@ -167,14 +168,14 @@ def _settings(part: Declared) -> Iterator[tuple[str, str]]:
         yield "vlan_default_pvid", "0"
 
 
-def _adopted_port(part: Declared, port: str, host) -> Iterator[Resource]:
+def _adopted_port(part: Declared, port: str, host: Host) -> Iterator[Resource]:
     yield from link.port(part, port, host, adopted=True)
     adoption = host.adoptions.get(port)
     if adoption is not None:
         yield adoption
 
 
-def _trunk(part: Declared, port: str, host) -> Iterator[Resource]:
+def _trunk(part: Declared, port: str, host: Host) -> Iterator[Resource]:
     vlans = part["vlans"]
     if vlans is None:
         vlans = tuple(range(2, 4095))
@@ -184,7 +185,7 @@ def _trunk(part: Declared, port: str, host) -> Iterator[Resource]:
     yield PortVlans(port, 0, values.ranges(vlans))
 
 
-def _gateway(part: Declared, host) -> Iterator[Resource]:
+def _gateway(part: Declared, host: Host) -> Iterator[Resource]:
     name, inner, mac = part.name, gateway_link(part), gateway_mac(part)
     yield Device(inner, "macvlan", name, (("mode", "private"),), level=link.level(name, host) + 1)
     yield LinkAttribute(inner, "address", mac)

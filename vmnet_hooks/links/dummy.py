@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from ..model.declaration import Config, Declared
+from ..model.facts import Host
 from ..model.resource import Resource
 from . import link
 
@@ -15,6 +16,6 @@ def check_together(declared: Config) -> None:
     """Nothing between dummies alone."""
 
 
-def resources(part: Declared, host) -> Iterator[Resource]:
+def resources(part: Declared, host: Host) -> Iterator[Resource]:
     yield link.device(part, "dummy", host)
     yield from link.attributes(part, host, link.mac_of(part.name, host))

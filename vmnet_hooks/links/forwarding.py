@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 
+from ..model.facts import Host
 from ..model.objects import FORWARDING_GATE, NftElement, Sysctl
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6, INET
 
 
-def forwarding(version: int, links: Iterable[str], host) -> Iterator[Resource]:
+def forwarding(version: int, links: Iterable[str], host: Host) -> Iterator[Resource]:
     """Forwarding of one family for what comes in by `links`. A host that did not forward before does not begin to between
     other interfaces: the kernel forwards IPv6 by `all` alone, so there the set `forwarding` decides, as the device does for
     IPv4. Links that live on router advertisements get accept_ra=2 before, or the kernel purges what they learned."""

@@ -7,6 +7,7 @@ from typing import Any
 from .. import values
 from ..errors import MissingLink
 from ..model.declaration import LINKS, Config, Declared, Option
+from ..model.facts import Host
 from ..model.objects import Address, Adoption, Device, LinkAttribute, Route, Sysctl
 from ..model.resource import MAIN_TABLE, Resource
 
@@ -66,7 +67,7 @@ def check(part: Declared) -> None:
         raise part.error("mtu", f"{part['mtu']} is too small for IPv6, which needs {MIN_IPV6_MTU}")
 
 
-def level(name: str, host) -> int:
+def level(name: str, host: Host) -> int:
     """How many declared links a link stands on."""
     part = host.parts.get(name)
     return 0 if part is None else 1 + max((level(lower, host) for lower in lower_links(part)), default=0)
@@ -78,11 +79,11 @@ def lower_links(part: Declared) -> tuple[str, ...]:
     return (*options.get("ports", ()), *filter(None, (options.get("parent"),)))
 
 
-def device(part: Declared, kind: str, host, **more: Any) -> Device:
+def device(part: Declared, kind: str, host: Host, **more: Any) -> Device:
     return Device(part.name, kind, level=level(part.name, host), **more)
 
 
-def mac_of(name: str, host) -> str:
+def mac_of(name: str, host: Host) -> str:
     """The MAC that a link has, or will have."""
     part = host.parts.get(name)
     if part is None:
@@ -99,7 +100,7 @@ def mac_of(name: str, host) -> str:
     return link.address if link and link.ours else ""
 
 
-def made_up_mac(name: str, host) -> str:
+def made_up_mac(name: str, host: Host) -> str:
     """A locally administered MAC, the same for a link of that name whenever it is made on this machine."""
     return local_mac(f"{host.machine} {name}")
 
@@ -109,7 +110,7 @@ def local_mac(seed: str) -> str:
     return f"02:{hashlib.sha256(seed.encode()).digest()[:5].hex(':')}"
 
 
-def mtu_of(name: str, host) -> int:
+def mtu_of(name: str, host: Host) -> int:
     """The MTU that a link has, or will have."""
     part = host.parts.get(name)
     if part is None:
@@ -119,7 +120,7 @@ def mtu_of(name: str, host) -> int:
 
 
 def attributes(
-    part: Declared, host, mac: str = "", adoption: Adoption | None = None, addresses: bool = True
+    part: Declared, host: Host, mac: str = "", adoption: Adoption | None = None, addresses: bool = True
 ) -> Iterator[Resource]:
     """MTU, MAC, IPv6, state, addresses and gateway of a link that we make. An adoption brings its own IPv6 settings."""
     name, mtu = part.name, mtu_of(part.name, host)
@@ -141,7 +142,7 @@ def attributes(
         yield Route(MAIN_TABLE, "0.0.0.0/0" if gateway.version == 4 else "::/0", name, str(gateway))
 
 
-def ipv6(name: str, on: bool, host) -> Iterator[Resource]:
+def ipv6(name: str, on: bool, host: Host) -> Iterator[Resource]:
     """A link without an IPv6 address of the admin's gets none by itself either, not even a link-local one."""
     if host.ipv6:
         yield Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0" if on else "1")
@@ -149,7 +150,7 @@ def ipv6(name: str, on: bool, host) -> Iterator[Resource]:
             yield Sysctl(f"net/ipv6/conf/{name}/accept_ra", "0")
 
 
-def port(part: Declared, name: str, host, adopted: bool = False) -> Iterator[Resource]:
+def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterator[Resource]:
     """A port of a bridge or bond. Raises ConfigError where the link is missing, is somewhere else, or has addresses."""
     require(part, "ports", name, host)
     link = host.links.get(name)
@@ -173,7 +174,7 @@ def port(part: Declared, name: str, host, adopted: bool = False) -> Iterator[Res
     yield LinkAttribute(name, "state", "up")
 
 
-def require(part: Declared, option: str, name: str, host) -> None:
+def require(part: Declared, option: str, name: str, host: Host) -> None:
     """Raises ConfigError if a link is neither there nor declared."""
     link = host.links.get(name)
     # One that we made and that is declared no more is about to go.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from .. import values
 from ..model.declaration import Config, Declared, Option, Required
+from ..model.facts import Host
 from ..model.objects import NftElement
 from ..model.resource import Resource
 from ..model.ruleset import NAT
@@ -39,7 +40,7 @@ def check_together(declared: Config) -> None:
                 raise part.error("subnet", problem)
 
 
-def resources(part: Declared, host) -> Iterator[Resource]:
+def resources(part: Declared, host: Host) -> Iterator[Resource]:
     link.require(part, "out", part["out"], host)
     version = part["subnet"].version
     yield NAT

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from .. import values
 from ..model.declaration import Config, Declared, Option, Required
+from ..model.facts import Host
 from ..model.objects import LinkAttribute, PortVlans
 from ..model.resource import Resource
 from . import link
@@ -33,7 +34,7 @@ def check_together(declared: Config) -> None:
                 raise part.error("id", f"{part['id']} on {part['parent']} is already vlans.{first.name}; choose another")
 
 
-def resources(part: Declared, host) -> Iterator[Resource]:
+def resources(part: Declared, host: Host) -> Iterator[Resource]:
     parent = part["parent"]
     link.require(part, "parent", parent, host)
     taken = host.vlans.get((parent, part["id"]), part.name)

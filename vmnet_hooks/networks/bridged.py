@@ -3,11 +3,13 @@
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from .. import values
 from ..errors import InputError
 from ..links import bridge, vlan
 from ..model.declaration import Config, Declared, Network, Option, Required, parse_options
+from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.objects import LinkAttribute, NftElement, PortVlans, Sysctl
 from ..model.resource import Resource
@@ -68,7 +70,7 @@ def implied(network: Network) -> tuple[Declared, ...]:
     return (*parts, _part(network, "bridges", bridge.OPTIONS, network["bridge"], {"ports": [port]}))
 
 
-def _part(network: Network, section: str, rows, name: str, table: dict) -> Declared:
+def _part(network: Network, section: str, rows: Sequence[Option], name: str, table: dict[str, Any]) -> Declared:
     options = parse_options(rows, table, f"{network.source}: networks.{network.name}")
     return Declared(section, name, {**options, "implied": network.name}, network.source)
 
@@ -122,12 +124,12 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
     return replace(vif, vlan=untagged, tagged=tuple(tagged or ()))
 
 
-def network_resources(network: Network, host) -> list[Resource]:
+def network_resources(network: Network, host: Host) -> list[Resource]:
     """None: the bridge is the admin's, or a part of its own."""
     return []
 
 
-def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
+def vif_resources(vif: Vif, network: Network, host: Host) -> list[Resource]:
     """The filter before anything; MTU before the tap joins, so that the bridge never shrinks to the tap's; the link goes up last.
 
     A tap's MAC starts with fe: a bridge takes the lowest MAC of its ports, and must not change its own for a guest.
@@ -185,7 +187,7 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
         yield NftElement("bridge", "target_prefixes", (tap, mac, targets))
 
 
-def _vlans(vif: Vif, network: Network, host) -> list[Resource]:
+def _vlans(vif: Vif, network: Network, host: Host) -> list[Resource]:
     """The tap's own VLANs. On a VLAN-aware bridge a tap without any is cut off: that is refused."""
     name = network["bridge"]
     part, link = host.parts.get(name), host.links.get(name)
@@ -204,7 +206,7 @@ def _vlans(vif: Vif, network: Network, host) -> list[Resource]:
     return [PortVlans(vif.ifname, vif.vlan or 0, values.ranges(vif.tagged or ()))]
 
 
-def _tap_mac(vif: Vif, host) -> str:
+def _tap_mac(vif: Vif, host: Host) -> str:
     link = host.links.get(vif.ifname)
     if vif.port_mac:
         return vif.port_mac

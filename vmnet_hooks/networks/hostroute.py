@@ -14,6 +14,7 @@ from .. import values
 from ..errors import InputError, MissingLink
 from ..links.forwarding import forwarding
 from ..model.declaration import Config, Declared, Network, Option, Required
+from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.objects import Address, HostName, NftElement, ProxyNeighbour, Route, Sysctl
 from ..model.resource import MAIN_TABLE, Resource
@@ -75,11 +76,11 @@ def _unusable(net: tap.Subnet) -> str:
     return "can't be a guest's; choose another" if net.network_address.is_link_local else ""
 
 
-def network_resources(network: Network, host) -> list[Resource]:
+def network_resources(network: Network, host: Host) -> list[Resource]:
     return list(_network(network, host))
 
 
-def _network(network: Network, host) -> Iterator[Resource]:
+def _network(network: Network, host: Host) -> Iterator[Resource]:
     netdev = network["netdev"]
     if netdev not in host.links and netdev not in host.parts:
         raise MissingLink(str(network.error("netdev", f"{netdev} does not exist; create it, or name another interface")))
@@ -91,7 +92,7 @@ def _network(network: Network, host) -> Iterator[Resource]:
         yield Sysctl("net/ipv4/conf/default/forwarding", "1")
 
 
-def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
+def vif_resources(vif: Vif, network: Network, host: Host) -> list[Resource]:
     tap.check_master(vif, network, host)
     ipv6 = any(":" in address for address in vif.addresses)
     if ipv6 and not host.ipv6:
@@ -107,14 +108,14 @@ def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
     ]
 
 
-def _network6(network: Network, host) -> Iterator[Resource]:
+def _network6(network: Network, host: Host) -> Iterator[Resource]:
     netdev = network["netdev"]
     yield from forwarding(6, (netdev,), host)
     if not network["nat"]:
         yield from tap.proxy_ndp(netdev)
 
 
-def _paths(vif: Vif, network: Network, host) -> Iterator[Resource]:
+def _paths(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
     netdev, ifname = network["netdev"], vif.ifname
     single4, single6, prefixes4, prefixes6 = tap.by_kind(vif.addresses)
     if own := set(_addresses(network, host)) & {*single4, *single6}:
@@ -141,14 +142,14 @@ def _paths(vif: Vif, network: Network, host) -> Iterator[Resource]:
         yield HostName(ifname, name, (*single4, *single6))
 
 
-def _is_translated(prefix: str, netdev: str, host) -> bool:
+def _is_translated(prefix: str, netdev: str, host: Host) -> bool:
     """Whether a declared NAT has a prefix already: a set of intervals takes none that overlap."""
     net = ipaddress.ip_network(prefix)
     subnets = [nat["subnet"] for nat in host.nats if nat["out"] == netdev]
     return any(net.version == subnet.version and net.subnet_of(subnet) for subnet in subnets)
 
 
-def _own(network: Network, host) -> str:
+def _own(network: Network, host: Host) -> str:
     """The host's address on the taps. Raises ConfigError if there is none."""
     found = [address for address in _addresses(network, host) if ":" not in address]
     if not (network["address"] or found):
@@ -157,7 +158,7 @@ def _own(network: Network, host) -> str:
     return str(network["address"] or found[0])
 
 
-def _addresses(network: Network, host) -> list[str]:
+def _addresses(network: Network, host: Host) -> list[str]:
     """The host's own on `netdev`, but for link-local ones."""
     part = host.parts.get(network["netdev"])
     there = [*host.addresses.get(network["netdev"], ()), *(map(str, part["addresses"]) if part else ())]

@@ -14,6 +14,7 @@ from .. import values
 from ..errors import InputError, MissingLink
 from ..links.forwarding import forwarding
 from ..model.declaration import Config, Declared, Network, Option, Required
+from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.objects import Address, LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl, TableName
 from ..model.resource import MAIN_TABLE, Resource
@@ -21,7 +22,7 @@ from ..model.ruleset import ARP, INET, NAT
 from . import tap
 
 
-def _subnet(version: int):
+def _subnet(version: int) -> Callable[[object], Any]:
     def parse(value: object) -> Any:
         cls = ipaddress.IPv4Network if version == 4 else ipaddress.IPv6Network
         try:
@@ -209,11 +210,11 @@ def bind(vif: Vif, network: Network, where: str) -> Vif:
     return replace(vif, addresses=tuple(map(str, addresses)))
 
 
-def network_resources(network: Network, host) -> list[Resource]:
+def network_resources(network: Network, host: Host) -> list[Resource]:
     return list(_network(network, host))
 
 
-def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
+def vif_resources(vif: Vif, network: Network, host: Host) -> list[Resource]:
     tap.check_master(vif, network, host)
     ipv4, ipv6 = bool(network["ipv4"]), bool(network["ipv6"])
     return [
@@ -224,7 +225,7 @@ def vif_resources(vif: Vif, network: Network, host) -> list[Resource]:
     ]
 
 
-def _network(network: Network, host) -> Iterator[Resource]:
+def _network(network: Network, host: Host) -> Iterator[Resource]:
     uplink, router, table = network["uplink"], network["role"] != "host", network["table"]
     outside = [dev for dev in dict.fromkeys((network["masquerade"], network["external"])) if dev]
     for option, dev in (("uplink", uplink), ("masquerade", network["masquerade"]), ("external", network["external"])):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 
 from .. import values
 from ..errors import InputError
+from ..model.declaration import Network
+from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.objects import LinkAttribute, NftElement, ProxyNeighbour, Route, Sysctl
 from ..model.resource import Resource
@@ -13,7 +15,7 @@ from ..model.resource import Resource
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def check_master(vif: Vif, network, host) -> None:
+def check_master(vif: Vif, network: Network, host: Host) -> None:
     """Raises InputError for a port of a bridge: through it nothing meets the filter."""
     link = host.links.get(vif.ifname)
     if link and link.master:
@@ -115,7 +117,7 @@ def by_kind(addresses: tuple[str, ...]) -> tuple[list[str], list[str], list[str]
     return found
 
 
-def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host) -> Iterator[Resource]:
+def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: Host) -> Iterator[Resource]:
     """Sysctls and attributes of one tap, which goes up last. `mac` "" keeps its own."""
     tap = vif.ifname
     if ipv4:
