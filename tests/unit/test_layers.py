@@ -126,7 +126,7 @@ def test_imports_stand_at_the_top_or_say_why_not(path):
         for node in ast.walk(function):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 beside, above = lines[node.lineno - 1], lines[node.lineno - 2]
-                assert "# " in beside or above.lstrip().startswith("# "), f"{path}:{node.lineno}: an import in a function, and no reason"
+                assert "# " in beside or above.lstrip().startswith("# "), f"{path}:{node.lineno}: an import without a reason"
 
 
 @each_file
