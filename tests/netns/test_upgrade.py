@@ -1,0 +1,148 @@
+"""The package is upgraded while guests run: the records of an older version are taken over, and nothing of the guests is lost.
+
+`tests/records/VERSION.json` is what that version recorded for the scene below: tables and rows, without the numbers of the links.
+`python3 tests/netns/test_upgrade.py`, in a tree of that version, prints the records of another one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lab.nodes import ROOT, settled  # noqa: E402
+from lab.single import LAN, PUBLIC, bridged, routed, same  # noqa: E402
+from lab.xenhost import XenHost, offline, online  # noqa: E402
+
+RECORDED = ROOT / "tests/records/0.1.0.json"
+STATE = "/run/vmnet-hooks/state.db"
+CONFIG = PUBLIC + LAN + '\n[bridges.xenbr0]\nports = ["eth9"]\nadopt = "eth9"\n'
+GUESTS = {"dom1": routed(10), "dom2": routed(20), "dom3": bridged(30)}
+DAY = 86400.0
+
+
+class Scene:
+    """A takeover that waits to be confirmed; routed, bridged and Xen guests that run."""
+
+    def __init__(self, one: XenHost) -> None:
+        self.one = one
+        for nic in GUESTS.values():
+            one.tap(nic.tap, nic.mac, bridge=nic.bridge)
+        self.before = settled(one.host)
+        self.vifs = [
+            one.vif(5, script="vmnet-vif-bridge", bridge="br0", ip="10.7.0.20"),
+            one.vif(6, script="vmnet-vif-nat"),
+        ]
+        self.cli("up", "xenbr0", "--confirm-within", f"{DAY:.0f}")
+        for name, nic in GUESTS.items():
+            one.start(name, nic)
+        for vif in self.vifs:
+            online(vif)
+
+    def cli(self, *argv: str, status: int = 0) -> str:
+        done = self.one.host.cli(*argv)
+        assert done.returncode == status, f"{argv}: {done}"
+        return done.stdout
+
+    def indexes(self) -> dict[str, int]:
+        return {link["ifname"]: link["ifindex"] for link in json.loads(self.one.host.run("ip -j link show").stdout)}
+
+    def replace_records(self, path: Path = RECORDED) -> None:
+        """Put the records of the older version in the place of ours, as an upgrade finds them."""
+        recorded, indexes = json.loads(path.read_text()), self.indexes()
+        with closing(sqlite3.connect(":memory:")) as made:
+            for statement in recorded["schema"]:
+                made.execute(statement)
+            for table, rows in recorded["rows"].items():
+                for row in rows:
+                    marks = ",".join("?" * len(row))
+                    made.execute(f"INSERT INTO {table} ({','.join(row)}) VALUES ({marks})", told(table, row, indexes))
+            made.execute(f"PRAGMA application_id = {recorded['serial']}")
+            made.execute(f"PRAGMA user_version = {recorded['version']}")
+            made.commit()
+            self.one.host.path(STATE).write_bytes(made.serialize())
+
+    def ends(self) -> None:
+        """All guests stop, and the takeover goes back: nothing is left."""
+        for vif in self.vifs:
+            offline(vif)
+        for name, nic in GUESTS.items():
+            self.one.stop(name, nic)
+        self.cli("down")
+        same(self.before, settled(self.one.host))
+        assert self.one.records() == []
+
+
+def told(table: str, row: dict[str, object], indexes: dict[str, int]) -> list[object]:
+    """A row of the older version's, with the numbers of this host's links and a deadline that is ahead."""
+    values = dict(row)
+    if table == "owner" and row["ifname"]:
+        values["ifindex"] = indexes[str(row["ifname"])]
+    if table == "pending":
+        values["value"] = json.dumps(json.loads(str(row["value"])) | {"deadline": time.monotonic() + DAY})
+    return list(values.values())
+
+
+@pytest.fixture
+def scene():
+    with XenHost(CONFIG, foreign=False) as one:
+        yield Scene(one)
+
+
+def test_guests_run_on_and_stop_without_a_trace(scene):
+    state = settled(scene.one.host)
+    scene.replace_records()
+    waiting = json.loads(scene.cli("check", "--json", status=1))
+    assert [drift["what"] for drift in waiting] == ["a takeover waits to be confirmed"]
+    scene.cli("confirm")
+    assert scene.cli("check") == "ok\n"
+    scene.cli("repair")
+    same(state, settled(scene.one.host))
+    names = {row["domain"] for row in json.loads(scene.cli("status", "--json"))}
+    assert names == {"", "dom1", "dom2", "dom3", "dom5", "dom6"}
+    scene.ends()
+
+
+def test_the_takeover_can_be_put_back(scene):
+    scene.replace_records()
+    for vif in scene.vifs:
+        offline(vif)
+    for name, nic in GUESTS.items():
+        scene.one.stop(name, nic)
+    scene.cli("confirm")
+    scene.cli("down")
+    same(scene.before, settled(scene.one.host))
+
+
+def record() -> None:
+    """Print what the product in this tree records for the scene."""
+    with XenHost(CONFIG, foreign=False) as one:
+        found = Scene(one)
+        names = {index: name for name, index in found.indexes().items()}
+        with closing(sqlite3.connect(":memory:")) as opened:
+            opened.deserialize(one.host.path(STATE).read_bytes())
+            opened.row_factory = sqlite3.Row
+            master = opened.execute("SELECT name, sql FROM sqlite_master WHERE sql NOT NULL ORDER BY type DESC, name").fetchall()
+            tables = [name for (name,) in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+            rows = {name: [dict(row) for row in opened.execute(f"SELECT * FROM {name} ORDER BY 1, 2")] for name in tables}
+            for row in rows["owner"]:
+                assert names.get(row["ifindex"], "") == row["ifname"]
+                row["ifindex"] = 0
+            version, serial = (opened.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id"))
+        schema = [row["sql"] for row in master]
+        json.dump({"version": version, "serial": serial, "schema": schema, "rows": rows}, sys.stdout, indent=0)
+        print(settled(one.host), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    if os.geteuid():
+        sys.exit("needs root")
+    record()
