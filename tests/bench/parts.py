@@ -104,8 +104,8 @@ def server(product):
     sys.path.insert(0, product)
     from vmnet_hooks.agent.main import Agent
     from vmnet_hooks.frontends import of
+    from vmnet_hooks.frontends.front_end import Request
     from vmnet_hooks.hook.call import serve
-    from vmnet_hooks.model.request import Request
 
     place = Agent().place
 

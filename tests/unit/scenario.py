@@ -11,10 +11,10 @@ from fake_kernel import FakeKernel
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.engine.engine import Engine
+from vmnet_hooks.frontends.front_end import Request
 from vmnet_hooks.model.guest import Claim, Domain, Vif
 from vmnet_hooks.model.objects import Route, Rule, Sysctl
 from vmnet_hooks.model.owner import Owner
-from vmnet_hooks.model.request import Request
 from vmnet_hooks.model.resource import Resource
 from vmnet_hooks.records.store import Store
 

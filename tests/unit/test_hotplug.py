@@ -104,13 +104,13 @@ class Agent:
         return ""
 
 
-class Libvirt:
+class Libvirt(libvirt_events.Events):
     """`answers` are what it says of the domain, one after the other; the last one for ever."""
 
     def __init__(self, *answers: bytes | None | Exception, active: bool = True) -> None:
         self.answers, self.active, self.asked = list(answers), active, 0
 
-    def running(self, _uuid: str) -> bytes | None:
+    def _xml(self, _uuid: str) -> bytes | None:
         self.asked += 1
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
@@ -132,7 +132,7 @@ def agent(tmp_path, monkeypatch):
 
 
 def look(agent: Agent, *answers: bytes | None | Exception, attached: tuple[str, ...] = (), active: bool = True) -> Hotplug:
-    part = Hotplug(agent)
+    part = Hotplug(agent, "libvirt", libvirt_events.watch)
     part._events = Libvirt(*answers, active=active)
     part._look(UUID, set(attached))
     return part
@@ -247,7 +247,7 @@ def test_a_burst_is_one_look_and_nothing_is_lost(agent):
         if uuid == "a":
             go_on.wait(5)
 
-    part = Hotplug(agent)
+    part = Hotplug(agent, "libvirt", libvirt_events.watch)
     part._look = slow  # type: ignore[method-assign]
     workers = [threading.Thread(target=part._work, daemon=True) for _ in range(2)]
     for worker in workers:
@@ -270,7 +270,7 @@ def test_a_burst_is_one_look_and_nothing_is_lost(agent):
 
 
 def test_a_worker_survives_whatever_happens(agent):
-    part = Hotplug(agent)
+    part = Hotplug(agent, "libvirt", libvirt_events.watch)
     looked = []
 
     def broken(uuid: str, _attached: set[str]) -> None:
@@ -290,7 +290,7 @@ def test_a_worker_survives_whatever_happens(agent):
 def test_without_the_python_module(agent, monkeypatch):
     monkeypatch.setattr(libvirt_events, "available", False)
     before = threading.active_count()
-    part = Hotplug(agent)
+    part = Hotplug(agent, "libvirt", libvirt_events.watch)
     part.start()
     part.close()
     assert len(agent.notes) == 1 and "python3-libvirt" in agent.notes[0][1]

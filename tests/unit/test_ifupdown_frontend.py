@@ -1,13 +1,13 @@
 """The ifupdown front end: a stanza, as ifup puts it into the environment, becomes the network that TOML would declare."""
 
-import inspect
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 
 import pytest
 
 from vmnet_hooks import hook
 from vmnet_hooks.errors import ConfigError, InputError
-from vmnet_hooks.frontends import ifupdown
+from vmnet_hooks.frontends import hooks, ifupdown
 from vmnet_hooks.hook import events
 from vmnet_hooks.model.event import Action
 from vmnet_hooks.records import store
@@ -124,12 +124,17 @@ def test_called_by_nobody():
     assert "ifup" in refused({}, MODE="")
 
 
-def test_hook_and_actions_agree_on_the_mark():
-    """hook.py must not import what names the folder."""
-    source = inspect.getsource(hook.brought_up)
-    assert f'b"{store.DIRECTORY}/ifupdown:%b-%b"' in source
-    assert "mark = f\"{store.DIRECTORY}/{event.owner.replace('/', '-')}\"" in inspect.getsource(events)
-    assert not hook.brought_up({b"IFACE": b"eth\0", b"ADDRFAM": b"inet"})
+def test_the_filter_sees_the_mark_of_the_event(tmp_path, monkeypatch):
+    """The filter must not import what names the folder."""
+    assert hook.RECORDS == store.DIRECTORY.encode()
+    monkeypatch.setattr(hook, "RECORDS", str(tmp_path).encode())
+    monkeypatch.setattr(store, "DIRECTORY", str(tmp_path))
+    row, environ = hooks()["ifupdown/vmnet"], {b"IFACE": b"eth1", b"ADDRFAM": b"inet6"}
+    assert not hook.has_mark(row, environ)
+    stopped = ifupdown.event({"IFACE": "eth1", "ADDRFAM": "inet6", "MODE": "stop"})
+    (tmp_path / Path(events.mark_of(stopped)).name).touch()
+    assert hook.has_mark(row, environ) and not hook.has_mark(row, environ | {b"ADDRFAM": b"inet"})
+    assert not hook.has_mark(row, {b"IFACE": b"eth\0", b"ADDRFAM": b"inet"})
 
 
 def test_hostile_values():

@@ -5,7 +5,7 @@ import pytest
 from scenario import request
 
 from vmnet_hooks.errors import InputError
-from vmnet_hooks.frontends import FRONTENDS, libvirt, of
+from vmnet_hooks.frontends import hooks, libvirt, of
 from vmnet_hooks.model.event import Action
 from vmnet_hooks.model.guest import Claim
 
@@ -53,11 +53,11 @@ def test_operations(operation, action):
     assert event.action is action
     assert (event.frontend, event.ifname, event.warning, event.announce) == ("libvirt", "", "", False)
     assert event.domain.name == "dom1" and event.domain.uuid == UUID and event.domain.id == UUID
-    assert operation in FRONTENDS["libvirt/qemu"][2]
+    assert operation in hooks()["libvirt/qemu"].operations
 
 
 def test_every_operation_of_the_registry_has_an_action():
-    assert set(FRONTENDS["libvirt/qemu"][2]) == set(libvirt._ACTIONS)
+    assert set(hooks()["libvirt/qemu"].operations) == set(libvirt._ACTIONS)
 
 
 def test_nics():

@@ -1,8 +1,8 @@
-"""NICs that come and go while their guest runs: libvirt tells (no hook is called for a bridge's), and each is set up as if it had
-been there at the start, or taken down.
+"""NICs that come and go while their guest runs. A hypervisor that calls no hook for them (libvirt, for a NIC on a bridge) is
+watched: each new NIC is set up as if it had been there at the start, each that went is taken down.
 
-Callbacks only take note of a domain; workers ask libvirt for its description, holding nothing that a hook may wait for: libvirt
-answers them after the hooks of that domain are done. What is done then is what libvirt's `reconnect` hook does.
+Callbacks only take note of a domain. Workers ask the hypervisor for its description, and hold no lock then that a hook may wait
+for: libvirt answers them after the hooks of that domain are done. They do what a `reconnect` does.
 """
 
 import os
@@ -15,33 +15,32 @@ from typing import Any
 
 from ..engine.engine import bind
 from ..errors import VmnetError
-from ..frontends import libvirt_events
-from ..frontends.libvirt import parse_domain
-from ..frontends.libvirt_connection import LibvirtError
+from ..frontends.watch import Unreachable, Watch, Watcher
 from ..hook import events
 from ..kernel import sysfs
 from ..model.declaration import Config
-from ..model.event import Action, Event
+from ..model.event import Action, GuestEvent
 from ..model.guest import Domain, Vif
 from ..model.objects import LinkAttribute
 from ..model.plan import Change
 from ..records.store import DIRECTORY
 
 RETRY_SECONDS = 2.0
-"""How often libvirtd is looked for while it is not there."""
+"""Pause between attempts to connect to a hypervisor that is not there."""
 
 FAILED_SECONDS = 10.0
-"""How often what could not be set up is tried again: the configuration may have been mended."""
+"""Pause before NICs that could not be set up are tried again: the configuration may have been corrected."""
 
 WORKERS = 3
-"""One that libvirt keeps waiting (it runs somebody's slow hook) does not keep the others' domains waiting."""
+"""A worker that libvirt keeps waiting (another program's hook is slow) must not delay the other domains."""
 
 
 class Hotplug:
-    """A part of the agent: a thread for libvirt's event loop, one for the connection, and workers."""
+    """A part of the agent, for one front end: a thread for the hypervisor's event loop, one for the connection, and workers."""
 
-    def __init__(self, agent: Any) -> None:
+    def __init__(self, agent: Any, frontend: str, watch: Watcher) -> None:
         self.agent = agent
+        self._frontend, self._watch = frontend, watch
         self._ended = threading.Event()
         self._lost = threading.Event()
         self._lock = threading.Lock()
@@ -50,22 +49,22 @@ class Hotplug:
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._failed: dict[str, str] = {}
         self._unseen: dict[str, set[str]] = {}
-        self._events: Any = None
-        self._looping = threading.Thread(target=self._loop, name="libvirt-loop", daemon=True)
+        self._events: Watch
+        self._looping = threading.Thread(target=self._loop, name=f"{frontend}-loop", daemon=True)
 
     def start(self) -> None:
-        if not libvirt_events.available:
-            text = "no Python module libvirt: NICs that are attached to running guests are not seen; install python3-libvirt"
-            self.agent.note("hotplug", text, syslog.LOG_NOTICE)
+        try:
+            self._events = self._watch(self._changed, self._arrived, self._lost.set)
+        except VmnetError as error:
+            self.agent.note("hotplug", str(error), syslog.LOG_NOTICE)
             return
-        self._events = libvirt_events.Events(self._changed, self._arrived, self._lost.set)
         self._looping.start()
-        threading.Thread(target=self._connect, name="libvirt", daemon=True).start()
+        threading.Thread(target=self._connect, name=self._frontend, daemon=True).start()
         for number in range(WORKERS):
             threading.Thread(target=self._work, name=f"hotplug-{number}", daemon=True).start()
 
     def close(self) -> None:
-        """No more of libvirt's events are followed. What is under way is not waited for: libvirt may take its time."""
+        """Follow no more events. Does not wait for what is under way: libvirt may take long to answer."""
         self._ended.set()
         self._lost.set()
         for _ in range(WORKERS):
@@ -74,14 +73,14 @@ class Hotplug:
             self._events.wake()
             self._looping.join(2)
 
-    # --- called from libvirt's event loop: return at once -----------------------------------------------------------------------
+    # --- called from the hypervisor's event loop: return at once ------------------------------------------------------------
 
     def _changed(self, uuid: str, alias: str = "") -> None:
-        """A domain's NICs, or what is claimed for them, may have changed. A burst is one look at it."""
+        """A domain's NICs, or their claims, may have changed. The domain is looked at once for a burst of these."""
         with self._lock:
             is_known = uuid in self._waiting
             self._waiting.setdefault(uuid, set()).update({alias} - {""})
-            # Whoever looks at it now lets somebody look again.
+            # The worker that looks at it now queues it again.
             if is_known or uuid in self._busy:
                 return
         self._queue.put(uuid)
@@ -98,8 +97,8 @@ class Hotplug:
         self._forever(self._stay_connected)
 
     def _stay_connected(self) -> None:
-        """Connects, and looks at every domain that runs: who knows what happened meanwhile. Returns when the connection is
-        lost, or there is none."""
+        """Connect, and look at every domain that runs: any may have changed meanwhile. Return when the connection is lost, or if
+        there is none."""
         self._lost.clear()
         if self._ended.is_set():
             return
@@ -109,7 +108,7 @@ class Hotplug:
             # Not there, or not yet: there may be no libvirtd at all on this host.
             self._ended.wait(RETRY_SECONDS)
             return
-        self.agent.note("hotplug", "connected to libvirt", syslog.LOG_DEBUG)
+        self.agent.note("hotplug", f"connected to {self._frontend}", syslog.LOG_DEBUG)
         try:
             for uuid in self._events.domains():
                 self._changed(uuid)
@@ -120,7 +119,7 @@ class Hotplug:
                 self._changed(uuid)
         self._events.close()
         if not self._ended.is_set():
-            self.agent.note("hotplug", "libvirt is gone; it is looked for", syslog.LOG_DEBUG)
+            self.agent.note("hotplug", f"{self._frontend} is gone; it is looked for", syslog.LOG_DEBUG)
 
     def _forever(self, work: Callable[[], None]) -> None:
         while not (self._ended.is_set() or self.agent.stopping.is_set()):
@@ -153,19 +152,19 @@ class Hotplug:
                 self._queue.put(uuid)
 
     def _look(self, uuid: str, attached: set[str]) -> None:
-        """Makes a domain's records agree with its NICs. `attached` are aliases of new ones. Never raises VmnetError."""
+        """Make a domain's records agree with its NICs. `attached` are aliases of new ones. Never raises VmnetError."""
         domain: Domain | None = None
         try:
-            xml = self._events.running(uuid)
-            if xml is not None:
-                domain = replace(parse_domain(xml, f"{uuid}: XML"), changing=True)
-                changed = self._drop(domain) + self._plug(domain, libvirt_events.macs(xml, attached))
+            found = self._events.running(uuid, attached)
+            if found is not None:
+                domain = replace(found[0], changing=True)
+                changed = self._drop(domain) + self._plug(domain, found[1])
                 if changed and not self._events.is_active(uuid) and not self._starts(domain):
                     # It ended meanwhile, and its clean-up may have come before this.
-                    self._act(Event(Action.UNPLUG, domain, "libvirt"))
+                    self._act(Action.UNPLUG, domain)
             self._failed.pop(uuid, None)
-        except LibvirtError as error:
-            # It was lost, or is about to be: every domain is looked at when it is back.
+        except Unreachable as error:
+            # The connection is lost, or about to be. Every domain is looked at when it is back.
             self._failed[uuid] = ""
             with self._lock:
                 self._unseen.setdefault(uuid, set()).update(attached)
@@ -174,29 +173,29 @@ class Hotplug:
             self._complain(uuid, domain, str(error))
 
     def _drop(self, domain: Domain) -> int:
-        """Takes down the NICs that the domain has no more. Returns how many."""
+        """Take down the NICs that the domain has no more. Return how many."""
         with self.agent.place.records() as records:
             known = records.owners(domain_id=domain.id)
-            # Of <script>, which knows no UUID, and comes before libvirt's own description has the NIC.
+            # Set up by libvirt's <script>, which knows no UUID and runs before the domain's description has the NIC.
             known += [o for o in records.owners(domain_id=f"name:{domain.name}") if _index(o.ifname) != o.ifindex]
         nics = {(vif.mac, vif.ifname) for vif in domain.vifs}
         gone = [owner for owner in known if owner.ifname and (owner.mac, owner.ifname) not in nics]
         for owner in gone:
             whose = Domain(domain.name, domain.uuid if owner.domain_id == domain.id else "")
-            self._act(Event(Action.UNPLUG, whose, "libvirt", ifname=owner.ifname))
+            self._act(Action.UNPLUG, whose, owner.ifname)
             self._tell(domain, owner.ifname, "taken down")
         if any(owner.phase == "incoming" for owner in known):
-            # It runs: nobody saw it arrive.
+            # It runs, and its arrival was not noticed.
             self._arrived(domain.uuid)
         return len(gone)
 
     def _plug(self, domain: Domain, attached: Collection[str]) -> int:
-        """Sets up the NICs that are claimed and have no record. `attached` are the MACs of those that the guest has only now.
-        Returns how many."""
+        """Set up the NICs that are claimed and have no record. `attached` are the MACs of those that the guest has only now.
+        Return how many."""
         new = self._new(domain)
         if new:
             try:
-                self._act(Event(Action.RECONNECT, domain, "libvirt"))
+                self._act(Action.RECONNECT, domain)
             except VmnetError:
                 self._close([vif for vif in new if vif.mac in attached])
                 raise
@@ -208,7 +207,7 @@ class Hotplug:
         return len(new)
 
     def _new(self, domain: Domain) -> list[Vif]:
-        """The NICs that somebody claims and that are not set up: also those whose claim can't be met."""
+        """The NICs that are claimed and not set up, those included whose claim can't be met."""
         declared = self.agent.place.declared()
         found = []
         with self.agent.place.records() as records:
@@ -216,7 +215,7 @@ class Hotplug:
                 index = _index(vif.ifname) if vif.ifname else 0
                 if index and (network := _network(domain, vif, declared)) is not None:
                     owners = records.owners(domain_id=domain.id, ifname=vif.ifname, mac=vif.mac)
-                    # What stands by a claim that can't be met any more stays as it is.
+                    # What was set up by a claim that can no longer be met stays as it is.
                     if not any(o.ifindex == index and network in (o.network, "") and o.phase != "leftover" for o in owners):
                         found.append(vif)
         return found
@@ -237,15 +236,15 @@ class Hotplug:
         with self.agent.place.records() as records:
             return any(owner.phase != "active" for owner in records.owners(domain_id=domain.id))
 
-    def _act(self, event: Event) -> None:
-        events.act(event, None, self.agent.place)
+    def _act(self, action: Action, domain: Domain, ifname: str = "") -> None:
+        events.act(GuestEvent(action, self._frontend, domain, ifname), None, self.agent.place)
 
     def _tell(self, domain: Domain, ifname: str, what: str) -> None:
         self.agent.count("hotplugs", what=what)
         self.agent.note("hotplug", f"{domain.name}: {ifname} was {what}")
 
     def _complain(self, uuid: str, domain: Domain | None, reason: str) -> None:
-        """Once, for as long as it is the same."""
+        """Log a failure once, for as long as its reason is the same."""
         if self._failed.get(uuid) == reason or self._ended.is_set():
             return
         self._failed[uuid] = reason
@@ -256,17 +255,17 @@ class Hotplug:
 
 
 def _index(ifname: str) -> int:
-    """A link's number; 0 if there is none of that name."""
+    """A link's index; 0 if there is no link of that name."""
     return int(sysfs.read(ifname, "ifindex") or 0)
 
 
 def _mark(ifname: str) -> str:
-    """What says that a tap is down because we set it down: whoever comes after us has to know."""
+    """The file that tells a later agent that a tap is down because we set it down."""
     return f"{DIRECTORY}/shut-{ifname}"
 
 
 def _was_shut(ifname: str) -> bool:
-    """Whether we set this very tap down; answers once."""
+    """Whether we set this very tap down. Removes the mark."""
     try:
         with open(_mark(ifname)) as mark:
             index = mark.read()

@@ -20,6 +20,8 @@ from .. import __version__
 from ..engine.engine import label_of
 from ..engine.healing import reconcile
 from ..errors import VmnetError, one_line
+from ..frontends import FRONT_ENDS
+from ..frontends.front_end import load
 from ..frontends.running import gone
 from ..hook.call import log
 from ..hook.events import RECORDS_ALONE
@@ -57,7 +59,9 @@ class Agent:
         self.arrivals = Arrivals(self)
         self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, Memory(), self.index.noting)
         self.server = Server(self, {"status": self._status}, self._follow)
-        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, Advertiser(self), Healing(self), Hotplug(self)]
+        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, Advertiser(self), Healing(self)]
+        # Loads every front end: the first call of one must not wait for it.
+        self.parts += [Hotplug(self, row.name, watch) for row in FRONT_ENDS if (watch := load(row).watch)]
         self._followers: list[socket.socket] = []
         self._lines: queue.SimpleQueue[str | socket.socket] = queue.SimpleQueue()
 

@@ -21,12 +21,11 @@ from typing import Any
 
 from .. import __version__
 from ..errors import VmnetError, one_line, shortened
-from ..frontends import FRONTENDS
-from ..frontends.xen import admins_hooks
+from ..frontends import Row, hooks
+from ..frontends.front_end import Request, load
 from ..hook.call import serve
 from ..hook.client import MAX_STDIN, SOCKET
 from ..kernel.file_descriptors import moved_up
-from ..model.request import Request
 
 MAX_HEAD = 256
 MAX_WORDS = 1 << 20
@@ -52,7 +51,7 @@ class Client:
     deadline: float
     data: bytearray = field(default_factory=bytearray)
     lengths: tuple[int, int, int] | None = None
-    frontend: str = ""
+    hook: str = ""
     parent: int = 0
 
     def is_gone(self) -> bool:
@@ -195,7 +194,7 @@ class Server:
         if words[1] != __version__.encode():
             # The package is being upgraded.
             raise Refused("version")
-        client.frontend = words[2].decode("ascii", "replace")
+        client.hook = words[2].decode("ascii", "replace")
         client.parent, *lengths = (int(word) for word in words[3:])
         client.lengths = (lengths[0], lengths[1], lengths[2])
         if max(lengths[:2]) > MAX_WORDS or lengths[2] > MAX_STDIN:
@@ -219,8 +218,8 @@ class Server:
     # --- work ---------------------------------------------------------------------------------------------------------------
 
     def _take(self, client: Client) -> None:
-        if client.frontend.startswith("agent/"):
-            command = client.frontend.removeprefix("agent/")
+        if client.hook.startswith("agent/"):
+            command = client.hook.removeprefix("agent/")
             if command == "monitor":
                 self._follow(client.connection)
                 return
@@ -229,15 +228,10 @@ class Server:
             text = self._commands[command]().encode()
             _answer(client.connection, b"0 %d\n%b" % (len(text), text))
             return
-        handed = FRONTENDS[client.frontend][3] if client.frontend in FRONTENDS else ""
-        if not handed or (client.frontend.startswith("xen/") and admins_hooks()):
-            # The admin's own scripts shall run with the hook's rights, not with ours.
+        row = hooks().get(client.hook)
+        if row is None or client.hook.rpartition("/")[2] not in row.served or load(row).keeps_calls():
             raise Refused("not ours")
-        argv = _words(client, 0)
-        key = f"{client.frontend.partition('/')[0]} {argv[1] if len(argv) > 1 else ''}"
-        if client.frontend.startswith("xen/"):
-            environ = dict(pair.partition("=")[::2] for pair in _words(client, 1))
-            key = f"xen {environ.get('vif') or environ.get('XENBUS_PATH', '')}"
+        key = f"{row.name} {_ordered(row, client)}"
         with self._lock:
             if self._closing:
                 raise Refused("ending")
@@ -278,12 +272,19 @@ class Server:
         start = sum((client.lengths or ())[:2])
         request = Request(argv, environ, io.BytesIO(client.data[start:]), client.parent, self._agent.place.declared)
         with self._agent.place.on_behalf(lambda: not client.is_gone()):
-            status, reason = serve(client.frontend, request, self._agent.place)
+            status, reason = serve(client.hook, request, self._agent.place)
         text = f"vmnet-hook: {shortened(reason)}\n".encode() if reason else b""
         _answer(client.connection, b"%d %d\n%b" % (status, len(text), text))
-        position = FRONTENDS[client.frontend][1]
-        operation = argv[position] if position and len(argv) > position else client.frontend.partition("/")[2]
-        self._agent.served(client.frontend, operation, status, time.perf_counter() - begin)
+        operation = hooks()[client.hook].operation(argv) or client.hook.partition("/")[2]
+        self._agent.served(client.hook, operation, status, time.perf_counter() - begin)
+
+
+def _ordered(row: Row, client: Client) -> str:
+    """What calls have in common that must be served one after the other."""
+    if not row.order:
+        return "".join(_words(client, 0)[1:2])
+    environ = dict(pair.partition("=")[::2] for pair in _words(client, 1))
+    return next((environ[name] for name in row.order if environ.get(name)), "")
 
 
 def _words(client: Client, number: int) -> list[str]:

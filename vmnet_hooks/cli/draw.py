@@ -12,7 +12,7 @@ import click
 from ..engine import session
 from ..engine.engine import Engine
 from ..errors import VmnetError
-from ..frontends import libvirt_connection
+from ..frontends.running import gone
 from ..graph.build import build
 from ..graph.dot import dot
 from ..graph.model import Graph
@@ -62,8 +62,7 @@ def look() -> tuple[Facts, Graph]:
 
 def _look(engine: Engine) -> tuple[Facts, Graph]:
     owners = engine.store.owners()
-    gone = libvirt_connection.not_running({owner.domain_id for owner in owners if owner.frontend == "libvirt"})
-    differences = [Difference(drift.owner, drift.what) for drift in engine.check("", gone)]
+    differences = [Difference(drift.owner, drift.what) for drift in engine.check("", gone(owners))]
     links, tables = graph_facts.read()
     there = {link.name for link in links}
     nats, absent = [], []

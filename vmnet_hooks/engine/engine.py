@@ -15,7 +15,7 @@ from ..model import plan
 from ..model.declaration import Config, Network
 from ..model.guest import Domain, Vif
 from ..model.objects import Address, Adoption, FdbEntry, LinkAttribute, Neighbour, NftElement, NftTable, Route, Rule, Sysctl
-from ..model.owner import Owner
+from ..model.owner import NEEDED, Owner
 from ..model.plan import Change, Plan
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import CLOSED6, TABLES, port_table, with_nat
@@ -128,10 +128,11 @@ class Engine(Parts):
         return self._transaction(wanted, drop, needs)
 
     def _others_on(self, vif: Vif, domain: Domain) -> list[Owner]:
-        """Records of the same tap. Raises ConflictError if it is another guest's of Xen's, which names taps as it is told."""
+        """Return the records of the same tap. Raises ConflictError if the tap is another living guest's, and its name is one that
+        an admin chose for both: any other name comes back when its first guest is gone, or two front ends know one guest."""
         found = self.store.owners(ifname=vif.ifname)
         for owner in found:
-            if owner.frontend == "xen" and owner.domain_id != domain.id and self._lives(owner):
+            if vif.is_named and owner.domain_id != domain.id and self._lives(owner):
                 raise ConflictError(f"{domain.name}: {vif.ifname} is {owner.domain}'s; give NIC {vif.mac} another name (vifname)")
         return found
 
@@ -389,9 +390,9 @@ class Engine(Parts):
     def _is_from_files(self, owner: Owner) -> bool:
         """Whether the configuration has a say in what an owner shall have: not where a front end described the network (whose
         name has a colon then) or where guests of such a network brought the part up."""
-        if owner.id.startswith("ifupdown:") or owner.phase == "preparing" or (owner.domain and ":" in owner.network):
+        if owner.is_described or owner.phase == "preparing" or (owner.domain and ":" in owner.network):
             return False
-        if owner.domain or owner.frontend != "auto" or self._declared(owner.id):
+        if owner.domain or owner.frontend != NEEDED or self._declared(owner.id):
             return True
         return any(self._is_from_files(other) for other in self.store.needing(owner.id))
 

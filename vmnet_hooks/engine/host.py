@@ -16,7 +16,7 @@ from ..model import facts
 from ..model.declaration import KINDS, Declared, Network
 from ..model.guest import Domain
 from ..model.objects import Adoption, Device, LinkAttribute
-from ..model.owner import Owner
+from ..model.owner import ASKED_FOR, NEEDED, Owner
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
 from ..records.pending import Pending
@@ -143,8 +143,8 @@ class Parts(Transactions):
         known = self._standing()
         for part in closure.values():
             had = known.get(part.id)
-            asked = part.id in explicit or (had is not None and had.frontend == "cli")
-            owner = Owner(part.id, "", "", "", 0, "", part.name, "cli" if asked else "auto", "active", since=time.time())
+            asked = part.id in explicit or (had is not None and had.frontend == ASKED_FOR)
+            owner = Owner(part.id, "", "", "", 0, "", part.name, ASKED_FOR if asked else NEEDED, "active", since=time.time())
             wanted[replace(owner, since=had.since) if had else owner] = compose.compose_part(part, host)
             needs[part.id] = list(compose.needs(part, self.config))
         return wanted, needs
@@ -243,12 +243,12 @@ class Parts(Transactions):
 
     # --- parts that no file declares --------------------------------------------------------------------------------------
 
-    def up_network(self, network: Network, owner_id: str) -> bool:
+    def up_network(self, network: Network, owner_id: str, frontend: str) -> bool:
         """Brings up a network that a front end describes. Returns whether that changed anything."""
         with self.store.lock():
             self._recover()
             host = self._host(compose.links_of_part(network))
-            owner = Owner(owner_id, "", "", "", 0, "", network.name, "ifupdown", "active", since=time.time())
+            owner = Owner(owner_id, "", "", "", 0, "", network.name, frontend, "active", since=time.time())
             if known := self.store.owners(id=owner_id):
                 owner = replace(owner, since=known[0].since)
             transaction = self._transaction({owner: compose.compose_part(network, host)})
@@ -284,7 +284,7 @@ class Parts(Transactions):
             going, staying = self._going(names)
             self._check_ports([owner.id for owner in going])
             for owner in staying:
-                self.store.set_frontend(owner.id, "auto")
+                self.store.set_frontend(owner.id, NEEDED)
             before = self.store.owners(domain="")
             self._unplug(going)
             after = {owner.id for owner in self.store.owners(domain="")}
@@ -298,7 +298,7 @@ class Parts(Transactions):
     def _going(self, names: Sequence[str]) -> tuple[list[Owner], list[Owner]]:
         """Who goes, and who stays because somebody needs it."""
         owners = self._parts_up()
-        chosen = [owner for owner in owners if owner.frontend == "cli"]
+        chosen = [owner for owner in owners if owner.frontend == ASKED_FOR]
         for name in names:
             if not any(name in (owner.id, owner.network) for owner in owners):
                 raise InputError(f"{name} is not up; see `vmnet-hook status`")
@@ -386,7 +386,7 @@ class Parts(Transactions):
                 # Guests came meanwhile: their bridge stays, without what it took over.
                 claims = self.store.claims(owner.id).values()
                 bridges = {r.ifname for r in claims if isinstance(r, Device)}
-                wanted[replace(owner, frontend="auto")] = {r.key: r for r in claims if r.link in bridges}
+                wanted[replace(owner, frontend=NEEDED)] = {r.key: r for r in claims if r.link in bridges}
         kept = {owner.id for owner in wanted}
         transaction = self._transaction(wanted, [owner.id for owner in added if owner.id not in kept], needs)
         originals = {key: waiting.originals.get(key, found) for key, found in transaction.originals.items()}

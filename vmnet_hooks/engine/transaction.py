@@ -13,7 +13,7 @@ from ..model import facts, plan
 from ..model.declaration import Config
 from ..model.encoding import same
 from ..model.objects import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Sysctl
-from ..model.owner import Owner
+from ..model.owner import NEEDED, Owner
 from ..model.plan import Change, Plan, Release, goes_with_link
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6, INET, NAT
@@ -25,6 +25,7 @@ class Kernel(Protocol):
 
     def close(self) -> None: ...
     def link(self, ifname: str) -> facts.Link | None: ...
+    def rename(self, ifname: str, name: str) -> None: ...
     def has_sent(self, ifname: str) -> bool: ...
     def ports(self, ifname: str) -> list[str]: ...
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> facts.Host: ...
@@ -216,7 +217,7 @@ class Transactions:
         """Parts that were brought up because somebody needed them, whom nobody needs once `gone` are gone; `needs` is what
         those of `gone` that come back need then."""
         idle: list[str] = []
-        waiting = [owner.id for owner in self.store.owners(frontend="auto")]
+        waiting = [owner.id for owner in self.store.owners(frontend=NEEDED)]
         while found := [
             name
             for name in waiting

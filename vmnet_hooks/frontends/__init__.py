@@ -1,37 +1,136 @@
-"""The registry of front ends: what each installed hook is called, and which calls matter at all.
+"""The registry of front ends: one row each. Every hook reads this file, ignored calls included, so it imports nothing.
 
-A front end is a module with `parse(request) -> Event | None` and, where somebody waits for more than an exit status,
-`conclude(event)` (after all is done) and `failed(request, reason)`. This file must stay free of imports: every hook reads it.
+A hook is one installed script, hooks/FOLDER/SCRIPT; "FOLDER/SCRIPT" names it wherever one of them is meant. What a front end does
+is in the module that its row names, see front_end.py.
 """
-
-# hook (the link's last two path components): (module, position of the operation in argv or 0, operations that matter, what the
-# agent needs to do it: "stdin" if it is read, "argv" if not; "" if it is done by the hook itself: by hand, at boot)
-FRONTENDS = {
-    "libvirt/qemu": ("libvirt", 2, ("prepare", "start", "started", "stopped", "release", "reconnect", "migrate"), "stdin"),
-    "qemu/ifup": ("qemu", 0, (), "argv"),
-    "qemu/ifdown": ("qemu", 0, (), "argv"),
-    "ifupdown/vmnet": ("ifupdown", 0, (), ""),
-    "xen/vif-bridge": ("xen", 0, (), "argv"),
-    "xen/vif-route": ("xen", 0, (), "argv"),
-    "xen/vif-nat": ("xen", 0, (), "argv"),
-    "xen/vif-setup": ("xen", 0, (), ""),
-    "xen/network-bridge": ("xen_network", 0, (), ""),
-    "xen/network-route": ("xen_network", 0, (), ""),
-    "xen/network-nat": ("xen_network", 0, (), ""),
-}
 
 CONFIGURATION = "/etc/vmnet-hooks"
 
-# hook: the environment variable without which a call is none of ours
-VARIABLES = {"ifupdown/vmnet": b"IF_IP_ROUTING_TABLE"}
+
+class Row:
+    """What is known of a front end before its module is loaded.
+
+    `name` is the front end's in events and records, `module` the Python module with its FRONT_END. Its `scripts` are installed in
+    `folder` (default: its name). The package links them to `links`, and an admin may copy or link them to `places`, where `*`
+    stands for anything; `{}` is the script's name in both.
+
+    Argument number `position` is the operation (0: there is none). Only `operations` matter; `preparing` ones matter only where
+    a bridge may be declared. A failure of a `lenient` one must not reach the hypervisor: it would kill a guest that runs. With
+    `variable`, a call matters if that variable is set, or if there is a mark under the values of the variables `mark`.
+
+    The agent serves the scripts `served`, and needs the standard input of those that read it (`stdin`). It serves calls that
+    agree in the first set variable of `order` (none: in the first argument) one after the other.
+    """
+
+    __slots__ = (
+        *("name", "module", "scripts", "folder", "links", "places", "position", "operations", "preparing", "lenient"),
+        *("variable", "mark", "served", "stdin", "order"),
+    )
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        scripts: tuple[str, ...],
+        *,
+        folder: str = "",
+        links: tuple[str, ...] = (),
+        places: tuple[str, ...] = (),
+        position: int = 0,
+        operations: tuple[str, ...] = (),
+        preparing: tuple[str, ...] = (),
+        lenient: tuple[str, ...] = (),
+        variable: bytes = b"",
+        mark: tuple[bytes, ...] = (),
+        served: tuple[str, ...] = (),
+        stdin: bool = False,
+        order: tuple[str, ...] = (),
+    ) -> None:
+        self.name = name
+        self.module = module
+        self.scripts = scripts
+        self.folder = folder or name
+        self.links = links
+        self.places = places
+        self.position = position
+        self.operations = operations
+        self.preparing = preparing
+        self.lenient = lenient
+        self.variable = variable
+        self.mark = mark
+        self.served = served
+        self.stdin = stdin
+        self.order = order
+
+    def operation(self, argv: list[str]) -> str:
+        """The operation of a call; "" if it has none."""
+        return argv[self.position] if 0 < self.position < len(argv) else ""
+
+    def has_place(self, script: str, path: str) -> bool:
+        """Whether `path` is one where an admin puts a copy of the script, or a link to it."""
+        for place in self.places:
+            inside, _, end = place.format(script).partition("*")
+            if inside in path and path.endswith(end):
+                return True
+        return False
+
+
+FRONT_ENDS = (
+    Row(
+        "libvirt",
+        "vmnet_hooks.frontends.libvirt",
+        ("qemu",),
+        links=("/etc/libvirt/hooks/qemu.d/vmnet-hooks",),
+        places=("*/hooks/{}", "/hooks/{}.d/*"),
+        position=2,
+        operations=("prepare", "start", "started", "stopped", "release", "reconnect", "migrate"),
+        preparing=("prepare",),
+        lenient=("started", "reconnect"),
+        served=("qemu",),
+        stdin=True,
+    ),
+    Row("qemu", "vmnet_hooks.frontends.qemu", ("ifup", "ifdown"), served=("ifup", "ifdown")),
+    Row(
+        "ifupdown",
+        "vmnet_hooks.frontends.ifupdown",
+        ("vmnet",),
+        links=("/etc/network/if-up.d/vmnet-hooks", "/etc/network/if-down.d/vmnet-hooks"),
+        variable=b"IF_IP_ROUTING_TABLE",
+        mark=(b"IFACE", b"ADDRFAM"),
+    ),
+    Row(
+        "xen",
+        "vmnet_hooks.frontends.xen",
+        ("vif-bridge", "vif-route", "vif-nat", "vif-setup"),
+        links=("/etc/xen/scripts/vmnet-{}",),
+        places=("/scripts*/{}", "/scripts*/vmnet-{}"),
+        # vif-setup runs another script in its own place.
+        served=("vif-bridge", "vif-route", "vif-nat"),
+        order=("vif", "XENBUS_PATH"),
+    ),
+    Row(
+        "xen-network",
+        "vmnet_hooks.frontends.xen_network",
+        ("network-bridge", "network-route", "network-nat"),
+        folder="xen",
+        links=("/etc/xen/scripts/vmnet-{}",),
+        places=("/scripts*/{}", "/scripts*/vmnet-{}"),
+    ),
+)
+
+
+def hooks() -> dict[str, Row]:
+    """The rows, by the name of each hook."""
+    return {f"{row.folder}/{script}": row for row in FRONT_ENDS for script in row.scripts}
 
 
 def of(path: str) -> str:
-    """The front end that a hook's path stands for; "" if none."""
+    """The hook that a path stands for; "" if none."""
+    found = hooks()
     name = "/".join(path.split("/")[-2:])
-    if name in FRONTENDS:
+    if name in found:
         return name
-    # An admin's copy or link in Xen's own folder, or in libvirt's.
-    if "/scripts/" in path and (copy := "xen/" + path.rpartition("/")[2].removeprefix("vmnet-")) in FRONTENDS:
-        return copy
-    return "libvirt/qemu" if path.endswith("/hooks/qemu") or "/hooks/qemu.d/" in path else ""
+    for name, row in found.items():
+        if row.has_place(name.rpartition("/")[2], path):
+            return name
+    return ""

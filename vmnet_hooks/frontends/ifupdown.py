@@ -1,7 +1,7 @@
 """Debian's ifupdown: /etc/network/if-up.d and if-down.d, run by run-parts with a stanza of interfaces(5) in the environment.
 
 A stanza with `ip-routing-table` is a routed network whose uplink is the stanza's interface. Its options are those of
-gnt-networking's vmrouter.ifup; each becomes the option of vmnet.toml(5) that says the same.
+gnt-networking's vmrouter.ifup; each becomes the option of vmnet.toml(5) with the same meaning.
 """
 
 import ipaddress
@@ -14,14 +14,13 @@ from typing import Any
 from .. import values
 from ..errors import ConfigError, InputError, one_line
 from ..model.declaration import Network, Option
-from ..model.event import Action, Event
-from ..model.guest import Domain
-from ..model.request import Request
+from ..model.event import Action, NetworkEvent
 from ..networks import MODES
+from .front_end import FrontEnd, Request
 
 INTERFACES = "/etc/network/interfaces"
 RT_TABLES = ("/usr/share/iproute2", "/etc/iproute2")
-"""Where iproute2 looks for rt_tables and rt_tables.d: what comes later wins."""
+"""Where iproute2 looks for rt_tables and rt_tables.d: the last entry of a name holds."""
 
 OPTIONS = {
     "uplink": "",
@@ -44,13 +43,13 @@ class Stanza(Network):
         return _error(self.source, OPTIONS.get(word, word), problem)
 
 
-def parse(request: Request) -> Event | None:
-    """The event of a call; None where the stanza is none of ours. Raises InputError."""
+def parse(request: Request) -> NetworkEvent | None:
+    """Return the event of a call; None where the stanza is none of ours. Raises InputError."""
     return event(request.environ)
 
 
-def event(environ: Mapping[str, str]) -> Event | None:
-    """The event of what ifup, or ifdown, put into the environment. Raises InputError."""
+def event(environ: Mapping[str, str]) -> NetworkEvent | None:
+    """Return the event of what ifup, or ifdown, put into the environment. Raises InputError."""
     if "IFACE" not in environ or environ.get("MODE") not in ("start", "stop"):
         raise InputError("IFACE or MODE is not set; ifup and ifdown call this, see vmnet-hook(8)")
     family = environ.get("ADDRFAM", "")
@@ -64,13 +63,13 @@ def event(environ: Mapping[str, str]) -> Event | None:
         raise _error(where, "", f"{one_line(repr(ifname))} {error}") from None
     owner = f"ifupdown:{ifname}/{family}"
     if environ["MODE"] == "stop" or not environ.get("IF_IP_ROUTING_TABLE"):
-        # By the record alone: the stanza may have been edited since, and be none of ours now.
-        return Event(Action.DOWN, Domain(""), "ifupdown", owner=owner)
-    return Event(Action.UP, Domain(""), "ifupdown", owner=owner, network=network(environ, ifname, family, where))
+        # By the record alone: the stanza may have been edited since, so that it is none of ours now.
+        return NetworkEvent(Action.DOWN, "ifupdown", owner=owner)
+    return NetworkEvent(Action.UP, "ifupdown", owner=owner, network=network(environ, ifname, family, where))
 
 
 def network(environ: Mapping[str, str], ifname: str, family: str, where: str) -> Network:
-    """The routed network that a stanza declares, as TOML would. Raises ConfigError."""
+    """Return the routed network that a stanza declares, as TOML would. Raises ConfigError."""
     words = {key: environ.get(f"IF_{key.upper().replace('-', '_')}", "") for key in (*OPTIONS.values(), "address", "netmask")}
     if len(words["ip-routes"].split()) > 1:
         raise _error(
@@ -120,7 +119,7 @@ def _quoted(text: str) -> str:
 
 
 def _switch(environ: Mapping[str, str], where: str, option: str, refused: bool | None) -> bool | None:
-    """The value of a 0 or 1 option; None if it is not given. Raises ConfigError if it is what is `refused`."""
+    """The value of an option that is 0 or 1; None if it is not given. Raises ConfigError if it is the `refused` one."""
     text = environ.get(f"IF_{option.upper().replace('-', '_')}", "")
     if text not in ("", "0", "1"):
         raise _error(where, option, f"{_quoted(text)} is neither 0 nor 1")
@@ -140,7 +139,7 @@ def _parsed(row: Option, text: str, where: str) -> Any:
 
 
 def _own(address: str, netmask: str) -> Any:
-    """The interface's own address by the stanza; None if it has none. ifup has refused one that is none."""
+    """The interface's own address by the stanza; None if it has none. ifup has refused a malformed one."""
     try:
         return ipaddress.ip_interface(address if "/" in address or not netmask else f"{address}/{netmask}")
     except ValueError:
@@ -148,7 +147,7 @@ def _own(address: str, netmask: str) -> Any:
 
 
 def _table(word: str, where: str) -> int:
-    """The number of a routing table; a name is looked up where iproute2 does."""
+    """The number of a routing table; a name is looked up where iproute2 looks."""
     if re.fullmatch(r"[0-9]{1,10}", word, re.ASCII):
         number = int(word)
     else:
@@ -179,3 +178,6 @@ def _names() -> Iterator[tuple[str, int]]:
             except OSError:
                 continue
             yield from ((name, int(number, 0 if number[:2].lower() == "0x" else 10)) for number, name in found)
+
+
+FRONT_END = FrontEnd(parse)

@@ -4,15 +4,19 @@ Never call libvirt from here: it waits for us.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
+from typing import TYPE_CHECKING
 
 from lxml import etree
 
 from .. import values
 from ..errors import InputError, one_line
-from ..model.event import Action, Event
+from ..model.event import Action, GuestEvent
 from ..model.guest import Claim, Domain, Vif
-from ..model.request import Request
+from .front_end import FrontEnd, Request
+
+if TYPE_CHECKING:
+    from .watch import Watch
 
 NAMESPACE = "urn:vmnet-hooks:domain:1"
 MAX_BYTES = 8 << 20
@@ -30,8 +34,8 @@ _ACTIONS = {
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
-def parse(request: Request) -> Event | None:
-    """The event of a call. Raises InputError; but clean-up goes by the domain's name if the XML can't be read."""
+def parse(request: Request) -> GuestEvent:
+    """Return the event of a call. Raises InputError; but clean-up goes by the domain's name if the XML can't be read."""
     argv = request.argv
     if len(argv) < 3:
         raise InputError("usage: qemu DOMAIN OPERATION SUB-OPERATION EXTRA <domain.xml (libvirt calls this, see vmnet-hook(8))")
@@ -41,12 +45,12 @@ def parse(request: Request) -> Event | None:
     except InputError as error:
         if action is not Action.UNPLUG:
             raise
-        return Event(action, Domain(name), "libvirt", warning=f"{error}; cleaned up by name")
-    return Event(action, domain, "libvirt")
+        return GuestEvent(action, "libvirt", Domain(name), warning=f"{error}; cleaned up by name")
+    return GuestEvent(action, "libvirt", domain)
 
 
 def parse_domain(data: bytes, where: str) -> Domain:
-    """A domain from libvirt's XML. Raises InputError."""
+    """Return the domain that libvirt's XML describes. Raises InputError."""
     if len(data) > MAX_BYTES:
         raise InputError(f"{where}: larger than {MAX_BYTES >> 20} MiB; not a domain of libvirt's")
     if b"\0" in data:
@@ -112,7 +116,7 @@ def _claims(root: etree._Element, where: str) -> list[Claim]:
 
 
 def _trunk(interface: etree._Element, where: str) -> tuple[int | None, tuple[int, ...] | None]:
-    """`vlan='10'` and `tagged='20,30-39'`, where the NIC's differ from the network's."""
+    """Return the NIC's `vlan='10'` and `tagged='20,30-39'`; None where it has none, and the network's hold."""
     vlan, tagged = interface.get("vlan"), interface.get("tagged")
     try:
         untagged = None if vlan is None else values.integer(1, 4094)(int(vlan) if vlan.isdecimal() else vlan)
@@ -136,3 +140,22 @@ def _known(element: etree._Element, attributes: Sequence[str], where: str) -> No
     for key in element.attrib:
         if key not in attributes:
             raise InputError(f"{where}: unknown attribute {one_line(repr(key))}; known: {', '.join(attributes)}")
+
+
+def alive(uuids: Set[str]) -> Set[str]:
+    """Return those of the domains that run; all of them if libvirt can't be asked."""
+    # libvirt's library is large, and no hook asks.
+    from . import libvirt_connection
+
+    return libvirt_connection.alive(uuids)
+
+
+def watch(changed: Callable[[str, str], None], arrived: Callable[[str], None], lost: Callable[[], None]) -> "Watch":
+    """See watch.Watcher."""
+    # For the agent alone: libvirt's library is large.
+    from . import libvirt_events
+
+    return libvirt_events.watch(changed, arrived, lost)
+
+
+FRONT_END = FrontEnd(parse, alive=alive, watch=watch)

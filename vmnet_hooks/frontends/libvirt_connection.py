@@ -1,19 +1,20 @@
-"""Conversations with libvirtd, for the command line only: a hook that talks to libvirt waits for itself.
+"""Conversations with libvirtd, for the command line and the agent: a hook that talks to libvirt waits for itself.
 
 Metadata: https://libvirt.org/formatdomain.html#custom-metadata
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
 from lxml import etree
 
 from .. import values
-from ..errors import InputError, VmnetError, one_line
+from ..errors import InputError, one_line
 from ..model.guest import Vif
 from .libvirt import NAMESPACE
+from .watch import Unreachable
 
 try:
     import libvirt
@@ -23,8 +24,8 @@ except ImportError:
 URI = "qemu:///system"
 
 
-class LibvirtError(VmnetError):
-    """libvirt said no, or is not there."""
+class LibvirtError(Unreachable):
+    """libvirt refused, or is not there."""
 
 
 @contextmanager
@@ -43,13 +44,13 @@ def _connection() -> Iterator[Any]:
 
 
 def domain_xml(name: str) -> bytes:
-    """The XML of a domain: live if it runs, else as defined. Raises LibvirtError."""
+    """Return the XML of a domain: live if it runs, else as defined. Raises LibvirtError."""
     with _connection() as connection:
         return connection.lookupByName(name).XMLDesc(0).encode()
 
 
 def known_macs() -> set[str]:
-    """Every MAC of every domain of this host; empty if libvirt is not there."""
+    """Return every MAC of every domain of this host; none if libvirt is not there."""
     try:
         with _connection() as connection:
             documents = [etree.fromstring(domain.XMLDesc(0)) for domain in connection.listAllDomains()]
@@ -58,20 +59,20 @@ def known_macs() -> set[str]:
     return {mac.get("address", "").lower() for document in documents for mac in document.iterfind("devices/interface/mac")}
 
 
-def not_running(uuids: set[str]) -> set[str]:
-    """Those of the UUIDs whose domains do not run. Nothing if libvirt can't be asked: silence is no proof of death."""
+def alive(uuids: Set[str]) -> Set[str]:
+    """Return those of the UUIDs whose domains run; all of them if libvirt can't be asked: silence is no proof of death."""
     if not uuids or libvirt is None:
-        return set()
+        return uuids
     try:
         with _connection() as connection:
-            return uuids - {domain.UUIDString() for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
+            return uuids & {domain.UUIDString() for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
     except LibvirtError:
-        return set()
+        return uuids
 
 
 def claim(domain: str, vif: Vif) -> None:
-    """Writes a NIC's claim into the domain's metadata, live and persistent, in place of an older one."""
-    # libvirt puts the namespace in, and takes it out again.
+    """Write a NIC's claim into the domain's metadata, live and persistent, in place of an older one."""
+    # libvirt adds the namespace, and removes it again.
     interface = etree.Element("interface", {"mac": vif.mac, "network": vif.network})
     if not vif.filter:
         interface.set("filter", "no")
@@ -85,7 +86,7 @@ def claim(domain: str, vif: Vif) -> None:
 
 
 def unclaim(domain: str, mac: str) -> None:
-    """Removes a NIC's claim from the domain's metadata. Raises InputError if there is none."""
+    """Remove a NIC's claim from the domain's metadata. Raises InputError if there is none."""
     _edit(domain, mac, None)
 
 

@@ -1,8 +1,8 @@
-"""What libvirt tells those who listen: NICs that came and went, guests that have arrived, domains that were claimed anew.
+"""libvirt's events: NICs that came and went, guests that have arrived, domains whose claims changed.
 
 For the agent alone: a hook that talks to libvirt waits for itself. Callbacks come from the thread in `loop` and must only take
-note; the calls to libvirtd wait for the hooks that it runs, those of the same domain above all, so whoever makes them must hold
-no lock that a hook's work needs. https://libvirt.org/html/libvirt-libvirt-domain.html#virConnectDomainEventRegisterAny
+note. A call to libvirtd waits for the hooks that libvirtd runs, those of the same domain above all, so its caller must hold no
+lock that a hook's work needs. https://libvirt.org/html/libvirt-libvirt-domain.html#virConnectDomainEventRegisterAny
 """
 
 import threading
@@ -13,31 +13,40 @@ from typing import Any
 from lxml import etree
 
 from ..errors import one_line
-from .libvirt import NAMESPACE
+from ..model.guest import Domain
+from .libvirt import NAMESPACE, parse_domain
 from .libvirt_connection import URI, LibvirtError, libvirt
 
 LOOP_MS = 1000
-"""How often the event loop looks up, and can end."""
+"""How often the event loop returns, and can end."""
 
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
-"""A libvirtd that says nothing for that long, so often, is not there."""
+"""Keepalive interval, and how many missed replies mean that the connection is dead."""
 
 available = libvirt is not None
 """Whether there is a Python module to talk to libvirt with."""
 
 
 @contextmanager
-def _said() -> Iterator[None]:
+def _ours() -> Iterator[None]:
+    """Turn libvirt's errors into LibvirtError."""
     try:
         yield
     except libvirt.libvirtError as error:
         raise LibvirtError(f"libvirt: {one_line(error)}") from None
 
 
+def watch(changed: Callable[[str, str], None], arrived: Callable[[str], None], lost: Callable[[], None]) -> "Events":
+    """Return what listens to libvirt. Raises LibvirtError without the Python module."""
+    if not available:
+        raise LibvirtError(
+            "no Python module libvirt: NICs that are attached to running guests are not seen; install python3-libvirt"
+        )
+    return Events(changed, arrived, lost)
+
+
 class Events:
-    """One connection, made anew when it was lost. `changed` hears the UUID of a domain whose NICs or claims changed, and the
-    alias of a device that was attached ("" if none was); `arrived` hears that of a domain which came in by live migration and
-    runs; `lost` that the connection is no more.
+    """See watch.Watch and watch.Watcher. One connection, made anew when it was lost.
 
     One object in a process, made before any other connection: libvirt knows a single event loop."""
 
@@ -49,14 +58,14 @@ class Events:
         self._timer = libvirt.virEventAddTimeout(LOOP_MS, lambda *_: None, None)
 
     def loop(self, ended: threading.Event) -> None:
-        """Runs the event loop until `ended`. Raises LibvirtError."""
+        """Run the event loop until `ended`. Raises LibvirtError."""
         while not ended.is_set():
-            with _said():
+            with _ours():
                 libvirt.virEventRunDefaultImpl()
 
     def connect(self) -> None:
-        """Connects, and listens from then on. Raises LibvirtError, without a connection then."""
-        with _said():
+        """Connect, and listen from then on. Raises LibvirtError; then there is no connection."""
+        with _ours():
             connection = libvirt.openReadOnly(URI)
             try:
                 connection.registerCloseCallback(lambda *_: self._lost(), None)
@@ -74,8 +83,8 @@ class Events:
         self._connection = connection
 
     def domains(self) -> list[str]:
-        """The UUIDs of the domains that run. Waits for every hook that libvirt runs at the moment. Raises LibvirtError."""
-        with _said():
+        """Return the UUIDs of the domains that run. Waits for every hook that libvirt runs now. Raises LibvirtError."""
+        with _ours():
             running = self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
             return [domain.UUIDString() for domain in running]
 
@@ -86,18 +95,22 @@ class Events:
         return connection
 
     def wake(self) -> None:
-        """Has the event loop look up."""
+        """Have the event loop return."""
         libvirt.virEventUpdateTimeout(self._timer, 0)
 
     def close(self) -> None:
-        """Lets go of the connection, whatever is left of it."""
+        """Close the connection, whatever is left of it."""
         connection, self._connection = self._connection, None
         if connection is not None:
             _close(connection)
 
-    def running(self, uuid: str) -> bytes | None:
-        """The live XML of a domain; None if it does not run here: off, still starting, or about to come or go by live
-        migration. Raises LibvirtError."""
+    def running(self, uuid: str, attached: Collection[str]) -> tuple[Domain, set[str]] | None:
+        """See watch.Watch. Raises LibvirtError or InputError."""
+        xml = self._xml(uuid)
+        return None if xml is None else (parse_domain(xml, f"{uuid}: XML"), macs(xml, attached))
+
+    def _xml(self, uuid: str) -> bytes | None:
+        """The live XML of a domain that runs."""
         connection = self._connected()
         try:
             domain = connection.lookupByUUIDString(uuid)
@@ -116,7 +129,7 @@ class Events:
             raise LibvirtError(f"libvirt: {one_line(error)}") from None
 
     def is_active(self, uuid: str) -> bool:
-        """Whether a domain runs here in any way. Raises LibvirtError."""
+        """Return whether a domain runs here in any way. Raises LibvirtError."""
         connection = self._connected()
         try:
             return bool(connection.lookupByUUIDString(uuid).isActive())
@@ -143,7 +156,7 @@ class Events:
 
 
 def macs(xml: bytes, aliases: Collection[str]) -> set[str]:
-    """The MACs of the NICs with these aliases."""
+    """Return the MACs of the NICs with these aliases."""
     found = {}
     for interface in etree.fromstring(xml).iterfind("devices/interface"):
         alias, mac = interface.find("alias"), interface.find("mac")

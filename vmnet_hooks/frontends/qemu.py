@@ -1,6 +1,6 @@
 """Plain QEMU's `-netdev tap,script=,downscript=` and libvirt's <script>/<downscript> of type ethernet: argv TAP, nothing else.
 
-Which guest a tap belongs to stands in domains.d, under `ifname`.
+domains.d tells which guest a tap belongs to, by `ifname`.
 """
 
 import os
@@ -9,13 +9,13 @@ from .. import values
 from ..declared import configuration
 from ..errors import ConfigError, InputError
 from ..model import declaration
-from ..model.event import Action, Event
+from ..model.event import Action, GuestEvent
 from ..model.guest import Domain, Vif
-from ..model.request import Request
+from .front_end import FrontEnd, Request
 
 
-def parse(request: Request) -> Event | None:
-    """The event of a call; None where there is nothing to do. Raises InputError or ConfigError."""
+def parse(request: Request) -> GuestEvent | None:
+    """Return the event of a call; None where there is nothing to do. Raises InputError or ConfigError."""
     argv = request.argv
     if len(argv) < 2:
         raise InputError("usage: ifup|ifdown TAP (QEMU and libvirt call this, see vmnet-hook(8))")
@@ -25,10 +25,10 @@ def parse(request: Request) -> Event | None:
         raise InputError(f"tap {argv[1]!r} {error}") from None
     if argv[0].endswith("ifdown"):
         if _is_libvirt(request.parent) and os.path.exists(f"/sys/class/net/{tap}"):
-            # libvirt's own tap is gone by now: this one belongs to another guest (a start that failed as its name was taken).
+            # libvirt's own tap is gone by now. This one is another guest's: the start failed because its name was taken.
             return None
-        # The configuration may have changed since: the records know whose tap it was.
-        return Event(Action.UNPLUG, Domain(""), "qemu", ifname=tap)
+        # The configuration may have changed since. The records know whose tap it was.
+        return GuestEvent(Action.UNPLUG, "qemu", Domain(""), tap)
     found = configuration.claims_by_tap(request.declared(), tap)
     if found is None:
         raise ConfigError(f"{declaration.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
@@ -36,11 +36,11 @@ def parse(request: Request) -> Event | None:
     if not claim.mac:
         raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
     guest = Domain(domain, "", (Vif(claim.mac, tap),), (claim,), partial=True)
-    return Event(Action.PLUG, guest, "qemu", ifname=tap, announce=not _started_follows(domain, request.parent))
+    return GuestEvent(Action.PLUG, "qemu", guest, tap, announce=not _started_follows(domain, request.parent))
 
 
 def _started_follows(domain: str, parent: int) -> bool:
-    """Whether libvirt will call its own hook at `started`: at a start (also an incoming migration's), not at a hot-plug,
+    """Return whether libvirt will call its own hook at `started`: at a start (also an incoming migration's), not at a hot-plug,
     when the domain's status file is there already."""
     return _is_libvirt(parent) and not os.path.exists(f"/run/libvirt/qemu/{domain}.xml")
 
@@ -51,3 +51,6 @@ def _is_libvirt(process: int) -> bool:
             return file.read().strip() in ("libvirtd", "virtqemud")
     except OSError:
         return False
+
+
+FRONT_END = FrontEnd(parse)

@@ -1,12 +1,18 @@
-"""Which guests run no more: asks the hypervisors that can be asked."""
+"""Which guests run no more, by their hypervisors."""
 
 from collections.abc import Sequence
 
+from .. import frontends
 from ..model.owner import Owner
-from . import libvirt_connection, xen
+from .front_end import load
 
 
 def gone(owners: Sequence[Owner]) -> set[str]:
-    """Ids of domains that run no more, as far as their hypervisors can be asked. Not to be called where libvirt waits for us."""
-    by_frontend = {name: {o.domain_id for o in owners if o.domain and o.frontend == name} for name in ("libvirt", "xen")}
-    return libvirt_connection.not_running(by_frontend["libvirt"]) | xen.not_running(by_frontend["xen"])
+    """Return the ids of domains that run no more, as far as their hypervisors can be asked. Must not be called where a hypervisor
+    waits for us."""
+    by_name: dict[str, set[str]] = {}
+    for owner in owners:
+        if owner.domain:
+            by_name.setdefault(owner.frontend, set()).add(owner.domain_id)
+    rows = [row for row in frontends.FRONT_ENDS if row.name in by_name]
+    return {domain_id for row in rows for domain_id in by_name[row.name] - load(row).alive(by_name[row.name])}

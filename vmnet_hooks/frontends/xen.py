@@ -11,41 +11,41 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import values
 from ..declared.configuration import claims
 from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
 from ..kernel import sysfs
 from ..model.declaration import Config, Network, parse_options
-from ..model.event import Action, Event
+from ..model.event import Action, NicEvent
 from ..model.guest import Claim, Domain, Vif
-from ..model.request import Request
 from ..networks import MODES
 from ..records import store
+from .front_end import FrontEnd, Request
 from .xenstore import XenStore
 
 SECONDS = 37.0
-"""libxl kills a script after 40 s, and nobody learns why."""
+"""libxl kills a script after 40 s, and reports no reason."""
 
 LAST_WORD = 0.8
-"""How long xenstored has, each time, to be told why."""
+"""How long xenstored has for each question and answer when it is told the reason of a failure."""
 
 SCRIPTS = "/etc/xen/scripts"
 LOG = "/var/log/xen/xen-hotplug.log"
 PORT_MAC = "fe:ff:ff:ff:ff:ff"
 COMMANDS = {"online": "vif", "offline": "vif", "add": "tap", "remove": "tap"}
 METRIC, METRIC_EMULATED = 2, 1
-"""As in Xen's vif-route: while the emulated NIC is there, its driver is the one at work."""
+"""As in Xen's vif-route: while the emulated NIC is there, the guest uses it."""
 
 _PATH = re.compile(r"(?:/?local/domain/\d+/)?backend/vif/(\d{1,5})/(\d{1,5})", re.ASCII)
 _INTERFACE = re.compile(r"vif(\d{1,5})\.(\d{1,5})(?:-emu)?", re.ASCII)
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.S)
 _VLAN = re.compile(r"(\d{1,4})(?:(p)|-(\d{1,4})|\+(\d{1,4})x(\d{1,4}))?", re.ASCII)
 _HANDED_OVER = "VMNET_VIF_SETUP"
-"""Set where vif-setup ran the script: one that leads to it again, by whatever name, is not run for ever."""
+"""Set where vif-setup ran the script: one that leads to vif-setup again, under any name, must not run for ever."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,19 @@ class Call:
         return f"xen:{self.domid}/{self.vif}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class VifEvent(NicEvent):
+    """With the call, and the backend's settings in xenstore: None where the vif leaves."""
+
+    call: Call
+    backend: Mapping[str, str] | None = None
+
+
 # --- calls ---------------------------------------------------------------------------------------------------------------
 
 
-def parse(request: Request) -> Event | None:
-    """The event of a call; None where there is nothing to do. Raises VmnetError."""
+def parse(request: Request) -> VifEvent | None:
+    """Return the event of a call; None where there is nothing to do. Raises VmnetError."""
     script = os.path.basename(request.argv[0])
     if script == "vif-setup":
         script = _set_up(request)
@@ -105,23 +113,23 @@ def parse(request: Request) -> Event | None:
     request.limit(max(1.0, SECONDS - _age()), _late)
     if call.arrives:
         return event(call, XenStore(), request.declared())
-    return Event(Action.UNPLUG, Domain("", f"xen:{call.domid}"), "xen", _recorded(call), owner=call.owner, call=(call, None))
+    return VifEvent(Action.UNPLUG, "xen", Domain("", f"xen:{call.domid}"), _recorded(call), owner=call.owner, call=call)
 
 
 def _age() -> float:
-    """How long ago libxl started this process, in seconds: importing us may have taken a while where all guests start at once."""
+    """How long ago libxl started this process, in seconds: imports take long where all guests start at once."""
     started = int(lines("/proc/self/stat")[0].rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     age = float(lines("/proc/uptime")[0].split()[0]) - started
     # A process that lives longer is none of libxl's.
     return age if age < SECONDS else 0.0
 
 
-def _late(*_: object) -> None:
+def _late(*_: object) -> NoReturn:
     raise VmnetError(f"not done within {SECONDS:.0f} s, and libxl kills scripts after 40 s; see `journalctl -t vmnet-hook`")
 
 
 def _set_up(request: Request) -> str:
-    """vif-setup: hands over to the script that the environment names."""
+    """vif-setup: hand over to the script that the environment names."""
     environ = request.environ
     named = environ.get("script", "")
     if not named or _HANDED_OVER in environ or os.path.basename(named).removeprefix("vmnet-") == "vif-setup":
@@ -133,7 +141,7 @@ def _set_up(request: Request) -> str:
 
 
 def read_call(script: str, words: Sequence[str], environ: Mapping[str, str]) -> Call | None:
-    """What a script was called with; None where that is nothing to it, as in Xen's own. Raises InputError."""
+    """Return what a script was called with; None where Xen's own would do nothing. Raises InputError."""
     variables = {found[1]: found[2] for word in words if (found := VARIABLE.fullmatch(word))}
     command = next((word for word in words if "=" not in word), "")
     if command not in COMMANDS:
@@ -156,13 +164,13 @@ def read_call(script: str, words: Sequence[str], environ: Mapping[str, str]) -> 
 # --- events --------------------------------------------------------------------------------------------------------------
 
 
-def event(call: Call, xenstore: XenStore, declared: Config) -> Event:
-    """What it takes to set a NIC up. Raises VmnetError."""
+def event(call: Call, xenstore: XenStore, declared: Config) -> VifEvent:
+    """Return the event that sets a NIC up. Raises VmnetError."""
     backend = xenstore.tree(call.path)
     if not backend:
         raise InputError(f"{call.script}: xenstore has no {call.path}; is the domain gone?")
     full = xenstore.read(f"/local/domain/{call.domid}/name") or f"xen-{call.domid}"
-    # So libxl calls a guest that comes in by live migration, until it runs here.
+    # libxl adds this to the name of a guest that comes in by live migration, until it runs here.
     name = full.removesuffix("--incoming")
     where = f"{one_line(name)}: vif {call.devid}"
     ifname = _ifname(call, backend.get("vifname", ""), where)
@@ -175,6 +183,7 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> Event:
         mtu=_parsed(_mtu, backend["mtu"], f"{where}: mtu") if backend.get("mtu") else None,
         metric=METRIC_EMULATED if call.emulated else METRIC,
         port_mac=PORT_MAC,
+        is_named=True,
     )
     own: tuple[Claim, ...] = ()
     network = None
@@ -183,21 +192,22 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> Event:
         own = (replace(claim, mac=vif.mac),)
     domain = Domain(name, f"xen:{call.domid}", (vif,), own, partial=True)
     rename = "" if ifname == call.ifname or _is_renamed(call, ifname) else call.ifname
-    return Event(
+    return VifEvent(
         Action.PLUG,
-        domain,
         "xen",
+        domain,
         ifname,
         announce=name == full,
         owner=call.owner,
         network=network,
         rename=rename,
-        call=(call, backend),
+        call=call,
+        backend=backend,
     )
 
 
-def events(name: str, xenstore: XenStore, declared: Config) -> Iterator[Event]:
-    """The events of every NIC of a domain that runs. Raises VmnetError."""
+def events(name: str, xenstore: XenStore, declared: Config) -> Iterator[VifEvent]:
+    """Yield the events of every NIC of a domain that runs. Raises VmnetError."""
     for domid in sorted(filter(str.isdecimal, xenstore.list("backend/vif")), key=int):
         if xenstore.read(f"/local/domain/{domid}/name") != name:
             continue
@@ -220,10 +230,10 @@ def _ifname(call: Call, vifname: str, where: str) -> str:
 
 
 def _is_renamed(call: Call, ifname: str) -> bool:
-    """Whether a link of that name is this NIC, called so before."""
+    """Whether a link of that name is this NIC, which was renamed before."""
     if sysfs.exists(call.ifname) or not sysfs.exists(ifname):
         return False
-    # QEMU's tap does not say whose it is; that another guest has one of that name, the records know.
+    # QEMU's tap does not tell its guest; the records know if another guest has one of that name.
     return call.emulated or _backend_of(ifname) == f"vif-{call.domid}-{call.devid}" or _recorded(call) == ifname
 
 
@@ -453,11 +463,11 @@ def _backend_of(port: str) -> str:
 # --- the answer ----------------------------------------------------------------------------------------------------------
 
 
-def conclude(event: Event) -> None:
-    """Tells the guest its MTU, runs the admin's hooks, tells libxl. Raises VmnetError."""
-    call, backend = event.call
+def conclude(event: VifEvent) -> None:
+    """Tell the guest its MTU, run the admin's hooks, tell libxl. Raises VmnetError."""
+    call, backend = event.call, event.backend
     _run_hooks(call, event.ifname, backend)
-    if call.command != "online":
+    if call.command != "online" or backend is None:
         return
     news = {}
     if call.script == "vif-bridge" and backend.get("frontend"):
@@ -467,7 +477,7 @@ def conclude(event: Event) -> None:
 
 
 def admins_hooks() -> list[str]:
-    """The admin's own scripts, which run after ours."""
+    """Return the admin's own scripts, which run after ours."""
     return [path for path in sorted(glob.glob(f"{SCRIPTS}/vif-post.d/*.hook")) if os.access(path, os.X_OK)]
 
 
@@ -513,7 +523,7 @@ def _left_behind(call: Call) -> dict[str, str]:
 
 
 def failed(request: Request, reason: str) -> None:
-    """Tells libxl why, where it listens."""
+    """Tell libxl the reason, where it waits for one."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     script = os.path.basename(request.argv[0])
     line = f"{script}: {shortened(reason)}"
@@ -527,15 +537,23 @@ def failed(request: Request, reason: str) -> None:
         if call and call.arrives and (told := XenStore(LAST_WORD)).list(call.path):
             told.write({f"{call.path}/hotplug-error": line, f"{call.path}/hotplug-status": "error"})
     except VmnetError:
-        # The exit status says so too.
+        # The exit status tells libxl of the failure all the same.
         pass
 
 
-def not_running(domains: Iterable[str]) -> set[str]:
-    """Those of the domains (`xen:DOMID`) that run no more. Nothing if xenstore can't be asked."""
-    if not (names := set(domains)):
-        return set()
+def alive(domains: Set[str]) -> Set[str]:
+    """Return those of the domains (`xen:DOMID`) that run; all of them if xenstore can't be asked."""
+    if not domains:
+        return domains
     try:
-        return names - {f"xen:{domid}" for domid in XenStore().list("/local/domain")}
+        return domains & {f"xen:{domid}" for domid in XenStore().list("/local/domain")}
     except VmnetError:
-        return set()
+        return domains
+
+
+def keeps_calls() -> bool:
+    """The admin's own scripts shall run with the hook's rights, not with the agent's."""
+    return bool(admins_hooks())
+
+
+FRONT_END = FrontEnd(parse, conclude, failed, alive, keeps_calls)

@@ -1,7 +1,7 @@
 """Xen's network scripts: `SCRIPT start|stop|status [VAR=VAL…]`, which xend ran when it started, and admins' wrappers run since.
 
-What `start` declares is kept in a file under configuration.RUNTIME, so that every command knows of it, until `stop` or the next
-boot. It is brought up as `vmnet-hook up` does, safe takeover and all.
+What `start` declares is kept in a file under configuration.RUNTIME, where every command finds it, until `stop` or the next
+boot. It is brought up as by `vmnet-hook up`, safe takeover included.
 """
 
 import json
@@ -18,9 +18,8 @@ from ..declared.sections import SECTIONS
 from ..errors import ConfigError, InputError, one_line
 from ..kernel import sysfs
 from ..model import declaration
-from ..model.event import Action, Event
-from ..model.guest import Domain
-from ..model.request import Request
+from ..model.event import Action, PartsEvent
+from .front_end import FrontEnd, Request
 from .xen import VARIABLE, default_netdev, is_bridge, lines
 
 _VARIABLES = {
@@ -36,8 +35,8 @@ _RULER = "=" * 60
 _ENVIRON = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def parse(request: Request) -> Event | None:
-    """The event of a call; None if it was `status`, which is printed. Raises VmnetError."""
+def parse(request: Request) -> PartsEvent | None:
+    """Return the event of a call; print the `status`, and return None, if it asks for that. Raises VmnetError."""
     script = os.path.basename(request.argv[0])
     command, variables = _read(script, request.argv[1:])
     return _SCRIPTS[script](command, variables)
@@ -71,23 +70,23 @@ def _read(script: str, words: Sequence[str]) -> tuple[str, dict[str, str]]:
     return command, variables
 
 
-def _event(command: str, stem: str, names: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -> Event:
+def _event(command: str, stem: str, names: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -> PartsEvent:
     action = Action.UP if command == "start" else Action.DOWN
     text = "".join(f"[{name}]\n" + "".join(f"{key} = {json.dumps(v)}\n" for key, v in t.items()) for name, t in tables.items())
-    return Event(action, Domain(""), "xen", owner=stem, names=tuple(names), declared=text)
+    return PartsEvent(action, "xen-network", owner=stem, names=tuple(names), declared=text)
 
 
 # --- network-bridge ------------------------------------------------------------------------------------------------------
 
 
-def _bridge(command: str, variables: Mapping[str, str]) -> Event | None:
+def _bridge(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
     netdev, bridge = _port_and_bridge(variables)
     if command == "status":
         _print_bridge(netdev, bridge)
         return None
     stem = f"network-bridge-{bridge}"
     tables: dict[str, dict[str, Any]] = {}
-    # What a broken file declares can be stopped all the same.
+    # A broken file must not keep `stop` from working.
     declared = configuration.load(SECTIONS) if command == "start" else declaration.Config({})
     part = declared.parts.get(f"bridge:{bridge}")
     if command == "start" and part and not part.source.startswith(configuration.RUNTIME):
@@ -112,7 +111,7 @@ def _bridge(command: str, variables: Mapping[str, str]) -> Event | None:
 
 
 def _port_and_bridge(variables: Mapping[str, str]) -> tuple[str, str]:
-    """As Xen's script finds them; once the bridge is up, the default route leads through it."""
+    """The port and the bridge, as Xen's script finds them. Once the bridge is up, the default route leads through it."""
     vifnum = variables.get("vifnum", "")
     netdev = variables.get("netdev") or (f"eth{vifnum}" if vifnum else "")
     bridge = variables.get("bridge", "")
@@ -159,7 +158,7 @@ def _print_bridge(netdev: str, bridge: str) -> None:
 # --- network-route, network-nat ------------------------------------------------------------------------------------------
 
 
-def _route(command: str, variables: Mapping[str, str]) -> Event | None:
+def _route(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
     netdev = variables.get("netdev") or default_netdev("network-route")
     if command == "status":
         print(_RULER)
@@ -174,7 +173,7 @@ def _route(command: str, variables: Mapping[str, str]) -> Event | None:
     return _event(command, name, [f"network:{name}"], {f'networks."{name}"': table})
 
 
-def _nat(command: str, variables: Mapping[str, str]) -> Event | None:
+def _nat(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
     netdev = variables.get("netdev") or default_netdev("network-nat")
     if variables.get("dhcp") == "yes":
         print(
@@ -204,8 +203,11 @@ _SCRIPTS = {"network-bridge": _bridge, "network-route": _route, "network-nat": _
 
 
 def _print_output(*command: str) -> None:
-    """What a program says, on our standard output; what it complains about, too."""
+    """Print a program's output and errors on our standard output."""
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_ENVIRON
     )
     print(done.stdout, end="")
+
+
+FRONT_END = FrontEnd(parse)

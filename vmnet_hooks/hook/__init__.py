@@ -1,30 +1,34 @@
-"""What every installed hook runs. Decides with next to no imports whether a call matters: most do not."""
+"""What every installed hook runs first. Decides with next to no imports whether a call matters: most do not."""
 
 import posix
 import sys
 
-from ..frontends import CONFIGURATION, FRONTENDS, VARIABLES, of
+from ..frontends import CONFIGURATION, Row, hooks, of
+
+RECORDS = b"/run/vmnet-hooks"
+"""As records.store.DIRECTORY, which costs an import."""
 
 
 def matters(path: str, argv: list[str]) -> str:
-    """The front end of a call of the hook at `path`; "" if the call is nothing to us. Raises SystemExit if there is none."""
-    name = of(path)
+    """Return the name of the hook at `path` if the call matters, else "". Raises SystemExit if there is no such hook."""
+    name, known = of(path), hooks()
     if not name:
-        print(f"vmnet-hook: {path!r} is no front end; call one of its links: {', '.join(FRONTENDS)}", file=sys.stderr)
+        print(f"vmnet-hook: {path!r} is no front end; call one of its links: {', '.join(known)}", file=sys.stderr)
         raise SystemExit(2)
-    _, position, operations, _ = FRONTENDS[name]
-    if position and len(argv) > position and argv[position] not in operations:
+    row = known[name]
+    operation = row.operation(argv)
+    if 0 < row.position < len(argv) and operation not in row.operations:
         return ""
-    if name in VARIABLES and not posix.environ.get(VARIABLES[name]) and not brought_up(posix.environ):
+    if row.variable and not posix.environ.get(row.variable) and not has_mark(row, posix.environ):
         return ""
-    if position and argv[position : position + 1] == ["prepare"] and not has_bridges(CONFIGURATION):
+    if operation in row.preparing and not has_bridges(CONFIGURATION):
         return ""
     return name
 
 
 def has_bridges(directory: str) -> bool:
-    """Whether the configuration may declare a bridge, which a guest may need before its tap exists: every guest's start asks.
-    A file that can't be read is for others to complain about."""
+    """Return whether the configuration may declare a bridge, which a guest may need before its tap exists. Every start of a guest
+    asks. A file that can't be read is reported where the configuration is loaded."""
     paths = [f"{directory}/vmnet.toml"]
     try:
         paths += [f"{directory}/conf.d/{name}" for name in posix.listdir(f"{directory}/conf.d")]
@@ -48,10 +52,12 @@ def has_bridges(directory: str) -> bool:
     return False
 
 
-def brought_up(environ: dict[bytes, bytes]) -> bool:
-    """Whether a stanza that is none of ours was one before it was edited: actions.py leaves a mark."""
+def has_mark(row: Row, environ: dict[bytes, bytes]) -> bool:
+    """Return whether an earlier call with the same values of the variables `row.mark` left something to take down. Its
+    description may have been edited since, and be none of ours now."""
+    values = b"-".join([environ.get(variable, b"") for variable in row.mark])
     try:
-        posix.stat(b"/run/vmnet-hooks/ifupdown:%b-%b" % (environ.get(b"IFACE", b""), environ.get(b"ADDRFAM", b"")))
+        posix.stat(b"%b/%b:%b" % (RECORDS, row.name.encode(), values))
     except (OSError, ValueError):
         return False
     return True

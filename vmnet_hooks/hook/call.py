@@ -1,5 +1,5 @@
-"""Serves a call that matters: front end → event → engine → exit status and log. In the hook's own process (`handle`), where the
-agent does not; the agent uses `serve` too."""
+"""Serves a call that matters: front end → event → engine → exit status and log. `handle` does it in the hook's own process, where
+there is no agent; the agent calls `serve`."""
 
 import io
 import os
@@ -7,25 +7,19 @@ import signal
 import site
 import sys
 import syslog
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import Any
 
 from ..errors import Abandoned, VmnetError, one_line, shortened
-from ..frontends import FRONTENDS
-from ..model.request import Request
+from ..frontends import hooks
+from ..frontends.front_end import Late, Request, load
 from .place import Here, Place
 
 if sys.flags.no_site:
     # Hooks run without `site`, which costs as much as the rest of the interpreter; from here on we need the libraries.
     site.main()
 
-SAFE = frozenset({"started", "reconnect"})
-"""Operations whose failure makes libvirt kill a guest that runs."""
 
-
-def handle(frontend: str, argv: Sequence[str], stdin: bytes | None = None) -> int:
-    """One call of a hook, in this process. Returns the exit status; the one-line reason of a failure is on stderr and in the
+def handle(hook: str, argv: list[str], stdin: bytes | None = None) -> int:
+    """Serve one call of a hook in this process. Return the exit status; the reason of a failure is one line on stderr and in the
     log. `stdin` is what was read of it already."""
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
     there = sys.stdin.buffer if sys.stdin else io.BytesIO()
@@ -33,24 +27,25 @@ def handle(frontend: str, argv: Sequence[str], stdin: bytes | None = None) -> in
     request = Request(
         argv, os.environ, there if stdin is None else io.BytesIO(stdin), os.getppid(), place.declared, _interrupted_after
     )
-    status, reason = serve(frontend, request, place)
+    status, reason = serve(hook, request, place)
     if reason:
         print(f"vmnet-hook: {shortened(reason)}", file=sys.stderr, flush=True)
     return status
 
 
-def serve(frontend: str, request: Request, place: Place) -> tuple[int, str]:
-    """One call of a hook, at a place. Returns the exit status and the reason of a failure, which is in the log already."""
-    module, position, _, _ = FRONTENDS[frontend]
-    argv = request.argv
-    operation = argv[position] if 0 < position < len(argv) else ""
-    script = import_module(f"vmnet_hooks.frontends.{module}")
+def serve(hook: str, request: Request, place: Place) -> tuple[int, str]:
+    """Serve one call of a hook at a place. Return the exit status, and the reason of a failure, which is in the log already."""
+    row = hooks()[hook]
+    front_end = load(row)
     try:
-        event = script.parse(request)
+        event = front_end.parse(request)
         if event is not None:
-            done = import_module("vmnet_hooks.hook.events").act(event, getattr(script, "conclude", None), place)
+            # A call that is refused needs neither the records nor the engine.
+            from .events import act
+
+            done = act(event, front_end.conclude, place)
             if done:
-                log(syslog.LOG_INFO, f"{event.action.value} {event.domain.name or event.owner}: {done}")
+                log(syslog.LOG_INFO, f"{event.action.value} {event.subject}: {done}")
             if event.warning:
                 raise VmnetError(event.warning)
         return 0, ""
@@ -60,17 +55,16 @@ def serve(frontend: str, request: Request, place: Place) -> tuple[int, str]:
         status, reason = error.exit_code, str(error)
     except Exception as error:
         status, reason = 1, f"internal error: {type(error).__name__}: {error}; please report it"
-    log(syslog.LOG_ERR, f"{' '.join(argv[1:3])}: {reason}")
-    if hasattr(script, "failed"):
-        script.failed(request, reason)
-    return (0 if operation in SAFE else status), reason
+    log(syslog.LOG_ERR, f"{' '.join(request.argv[1:3])}: {reason}")
+    front_end.failed(request, reason)
+    return (0 if row.operation(request.argv) in row.lenient else status), reason
 
 
 def log(priority: int, text: str) -> None:
-    """One line to the journal, whatever is in it."""
+    """Write one line to the journal, whatever is in `text`."""
     syslog.syslog(priority, one_line(text)[:2000])
 
 
-def _interrupted_after(seconds: float, late: Callable[..., Any]) -> None:
+def _interrupted_after(seconds: float, late: Late) -> None:
     signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -3,8 +3,7 @@ the agent has a place of its own, which stays."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..declared import configuration
 from ..declared.sections import SECTIONS
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Place(Protocol):
-    """What actions.py needs of a place. `engine` without a configuration has the declared one."""
+    """What events.py needs of a place. `engine` without a configuration has the declared one."""
 
     def declared(self) -> declaration.Config: ...
     def engine(self, declared: declaration.Config | None = None) -> AbstractContextManager["Engine"]: ...
@@ -27,40 +26,52 @@ class Place(Protocol):
 
 
 class Here:
-    """This process, for one call. The kernel edge (pyroute2) is imported only for whoever asks for an engine."""
+    """This process, for one call."""
 
     def __init__(self) -> None:
         self._declared: declaration.Config | None = None
 
     def declared(self) -> declaration.Config:
-        """The configuration, read once: a call sees one state of it. Raises ConfigError."""
+        """Return the configuration, read once: a call sees one state of it. Raises ConfigError."""
         if self._declared is None:
             self._declared = configuration.load(SECTIONS)
         return self._declared
 
     @contextmanager
-    def engine(self, declared: declaration.Config | None = None) -> Iterator[Any]:
-        """An engine for as long as the context lasts. Raises VmnetError."""
-        engine = import_module("vmnet_hooks.engine.session").engine(declared or self.declared())
+    def engine(self, declared: declaration.Config | None = None) -> Iterator["Engine"]:
+        """Give an engine for as long as the context lasts. Raises VmnetError."""
+        # Most guests have nothing of ours, and need no kernel edge.
+        from ..engine import session
+
+        engine = session.engine(declared or self.declared())
         try:
             yield engine
         finally:
             engine.close()
 
     @contextmanager
-    def records(self) -> Iterator[Any]:
-        """The records alone. Raises StoreError."""
-        records = import_module("vmnet_hooks.records.store").Store()
+    def records(self) -> Iterator["Store"]:
+        """Give the records alone. Raises StoreError."""
+        # A call that is refused needs no records.
+        from ..records.store import Store
+
+        records = Store()
         try:
             yield records
         finally:
             records.close()
 
     def announce(self, calls: Sequence[tuple[str, str, str]]) -> None:
-        """See packet.announce."""
-        import_module("vmnet_hooks.kernel.packet").announce(calls)
+        """See kernel.packet.announce."""
+        # Only a guest that begins to run is announced.
+        from ..kernel import packet
+
+        packet.announce(calls)
 
     def await_arrival(self, owners: Sequence["Owner"]) -> None:
-        """See arrival.detach."""
+        """See engine.migration.detach."""
         if owners:
-            import_module("vmnet_hooks.engine.migration").detach(owners, self.declared())
+            # Few guests come by live migration.
+            from ..engine import migration
+
+            migration.detach(owners, self.declared())

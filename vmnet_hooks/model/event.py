@@ -1,16 +1,16 @@
-"""What a front end reports: an event of a domain, or of a part of the host. Plain data."""
+"""What a front end reports: an event of a guest, or of a part of the host. Plain data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
+from .declaration import Network
 from .guest import Domain
 
 
 class Action(Enum):
     """What a front end asks for. PREPARE: before the tap exists. PLUG: the tap exists, the guest does not run yet. ACTIVATE:
-    the guest runs *here*. RECONNECT: the hypervisor's daemon restarted; must never fail. UP, DOWN: of a network of the
-    host's own."""
+    the guest runs *here*. RECONNECT: the hypervisor's daemon restarted; must never fail. INCOMING: the guest will come by live
+    migration. UP, DOWN: a part of the host."""
 
     PREPARE = "prepare"
     PLUG = "plug"
@@ -24,23 +24,68 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Event:
-    """What happened. With `ifname`, only that vif of the domain is meant. With `announce`, no ACTIVATE will follow the PLUG.
-    `warning` is what a front end could not read of an event that must not fail for it.
-
-    `owner` is an id in the records: UNPLUG removes what it claims; UP and DOWN, which have no domain, are about what it claims
-    for `network`. `network` is a config.Network that no file declares. `rename` is what the host's side of the NIC is called
-    until PLUG calls it `ifname`. `names` are parts of the host that UP brings up, once `declared` (TOML) is kept under `owner`
-    in configuration.RUNTIME, and that DOWN takes down. `call` is the front end's own."""
+    """What happened, and by which front end's name. `warning` is what the front end could not read of a call that must be done
+    all the same."""
 
     action: Action
-    domain: Domain
     frontend: str
+    warning: str = field(default="", kw_only=True)
+
+    @property
+    def subject(self) -> str:
+        """What the log calls it."""
+        return ""
+
+
+@dataclass(frozen=True)
+class GuestEvent(Event):
+    """With `ifname`, only that vif of the domain is meant. With `announce`, no ACTIVATE will follow the PLUG."""
+
+    domain: Domain
     ifname: str = ""
-    warning: str = ""
     announce: bool = False
-    owner: str = ""
-    network: Any = None
+
+    @property
+    def subject(self) -> str:
+        return self.domain.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class NicEvent(GuestEvent):
+    """About one NIC, by a front end that knows it by an id of its own: `owner`, in the records, is what UNPLUG removes. `network`
+    is the NIC's where no file declares it. `rename` is what the host's side of the NIC is called until PLUG calls it `ifname`."""
+
+    owner: str
+    network: Network | None = None
     rename: str = ""
-    names: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        return self.domain.name or self.owner
+
+
+@dataclass(frozen=True)
+class NetworkEvent(Event):
+    """UP or DOWN of a network of the host's own that no file declares: `owner`, an id in the records, claims it. DOWN needs no
+    `network`."""
+
+    owner: str
+    network: Network | None = None
+
+    @property
+    def subject(self) -> str:
+        return self.owner
+
+
+@dataclass(frozen=True)
+class PartsEvent(Event):
+    """UP or DOWN of the parts of the host `names`, which a command declares: UP keeps `declared`, which is TOML, as `owner` in
+    configuration.RUNTIME."""
+
+    owner: str
+    names: tuple[str, ...]
     declared: str = ""
-    call: Any = None
+
+    @property
+    def subject(self) -> str:
+        return self.owner

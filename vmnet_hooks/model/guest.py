@@ -23,8 +23,9 @@ class Claim:
 class Vif:
     """A NIC of a guest. `ifname` is the host's side of it ("" where there is none yet); `id` tells it from the domain's other
     NICs where its MAC does not, `twin` is the id of the same NIC's other half (an HVM guest of Xen's has an emulated and a
-    paravirtual one: `metric` is for routes to this one). `bridge`, `mtu` (bytes) and `port_mac` (of the host's side) are what
-    the hypervisor's own configuration says; `domain` is the guest's name, the rest what was claimed for it."""
+    paravirtual one: `metric` is for routes to this one). `is_named` where the hypervisor takes the name of the host's side
+    from the guest's settings, so that two guests may ask for one name. `bridge`, `mtu` (bytes) and `port_mac` (of the host's
+    side) are what the hypervisor's own configuration says; `domain` is the guest's name, the rest what was claimed for it."""
 
     mac: str
     ifname: str = ""
@@ -41,6 +42,7 @@ class Vif:
     filter: bool = True
     vlan: int | None = None
     tagged: tuple[int, ...] | None = None
+    is_named: bool = False
 
     def claimed(self, claim: Claim) -> "Vif":
         return replace(

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+ASKED_FOR, NEEDED = "cli", "auto"
+"""`frontend` of a part of the host: the admin asked for it, or only something on it needs it."""
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -25,3 +28,8 @@ class Owner:
     tagged: tuple[int, ...] | None = None
     mtu: int | None = None
     metric: int = 0
+
+    @property
+    def is_described(self) -> bool:
+        """Whether a front end described this part of the host: no file of the configuration declares it."""
+        return not self.domain and self.frontend not in (ASKED_FOR, NEEDED)
