@@ -15,7 +15,6 @@ SHELL = /bin/bash
 PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
 LIBDIR = $(DESTDIR)$(PREFIX)/lib/vmnet-hooks
-XEN_SCRIPTS := vif-bridge vif-route vif-nat vif-setup network-bridge network-route network-nat
 
 RUN_PACKAGES := python3 python3-pyroute2 python3-lxml python3-click nftables iproute2
 DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-system libvirt-daemon-driver-qemu \
@@ -132,16 +131,27 @@ deb: packages-deb
 	lintian --allow-root --fail-on error,warning dist/*.changes
 	@ls -l dist/*.deb
 
+# Every hook, and where it is linked to.
+define HOOKS
+from vmnet_hooks.frontends import hooks
+for name, row in hooks().items():
+    print(name, *(link.format(name.rpartition("/")[2]) for link in row.links))
+endef
+export HOOKS
+
 # The hooks look for the package two folders above themselves, so it lives beside them.
 install:
-	install -d $(addprefix $(LIBDIR)/hooks/,libvirt qemu ifupdown xen) $(DESTDIR)$(PREFIX)/bin
+	install -d $(LIBDIR)/hooks $(DESTDIR)$(PREFIX)/bin
 	find vmnet_hooks -name '*.py' -exec install -D -m 644 {} $(LIBDIR)/{} \;
 	install -m 755 hooks/run $(LIBDIR)/hooks/run
-	ln -sf ../run $(LIBDIR)/hooks/libvirt/qemu
-	ln -sf ../run $(LIBDIR)/hooks/qemu/ifup
-	ln -sf ../run $(LIBDIR)/hooks/qemu/ifdown
-	ln -sf ../run $(LIBDIR)/hooks/ifupdown/vmnet
-	for name in $(XEN_SCRIPTS); do ln -sf ../run $(LIBDIR)/hooks/xen/$$name; done
+	$(PYTHON) -B -c "$$HOOKS" | while read -r hook links; do \
+	    install -d $(LIBDIR)/hooks/$${hook%/*}; \
+	    ln -sf ../run $(LIBDIR)/hooks/$$hook; \
+	    for link in $$links; do \
+	        install -d $(DESTDIR)$${link%/*}; \
+	        ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/$$hook $(DESTDIR)$$link; \
+	    done; \
+	done
 	for command in vmnet-hook=cli vmnet-hookd=agent.main; do \
 	    printf '%s\n' '#!/usr/bin/python3 -I' 'import sys' 'sys.path.insert(0, "$(PREFIX)/lib/vmnet-hooks")' \
 	        "from vmnet_hooks.$${command#*=} import main" 'sys.exit(main())' >$(DESTDIR)$(PREFIX)/bin/$${command%=*}; \
@@ -159,17 +169,8 @@ install:
 	    sed 's,/usr/bin/,$(PREFIX)/bin/,' etc/systemd/$$unit >$(DESTDIR)/usr/lib/systemd/system/$$unit; \
 	    chmod 644 $(DESTDIR)/usr/lib/systemd/system/$$unit; \
 	done
-	install -d $(DESTDIR)/etc/vmnet-hooks/conf.d $(DESTDIR)/etc/vmnet-hooks/domains.d $(DESTDIR)/etc/libvirt/hooks/qemu.d
+	install -d $(DESTDIR)/etc/vmnet-hooks/conf.d $(DESTDIR)/etc/vmnet-hooks/domains.d
 	[ -e $(DESTDIR)/etc/vmnet-hooks/vmnet.toml ] || install -m 644 etc/vmnet.toml $(DESTDIR)/etc/vmnet-hooks/vmnet.toml
-	ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/libvirt/qemu $(DESTDIR)/etc/libvirt/hooks/qemu.d/vmnet-hooks
-	for dir in if-up.d if-down.d; do \
-	    install -d $(DESTDIR)/etc/network/$$dir; \
-	    ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/ifupdown/vmnet $(DESTDIR)/etc/network/$$dir/vmnet-hooks; \
-	done
-	install -d $(DESTDIR)/etc/xen/scripts
-	for name in $(XEN_SCRIPTS); do \
-	    ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/xen/$$name $(DESTDIR)/etc/xen/scripts/vmnet-$$name; \
-	done
 
 clean:
 	rm -rf dist build .venv-check *.egg-info .pybuild .pytest_cache .mypy_cache .ruff_cache

@@ -55,7 +55,7 @@ class FrontEnd(Generic[E]):
     """What the module of a front end defines as FRONT_END.
 
     `parse` returns the event of a call, None if there is nothing to do. It raises VmnetError.
-    `conclude` is called when an event was carried out. If it raises VmnetError, what the event brought is taken away again.
+    `conclude` is called when an event was carried out. If it raises VmnetError, what a NicEvent brought is taken away again.
     `failed` gets a call that failed, and the reason.
     `alive` returns those of the domains, by id, that run; all of them where the hypervisor can't be asked, because silence is no
     proof of death. It must not be called where the hypervisor waits for us.

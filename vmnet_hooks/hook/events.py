@@ -31,8 +31,8 @@ E = TypeVar("E", bound=Event)
 
 
 def act(event: E, conclude: Callable[[E], None] | None = None, place: Place | None = None) -> str:
-    """Carry an event out, then have its front end `conclude` it. If that fails, what the event brought is taken away again.
-    Return what was done, for the log; "" if nothing was. The default place is this process. Raises VmnetError."""
+    """Carry an event out, then have its front end `conclude` it. If that fails, what a NicEvent brought is taken away
+    again. Return what was done, for the log; "" if nothing was. The default place is this process. Raises VmnetError."""
     place = place or Here()
     end = partial(conclude, event) if conclude else _nothing
     if isinstance(event, GuestEvent) and event.action is Action.PLUG:
