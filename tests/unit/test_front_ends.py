@@ -18,7 +18,7 @@ from vmnet_hooks import frontends, hook
 from vmnet_hooks.agent import server
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS
-from vmnet_hooks.frontends import FRONT_ENDS, Row, front_end, hooks, of
+from vmnet_hooks.frontends import FRONT_ENDS, Row, front_end, hooks, of, xen_diversion
 from vmnet_hooks.frontends.front_end import Request, load
 from vmnet_hooks.frontends.running import gone
 from vmnet_hooks.hook import call
@@ -51,6 +51,11 @@ def test_a_row_agrees_with_itself(row):
 @each_row
 def test_its_module_has_a_front_end(row):
     assert isinstance(load(row), front_end.FrontEnd)
+
+
+def test_the_scripts_that_xl_finds_are_all_known():
+    there = [name.removeprefix("xen/") for name in hooks() if name.startswith("xen/")]
+    assert sorted(xen_diversion.DIVERTED + xen_diversion.UNTOUCHED) == sorted(there)
 
 
 def test_names_are_unique():

@@ -1,8 +1,8 @@
 """Xen's vif scripts, as libxl runs them: `SCRIPT online|offline|add|remove [type_if=vif|tap] [VAR=VAL…]`.
 
 `online` and `offline` are about a paravirtual vif (vifDOMID.DEVID), `add` and `remove` about the tap that QEMU made for the
-same NIC of an HVM guest (vifDOMID.DEVID-emu). What the NIC is stands in xenstore, below XENBUS_PATH; libxl waits for
-`hotplug-status` there. https://xenbits.xen.org/docs/unstable/man/xl-network-configuration.5.html
+same NIC of an HVM guest (vifDOMID.DEVID-emu). xenstore describes the NIC, below XENBUS_PATH; libxl waits for `hotplug-status`
+there. https://xenbits.xen.org/docs/unstable/man/xl-network-configuration.5.html
 """
 
 import glob
@@ -70,7 +70,7 @@ class Call:
 
     @property
     def path(self) -> str:
-        # Below this domain's own: backends may live in a driver domain.
+        # Relative to this domain's own path: backends may live in a driver domain.
         return f"backend/vif/{self.domid}/{self.devid}"
 
     @property
@@ -120,7 +120,7 @@ def _age() -> float:
     """How long ago libxl started this process, in seconds: imports take long where all guests start at once."""
     started = int(lines("/proc/self/stat")[0].rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     age = float(lines("/proc/uptime")[0].split()[0]) - started
-    # A process that lives longer is none of libxl's.
+    # libxl would have killed an older process: this one was started by something else.
     return age if age < SECONDS else 0.0
 
 
@@ -269,7 +269,7 @@ def _mtu(text: str) -> int:
 
 
 def _claim(call: Call, backend: Mapping[str, str], declared: Config, where: str) -> tuple[Claim, Network | None]:
-    """Where a NIC belongs by its own settings: a declared network, else one that these settings describe."""
+    """The claim of a NIC by its own settings: on a declared network, or on one that these settings describe."""
 
     def setting(key: str) -> str:
         return backend.get(key) or call.variables.get(key, "")
@@ -292,7 +292,7 @@ def _claim(call: Call, backend: Mapping[str, str], declared: Config, where: str)
 
 
 def _source(text: str) -> str:
-    """What a guest may send from. An address with a prefix length is that address, unless it is the subnet's own."""
+    """The source that a word of `ip` allows. An address with a prefix length is that one address, unless it is the subnet's."""
     try:
         found = ipaddress.ip_interface(text)
     except ValueError:
@@ -303,7 +303,7 @@ def _source(text: str) -> str:
 
 
 def vlans(text: str) -> tuple[int | None, tuple[int, ...]]:
-    """The `vlan` of xl-network-configuration(5): the VLAN that is untagged, and those that are tagged. Terms are ID, IDp
+    """Return the untagged and the tagged VLANs of `vlan` in xl-network-configuration(5). Terms are ID, IDp
     (the untagged one), ID-ID, and ID+STEPxCOUNT (COUNT more, STEP apart); a single ID is untagged. Raises ValueError."""
     untagged: list[int] = []
     tagged: list[int] = []
@@ -332,7 +332,7 @@ def vlans(text: str) -> tuple[int | None, tuple[int, ...]]:
 
 
 def private_address(domid: int, devid: int) -> str:
-    """What a NIC gets if nobody gave it an address, as in Xen's vif-nat."""
+    """Return the address of a NIC whose settings have none, as in Xen's vif-nat."""
     return f"10.{domid // 256 % 256}.{domid % 256}.{(devid + 1) % 256}"
 
 
@@ -343,7 +343,7 @@ def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: st
     _parsed(values.ifname, name, f"{where}: bridge")
     old = f"eth{name.removeprefix('xenbr')}"
     if name.startswith("xenbr") and not is_bridge(name) and is_bridge(old) and declared.link(name) is None:
-        # The bridge of an old network-bridge has the name of the NIC below it.
+        # The bridge of an old network-bridge is called like the NIC below it.
         name = old
     found = [n for n in declared.networks.values() if MODES[n.mode].bridge_of(n) == name]
     same = [n for n in found if (n["vlan"], n["tagged"] or ()) == (claim.vlan, claim.tagged or ())]
@@ -392,12 +392,12 @@ _CLAIMS = {"vif-bridge": _bridged, "vif-route": _routed, "vif-nat": _nat}
 
 
 def described(name: str, mode: str, options: dict[str, Any], where: str) -> Described:
-    """A network that no file declares: its name has a colon, which no declared one has."""
+    """Return a network that no file declares. Its name has a colon, which no declared network's has."""
     return Described("networks", name, parse_options(MODES[mode].OPTIONS, options, where), where, mode)
 
 
 def default_netdev(where: str) -> str:
-    """The interface of the default route, IPv4's or else IPv6's. Raises InputError if there is none."""
+    """Return the interface of the default route, IPv4's or else IPv6's. Raises InputError if there is none."""
     rows = [line.split() for line in lines("/proc/net/route")[1:]]
     found = [(int(row[6]), row[0]) for row in rows if row[1] == row[7] == "0" * 8 and row[0] != "*"]
     rows = [line.split() for line in lines("/proc/net/ipv6_route")]
@@ -408,7 +408,7 @@ def default_netdev(where: str) -> str:
 
 
 def lines(path: str) -> list[str]:
-    """The lines of a file of the kernel's; none if there is no such file."""
+    """Return the lines of a file in /proc or /sys; none if there is no such file."""
     try:
         with open(path) as file:
             return file.read().splitlines()
@@ -417,7 +417,7 @@ def lines(path: str) -> list[str]:
 
 
 def is_bridge(name: str) -> bool:
-    """Whether there is a bridge of that name."""
+    """Return whether there is a bridge of that name."""
     return os.path.isdir(f"{sysfs.ROOT}/{name}/bridge")
 
 
@@ -452,7 +452,7 @@ def _uplink(bridge: str, declared: Config, where: str) -> str:
 
 
 def _backend_of(port: str) -> str:
-    """vif-DOMID-DEVID, where netback made a link."""
+    """vif-DOMID-DEVID if netback made the link, else ""."""
     try:
         found = os.path.basename(os.readlink(f"{sysfs.ROOT}/{port}/device"))
     except OSError:
@@ -482,12 +482,12 @@ def admins_hooks() -> list[str]:
 
 
 def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str] | None) -> None:
-    """vif-post.d/*.hook, in one shell with Xen's own functions, as its scripts do. Raises VmnetError."""
+    """Run vif-post.d/*.hook in one shell with Xen's functions, as Xen's scripts do. Raises VmnetError."""
     hooks = admins_hooks()
     if not hooks:
         return
     if backend is None:
-        # The vif leaves; its settings may have gone already.
+        # The vif leaves; xenstore may have lost its settings already.
         backend = _left_behind(call)
         ifname = ifname or call.ifname
     environ = {
@@ -552,7 +552,7 @@ def alive(domains: Set[str]) -> Set[str]:
 
 
 def keeps_calls() -> bool:
-    """The admin's own scripts shall run with the hook's rights, not with the agent's."""
+    """Return whether there are scripts of the admin: they shall run with the hook's rights, not with the agent's."""
     return bool(admins_hooks())
 
 

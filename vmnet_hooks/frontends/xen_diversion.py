@@ -1,12 +1,12 @@
-"""Our scripts in the place of Xen's own: each of Xen's is set aside as NAME.xen, by dpkg's own diversions, and NAME is a link
-to ours. The only file that runs dpkg-divert(1).
+"""Our scripts in the place of Xen's own: each of Xen's is set aside as NAME.xen by a diversion of dpkg's, and NAME is a link to
+ours. The only file that runs dpkg-divert(1).
 
-xl may run NAME at any moment, so NAME is never missing: dpkg-divert only keeps the book (--no-rename), and the files are moved
-by link(2) and rename(2), which put one file in the place of another at once. It also leaves something sensible behind
-wherever it is killed: `divert` and `undivert` both go on from there.
+xl may run NAME at any moment, so NAME is never missing: dpkg-divert only records the diversion (--no-rename), and link(2) and
+rename(2) move the files, which replaces one by another atomically. `divert` and `undivert` both complete what an earlier one
+left when it was killed.
 
-Names that Xen ships no more are diverted too, although there is nothing to set aside: an older Xen's entry may be left among
-dpkg's conffiles, and purging that follows a link that is not diverted and removes the file at its end, our program.
+Names that Xen ships no more are diverted too, although there is nothing to set aside: dpkg may still list an older Xen's
+conffile, and purging that follows a link that is not diverted, and removes the file at its end, our program.
 """
 
 import fcntl
@@ -28,10 +28,10 @@ DIRECTORY = "/etc/xen/scripts"
 PACKAGE = "vmnet-hooks"
 SHIPPED = ("vif-bridge", "vif-route", "vif-nat")
 DROPPED = ("network-bridge", "network-route", "network-nat")
-"""Xen ships them no more: whatever file has such a name is somebody else's, and left alone."""
+"""Xen ships them no more: a file of such a name is the admin's, and left alone."""
 DIVERTED = SHIPPED + DROPPED
 UNTOUCHED = ("vif-setup",)
-"""Runs whatever script the guest's configuration names."""
+"""Runs the script that the guest's configuration names."""
 
 
 class Step(Enum):
@@ -86,7 +86,7 @@ class Script:
 
 
 def to_divert(script: Script) -> tuple[Step, ...]:
-    """What is to be done until ours is run. Raises ConflictError."""
+    """Return the steps that make NAME our script. Raises ConflictError."""
     if script.is_foreign:
         return to_undivert(script)
     understood = script.registered and (script.at is At.NOTHING or script.aside is Aside.SAME)
@@ -101,8 +101,8 @@ def to_divert(script: Script) -> tuple[Step, ...]:
 
 
 def to_undivert(script: Script) -> tuple[Step, ...]:
-    """What is to be done until everything is as if we had never been there. Nothing that is not ours is lost: a script that
-    somebody put in the place of our link stays, and so does Xen's own at NAME.xen."""
+    """Return the steps that restore what was there before us. Nothing that is not ours is lost: a script that the admin put in
+    the place of our link stays, and so does Xen's own at NAME.xen."""
     steps = []
     if script.is_ours:
         steps.append(Step.UNLINK if script.aside is Aside.NOTHING else Step.RESTORE)
@@ -116,14 +116,14 @@ def to_undivert(script: Script) -> tuple[Step, ...]:
 
 
 def stays(script: Script) -> str:
-    """What `to_undivert` can't put back, if anything."""
+    """Return a warning about what `to_undivert` can't restore, "" if there is nothing."""
     if script.registered and script.at is At.FILE and script.aside is Aside.OTHER:
         return f"{script.path} is not ours and stays; Xen's own stays at {script.aside_path}"
     return ""
 
 
 def half_done(script: Script) -> bool:
-    """Whether somebody was killed, or something was changed by hand."""
+    """Return whether an earlier call was killed half-way, or something was changed by hand."""
     try:
         return bool(to_divert(script) and to_undivert(script))
     except ConflictError:
@@ -131,7 +131,7 @@ def half_done(script: Script) -> bool:
 
 
 def directory() -> str:
-    """Where Xen looks for scripts that are given without a path. Raises InputError."""
+    """Return the folder where Xen looks for scripts that are named without a path. Raises InputError."""
     source = f"{DIRECTORY}/hotplugpath.sh"
     try:
         text = Path(source).read_text("utf-8", "replace")
@@ -147,7 +147,7 @@ def directory() -> str:
 
 
 def hook(name: str) -> str:
-    """Our script of that name, of this very installation: a checkout's, or that of the prefix that we are in; "" if none."""
+    """Return the path of our script of that name, in this checkout or under this prefix; "" if there is none."""
     for folder in Path(__file__).resolve().parents[1:]:
         for hooks in ("hooks", "lib/vmnet-hooks/hooks"):
             path = folder / hooks / "xen" / name
@@ -157,7 +157,7 @@ def hook(name: str) -> str:
 
 
 def look(path: str, registered: Mapping[str, str]) -> Script:
-    """What is there by the name of `path` and beside it."""
+    """Return what is found at `path` and beside it."""
     aside_path = registered.get(path, f"{path}.xen")
     at = At.NOTHING
     name = os.path.basename(path).removeprefix("vmnet-")
@@ -173,7 +173,7 @@ def look(path: str, registered: Mapping[str, str]) -> Script:
 
 
 def _same(one: str, other: str) -> bool:
-    """One file by two names, or two that nobody can tell from each other: Xen's package was installed again half-way."""
+    """One file under two names, or two equal files: Xen's package was installed again, half-way."""
     first, second = os.lstat(one), os.lstat(other)
     if os.path.samestat(first, second):
         return True
@@ -183,7 +183,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def registered() -> dict[str, str]:
-    """Our diversions: {NAME: NAME.xen}; none where there is no dpkg. Raises VmnetError."""
+    """Return our diversions, {NAME: NAME.xen}; none where there is no dpkg. Raises VmnetError."""
     if not shutil.which("dpkg-divert"):
         return {}
     pattern = rf"^diversion of (/.*) to (/.*) by {PACKAGE}$"
@@ -203,8 +203,8 @@ def _dpkg_divert(*words: str) -> str:
 
 
 def divert(where: str) -> tuple[list[Script], list[str]]:
-    """Puts ours in the place of Xen's: of all or of none. Returns those that changed, as they were, and warnings.
-    Raises VmnetError."""
+    """Put our scripts in the place of Xen's, all or none. Return those that changed, as they were, and warnings. Raises
+    VmnetError."""
     if not os.path.isdir(where):
         raise VmnetError(f"{where} does not exist; install Xen's tools first (xen-utils-common)")
     if missing := [name for name in DIVERTED if not hook(name)]:
@@ -217,7 +217,7 @@ def divert(where: str) -> tuple[list[Script], list[str]]:
 
 
 def undivert() -> tuple[list[Script], list[str]]:
-    """The inverse, in whatever folder dpkg knows of: hotplugpath.sh may have been edited, or be gone. Raises VmnetError."""
+    """Undo `divert`, in every folder that dpkg records: hotplugpath.sh may have been edited, or be gone. Raises VmnetError."""
     with _locked():
         known = registered()
         paths = dict.fromkeys([*(f"{DIRECTORY}/{name}" for name in DIVERTED), *known])
@@ -228,7 +228,7 @@ def undivert() -> tuple[list[Script], list[str]]:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """Not against dpkg, which reads its diversions anew when they have changed; against another of us."""
+    """Exclude another process of ours. dpkg needs no lock: it reads its diversions anew when they have changed."""
     if not shutil.which("dpkg-divert"):
         raise VmnetError("no dpkg-divert: not a Debian system; name our scripts in xl.cfg instead: script=vmnet-vif-bridge")
     with ExitStack() as opened:
@@ -240,7 +240,7 @@ def _locked() -> Iterator[None]:
 
 
 def _carry_out(plans: Sequence[tuple[Script, Sequence[Step]]]) -> list[Script]:
-    """Returns those with steps. If one fails, those before it are taken back."""
+    """Carry out the steps; return the scripts that had any. If a step fails, those before it are taken back."""
     with ExitStack() as undo:
         for script, steps in plans:
             try:
@@ -255,12 +255,12 @@ def _carry_out(plans: Sequence[tuple[Script, Sequence[Step]]]) -> list[Script]:
 
 
 def _new(script: Script) -> str:
-    """What is to become NAME. Nobody runs it by this name."""
+    """The file that a rename makes NAME. xl does not run it under this name."""
     return f"{os.path.dirname(script.path)}/.{script.name}.{PACKAGE}"
 
 
 def _take(step: Step, script: Script) -> Callable[[], None]:
-    """Takes the step. Returns what takes it back."""
+    """Take the step; return the function that takes it back."""
     path, aside, old = script.path, script.aside_path, script.target if script.is_ours else ""
 
     def add() -> None:
@@ -290,7 +290,7 @@ def _take(step: Step, script: Script) -> Callable[[], None]:
         os.unlink(aside)
 
     def put_back() -> None:
-        """NAME.xen stays: its own step takes it away, or it was there before."""
+        """NAME.xen stays: its own step removes it, or it was there before."""
         os.link(aside, _new(script), follow_symlinks=False)
         take_over()
 

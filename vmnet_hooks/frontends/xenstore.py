@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import VmnetError, one_line
 
 SECONDS = 8.0
-"""How long one question may take."""
+"""Time limit of one request."""
 
 _BINDINGS = "/usr/lib/xen-*/lib/python"
 _PROGRAMS = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/lib/xen-common/bin"
@@ -34,20 +34,20 @@ class XenStore:
         self._store: _Binding | _Programs = self._within(lambda: _Binding(module.xs())) if module else _Programs()
 
     def read(self, path: str) -> str | None:
-        """A value; None if there is none."""
+        """Return a value; None if there is none."""
         return self._within(lambda: self._store.read(path))
 
     def list(self, path: str) -> list[str]:
-        """The keys below a path; none if there is no such path."""
+        """Return the keys below a path; none if there is no such path."""
         return self._within(lambda: self._store.list(path))
 
     def tree(self, path: str) -> dict[str, str]:
-        """The values right below a path."""
+        """Return the values right below a path, by key."""
         found = {key: self.read(f"{path}/{key}") for key in self.list(path)}
         return {key: value for key, value in found.items() if value is not None}
 
     def write(self, values: Mapping[str, str]) -> None:
-        """Writes values by path, in this order."""
+        """Write values by path, in this order."""
 
         def write_all() -> None:
             for path, value in values.items():
@@ -56,7 +56,7 @@ class XenStore:
         self._within(write_all)
 
     def _within(self, ask: Callable[[], Any]) -> Any:
-        """What `ask` returns. In a thread of its own: the binding waits in C, where no signal of ours reaches it."""
+        """Return what `ask` returns. It runs in its own thread: the binding blocks in C, where no signal interrupts it."""
         answer: list[Any] = []
 
         def run() -> None:
@@ -94,7 +94,7 @@ class _Binding:
 
 
 class _Programs:
-    """With -R, values are as they are: without, a backslash begins an escape."""
+    """-R gives raw values; without it, the programs take a backslash for the start of an escape."""
 
     def _run(self, *words: str) -> str | None:
         try:

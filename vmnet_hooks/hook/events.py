@@ -51,7 +51,7 @@ def act(event: E, conclude: Callable[[E], None] | None = None, place: Place | No
 
 
 def _nothing() -> None:
-    """Where no front end waits for more than an exit status."""
+    """The caller is no front end's hook: nothing waits for an answer."""
 
 
 # --- guests --------------------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list
                     _activate(event, declared, place)
                 conclude()
             except BaseException:
-                # It may take longer than a front end gives itself: what is half-done is worse.
+                # Without the front end's time limit: a NIC that is taken down half-way is worse than a late answer.
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 if nic and is_new:
                     engine.down_owner(nic.owner)
@@ -84,14 +84,14 @@ def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list
 
 
 def _with_network(declared: declaration.Config, event: NicEvent) -> declaration.Config:
-    """What is declared, and what the event itself describes."""
+    """The configuration, with the network that the event describes."""
     network = event.network
     return declared.plus(network, SECTIONS["networks"].implied(network)) if network else declared
 
 
 @contextmanager
 def _renamed(engine: Engine, event: NicEvent | None) -> Iterator[None]:
-    """The NIC has its new name, and keeps it if nothing fails."""
+    """Give the NIC its new name, and the old one again if what follows fails."""
     if event is None or not event.rename:
         yield
         return
@@ -108,7 +108,7 @@ def _renamed(engine: Engine, event: NicEvent | None) -> Iterator[None]:
 
 
 def _expect(event: GuestEvent, place: Place) -> str:
-    """The guest will come by live migration."""
+    """Remember that the guest will come by live migration."""
     with place.records() as records:
         for mark in event.domain.marks:
             records.expect(mark)
@@ -116,7 +116,7 @@ def _expect(event: GuestEvent, place: Place) -> str:
 
 
 def _prepare(event: GuestEvent, place: Place) -> str:
-    """The taps do not exist yet, and the hypervisor may want a bridge for them."""
+    """Bring up the bridges that the hypervisor will attach the guest's taps to, which do not exist yet."""
     declared = place.declared()
     if not declared.parts:
         return ""
@@ -129,7 +129,8 @@ def _prepare(event: GuestEvent, place: Place) -> str:
 
 
 def _are_up(names: set[str], place: Place) -> bool:
-    """Whether parts are up, and kept by more than a guest that may go meanwhile. Without the kernel edge, which costs."""
+    """Whether the admin brought these parts up, so that they stay if the guests on them go. Asks the records and sysfs: opening
+    the engine costs more."""
     if not _has_records():
         return False
     with place.records() as records:
@@ -204,7 +205,7 @@ def _recorded(event: GuestEvent, place: Place) -> bool:
             found = records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
             if event.action is Action.UNPLUG and event.domain.uuid:
                 found += records.of_domain("", f"name:{event.domain.name}")
-        # A killed start left a journal and no record: this clean-up takes it back.
+        # A start that was killed left a journal and no record: this clean-up takes it back.
         return bool(found) or (event.action is Action.UNPLUG and bool(records.journal()[0]))
 
 
@@ -253,7 +254,7 @@ def _network(event: NetworkEvent, place: Place) -> str:
 
 
 def _parts(event: PartsEvent, place: Place) -> str:
-    """The declaration is kept in a file for as long as its parts, or guests on them, are there."""
+    """Keep the declaration in a file for as long as its parts, or guests on them, are there."""
     path = f"{configuration.RUNTIME}/{event.owner}.toml"
     before = _kept(path)
     if event.action is Action.DOWN:
