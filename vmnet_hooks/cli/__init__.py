@@ -5,10 +5,10 @@ import json
 import os
 import syslog
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -19,7 +19,8 @@ from ..declared.sections import SECTIONS
 from ..engine import session, takeover
 from ..engine.engine import Drift, Engine, activate, label_of
 from ..errors import InputError, MissingLink, VmnetError, one_line, shortened
-from ..frontends import libvirt, libvirt_connection, xen, xenstore
+from ..frontends import FRONT_ENDS, libvirt, libvirt_connection
+from ..frontends.front_end import load
 from ..frontends.running import gone
 from ..hook import client
 from ..hook import events as events_module
@@ -34,6 +35,8 @@ from .draw import graph
 from .import_ import import_
 from .output import table
 from .xen_scripts import xen_scripts
+
+F = TypeVar("F", bound=Callable[..., None])
 
 
 class Commands(click.Group):
@@ -117,6 +120,14 @@ XML = click.option(
 JSON = click.option("--json", "to_json", is_flag=True, help="Print JSON.")
 
 
+def described(command: F) -> F:
+    """Options of `start`, one for each front end that describes its guests itself."""
+    for row in FRONT_ENDS:
+        if row.described:
+            command = click.option(f"--{row.name}", "by", flag_value=row.name, help=row.described)(command)
+    return command
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vmnet-hook")
 def main() -> None:
@@ -130,11 +141,11 @@ def main() -> None:
 @main.command()
 @DOMAIN
 @XML
-@click.option("--xen", "on_xen", is_flag=True, help="DOMAIN is a guest of Xen's xl: its NICs are those in xenstore.")
-def start(domain: str, xml: str | None, on_xen: bool) -> None:
+@described
+def start(domain: str, xml: str | None, by: str | None) -> None:
     """Set up every claimed NIC of a running DOMAIN, and announce its addresses."""
-    if on_xen:
-        start_xen(domain)
+    if by:
+        start_described(domain, by)
         return
     guest = describe(domain, xml)
     with engine() as opened:
@@ -159,17 +170,13 @@ def stop(domain: str, xml: str | None) -> None:
     report("stop", domain, owners)
 
 
-def start_xen(domain: str) -> None:
-    """Every NIC of one of Xen's guests, as its script says."""
+def start_described(domain: str, by: str) -> None:
+    """Set up every NIC of a guest that a front end describes, as its hook does."""
     if os.geteuid() != 0:
-        raise VmnetError("not root: kernel state and xenstore can't be read; use sudo")
-    events = list(xen.events(domain, xenstore.XenStore(), configuration.load(SECTIONS)))
-    if not events:
-        raise InputError(
-            f"{domain}: xenstore has no vif of it whose interface is there; see `xl list`, `xl network-list {domain}`"
-        )
-    for event in events:
-        click.echo(one_line(f"start {domain}: {events_module.act(event, xen.conclude)}"))
+        raise VmnetError("not root: kernel state and the guest's description can't be read; use sudo")
+    front_end = next(load(row) for row in FRONT_ENDS if row.name == by)
+    for event in front_end.nics(domain, configuration.load(SECTIONS)):
+        click.echo(one_line(f"start {domain}: {events_module.act(event, front_end.conclude)}"))
 
 
 def report(verb: str, name: str, owners: Sequence[Owner]) -> None:

@@ -19,12 +19,13 @@ class Row:
     `variable`, a call matters if that variable is set, or if there is a mark under the values of the variables `mark`.
 
     The agent serves the scripts `served`, and needs the standard input of those that read it (`stdin`). It serves calls that
-    agree in the first set variable of `order` (none: in the first argument) one after the other.
+    agree in the first set variable of `order` (none: in the first argument) one after the other. `described` is the help of
+    `vmnet-hook start --NAME`, for guests that no XML describes.
     """
 
     __slots__ = (
         *("name", "module", "scripts", "folder", "links", "places", "position", "operations", "preparing", "lenient"),
-        *("variable", "mark", "served", "stdin", "order"),
+        *("variable", "mark", "served", "stdin", "order", "described"),
     )
 
     def __init__(
@@ -45,6 +46,7 @@ class Row:
         served: tuple[str, ...] = (),
         stdin: bool = False,
         order: tuple[str, ...] = (),
+        described: str = "",
     ) -> None:
         self.name = name
         self.module = module
@@ -61,6 +63,7 @@ class Row:
         self.served = served
         self.stdin = stdin
         self.order = order
+        self.described = described
 
     def operation(self, argv: list[str]) -> str:
         """The operation of a call; "" if it has none."""
@@ -107,6 +110,7 @@ FRONT_ENDS = (
         # vif-setup runs another script in its own place.
         served=("vif-bridge", "vif-route", "vif-nat"),
         order=("vif", "XENBUS_PATH"),
+        described="DOMAIN is a guest of Xen's xl: its NICs are those in xenstore.",
     ),
     Row(
         "xen-network",

@@ -1,6 +1,6 @@
 """What a front end is: functions from a call of a hook to an event, and back to the hypervisor."""
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, BinaryIO, Generic, NoReturn, TypeVar
@@ -50,6 +50,11 @@ def _never() -> bool:
     return False
 
 
+def _undescribed(_name: str, _declared: "Config") -> tuple[()]:
+    """libvirt's XML describes the guest, or its hook alone knows its NICs."""
+    return ()
+
+
 @dataclass(frozen=True)
 class FrontEnd(Generic[E]):
     """What the module of a front end defines as FRONT_END.
@@ -61,6 +66,7 @@ class FrontEnd(Generic[E]):
     proof of death. It must not be called where the hypervisor waits for us.
     `keeps_calls` returns whether the agent must leave calls to the hook's own process, for now.
     `watch` lets the agent follow what no hook is called for.
+    `nics` returns the events that set up every NIC of a domain that runs, by its name. It raises VmnetError.
     """
 
     parse: Callable[[Request], E | None]
@@ -69,6 +75,7 @@ class FrontEnd(Generic[E]):
     alive: Callable[[Set[str]], Set[str]] = _all
     keeps_calls: Callable[[], bool] = _never
     watch: "Watcher | None" = None
+    nics: "Callable[[str, Config], Sequence[E]]" = _undescribed
 
 
 def load(row: Row) -> FrontEnd[Event]:

@@ -223,6 +223,14 @@ def events(name: str, xenstore: XenStore, declared: Config) -> Iterator[VifEvent
                     yield event(call, xenstore, declared)
 
 
+def nics(name: str, declared: Config) -> list[VifEvent]:
+    """Return the events of every NIC of a domain that runs. Raises InputError if it has none, or another VmnetError."""
+    found = list(events(name, XenStore(), declared))
+    if not found:
+        raise InputError(f"{name}: xenstore has no vif of it whose interface is there; see `xl list`, `xl network-list {name}`")
+    return found
+
+
 def _ifname(call: Call, vifname: str, where: str) -> str:
     if not vifname:
         return call.ifname
@@ -556,4 +564,4 @@ def keeps_calls() -> bool:
     return bool(admins_hooks())
 
 
-FRONT_END = FrontEnd(parse, conclude, failed, alive, keeps_calls)
+FRONT_END = FrontEnd(parse, conclude, failed, alive, keeps_calls, nics=nics)
