@@ -167,7 +167,10 @@ def serve() -> None:
     __import__("vmnet_hooks.hook.events")
     __import__("vmnet_hooks.hook.call")
     __import__("vmnet_hooks.engine.session")
-    __import__("vmnet_hooks.cli")
+    __import__("vmnet_hooks.engine.takeover")
+    __import__("vmnet_hooks.frontends.running")
+    for row in __import__("vmnet_hooks.cli").cli.COMMANDS:
+        __import__(f"vmnet_hooks.cli.{row.file}")
     for line in sys.stdin:
         results = []
         for pid, output in [start(call) for call in json.loads(line)]:

@@ -1,17 +1,22 @@
-"""The commands that need no root: validate, options, mac, and how errors look."""
+"""The registry of commands, those that need no root (validate, options, mac), and how errors look."""
 # ruff: noqa: E501  (tables of inputs and messages)
 
 import json
+import os
 import re
 
+import click
 import pytest
 from click.testing import CliRunner
 from scenario import EVERYTHING
 
 from vmnet_hooks import cli, values
+from vmnet_hooks.cli import arguments
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.frontends import libvirt_connection
 from vmnet_hooks.model.guest import Vif
+from vmnet_hooks.model.owner import Owner
 from vmnet_hooks.networks import MODES
 from vmnet_hooks.records import store
 
@@ -23,7 +28,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(configuration.load, "__defaults__", (str(tmp_path),))
     monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(tmp_path / "run"),))
-    monkeypatch.setattr(cli.libvirt_connection, "known_macs", set)
+    monkeypatch.setattr(libvirt_connection, "known_macs", set)
 
     def call(*argv: str):
         result = CliRunner().invoke(cli.main, list(argv), prog_name="vmnet-hook")
@@ -95,14 +100,14 @@ def test_mac_of_a_wrong_oui(oui, run):
 
 def test_a_mac_in_use_is_not_given(run, monkeypatch):
     given = iter([bytes([0, 0, 1]), bytes([0, 0, 2])])
-    monkeypatch.setattr(cli.libvirt_connection, "known_macs", lambda: {"52:54:00:00:00:01"})
-    monkeypatch.setattr(cli.os, "urandom", lambda n: next(given))
+    monkeypatch.setattr(libvirt_connection, "known_macs", lambda: {"52:54:00:00:00:01"})
+    monkeypatch.setattr(os, "urandom", lambda n: next(given))
     assert run("mac").output == "52:54:00:00:00:02\n"
 
 
 @pytest.mark.parametrize("argv", [["status"], ["check"], ["repair"], ["up", "edge"], ["down", "edge"], ["stop", "x"]])
 def test_who_is_not_root_is_told(argv, run, monkeypatch):
-    monkeypatch.setattr(cli.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     result = run(*argv)
     assert result.exit_code == 1 and "use sudo" in result.output and result.output.count("\n") == 1
 
@@ -129,21 +134,73 @@ def test_the_xml_must_be_of_that_domain(run, tmp_path):
     assert result.exit_code == 2 and "describes domain 'other" in result.output and result.output.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", sorted(cli.main.commands))
+@pytest.mark.parametrize("command", [row.name for row in cli.COMMANDS])
 def test_help(command, run):
     result = run(command, "--help")
-    assert result.exit_code == 0 and result.output.startswith("Usage: vmnet-hook ")
+    assert result.exit_code == 0 and result.output.startswith(f"Usage: vmnet-hook {command} ")
+
+
+def test_help_lists_every_command_in_its_group_uncut(run):
+    lines = run("--help").output.splitlines()
+    heading, found = "", []
+    for line in lines[lines.index("Guests:") :]:
+        if line.endswith(":"):
+            heading = line.removesuffix(":")
+        elif line:
+            found.append((heading, *line.strip().split(maxsplit=1)))
+    assert found == [(row.group, row.name, row.help) for row in cli.COMMANDS]
+    assert "..." not in "".join(lines[lines.index("Guests:") :]) and max(map(len, lines)) < 80
+
+
+def test_a_new_command_is_a_function_and_a_row(run, tmp_path, monkeypatch):
+    (tmp_path / "commands").mkdir()
+    (tmp_path / "commands" / "dummy.py").write_text(
+        "import click\n\n"
+        "from vmnet_hooks.cli.arguments import DOMAIN\n"
+        "from vmnet_hooks.errors import InputError\n\n\n"
+        '@click.command("say-hello")\n'
+        "@DOMAIN\n"
+        "def say_hello(domain):\n"
+        '    """Greet DOMAIN."""\n'
+        '    if domain == "nobody":\n'
+        '        raise InputError("nobody: not here; try another")\n'
+        '    click.echo(f"hello {domain}")\n'
+    )
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path / "commands")])
+    monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, cli.Row("say-hello", "dummy", "Look", "Greet a guest.")))
+    assert run("say-hello", "web").output == "hello web\n"
+    result = run("say-hello", "nobody")
+    assert (result.exit_code, result.output) == (2, "vmnet-hook: nobody: not here; try another\n")
+    assert re.search("^  say-hello    Greet a guest.$", run("--help").output, re.M)
+    assert "Greet DOMAIN." in run("say-hello", "--help").output
+    context = click.Context(cli.main)
+    assert [item.value for item in cli.main.shell_complete(context, "say")] == ["say-hello"]
 
 
 def test_completion_of_networks(run):
-    assert cli.network_names(None, None, "e") == ["edge"]
-    assert cli.network_names(None, None, "") == ["public", "edge", "lan"]
+    assert arguments.network_names(None, None, "e") == ["edge"]
+    assert arguments.network_names(None, None, "") == ["public", "edge", "lan"]
+
+
+def test_completion_of_domains(run, tmp_path):
+    records = store.Store()
+    for number, domain in enumerate(("web", "db", "web", "wiki")):
+        owner = Owner(f"u{number}/m", domain, f"u{number}", f"tap{number}", number + 1, "m", "public", "libvirt")
+        records.commit([], {owner: []}, {}, {})
+    records.close()
+    assert arguments.domain_names(None, None, "") == ["db", "web", "wiki"]
+    assert arguments.domain_names(None, None, "w") == ["web", "wiki"]
+
+
+def test_completion_of_domains_makes_no_records(run, tmp_path):
+    assert arguments.domain_names(None, None, "") == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_set_and_unset_reach_libvirt(run, monkeypatch):
     calls = []
-    monkeypatch.setattr(cli.libvirt_connection, "claim", lambda *a: calls.append(a))
-    monkeypatch.setattr(cli.libvirt_connection, "unclaim", lambda *a: calls.append(a))
+    monkeypatch.setattr(libvirt_connection, "claim", lambda *a: calls.append(a))
+    monkeypatch.setattr(libvirt_connection, "unclaim", lambda *a: calls.append(a))
     mac = "52:54:00:AA:00:10"
     assert run("set", "d", mac, "--network", "public", "--ip", "192.0.2.10", "--ip", "2001:DB8::10", "--no-filter").exit_code == 0
     assert run("unset", "d", mac).exit_code == 0
@@ -153,7 +210,7 @@ def test_set_and_unset_reach_libvirt(run, monkeypatch):
 
 def test_set_takes_vlans(run, monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(cli.libvirt_connection, "claim", lambda *a: calls.append(a))
+    monkeypatch.setattr(libvirt_connection, "claim", lambda *a: calls.append(a))
     mac = "52:54:00:aa:00:10"
     result = run("set", "d", mac, "--network", "lan", "--vlan", "10", "--tagged", "20", "--tagged", "30-32")
     assert result.exit_code == 0, result.output

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from graph_hosts import HOSTS, declared, graph, guest, network, ring
 from lxml import etree
 
-from vmnet_hooks.cli import draw
+from vmnet_hooks.cli import graph as command
 from vmnet_hooks.errors import VmnetError
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.dot import dot
@@ -294,14 +294,14 @@ def test_a_thousand_guests():
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(draw, "look", lambda: (ring()[0], graph("ring")))
+    monkeypatch.setattr(command, "look", lambda: (ring()[0], graph("ring")))
     for name in ("LC_ALL", "LC_CTYPE", "TERM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LANG", "en_GB.UTF-8")
     monkeypatch.setenv("COLUMNS", "90")
 
     def call(*argv: str):
-        result = CliRunner().invoke(draw.graph, list(argv), catch_exceptions=False)
+        result = CliRunner().invoke(command.graph, list(argv), catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
@@ -330,14 +330,14 @@ def test_the_command_prints_json(run):
 
 
 def test_the_command_says_what_it_cannot_write(tmp_path):
-    result = CliRunner().invoke(draw.graph, ["--svg", str(tmp_path / "no" / "a.svg")])
+    result = CliRunner().invoke(command.graph, ["--svg", str(tmp_path / "no" / "a.svg")])
     assert result.exit_code != 0
 
 
 def test_who_is_not_root_is_told(monkeypatch):
-    monkeypatch.setattr(draw.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(VmnetError, match="use sudo"):
-        draw.look()
+        command.look()
 
 
 def test_the_styles_are_from_roomy_to_tight():

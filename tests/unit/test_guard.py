@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 
 import pytest
 
 from vmnet_hooks.engine import session, takeover
+from vmnet_hooks.engine.engine import Engine
+from vmnet_hooks.errors import KernelError
 from vmnet_hooks.model.objects import Address
 from vmnet_hooks.model.plan import Change
 from vmnet_hooks.records import store
@@ -27,13 +30,13 @@ def put_back(monkeypatch):
     """The deadlines of the takeovers that were put back."""
     found = []
 
-    class Engine:
+    class Reverting:
         def revert(self, deadline):
             found.append(deadline)
             store.Store().set_pending(None)
             return True
 
-    monkeypatch.setattr(session, "engine", lambda _: Engine())
+    monkeypatch.setattr(session, "open", lambda _: nullcontext(Reverting()))
     return found
 
 
@@ -67,3 +70,33 @@ def test_a_takeover_that_waits_for_a_word(records, put_back, what, kept, monkeyp
     takeover.watch_over(lifeline, there.deadline)
     os.close(lifeline)
     assert put_back == ([] if kept else [there.deadline])
+
+
+def test_a_guard_that_tries_again_opens_no_more(records, monkeypatch):
+    """Each try has sockets and records of its own, closed before the next."""
+    there = Pending(time.monotonic() - 1, False)
+    records.set_pending(there)
+    tries, during, between = [], [], []
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def revert(engine, deadline):
+        tries.append(deadline)
+        if len(tries) == 6:
+            return True
+        engine.kernel.read([Address("lo", "127.0.0.1/8")])
+        engine.store.owners()
+        during.append(descriptors())
+        raise KernelError("busy")
+
+    monkeypatch.setattr(Engine, "revert", revert)
+    monkeypatch.setattr(takeover.time, "sleep", lambda _: between.append(descriptors()))
+    lifeline, alive = os.pipe()
+    before = descriptors()
+    takeover.watch_over(lifeline, there.deadline)
+    assert descriptors() == before
+    os.close(lifeline)
+    os.close(alive)
+    assert tries == [there.deadline] * 6 and between == [before] * 5
+    assert len(set(during)) == 1 and during[0] > before, "each try opens the same"

@@ -1,11 +1,14 @@
-"""What a hook loads: a call that is ignored costs the interpreter and next to nothing else."""
+"""What a hook and the command line load: an ignored call costs the interpreter, --version and TAB what click costs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from scenario import EVERYTHING
+
+from vmnet_hooks.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 HOOK = ROOT / "hooks" / "libvirt" / "qemu"
@@ -115,3 +118,92 @@ def test_the_engine_does_without_what_few_guests_need():
     modules = set(done.stdout.split())
     assert "vmnet_hooks.kernel.linux" in modules, done.stderr
     assert not {"pyroute2", "ctypes", "subprocess", "socket", "configparser", "click", "lxml", "libvirt"} & modules
+
+
+COMMAND = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+try:
+    from vmnet_hooks.cli import main
+    main(prog_name="vmnet-hook")
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+EDGES = ("vmnet_hooks.kernel", "vmnet_hooks.engine", "vmnet_hooks.frontends.", "pyroute2", "lxml", "libvirt", "ctypes")
+CLICK = [sys.executable, "-I", "-c", "import sys, click; print(*sys.modules, file=sys.stderr)"]
+
+
+def vmnet_hook(*argv: str, tab: str = "") -> tuple[list[str], dict[str, str]]:
+    """The command of a call, or of TAB after the words `tab`, and its environment."""
+    completion = {"_VMNET_HOOK_COMPLETE": "bash_complete", "COMP_WORDS": tab, "COMP_CWORD": str(tab.count(" "))}
+    return [sys.executable, "-I", "-c", COMMAND, str(ROOT), *argv], {"LC_ALL": "C.UTF-8"} | (completion if tab else {})
+
+
+def loaded_by(command: list[str], env: dict[str, str]) -> tuple[str, set[str]]:
+    """What a command prints, and every module that it loads."""
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 0 and done.stderr.count("\n") == 1, done.stderr
+    return done.stdout, set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "tab", "printed"),
+    [
+        (("--version",), "", "vmnet-hook, version "),
+        (("--help",), "", "\nHost:\n  up           Bring up"),
+        ((), "vmnet-hook ", "plain,xen-scripts\n"),
+        ((), "vmnet-hook st", "plain,start\nplain,stop\nplain,status\n"),
+        ((), "vmnet-hook -", "plain,--version\n"),
+    ],
+)
+def test_version_help_and_completion_of_commands_load_click_and_the_registry(argv, tab, printed):
+    output, modules = loaded_by(*vmnet_hook(*argv, tab=tab))
+    _, clicks = loaded_by(CLICK, {})
+    assert printed in output
+    assert {m for m in modules if m.startswith("vmnet_hooks")} == {"vmnet_hooks", "vmnet_hooks.cli", "vmnet_hooks.errors"}
+    # syslog, and for --help shutil, by which click asks for the terminal's width.
+    foreign = {m for m in modules - clicks if not m.startswith(("vmnet_hooks", "click"))}
+    assert len(foreign) <= 15, sorted(foreign)
+
+
+@pytest.mark.parametrize("words", ["stop ", "status ", "up ", "set d 52:54:00:aa:00:10 --network "])
+def test_completion_of_names_does_without_the_edges(words):
+    _, modules = loaded_by(*vmnet_hook(tab=f"vmnet-hook {words}"))
+    assert not {m for m in modules if m.startswith(EDGES)}
+    assert ("vmnet_hooks.records.store" if words in ("stop ", "status ") else "vmnet_hooks.declared.configuration") in modules
+    # 79 before commands were loaded lazily; at most 0.6 of that.
+    assert len([m for m in modules if m.startswith("vmnet_hooks")]) <= 47
+
+
+@pytest.mark.parametrize("command", [row.name for row in COMMANDS])
+def test_completion_of_options_loads_one_file_of_commands(command):
+    output, modules = loaded_by(*vmnet_hook(tab=f"vmnet-hook {command} -"))
+    assert "plain,--help\n" in output
+    mine = {m for m in modules if m.startswith("vmnet_hooks")}
+    assert not {m for m in modules if m.startswith(EDGES)} and len(mine) <= 20, sorted(mine)
+    files = {row.file for row in COMMANDS}
+    assert {m for m in mine if m.removeprefix("vmnet_hooks.cli.") in files} == {
+        f"vmnet_hooks.cli.{row.file}" for row in COMMANDS if row.name == command
+    }
+
+
+def test_version_and_completion_take_little_longer_than_click():
+    """In processor time, the least of interleaved runs. It was 6 times as much when every command was loaded."""
+    calls = {
+        "click": (CLICK, {}),
+        "version": vmnet_hook("--version"),
+        "help": vmnet_hook("--help"),
+        "TAB": vmnet_hook(tab="vmnet-hook "),
+        "TAB on a domain": vmnet_hook(tab="vmnet-hook stop "),
+        "TAB on a part": vmnet_hook(tab="vmnet-hook up "),
+    }
+    least = dict.fromkeys(calls, float("inf"))
+    for _ in range(7):
+        for name, (command, env) in calls.items():
+            null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (1, 2)]
+            _, status, usage = os.wait4(os.posix_spawn(command[0], command, env, file_actions=null), 0)
+            assert status == 0, name
+            least[name] = min(least[name], usage.ru_utime + usage.ru_stime)
+    ratios = {name: round(seconds / least["click"], 2) for name, seconds in least.items()}
+    assert max(ratios["version"], ratios["TAB"]) <= 1.6 and ratios["help"] <= 1.8, ratios
+    assert max(ratios["TAB on a domain"], ratios["TAB on a part"]) <= 3.0, ratios

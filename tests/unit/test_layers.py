@@ -120,13 +120,16 @@ def test_only_the_edge_knows_the_libraries(path):
 
 @each_file
 def test_imports_stand_at_the_top_or_say_why_not(path):
-    """What is rarely needed is imported where it is needed, with the reason beside it or above."""
+    """What is rarely needed is imported where it is needed, with the reason beside it or above; imports in a row share one."""
     lines = path.read_text().splitlines()
     for function in (n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
-        for node in ast.walk(function):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                beside, above = lines[node.lineno - 1], lines[node.lineno - 2]
-                assert "# " in beside or above.lstrip().startswith("# "), f"{path}:{node.lineno}: an import without a reason"
+        imports = {node.end_lineno: node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)}
+        for node in imports.values():
+            first = node
+            while before := imports.get(first.lineno - 1):
+                first = before
+            beside, above = lines[node.lineno - 1], lines[first.lineno - 2]
+            assert "# " in beside or above.lstrip().startswith("# "), f"{path}:{node.lineno}: an import without a reason"
 
 
 @each_file

@@ -25,6 +25,7 @@ from ..frontends.front_end import load
 from ..frontends.running import gone
 from ..hook.call import log
 from ..hook.events import RECORDS_ALONE
+from ..kernel import root
 from ..kernel.monitor import Memory
 from .announcer import Announcer
 from .healing import Healing
@@ -203,8 +204,7 @@ def main() -> None:
     """
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
     try:
-        if os.geteuid() != 0:
-            raise VmnetError("not root: hooks can't be served; use `systemctl start vmnet-hookd`")
+        root.require("hooks can't be served", "use `systemctl start vmnet-hookd`")
         Agent().run()
         # Threads that wait for somebody else (a xenstored that hangs) end with us.
         os._exit(0)

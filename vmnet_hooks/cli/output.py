@@ -1,14 +1,26 @@
-"""Tables on the terminal."""
+"""What commands print: JSON, aligned columns, differences."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import one_line
 
-def table(
+if TYPE_CHECKING:
+    from ..engine.engine import Drift
+
+
+def as_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def columns(
     header: Sequence[str], rows: Sequence[Sequence[object]], paint: Callable[[str, str], str] = lambda _, cell: cell
 ) -> None:
-    """Aligned columns; `paint(column, cell)` may colour a cell (click drops colours where there is no terminal)."""
+    """Print aligned columns. `paint(column, cell)` may colour a cell; click drops colours where there is no terminal."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     last = len(header) - 1
@@ -19,3 +31,16 @@ def table(
     click.echo(click.style("  ".join(padded(list(header))), bold=True))
     for row in cells:
         click.echo("  ".join(paint(name, cell) for name, cell in zip(header, padded(row), strict=True)))
+
+
+def differences(drifts: Sequence["Drift"], to_json: bool, nothing: str) -> None:
+    """Print what `check` found, or `nothing`."""
+    if to_json:
+        as_json([asdict(drift) for drift in drifts])
+    elif not drifts:
+        click.echo(nothing)
+    else:
+        columns(
+            ("DOMAIN", "DIFFERENCE", "REMEDY"),
+            [(one_line(d.owner) or "-", one_line(d.what), d.remedy.splitlines()[0]) for d in drifts],
+        )

@@ -1,14 +1,16 @@
-"""`vmnet-hook xen-scripts`: whose scripts xl runs."""
+"""`vmnet-hook xen-scripts`: list the scripts that xl runs, or divert them."""
 
-import json
 import os
+from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import InputError, VmnetError
-from ..frontends import xen_diversion
-from ..frontends.xen_diversion import At, Script
-from .output import table
+from ..errors import InputError
+from .arguments import JSON
+from .output import as_json, columns
+
+if TYPE_CHECKING:
+    from ..frontends.xen_diversion import Script
 
 
 @click.command("xen-scripts")
@@ -16,19 +18,22 @@ from .output import table
     "--divert", is_flag=True, help="Set Xen's scripts aside as NAME.xen, with dpkg-divert, and put ours in their place."
 )
 @click.option("--undivert", is_flag=True, help="Put Xen's scripts back.")
-@click.option("--json", "to_json", is_flag=True, help="Print JSON.")
+@JSON
 def xen_scripts(divert: bool, undivert: bool, to_json: bool) -> None:
-    """List the scripts that xl finds by name, and who answers: Xen's own, or vmnet-hooks.
+    """List the scripts that xl finds by name, and which program answers: Xen's own, or vmnet-hooks.
 
-    Ours are vmnet-vif-bridge and so on, beside Xen's own. Diverted, they also answer to the names of Xen's own.
+    Ours are vmnet-vif-bridge and so on, beside Xen's own. With --divert they also answer to the names of Xen's own.
     """
+    # Not needed for completion.
+    from ..frontends import xen_diversion
+    from ..kernel import root
+
     if divert and undivert:
         raise InputError("--divert and --undivert are each other's inverse; give one")
     if not (divert or undivert):
-        show(xen_diversion.directory(), to_json)
+        _show(xen_diversion.directory(), to_json)
         return
-    if os.geteuid() != 0:
-        raise VmnetError("not root: Xen's scripts can't be diverted; use sudo")
+    root.require("Xen's scripts can't be diverted")
     changed, warnings = xen_diversion.divert(xen_diversion.directory()) if divert else xen_diversion.undivert()
     verb = "divert" if divert else "undivert"
     for warning in warnings:
@@ -39,24 +44,30 @@ def xen_scripts(divert: bool, undivert: bool, to_json: bool) -> None:
         click.echo(f"{verb}: nothing to do")
 
 
-def show(where: str, to_json: bool) -> None:
+def _show(where: str, to_json: bool) -> None:
+    # Not needed for completion.
+    from ..frontends import xen_diversion
+
     known = xen_diversion.registered()
     scripts = [xen_diversion.look(f"{where}/{name}", known) for name in (*xen_diversion.DIVERTED, *xen_diversion.UNTOUCHED)]
     ours = [xen_diversion.look(f"{where}/vmnet-{script.name}", known) for script in scripts]
-    rows = [(script.name, *answers(script)) for script in (*scripts, *ours)]
+    rows = [(script.name, *_answers(script)) for script in (*scripts, *ours)]
     if to_json:
-        click.echo(json.dumps([{"script": name, "answers": who, "path": path} for name, who, path in rows], indent=2))
+        as_json([{"script": name, "answers": who, "path": path} for name, who, path in rows])
     else:
-        table(("SCRIPT", "ANSWERS", "PATH"), [(name, who or "none", path or "-") for name, who, path in rows])
+        columns(("SCRIPT", "ANSWERS", "PATH"), [(name, who or "none", path or "-") for name, who, path in rows])
     for script in scripts:
         if xen_diversion.half_done(script):
             click.echo(f"warning: {script.path} is half diverted; run xen-scripts --divert or --undivert again", err=True)
 
 
-def answers(script: Script) -> tuple[str, str]:
-    """Who answers to the script's name ("": nobody), and the path of what is run."""
+def _answers(script: "Script") -> tuple[str, str]:
+    """The owner of the program that answers to the script's name ("" if none does), and the program's path."""
+    # Not needed for completion.
+    from ..frontends.xen_diversion import DROPPED, At
+
     if not os.path.exists(script.path):
         return "", ""
     if script.is_ours:
         return "vmnet-hooks", script.target
-    return "somebody else" if script.at is At.FILE and script.name in xen_diversion.DROPPED else "Xen", script.path
+    return "somebody else" if script.at is At.FILE and script.name in DROPPED else "Xen", script.path

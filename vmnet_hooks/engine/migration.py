@@ -6,7 +6,6 @@ import os
 import syslog
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib import import_module
 from select import POLLIN, poll
 from typing import Any
 
@@ -95,20 +94,18 @@ def detach(owners: Sequence[Owner], declared: Config) -> None:
 
 def _await(owners: Sequence[Owner], declared: Config) -> None:
     ears = listeners((owner.ifname, owner.ifindex, owner.mac) for owner in owners)
-    # What costs, while there is time for it.
-    host = import_module("vmnet_hooks.engine.session")
+    # It loads the kernel edge, which costs: only now, after the ears are open.
+    from . import session
+
     if not wait(ears):
         return
     reason = ""
     while not all(ear.is_gone() for ear in ears):
         try:
-            engine = host.engine(declared)
-            try:
+            with session.open(declared) as engine:
                 if arrived := cut_over(engine, owners[0].domain_id, packet.rounds):
                     syslog.syslog(syslog.LOG_INFO, f"arrived {arrived[0].domain}: {', '.join(o.ifname for o in arrived)}")
-                return
-            finally:
-                engine.close()
+            return
         except VmnetError as error:
             if str(error) != reason:
                 reason = str(error)

@@ -1,13 +1,20 @@
-"""This host: its configuration, its kernel and its records, made into one engine. Importing this is what costs (pyroute2)."""
+"""Open this host: its configuration, its kernel and its records. The import loads the kernel edge, which costs."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 from ..declared import configuration
 from ..declared.sections import SECTIONS
 from ..kernel.linux import Kernel
-from ..model import declaration
+from ..model.declaration import Config
 from ..records.store import Store
 from .engine import Engine
 
 
-def engine(declared: declaration.Config | None = None) -> Engine:
-    """The engine, with the configuration if it was read already. Raises VmnetError."""
-    return Engine(declared or configuration.load(SECTIONS), Kernel(), Store())
+@contextmanager
+def open(declared: Config | None = None) -> Iterator[Engine]:
+    """An engine with sockets and records of its own, which are closed at the end. Without `declared`, load the configuration.
+    Raises VmnetError."""
+    declared = declared or configuration.load(SECTIONS)
+    with closing(Kernel()) as kernel, closing(Store()) as records:
+        yield Engine(declared, kernel, records)

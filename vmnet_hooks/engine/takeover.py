@@ -1,5 +1,5 @@
-"""Watches over a takeover: asks the gateway before and after, and forks a guard that puts everything back when the command is
-killed, the terminal is gone, or nobody confirms in time.
+"""The watch over a takeover: ask the gateways before and after, and fork a guard that puts everything back when the command is
+killed, the terminal is gone, or the takeover is not confirmed in time.
 """
 
 import os
@@ -8,6 +8,7 @@ import signal
 import syslog
 import time
 from collections.abc import Iterable
+from contextlib import closing
 
 from ..errors import VmnetError
 from ..kernel import packet
@@ -18,18 +19,19 @@ from .host import TAKEOVER
 
 POLL_SECONDS = 0.2
 LONGEST_PAUSE = 30.0
+"""Seconds between tries to put a takeover back; the first pause is 1 s, and each is twice the one before."""
 
 
 class Watch:
-    """What an engine needs of a watch: see host.Watch."""
+    """See host.Watch."""
 
     def answering(self, gateways: Iterable[tuple[str, str]], seconds: float) -> set[str]:
-        """Those of the (link, address) that answer ARP or ND within `seconds`."""
+        """Return those of the (link, address) that answer ARP or ND within `seconds`."""
         return packet.answering(list(gateways), seconds)
 
     def guard(self, deadline: float) -> None:
-        """Forks the guard of the takeover with that deadline. It has a session of its own and ignores a terminal's signals."""
-        # Its other end is open for as long as the command lives: a process that is dead but not waited for has a number still.
+        """Fork the guard of the takeover with that deadline, in a session of its own. It ignores a terminal's signals."""
+        # The other end of the pipe is open as long as the command lives. Its PID would not do: that of a zombie still exists.
         lifeline, self.alive = os.pipe()
         if child := os.fork():
             os.close(lifeline)
@@ -42,7 +44,7 @@ class Watch:
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
-            # The command's lock, netlink sockets and database are its own.
+            # The guard must not hold the command's lock, netlink sockets and database.
             os.closerange(3, lifeline)
             os.closerange(lifeline + 1, 1024)
             if os.fork() == 0:
@@ -52,23 +54,24 @@ class Watch:
 
 
 def watch_over(lifeline: int, deadline: float) -> None:
-    """Until the takeover is confirmed: puts it back if its time is over, or if its command has gone without a word. The next one
-    has a guard of its own."""
+    """Wait until the takeover with `deadline` is confirmed, and put it back if the deadline passes or its command ends without
+    an answer. Another takeover has a guard of its own."""
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
-    store = Store()
-    while (pending := store.pending()) and pending.deadline == deadline:
-        gone = bool(select.select([lifeline], [], [], 0)[0])
-        # While one waits there is no other: what is under way is a guest's, if it is not the takeover itself, killed half-way.
-        if time.monotonic() > pending.deadline or (gone and (not pending.needs_word or store.journal()[0] == TAKEOVER)):
-            break
-        time.sleep(POLL_SECONDS)
-    else:
-        return
+    with closing(Store()) as store:
+        while (pending := store.pending()) and pending.deadline == deadline:
+            gone = bool(select.select([lifeline], [], [], 0)[0])
+            # No second takeover starts while one waits. So the journal is a guest's, or that of this takeover, killed half-way.
+            if time.monotonic() > pending.deadline or (gone and (not pending.needs_word or store.journal()[0] == TAKEOVER)):
+                break
+            time.sleep(POLL_SECONDS)
+        else:
+            return
     pause = 1.0
     while True:
         try:
-            if session.engine(Config({})).revert(deadline):
-                syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
+            with session.open(Config({})) as engine:
+                if engine.revert(deadline):
+                    syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
             return
         except VmnetError as error:
             syslog.syslog(syslog.LOG_ERR, f"putting a takeover back: {error}")

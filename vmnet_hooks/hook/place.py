@@ -37,17 +37,12 @@ class Here:
             self._declared = configuration.load(SECTIONS)
         return self._declared
 
-    @contextmanager
-    def engine(self, declared: declaration.Config | None = None) -> Iterator["Engine"]:
+    def engine(self, declared: declaration.Config | None = None) -> AbstractContextManager["Engine"]:
         """Give an engine for as long as the context lasts. Raises VmnetError."""
         # Most guests have nothing of ours, and need no kernel edge.
         from ..engine import session
 
-        engine = session.engine(declared or self.declared())
-        try:
-            yield engine
-        finally:
-            engine.close()
+        return session.open(declared or self.declared())
 
     @contextmanager
     def records(self) -> Iterator["Store"]:

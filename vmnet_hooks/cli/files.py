@@ -1,0 +1,78 @@
+"""Commands about configuration files: validate, import."""
+
+import os
+
+import click
+
+from ..errors import InputError, one_line
+from ..model.declaration import DIRECTORY
+from .arguments import JSON
+from .output import as_json
+
+INTERFACES = "/etc/network/interfaces"
+
+
+@click.command()
+@click.option("--config-dir", default=DIRECTORY, show_default=True, type=click.Path(file_okay=False))
+@JSON
+def validate(config_dir: str, to_json: bool) -> None:
+    """Check every configuration file, those in domains.d included."""
+    # Not needed for completion.
+    from ..declared import compose, configuration
+    from ..declared.sections import SECTIONS
+    from ..model.guest import Vif
+    from ..networks import MODES
+
+    declared = configuration.load(SECTIONS, config_dir)
+    domains = [os.path.basename(path).removesuffix(".toml") for path in configuration.toml_files(f"{config_dir}/domains.d")]
+    seen: dict[tuple[str, str], str] = {}
+    for name in domains:
+        for claim in configuration.claims(declared, name):
+            network = declared.network(claim.network, f"{claim.source}.network")
+            vif = Vif(claim.mac or "02:00:00:00:00:01", claim.ifname).claimed(claim)
+            for address in compose.held(vif, network):
+                if other := seen.get((network.name, address)):
+                    raise InputError(f"{claim.source}: {address} is also given in {other}; change one")
+                seen[network.name, address] = claim.source
+            MODES[network.mode].bind(vif, network, claim.source)
+    if to_json:
+        as_json({"networks": list(declared.networks), "parts": list(declared.parts), "domains": domains})
+    else:
+        parts = f", {len(declared.parts)} host parts" if declared.parts else ""
+        click.echo(f"ok: {len(declared.networks)} networks{parts}, {len(domains)} domains")
+
+
+@click.command("import")
+@click.option(
+    "--interfaces",
+    "path",
+    metavar="FILE",
+    help=f"Read stanzas of interfaces(5) from here.  [default: {INTERFACES}]",
+    type=click.Path(dir_okay=False),
+)
+@click.option("--live", is_flag=True, help="Read the kernel's links, addresses and routes instead.")
+def import_(path: str | None, live: bool) -> None:
+    """Print, as TOML of vmnet.toml(5), the host's networks as ifupdown's files or the kernel have them.
+
+    What can't be carried over is printed as a comment with the reason. Nothing is changed.
+    """
+    # Not needed for completion.
+    from ..importing import interfaces, stanzas
+    from ..importing.draft import settle, toml
+    from ..importing.live import convert
+    from ..kernel import import_facts
+
+    if live and path:
+        raise InputError("--live reads the kernel, not a file; leave --interfaces out")
+    path = path or INTERFACES
+    if live:
+        blocks = convert(import_facts.read())
+        header = [
+            "The kernel's links as they are now, by `vmnet-hook import --live`.",
+            "`vmnet-hook up` takes no link over that somebody else made: let nobody else make them at the next boot.",
+        ]
+    else:
+        blocks = stanzas.convert(interfaces.read(path))
+        header = [f"What {one_line(path)} declares, by `vmnet-hook import`."]
+    settle(blocks)
+    click.echo(toml(header, blocks), nl=False)

@@ -1,0 +1,234 @@
+"""Commands about guests: start, stop, set, unset, mac, plan, repair."""
+
+import os
+import syslog
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TypeVar
+
+import click
+
+from .. import values
+from ..errors import InputError, one_line
+from ..frontends import FRONT_ENDS
+from ..model.guest import Domain, Vif
+from ..model.owner import Owner
+from .arguments import DOMAIN, JSON, OPTIONAL_DOMAIN, network_names
+from .output import as_json, differences
+from .session import opened
+
+F = TypeVar("F", bound=Callable[..., None])
+XML = click.option(
+    "--xml",
+    metavar="FILE",
+    help="Read the domain from a libvirt XML file instead of from libvirt.",
+    type=click.Path(dir_okay=False),
+)
+
+
+def _describers(command: F) -> F:
+    """Options of `start`, one for each front end that describes its guests itself."""
+    for row in FRONT_ENDS:
+        if row.described:
+            command = click.option(f"--{row.name}", "by", flag_value=row.name, help=row.described)(command)
+    return command
+
+
+@click.command()
+@DOMAIN
+@XML
+@_describers
+def start(domain: str, xml: str | None, by: str | None) -> None:
+    """Set up every claimed NIC of a running DOMAIN, and announce its addresses."""
+    # Not needed for completion.
+    from ..engine.engine import activate
+    from ..kernel import packet
+
+    if by:
+        _start_described(domain, by)
+        return
+    guest = _describe(domain, xml)
+    with opened() as engine:
+        owners = engine.plug(guest, "cli")
+        if not owners:
+            raise InputError(f"{domain}: nothing claims any of its NICs; see `vmnet-hook set --help`")
+        activate(engine.config, engine.store, packet.announce, guest)
+    _report("start", domain, owners)
+
+
+def _start_described(domain: str, by: str) -> None:
+    """Set up every NIC of a guest that a front end describes, as its hook does."""
+    # Not needed for completion.
+    from ..declared import configuration
+    from ..declared.sections import SECTIONS
+    from ..frontends.front_end import load
+    from ..hook import events
+    from ..kernel import root
+
+    root.require("kernel state and the guest's description can't be read")
+    front_end = next(load(row) for row in FRONT_ENDS if row.name == by)
+    for event in front_end.nics(domain, configuration.load(SECTIONS)):
+        click.echo(one_line(f"start {domain}: {events.act(event, front_end.conclude)}"))
+
+
+@click.command()
+@DOMAIN
+@XML
+def stop(domain: str, xml: str | None) -> None:
+    """Remove everything that was set up for DOMAIN. Only the records are needed: neither libvirt nor the taps."""
+    # Not needed for completion.
+    from ..hook.events import RECORDS_ALONE, withdraw
+
+    guest = _describe(domain, xml) if xml else Domain(domain)
+    with opened(RECORDS_ALONE) as engine:
+        owners = engine.unplug(guest)
+        withdraw(engine)
+    if not owners:
+        raise InputError(f"{domain}: nothing is set up for it; see `vmnet-hook status`")
+    _report("stop", domain, owners)
+
+
+@click.command("set")
+@DOMAIN
+@click.argument("mac")
+@click.option("--network", required=True, help="The network that the NIC is on.", shell_complete=network_names)
+@click.option("--ip", "addresses", multiple=True, help="An address of the guest, IPv4 or IPv6 (may be repeated).")
+@click.option("--no-filter", "is_open", is_flag=True, help="Let the NIC send from any address.")
+@click.option("--vlan", type=click.IntRange(1, 4094), help="The NIC's untagged VLAN, on a VLAN-aware bridge.")
+@click.option("--tagged", multiple=True, help="A tagged VLAN of the NIC, or a range as 20-30 (may be repeated).")
+def set_(
+    domain: str, mac: str, network: str, addresses: tuple[str, ...], is_open: bool, vlan: int | None, tagged: tuple[str, ...]
+) -> None:
+    """Put the NIC with MAC of DOMAIN on a network, in libvirt's metadata, live and persistent.
+
+    If DOMAIN runs and the NIC is not set up yet, the agent sets it up at once. Otherwise the change takes effect at the next
+    start of DOMAIN, or by `vmnet-hook start DOMAIN`.
+    """
+    # Not needed for completion.
+    from ..declared import configuration
+    from ..declared.sections import SECTIONS
+    from ..frontends import libvirt_connection
+    from ..networks import MODES
+
+    mac = _mac(mac)
+    declared = configuration.load(SECTIONS).network(network, "--network")
+    try:
+        trunk = values.vids([int(t) if t.isdecimal() else t for t in tagged]) if tagged else None
+    except ValueError as error:
+        raise InputError(f"--tagged {error}") from None
+    vif = Vif(mac, network=network, addresses=addresses, filter=not is_open, vlan=vlan, tagged=trunk)
+    MODES[declared.mode].bind(vif, declared, "--ip")
+    libvirt_connection.claim(domain, replace(vif, addresses=tuple(values.source(a) for a in addresses)))
+    click.echo(f"{domain}: {mac} on {network}" + (f" ({', '.join(addresses)})" if addresses else ""))
+
+
+@click.command()
+@DOMAIN
+@click.argument("mac")
+def unset(domain: str, mac: str) -> None:
+    """Undo set: remove the NIC with MAC from DOMAIN's metadata."""
+    # Not needed for completion.
+    from ..frontends import libvirt_connection
+
+    mac = _mac(mac)
+    libvirt_connection.unclaim(domain, mac)
+    click.echo(f"{domain}: {mac} unset")
+
+
+@click.command()
+@click.option("--oui", default="52:54:00", show_default=True, help="The first three octets (QEMU: 52:54:00, Xen: 00:16:3e).")
+def mac(oui: str) -> None:
+    """Print a MAC address that no guest of this host uses."""
+    # Not needed for completion.
+    from ..frontends import libvirt_connection
+    from ..records import store
+
+    prefix = _mac(f"{oui}:00:00:01")[:8] if oui.count(":") == 2 else _mac(oui)[:8]
+    taken = libvirt_connection.known_macs()
+    if os.path.exists(f"{store.DIRECTORY}/state.db") and os.geteuid() == 0:
+        with closing(store.Store()) as records:
+            taken |= {owner.mac for owner in records.owners()}
+    while (found := f"{prefix}:{os.urandom(3).hex(':')}") in taken:
+        pass
+    click.echo(found)
+
+
+@click.command()
+@click.argument("words", metavar="DOMAIN | start DOMAIN | stop DOMAIN | up [NAME]... | down [NAME]...", nargs=-1, required=True)
+@XML
+@click.option("--stop", "stopping", is_flag=True, help="The same as `plan stop DOMAIN`.")
+@JSON
+def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool) -> None:
+    """Show what start (or stop) of DOMAIN, or up (or down), would change now, as a shell script with the same effect."""
+    # Not needed for completion.
+    from ..hook.events import RECORDS_ALONE
+
+    verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
+    if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
+        raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
+    with opened(None if verb in ("start", "up") else RECORDS_ALONE) as engine:
+        if verb == "up":
+            changes = engine.plan_up(names)
+        elif verb == "down":
+            changes = engine.plan_down(names)
+        elif verb == "stop":
+            changes = engine.plan_unplug(_describe(names[0], xml) if xml else Domain(names[0]))
+        else:
+            changes = engine.plan_plug(_describe(names[0], xml), "cli")
+    if to_json:
+        as_json([{"key": change.subject.key, "command": str(change)} for change in changes])
+        return
+    what = one_line(" ".join(names) or verb)
+    click.echo(f"# {what}: {'nothing to do' if not changes else f'{len(changes)} changes'}")
+    for change in changes:
+        click.echo(str(change))
+
+
+@click.command()
+@OPTIONAL_DOMAIN
+@JSON
+def repair(domain: str, to_json: bool) -> None:
+    """Remove every difference that check finds: restore what is missing, remove what has no owner any more."""
+    # Not needed for completion.
+    from ..frontends.running import gone
+
+    with opened() as engine:
+        drifts = engine.repair(domain, gone(engine.store.owners()))
+    for drift in drifts:
+        syslog.syslog(syslog.LOG_NOTICE, one_line(f"repair {drift.owner}: {drift.what}"))
+    differences(drifts, to_json, "nothing to repair")
+
+
+def _describe(name: str, xml: str | None) -> Domain:
+    """The domain, from a file or from libvirt. Raises VmnetError."""
+    # Not needed for completion.
+    from ..frontends import libvirt, libvirt_connection
+
+    if xml is None:
+        return libvirt.parse_domain(libvirt_connection.domain_xml(name), name)
+    try:
+        with open(xml, "rb") as file:
+            data = file.read(libvirt.MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{xml}: {error.strerror}") from None
+    domain = libvirt.parse_domain(data, xml)
+    if domain.name != name:
+        raise InputError(f"{xml}: describes domain {one_line(repr(domain.name))}, not {one_line(repr(name))}")
+    return domain
+
+
+def _mac(text: str) -> str:
+    try:
+        return values.mac(text)
+    except ValueError as error:
+        raise InputError(f"MAC {text!r} {error}") from None
+
+
+def _report(verb: str, name: str, owners: Sequence[Owner]) -> None:
+    # Not needed for completion.
+    from ..hook.events import described
+
+    line = one_line(f"{verb} {name}: {described(owners)}")
+    syslog.syslog(syslog.LOG_INFO, line)
+    click.echo(line)

@@ -1,0 +1,174 @@
+"""Commands that show: status, check, monitor, options."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .. import __version__
+from ..errors import VmnetError, one_line
+from .arguments import JSON, OPTIONAL_DOMAIN
+from .output import as_json, columns, differences
+from .session import opened
+
+if TYPE_CHECKING:
+    from ..model.declaration import Option
+
+
+@click.command()
+@OPTIONAL_DOMAIN
+@JSON
+def status(domain: str, to_json: bool) -> None:
+    """List what is set up: every vif (of DOMAIN) with its network, addresses and state; and whether the agent runs."""
+    # Not needed for completion.
+    from ..engine.engine import label_of
+    from ..frontends.running import gone
+
+    with opened() as engine:
+        owners = engine.store.owners(domain=domain) if domain else engine.store.owners()
+        drifts = engine.check(domain, gone(owners))
+    drifted = {drift.owner for drift in drifts}
+    rows: list[dict[str, Any]] = [
+        {
+            "domain": owner.domain,
+            "ifname": owner.ifname,
+            "name": owner.domain or owner.id,
+            "network": owner.network,
+            "mac": owner.mac,
+            "addresses": list(owner.addresses),
+            "filter": owner.filter,
+            "frontend": owner.frontend,
+            "phase": owner.phase,
+            "state": "drift" if label_of(owner) in drifted else "ok",
+        }
+        for owner in owners
+    ]
+    if to_json:
+        as_json(rows)
+        return
+    if not rows:
+        click.echo(f"nothing is set up{f' for {domain}' if domain else ''}")
+    else:
+        columns(
+            ("DOMAIN", "VIF", "NETWORK", "MAC", "ADDRESSES", "PHASE", "STATE"),
+            [
+                (
+                    one_line(r["domain"]) or "-",
+                    r["ifname"] or "-",
+                    r["name"] if r["domain"] == "" else r["network"],
+                    r["mac"] or "-",
+                    " ".join(r["addresses"]) or "-",
+                    r["phase"],
+                    r["state"],
+                )
+                for r in rows
+            ],
+            lambda column, cell: click.style(cell, fg="green" if cell == "ok" else "red") if column == "STATE" else cell,
+        )
+    click.echo(_agent(), err=True)
+    if drifts:
+        click.echo(f"{len(drifts)} difference{'s' if len(drifts) > 1 else ''}; see `vmnet-hook check`", err=True)
+
+
+def _agent() -> str:
+    """One line about the agent."""
+    # Not needed for completion.
+    from ..hook import client
+
+    connection = client.connected()
+    if connection is None:
+        return "agent: not running; hooks do their work by themselves, more slowly, see vmnet-hookd(8)"
+    try:
+        answer = client.asked(connection, "agent/status").partition(b"\n")[2]
+        found = json.loads(answer)
+    except (OSError, ValueError):
+        return f"agent: does not answer, or is not version {__version__}; restart it: systemctl restart vmnet-hookd"
+    finally:
+        connection.close()
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["since"]))
+    did = f"{found['served']} calls served, {found['healed']} objects put back"
+    return f"agent: runs since {since}, process {found['pid']}: {did}"
+
+
+@click.command()
+@OPTIONAL_DOMAIN
+@JSON
+def check(domain: str, to_json: bool) -> None:
+    """Compare records, configuration and kernel (of DOMAIN). Exit status 1 and a list if they differ."""
+    # Not needed for completion.
+    from ..frontends.running import gone
+
+    with opened() as engine:
+        drifts = engine.check(domain, gone(engine.store.owners()))
+        hazards = [] if domain else engine.hazards()
+    for hazard in hazards:
+        click.echo(f"warning: {hazard}", err=True)
+    differences(drifts, to_json, "ok")
+    if drifts:
+        raise SystemExit(1)
+
+
+@click.command()
+def monitor() -> None:
+    """Follow what the agent does, a line for each event, until interrupted."""
+    # Not needed for completion.
+    from ..hook import client
+
+    connection = client.connected()
+    if connection is None:
+        raise VmnetError(f"{client.SOCKET}: no agent listens there; start it: systemctl start vmnet-hookd")
+    try:
+        connection.sendall(client.head("agent/monitor"))
+        connection.settimeout(None)
+        while lines := connection.recv(1 << 16):
+            click.echo(lines, nl=False)
+    except KeyboardInterrupt:
+        return
+    except OSError:
+        pass
+    finally:
+        connection.close()
+    raise VmnetError("the agent has ended, or refused; see `systemctl status vmnet-hookd`")
+
+
+@click.command()
+@JSON
+def options(to_json: bool) -> None:
+    """List every key of the configuration, with its default and meaning."""
+    # Not needed for completion.
+    from ..declared.configuration import INTERFACE_OPTIONS
+    from ..declared.sections import SECTIONS
+    from ..networks import MODES
+
+    rows = [{"key": "networks.NAME.mode", "default": None, "required": True, "doc": f"one of {', '.join(MODES)}"}]
+    for mode, module in MODES.items():
+        rows += _option_rows(module.OPTIONS, f"networks.NAME({mode})")
+    for section, module in SECTIONS.items():
+        if section != "networks":
+            rows += _option_rows(module.OPTIONS, f"{section}.NAME")
+    rows += _option_rows(INTERFACE_OPTIONS, "domains.d/DOMAIN.toml: interfaces[]")
+    if to_json:
+        as_json(rows)
+    else:
+        columns(
+            ("KEY", "DEFAULT", "MEANING"),
+            [(r["key"], "required" if r["required"] else _toml(r["default"]), r["doc"]) for r in rows],
+        )
+
+
+def _option_rows(rows: Sequence["Option"], prefix: str) -> list[dict[str, Any]]:
+    # Not needed for completion.
+    from ..model.declaration import Required
+
+    result: list[dict[str, Any]] = []
+    for row in rows:
+        default = None if row.default is Required else row.default
+        result.append({"key": f"{prefix}.{row.name}", "default": default, "required": row.required, "doc": row.doc})
+        result += _option_rows(row.keys, f"{prefix}.{row.name}")
+    return result
+
+
+def _toml(value: object) -> str:
+    return "-" if value is None else json.dumps(value)
