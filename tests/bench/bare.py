@@ -13,7 +13,7 @@ from parts import server
 
 def listen(log):
     """Writes down what is told from here on."""
-    from vmnet_hooks.kernel import sysctl, wire
+    from vmnet_hooks.kernel import framing, sysctl
 
     def heard(real):
         def told(*words):
@@ -22,7 +22,7 @@ def listen(log):
 
         return told
 
-    for place, name in ((wire.Socket, "change"), (wire.Socket, "batch"), (sysctl, "write_value")):
+    for place, name in ((framing.Socket, "change"), (framing.Socket, "batch"), (sysctl, "write_value")):
         setattr(place, name, heard(getattr(place, name)))
 
 

@@ -78,7 +78,7 @@ def points(attempt: Callable[[int], bool], most: int) -> int:
 
 def die_at(point: int) -> None:
     """Wrap whatever changes something, so that this process is gone just before the point-th of them."""
-    from vmnet_hooks.kernel import device, iproute2, nft, sysctl, wire
+    from vmnet_hooks.kernel import device, framing, iproute2, nft, sysctl
     from vmnet_hooks.records.store import Store
 
     seen = 0
@@ -113,7 +113,7 @@ def die_at(point: int) -> None:
         self._ip = Socket(self._ip)
 
     device.Devices.__init__ = open_counted
-    wire.Socket.change = before(wire.Socket.change)
+    framing.Socket.change = before(framing.Socket.change)
     nft.Nft.apply = before(nft.Nft.apply)
     sysctl.write_value = before(sysctl.write_value)
     iproute2.batch = before(iproute2.batch)

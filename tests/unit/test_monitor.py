@@ -7,8 +7,10 @@ import threading
 
 import pytest
 
-from vmnet_hooks.kernel import monitor
-from vmnet_hooks.kernel.monitor import Suspects
+from vmnet_hooks.kernel import framing
+from vmnet_hooks.kernel.monitor import nftables, proxies, rtnetlink, senders, table_cache
+from vmnet_hooks.kernel.monitor.suspects import Suspects
+from vmnet_hooks.kernel.wire import link_of
 from vmnet_hooks.model.ruleset import ARP, INET
 
 UP0 = 3
@@ -18,14 +20,14 @@ ME, NFT = 4711, 0x2F7A
 class Fed:
     """A socket that has been sent these datagrams; None is what did not fit."""
 
-    def __init__(self, *_arguments):
-        self.waiting: list[bytes | None] = []
+    def __init__(self, *_arguments, **_options):
+        self.queue: list[bytes | None] = []
 
     def tell(self, *datagrams: str | bytes | None) -> None:
-        self.waiting += [bytes.fromhex(data) if isinstance(data, str) else data for data in datagrams]
+        self.queue += [bytes.fromhex(data) if isinstance(data, str) else data for data in datagrams]
 
-    def datagrams(self):
-        waiting, self.waiting = self.waiting, []
+    def waiting(self):
+        waiting, self.queue = self.queue, []
         yield from waiting
 
     def close(self) -> None: ...
@@ -55,25 +57,30 @@ def link(
     return message(kind, payload + (attribute(10, struct.pack("=I", master)) if master else b""), port=port)
 
 
+def known(*links: bytes) -> dict:
+    """What a dump of these links makes known."""
+    return {found.index: found for found in (link_of(data[16:]) for data in links)}
+
+
 @pytest.fixture(autouse=True)
 def ports(monkeypatch):
     """The port of this process, of whatever protocol; how often it was looked for."""
     looked: list[int] = []
-    monkeypatch.setattr(monitor, "_ports", lambda protocol: looked.append(protocol) or iter([ME]))
+    monkeypatch.setattr(senders, "_ports", lambda protocol: looked.append(protocol) or iter([ME]))
     return looked
 
 
 @pytest.fixture
 def links(monkeypatch):
-    monkeypatch.setattr(monitor, "_Socket", Fed)
-    monkeypatch.setattr(monitor, "_dump", lambda *_: link(UP0, "up0") + link(7, "tap1") + message(3, b"\0\0\0\0"))
-    return monitor.Rtnetlink()
+    monkeypatch.setattr(rtnetlink, "Socket", Fed)
+    monkeypatch.setattr(rtnetlink, "_links", lambda: known(link(UP0, "up0"), link(7, "tap1")))
+    return rtnetlink.RtnetlinkMonitor()
 
 
 @pytest.fixture
 def tables(monkeypatch):
-    monkeypatch.setattr(monitor, "_Socket", Fed)
-    return monitor.Nftables()
+    monkeypatch.setattr(nftables, "Socket", Fed)
+    return nftables.NftMonitor()
 
 
 TOLD = {
@@ -192,7 +199,7 @@ def test_many_at_once_are_one(links):
 
 
 def test_what_did_not_fit_makes_everything_suspect(links, monkeypatch):
-    monkeypatch.setattr(monitor, "_dump", lambda *_: link(UP0, "renamed"))
+    monkeypatch.setattr(rtnetlink, "_links", lambda: known(link(UP0, "renamed")))
     links._socket.tell(TOLD["rule from"][0], None)
     assert links.drain().everything
     links._socket.tell(TOLD["neighbour"][0])
@@ -205,11 +212,11 @@ def test_cut_off_messages(links):
     for length in range(16, len(whole), 4):
         head = struct.pack("=I", length)
         try:
-            list(monitor.messages(head + whole[4:length]))
-            monitor.attributes(memoryview(whole[28:length]))
+            list(framing.messages(head + whole[4:length]))
+            framing.attributes(whole[28:length])
         except struct.error:
             pytest.fail(f"{length} bytes")
-    assert list(monitor.messages(struct.pack("=IHHII", 4, 16, 0, 0, 0))) == []
+    assert list(framing.messages(struct.pack("=IHHII", 4, 16, 0, 0, 0))) == []
 
 
 FLUSHED_SET = (
@@ -312,7 +319,7 @@ def test_senders_are_looked_for_once(links, ports):
     assert len(ports) == 1
 
 
-PORTS = monitor._ports
+PORTS = senders._ports
 
 
 def test_ports_are_those_of_this_process():
@@ -324,82 +331,73 @@ def test_ports_are_those_of_this_process():
 
 
 @pytest.fixture
-def memory(monkeypatch):
-    monkeypatch.setattr(monitor, "_Socket", Fed)
-    return monitor.Memory()
+def cache(monkeypatch):
+    monkeypatch.setattr(table_cache, "Socket", Fed)
+    return table_cache.TableCache()
 
 
-def test_memory_holds_until_the_table_is_touched(memory):
-    assert memory.known(INET) is None
-    memory.learned(INET, INET)
-    assert memory.known(INET) == INET
-    assert memory.known(ARP) is None, "another table"
-    memory._socket.tell(FLUSHED_SET, SNAT, ADDED, OTHER_TABLE, NEWGEN)
-    assert memory.known(INET) == INET, "elements are not the table"
-    memory._socket.tell(FLUSHED_CHAIN)
-    assert memory.known(INET) is None
-    assert memory.known(INET) is None
-    memory.learned(INET, INET)
-    memory._socket.tell(None)
-    assert memory.known(INET) is None, "what was lost may have been anything"
+def test_cache_holds_until_the_table_is_touched(cache):
+    assert cache.known(INET) is None
+    cache.learned(INET, INET)
+    assert cache.known(INET) == INET
+    assert cache.known(ARP) is None, "another table"
+    cache._socket.tell(FLUSHED_SET, SNAT, ADDED, OTHER_TABLE, NEWGEN)
+    assert cache.known(INET) == INET, "elements are not the table"
+    cache._socket.tell(FLUSHED_CHAIN)
+    assert cache.known(INET) is None
+    assert cache.known(INET) is None
+    cache.learned(INET, INET)
+    cache._socket.tell(None)
+    assert cache.known(INET) is None, "what was lost may have been anything"
 
 
 @pytest.mark.parametrize("data", [FLUSHED_CHAIN, FLUSHED, None], ids=["chain", "all", "lost"])
-def test_memory_does_not_learn_what_was_old_when_it_was_read(memory, data):
-    assert memory.known(INET) is None
-    memory._socket.tell(data)
-    memory.learned(INET, INET)
-    assert memory.known(INET) is None
-    memory.learned(INET, INET)
-    assert memory.known(INET) == INET, "read again since"
+def test_cache_does_not_learn_what_was_old_when_it_was_read(cache, data):
+    assert cache.known(INET) is None
+    cache._socket.tell(data)
+    cache.learned(INET, INET)
+    assert cache.known(INET) is None
+    cache.learned(INET, INET)
+    assert cache.known(INET) == INET, "read again since"
 
 
-def test_memory_of_two_threads(memory):
+def test_cache_of_two_threads(cache):
     """One asks before a change and reads before it too, the other after: only the other one knows."""
-    assert memory.known(INET) is None
-    memory._socket.tell(FLUSHED_CHAIN)
-    other = threading.Thread(target=lambda: (memory.known(INET), memory.known(ARP)))
+    assert cache.known(INET) is None
+    cache._socket.tell(FLUSHED_CHAIN)
+    other = threading.Thread(target=lambda: (cache.known(INET), cache.known(ARP)))
     other.start()
     other.join()
-    memory.learned(INET, INET)
-    assert memory.known(INET) is None
-
-
-def test_a_socket_reads_all_and_names_what_it_lost(monkeypatch):
-    one = monitor._Socket(0, (monitor._GROUP_LINK,))
-    answers = [b"a", OSError(errno.ENOBUFS, ""), b"b", BlockingIOError(errno.EAGAIN, "")]
-
-    class Socket:
-        def recv(self, _size):
-            answer = answers.pop(0)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-    real, one._socket = one._socket, Socket()
-    assert list(one.datagrams()) == [b"a", None, b"b"]
-    answers += [OSError(errno.EBADF, "")]
-    with pytest.raises(OSError):
-        list(one.datagrams())
-    real.close()
+    cache.learned(INET, INET)
+    assert cache.known(INET) is None
 
 
 def test_proxies(monkeypatch):
     def entry(address: str, index: int = 2, flags: int = 8) -> bytes:
         payload = struct.pack("=BxxxiHBB", 10, index, 0, flags, 0) + attribute(1, socket.inet_pton(socket.AF_INET6, address))
-        return message(28, payload)
+        return payload
 
-    there = [entry("2001:db8::1"), entry("2001:db8::2")]
+    there = [entry("2001:db8::1"), entry("2001:db8::2"), entry("2001:db8::4", index=9)]
     asked = []
-    monkeypatch.setattr(monitor, "_ask", lambda *_: asked.append(1) or b"".join(there) + message(3, b"\0\0\0\0"))
-    monkeypatch.setattr(socket, "if_nameindex", lambda: [(2, "up0")])
-    proxies = monitor.Proxies()
+    monkeypatch.setattr(framing.Socket, "dump", lambda *words: asked.append(words[1:]) or list(there))
+    names = {2: "up0"}
+
+    def named(index: int) -> str:
+        if index not in names:
+            raise OSError(errno.ENXIO, "no such interface")
+        return names[index]
+
+    monkeypatch.setattr(proxies, "if_indextoname", named)
+    watched = proxies.ProxyMonitor()
     try:
-        assert not proxies.changed()
+        assert not watched.changed()
         there.append(entry("2001:db8::3"))
-        assert not proxies.changed(), "what is new is nobody's damage"
+        assert not watched.changed(), "what is new is nobody's damage"
         del there[0]
-        assert proxies.changed() == Suspects({"proxy up0 2001:db8::1"})
-        assert not proxies.changed() and len(asked) == 5
+        assert watched.changed() == Suspects({"proxy up0 2001:db8::1"})
+        assert not watched.changed() and len(asked) == 5
+        del there[1]
+        assert not watched.changed(), "it went with its link"
+        assert set(asked) == {(30, struct.pack("=BxxxiHBB", 0, 0, 0, 8, 0))}
     finally:
-        proxies.close()
+        watched.close()

@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from vmnet_hooks.kernel import nft_tables, routes, wire
-from vmnet_hooks.kernel.wire import NetlinkError, attribute, attributes, messages
+from vmnet_hooks.kernel import framing, nft_tables, routes, wire
+from vmnet_hooks.kernel.framing import NetlinkError, attribute, attributes, messages
 
 ERROR, DONE, NEWLINK, INTERRUPTED = 2, 3, 16, 0x10
 
@@ -55,7 +55,7 @@ def test_a_refusal_is_an_error_with_its_number():
     refused = Scripted(lambda n: message(ERROR, n, code(errno.EEXIST) + bytes(16)))
     with pytest.raises(NetlinkError) as caught:
         refused.change(24, b"")
-    assert caught.value.code == errno.EEXIST and refused.sent[0][1] & wire.ACK
+    assert caught.value.code == errno.EEXIST and refused.sent[0][1] & framing.ACK
     Scripted(lambda n: message(ERROR, n, code(0) + bytes(16))).change(24, b"")
 
 
@@ -78,6 +78,69 @@ def test_what_stops_a_dump_is_an_error():
     assert caught.value.code == errno.EPERM
 
 
+def test_a_socket_reads_all_and_names_what_it_lost():
+    one = framing.Socket(groups=(wire.GROUP_LINK,), buffer=1 << 20)
+    answers = [b"a", OSError(errno.ENOBUFS, ""), b"b", BlockingIOError(errno.EAGAIN, "")]
+
+    class Socket:
+        def recv_into(self, buffer, _size, _flags):
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            # With MSG_TRUNC the kernel returns the whole length of what it cuts off.
+            buffer[: len(answer)] = answer[: len(buffer)]
+            return len(answer)
+
+    real, one._socket = one._socket, Socket()
+    assert list(one.waiting()) == [b"a", None, b"b"]
+    answers += [OSError(errno.EBADF, "")]
+    with pytest.raises(OSError):
+        list(one.waiting())
+    answers += [bytes(framing._BUFFER), bytes(framing._BUFFER + 1)]
+    assert len(one.receive()) == framing._BUFFER
+    with pytest.raises(NetlinkError) as caught:
+        one.receive()
+    assert caught.value.code == errno.EMSGSIZE
+    real.close()
+
+
+@pytest.mark.parametrize("before", [0, 0xFFFFFFFD, 0xFFFFFFFE, 0xFFFFFFFF])
+def test_a_batch_ends_with_the_answer_to_its_last_change(before):
+    """Whatever the numbers of its messages: they start again after 2³² - 1."""
+
+    class Kernel:
+        sent: list[tuple] = []
+
+        def send(self, data: bytes) -> None:
+            self.sent = list(messages(data))
+
+        def recv_into(self, buffer, _size, _flags):
+            # Of an earlier request, of a change that went well unasked, and of the last one.
+            old, *_, (_, _, last, _, _), _ = self.sent
+            answer = message(ERROR, (old[2] - 1) & 0xFFFFFFFF, code(errno.EPERM) + bytes(16))
+            answer += message(ERROR, last, code(self.refused) + bytes(16))
+            buffer[: len(answer)] = answer
+            return len(answer)
+
+    one = framing.Socket()
+    real, one._socket, one._sequence = one._socket, Kernel(), before
+    changes = [(2572, b"abcd", framing.CREATE), (2574, b"", 0)]
+    one._socket.refused = 0
+    one.batch(16, 17, b"head", changes)
+    numbers = [(before + step) & 0xFFFFFFFF for step in (1, 2, 3, 4)]
+    assert one._socket.sent == [
+        (16, 1, numbers[0], 0, b"head"),
+        (2572, 1 | 0x400, numbers[1], 0, b"abcd"),
+        (2574, 1 | 4, numbers[2], 0, b""),
+        (17, 1, numbers[3], 0, b"head"),
+    ]
+    one._socket.refused = errno.EEXIST
+    with pytest.raises(NetlinkError) as caught:
+        one.batch(16, 17, b"head", changes)
+    assert caught.value.code == errno.EEXIST
+    real.close()
+
+
 def test_a_table_that_is_not_there_has_no_routes():
     assert Scripted(lambda n: message(DONE, n, code(errno.ENOENT))).routes(2, 222) == []
     with pytest.raises(NetlinkError):
@@ -88,7 +151,7 @@ def test_a_link_that_is_not_there():
     assert Scripted(lambda n: message(ERROR, n, code(errno.ENODEV) + bytes(16))).link("tap0") is None
 
 
-def link(*items: bytes) -> wire.Link:
+def link(*items: bytes) -> wire.LinkMessage:
     return wire.link_of(struct.pack("=BxHiII", 0, 1, 7, 0x1043, 0) + b"".join([attribute(3, b"tap0\0"), *items]))
 
 
@@ -112,9 +175,9 @@ def test_a_link():
 @pytest.mark.parametrize(
     ("route", "has_dst"),
     [
-        (wire.Route(222, "192.0.2.10/32", 7, "", 86, "", 0), True),
-        (wire.Route(70000, "0.0.0.0/0", 7, "192.0.2.1", 86, "192.0.2.9", 5), False),
-        (wire.Route(254, "2001:db8::/64", 7, "", 86, "", 1024), True),
+        (wire.RouteMessage(222, "192.0.2.10/32", 7, "", 86, "", 0), True),
+        (wire.RouteMessage(70000, "0.0.0.0/0", 7, "192.0.2.1", 86, "192.0.2.9", 5), False),
+        (wire.RouteMessage(254, "2001:db8::/64", 7, "", 86, "", 1024), True),
     ],
 )
 def test_a_route_is_read_as_it_was_written(route, has_dst):
@@ -156,27 +219,26 @@ def test_the_version_of_a_table(userdata, version):
 
 
 class Told:
-    """A socket whose datagrams wait in a list; an exception among them is raised."""
+    """A socket whose datagrams wait in a list, None for some that were lost; an exception among them is raised."""
 
     def __init__(self) -> None:
-        self.waiting: list = []
+        self.queue: list = []
 
-    def receive(self, flags: int) -> bytes:
-        if not self.waiting:
-            raise BlockingIOError
-        found = self.waiting.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return found
+    def waiting(self):
+        while self.queue:
+            found = self.queue.pop(0)
+            if isinstance(found, Exception):
+                raise found
+            yield found
 
 
 @pytest.fixture
 def kept():
     asked: list = []
 
-    def ask(*key: int) -> list[wire.Route]:
+    def ask(*key: int) -> list[wire.RouteMessage]:
         asked.append(key)
-        return [wire.Route(key[1], "::/0", 3, "", 9, "", 1024)]
+        return [wire.RouteMessage(key[1], "::/0", 3, "", 9, "", 1024)]
 
     made = object.__new__(routes.Routes)
     made._ask, made._told, made._kept = ask, Told(), {}
@@ -188,7 +250,7 @@ UPLINK, LEARNED = (2, 222, 3, 0), (10, 254, 0, 9)
 
 
 def told_of(table: int, oif: int, family: int = 2, proto: int = 86, several: bool = False) -> bytes:
-    route = wire.Route(table, "2001:db8::/64" if family == 10 else "192.0.2.0/24", oif, "", proto, "", 0)
+    route = wire.RouteMessage(table, "2001:db8::/64" if family == 10 else "192.0.2.0/24", oif, "", proto, "", 0)
     body = wire._route(route)
     return message(24, 0, body.replace(attribute(4, struct.pack("=I", oif)), b"") if several else body)
 
@@ -207,20 +269,20 @@ def told_of(table: int, oif: int, family: int = 2, proto: int = 86, several: boo
         (message(17, 0, struct.pack("=BxHiII", 0, 1, 3, 0, 0)), {UPLINK, LEARNED}),
         (message(16, 0, struct.pack("=BxHiII", 0, 1, 7, 0, 0)), set()),
         (message(21, 0, struct.pack("=BBBBI", 2, 24, 0, 0, 3)), {UPLINK, LEARNED}),
-        (OSError(errno.ENOBUFS, "lost"), {UPLINK, LEARNED}),
+        (None, {UPLINK, LEARNED}),
     ],
 )
 def test_routes_are_kept_until_something_is_told_of_them(datagram, asked_again, kept):
     for key in (UPLINK, LEARNED, UPLINK, LEARNED):
         assert kept.read(*key)[0].table == key[1]
     assert kept.asked == [UPLINK, LEARNED]
-    kept._told.waiting.append(datagram)
+    kept._told.queue.append(datagram)
     for key in (UPLINK, LEARNED):
         kept.read(*key)
     assert set(kept.asked[2:]) == asked_again and len(kept.asked) == 2 + len(asked_again)
 
 
 def test_a_socket_that_can_not_listen_says_so(kept):
-    kept._told.waiting.append(OSError(errno.EBADF, "closed"))
+    kept._told.queue.append(OSError(errno.EBADF, "closed"))
     with pytest.raises(OSError):
         kept.read(*UPLINK)

@@ -9,8 +9,8 @@ from collections.abc import Collection
 from ..engine.transaction import Kernel
 from ..errors import KernelError
 from ..kernel import nft_tables
+from ..kernel.framing import NETLINK_NETFILTER, Socket
 from ..kernel.libnftables import Context
-from ..kernel.wire import Socket
 from ..model.objects import NftTable
 from ..model.ruleset import ARP, BRIDGE, CLOSED6, INET, KEEP_CLOSED, KEEPER, KEEPERS, KEPT_SETS
 from ..records.store import Store
@@ -25,7 +25,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self._nft = Context()
-        self._socket = Socket(nft_tables.NETLINK_NETFILTER)
+        self._socket = Socket(NETLINK_NETFILTER)
         self._held: dict[str, Taps] = {}
         """By family of the tables that are there."""
         self._known: set[str] = set()

@@ -18,7 +18,10 @@ from ..engine.engine import Engine
 from ..engine.healing import Mended, amiss, depart, mend, suspected
 from ..errors import KernelError
 from ..hook.events import RECORDS_ALONE
-from ..kernel.monitor import Nftables, Proxies, Rtnetlink, Suspects
+from ..kernel.monitor.nftables import NftMonitor
+from ..kernel.monitor.proxies import ProxyMonitor
+from ..kernel.monitor.rtnetlink import RtnetlinkMonitor
+from ..kernel.monitor.suspects import Suspects
 from ..model.objects import NftElement, NftTable, table_key, table_of
 from ..model.owner import Owner
 from .fail_closed import Keeper
@@ -164,9 +167,9 @@ class Healing:
 
     def _watch(self, suspects: Suspects, watching: threading.Event) -> None:
         with ExitStack() as stack:
-            links = stack.enter_context(closing(Rtnetlink()))
-            tables = stack.enter_context(closing(Nftables()))
-            proxies = stack.enter_context(closing(Proxies()))
+            links = stack.enter_context(closing(RtnetlinkMonitor()))
+            tables = stack.enter_context(closing(NftMonitor()))
+            proxies = stack.enter_context(closing(ProxyMonitor()))
             keeper = stack.enter_context(closing(Keeper()))
             self._keep(keeper)
             watching.set()

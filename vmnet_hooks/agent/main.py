@@ -26,7 +26,7 @@ from ..frontends.running import gone
 from ..hook.call import log
 from ..hook.events import RECORDS_ALONE
 from ..kernel import root
-from ..kernel.monitor import Memory
+from ..kernel.monitor.table_cache import TableCache
 from .announcer import Announcer
 from .healing import Healing
 from .hotplug import Hotplug
@@ -58,7 +58,7 @@ class Agent:
         self.index = Index(self)
         self.announcer = Announcer(self)
         self.arrivals = Arrivals(self)
-        self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, Memory(), self.index.noting)
+        self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, TableCache(), self.index.noting)
         self.server = Server(self, {"status": self._status}, self._follow)
         self.parts: list[Any] = [self.index, self.announcer, self.arrivals, Advertiser(self), Healing(self)]
         # Loads every front end: the first call of one must not wait for it.

@@ -12,7 +12,7 @@ from typing import Any
 from ..links import bond
 from ..model.objects import Device, FdbEntry, LinkAttribute
 from ..model.resource import ALIAS
-from . import wire
+from . import framing
 from .rtnl import IoctlEthtool, IPRoute, NetlinkError
 
 _PROTOCOLS = {"802.1Q": 0x8100, "802.1ad": 0x88A8}
@@ -30,7 +30,7 @@ _ADDRESSED = ("bridge", "dummy", "macvlan")
 
 
 class Devices:
-    """A socket of pyroute2's. Its refusals come out as wire.NetlinkError."""
+    """A socket of pyroute2's. Its refusals come out as framing.NetlinkError."""
 
     def __init__(self) -> None:
         self._ip = IPRoute(strict_check=True)
@@ -73,7 +73,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
-        raise wire.NetlinkError(error.code) from None
+        raise framing.NetlinkError(error.code) from None
 
 
 def _attribute(kind: str, word: str) -> str:

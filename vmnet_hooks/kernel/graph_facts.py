@@ -15,9 +15,9 @@ from ..model.objects import Route, Rule
 from ..model.topology import Link, Table
 from ..values import ranges
 from . import device, sysfs
+from .framing import NetlinkError as Refused
 from .netlink import Netlink
 from .rtnl import IPRoute, NetlinkError, dump
-from .wire import NetlinkError as Refused
 
 _UP, _LOWER_UP = 0x1, 0x10000
 _PVID = 0x2

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, InTheWay, KernelError
 from ..model.facts import Host, Link
@@ -14,16 +14,19 @@ from ..model.plan import Plan
 from ..model.resource import Resource
 from ..model.ruleset import TABLES
 from . import sysctl, sysfs
+from .framing import NetlinkError
 from .netlink import Netlink
-from .nft import Memory, Nft
-from .wire import NetlinkError
+from .nft import Nft
+
+if TYPE_CHECKING:
+    from .monitor.table_cache import TableCache
 
 
 class Kernel:
     """Reads and changes the network namespace of this process. With a `memory` (in a process that stays), our nft
     tables and the networks' routes are only read once somebody has touched them."""
 
-    def __init__(self, memory: Memory | None = None) -> None:
+    def __init__(self, memory: "TableCache | None" = None) -> None:
         try:
             self.netlink = Netlink(stays=memory is not None)
         except (NetlinkError, OSError) as error:

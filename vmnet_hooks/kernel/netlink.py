@@ -27,8 +27,8 @@ from ..model.objects import (
 )
 from ..model.resource import ALIAS, MAIN_TABLE, PROTO, Resource
 from . import bridge_port, sysctl, sysfs, wire
-from .routes import Routes
-from .wire import PERMANENT, PROXY, UP, NetlinkError, Rtnetlink
+from .framing import NetlinkError
+from .wire import PERMANENT, PROXY, UP, Rtnetlink
 
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
 _RTPROT_RA, _IFA_F_NODAD = 9, 2
@@ -42,8 +42,14 @@ class Netlink:
     def __init__(self, stays: bool = False) -> None:
         self._wire = Rtnetlink()
         self._opened: Any = None
-        self._routes = Routes(self._wire.routes) if stays else None
-        self._read_routes = self._routes.read if self._routes else self._wire.routes
+        self._routes: Any = None
+        self._read_routes = self._wire.routes
+        if stays:
+            # Only the agent stays: a hook would load it for nothing.
+            from .routes import Routes
+
+            self._routes = Routes(self._wire.routes)
+            self._read_routes = self._routes.read
 
     def close(self) -> None:
         self._wire.close()
@@ -152,7 +158,7 @@ class Netlink:
                 found[resource.key] = have
         return found
 
-    def _cached(self, ifname: str, cache: dict[Any, Any]) -> wire.Link | None:
+    def _cached(self, ifname: str, cache: dict[Any, Any]) -> wire.LinkMessage | None:
         key = ("link", ifname)
         if key not in cache:
             cache[key] = self._wire.link(ifname)
@@ -239,7 +245,7 @@ class Netlink:
                 return found
         return None
 
-    def _lookup(self, want: Route, cache: dict[Any, Any]) -> wire.Route | None:
+    def _lookup(self, want: Route, cache: dict[Any, Any]) -> wire.RouteMessage | None:
         """What the kernel finds at the start of a destination, where that may be the route itself."""
         address, _, length = want.dst.partition("/")
         if length != "0":
@@ -258,7 +264,7 @@ class Netlink:
             cache[key] = {made.key: made for route in found for made in (self._route_of(route, want.family, want.dev),)}
         return cache[key]
 
-    def _route_of(self, found: wire.Route, family: int, dev: str) -> Route:
+    def _route_of(self, found: wire.RouteMessage, family: int, dev: str) -> Route:
         metric = 0 if found.metric == (1024 if family == 6 else 0) else found.metric
         return Route(found.table, found.dst, dev, found.via, found.proto, found.src, metric)
 
@@ -401,12 +407,13 @@ class Netlink:
         if routes:
             _adoption().add_routes(routes, have.ifname)
 
-    def _routed(self, route: Route) -> wire.Route:
-        return wire.Route(route.table, route.dst, self._index(route.dev), route.via, route.proto, route.src, route.priority)
+    def _routed(self, route: Route) -> wire.RouteMessage:
+        oif = self._index(route.dev)
+        return wire.RouteMessage(route.table, route.dst, oif, route.via, route.proto, route.src, route.priority)
 
 
-def _rule(rule: Rule) -> wire.Rule:
-    return wire.Rule(rule.priority, rule.selector, rule.subnet, rule.table, rule.proto)
+def _rule(rule: Rule) -> wire.RuleMessage:
+    return wire.RuleMessage(rule.priority, rule.selector, rule.subnet, rule.table, rule.proto)
 
 
 def _device() -> Any:

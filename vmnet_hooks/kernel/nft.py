@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from importlib import import_module
 from ipaddress import ip_network
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..errors import KernelError, one_line
 from ..model.objects import NftElement, NftTable, table_of
@@ -13,7 +13,10 @@ from ..model.plan import Change, Plan
 from ..model.resource import NAT_SETS, TABLE
 from ..model.ruleset import TABLES
 from . import nft_tables
-from .wire import Socket
+from .framing import NETLINK_NETFILTER, Socket
+
+if TYPE_CHECKING:
+    from .monitor.table_cache import TableCache
 
 _STATELESS, _JSON = 1 << 1, 1 << 4
 # Few elements are looked up one by one, which does not depend on the set's size; many by one listing.
@@ -22,17 +25,10 @@ _LISTING_PAYS = 24
 _BATCH = 200
 
 
-class Memory(Protocol):
-    """What a process that stays knows of our tables without asking: see monitor.Memory."""
-
-    def known(self, want: NftTable) -> NftTable | None: ...
-    def learned(self, want: NftTable, have: NftTable) -> None: ...
-
-
 class Nft:
     """nftables in this network namespace. One per thread: it keeps its sockets."""
 
-    def __init__(self, memory: Memory | None = None) -> None:
+    def __init__(self, memory: "TableCache | None" = None) -> None:
         self._memory = memory
         self._socket: Socket | None = None
         self._context: Any = None
@@ -62,7 +58,7 @@ class Nft:
 
     def _asking(self) -> Socket:
         if self._socket is None:
-            self._socket = Socket(nft_tables.NETLINK_NETFILTER)
+            self._socket = Socket(NETLINK_NETFILTER)
         return self._socket
 
     def port_tables(self) -> list[NftTable]:

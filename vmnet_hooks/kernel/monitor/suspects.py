@@ -1,0 +1,32 @@
+"""What may have suffered from a change."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Suspects:
+    """What to check.
+
+    `keys` are keys of resources, `starts` beginnings of such keys, `links` names of links (with everything on them), `gone`
+    taps that are gone, as (ifindex, ifname), `tampered` the keys of our nft tables that another process has changed.
+    `everything`: the kernel dropped notifications, so that any resource may have suffered.
+    """
+
+    keys: set[str] = field(default_factory=set)
+    starts: set[str] = field(default_factory=set)
+    links: set[str] = field(default_factory=set)
+    gone: set[tuple[int, str]] = field(default_factory=set)
+    tampered: set[str] = field(default_factory=set)
+    everything: bool = False
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.keys or self.starts or self.links or self.gone or self.tampered)
+
+    def add(self, other: "Suspects") -> None:
+        """Add what `other` has."""
+        self.keys |= other.keys
+        self.starts |= other.starts
+        self.links |= other.links
+        self.gone |= other.gone
+        self.tampered |= other.tampered
+        self.everything |= other.everything
