@@ -4,7 +4,7 @@ from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.model import Graph
 from vmnet_hooks.model.declaration import Config, Declared, Network
 from vmnet_hooks.model.owner import Owner
-from vmnet_hooks.model.topology import Difference, Facts, Link, Nat, Table
+from vmnet_hooks.model.topology import Difference, Facts, LinkDetails, Nat, Table
 
 
 def declared(*networks: Network, **sections: dict[str, dict]) -> Config:
@@ -23,25 +23,25 @@ def guest(domain: str, ifname: str, network: str, last: int, *addresses: str) ->
     return Owner(f"{domain}/{mac}", domain, f"name:{domain}", ifname, 0, mac, network, "libvirt", "active", addresses)
 
 
-def vlan(parent: str, vid: int, index: int, **more) -> Link:
-    return Link(f"{parent}.{vid}", index, "vlan", parent=parent, vid=vid, protocol="802.1Q", **more)
+def vlan(parent: str, vid: int, index: int, **more) -> LinkDetails:
+    return LinkDetails(f"{parent}.{vid}", index, "vlan", parent=parent, vid=vid, protocol="802.1Q", **more)
 
 
 def ring() -> tuple[Facts, list[Owner], Config]:
     """A node of a three-node cluster: the perimeter on eth0, the guests' VLAN on two ring links with STP, NAT."""
     links = (
-        Link("lo", 1, addresses=("127.0.0.1/8",)),
-        Link("eth0", 2, master="xenbr0", port_state="forwarding", mac="02:00:00:00:00:01"),
-        Link("eth1", 3),
-        Link("eth2", 4),
-        Link("eth9", 5, up=False),
-        Link("xenbr0", 6, "bridge", addresses=("192.168.122.13/24",)),
+        LinkDetails("lo", 1, addresses=("127.0.0.1/8",)),
+        LinkDetails("eth0", 2, master="xenbr0", port_state="forwarding", mac="02:00:00:00:00:01"),
+        LinkDetails("eth1", 3),
+        LinkDetails("eth2", 4),
+        LinkDetails("eth9", 5, up=False),
+        LinkDetails("xenbr0", 6, "bridge", addresses=("192.168.122.13/24",)),
         vlan("eth1", 100, 7, master="guestbr0", port_state="forwarding"),
         vlan("eth2", 100, 8, master="guestbr0", port_state="blocking"),
-        Link("guestbr0", 9, "bridge", stp=True),
-        Link("guestbr0-gw", 10, "macvlan", mode="private", parent="guestbr0", addresses=("10.5.5.254/32",)),
-        Link("vif1.0", 11, master="guestbr0", port_state="forwarding"),
-        Link("vif2.0", 12, master="guestbr0", port_state="forwarding"),
+        LinkDetails("guestbr0", 9, "bridge", stp=True),
+        LinkDetails("guestbr0-gw", 10, "macvlan", mode="private", parent="guestbr0", addresses=("10.5.5.254/32",)),
+        LinkDetails("vif1.0", 11, master="guestbr0", port_state="forwarding"),
+        LinkDetails("vif2.0", 12, master="guestbr0", port_state="forwarding"),
     )
     config = declared(
         network("lan", "bridged", bridge="guestbr0"),
@@ -55,16 +55,16 @@ def ring() -> tuple[Facts, list[Owner], Config]:
 def bond() -> tuple[Facts, list[Owner], Config]:
     """Two NICs, a bond, a bridge for each of two VLANs."""
     links = (
-        Link("eth0", 2, master="bond0", port_state="active"),
-        Link("eth1", 3, master="bond0", port_state="backup"),
-        Link("bond0", 4, "bond", mode="active-backup"),
+        LinkDetails("eth0", 2, master="bond0", port_state="active"),
+        LinkDetails("eth1", 3, master="bond0", port_state="backup"),
+        LinkDetails("bond0", 4, "bond", mode="active-backup"),
         vlan("bond0", 100, 5, master="br100", port_state="forwarding"),
-        Link("br100", 6, "bridge", addresses=("10.1.0.1/24",)),
+        LinkDetails("br100", 6, "bridge", addresses=("10.1.0.1/24",)),
         vlan("bond0", 200, 7, master="br200", port_state="forwarding"),
-        Link("br200", 8, "bridge"),
-        Link("tap1", 9, "tun", master="br100", port_state="forwarding"),
-        Link("tap2", 10, "tun", master="br100", port_state="forwarding"),
-        Link("tap3", 11, "tun", master="br200", port_state="forwarding"),
+        LinkDetails("br200", 8, "bridge"),
+        LinkDetails("tap1", 9, "tun", master="br100", port_state="forwarding"),
+        LinkDetails("tap2", 10, "tun", master="br100", port_state="forwarding"),
+        LinkDetails("tap3", 11, "tun", master="br200", port_state="forwarding"),
     )
     config = declared(network("lan", "bridged", bridge="br100"), network("dmz", "bridged", bridge="br200"))
     owners = [guest("web1", "tap1", "lan", 1, "10.1.0.11"), guest("db1", "tap2", "lan", 2), guest("mx", "tap3", "dmz", 3)]
@@ -74,10 +74,10 @@ def bond() -> tuple[Facts, list[Owner], Config]:
 def routed() -> tuple[Facts, list[Owner], Config]:
     """A routed network with two guests, and NAT for it; one tap is gone."""
     links = (
-        Link("eth9", 2, addresses=("10.0.1.1/24",)),
-        Link("up0", 3),
-        Link("tap10", 4, "tun"),
-        Link("tap11", 5, "tun", up=False),
+        LinkDetails("eth9", 2, addresses=("10.0.1.1/24",)),
+        LinkDetails("up0", 3),
+        LinkDetails("tap10", 4, "tun"),
+        LinkDetails("tap11", 5, "tun", up=False),
     )
     routes = (
         ("0.0.0.0/0", "192.0.2.1", "up0"),
@@ -101,11 +101,11 @@ def routed() -> tuple[Facts, list[Owner], Config]:
 def aware() -> tuple[Facts, list[Owner], Config]:
     """A VLAN-aware bridge: two guests on VLANs of their own, and a trunk."""
     links = (
-        Link("eth3", 2, master="ebr0", port_state="forwarding", tagged="2-4094"),
-        Link("ebr0", 3, "bridge", vlan_aware=True),
-        Link("tap1", 4, "tun", master="ebr0", port_state="forwarding", untagged=10),
-        Link("tap2", 5, "tun", master="ebr0", port_state="forwarding", untagged=20, isolated=True),
-        Link("tap3", 6, "tun", master="ebr0", port_state="forwarding", tagged="10,20"),
+        LinkDetails("eth3", 2, master="ebr0", port_state="forwarding", tagged="2-4094"),
+        LinkDetails("ebr0", 3, "bridge", vlan_aware=True),
+        LinkDetails("tap1", 4, "tun", master="ebr0", port_state="forwarding", untagged=10),
+        LinkDetails("tap2", 5, "tun", master="ebr0", port_state="forwarding", untagged=20, isolated=True),
+        LinkDetails("tap3", 6, "tun", master="ebr0", port_state="forwarding", tagged="10,20"),
     )
     config = declared(network("trunk", "bridged", bridge="ebr0"), bridges={"ebr0": {"ports": ("eth3",)}})
     owners = [guest("web1", "tap1", "trunk", 1), guest("db1", "tap2", "trunk", 2), guest("fw", "tap3", "trunk", 3)]
@@ -115,11 +115,11 @@ def aware() -> tuple[Facts, list[Owner], Config]:
 def hostroutes() -> tuple[Facts, list[Owner], Config]:
     """Guests of Xen's behind host routes and NAT, of networks that no file declares and of one that is; a vif is gone."""
     links = (
-        Link("eth0", 2, addresses=("192.0.2.13/24",)),
-        Link("eth1", 3),
-        Link("vif1.0", 4, "vif", addresses=("192.0.2.13/32",)),
-        Link("vif2.0", 5, "vif", addresses=("10.0.2.128/32",)),
-        Link("vif3.0", 6, "vif"),
+        LinkDetails("eth0", 2, addresses=("192.0.2.13/24",)),
+        LinkDetails("eth1", 3),
+        LinkDetails("vif1.0", 4, "vif", addresses=("192.0.2.13/32",)),
+        LinkDetails("vif2.0", 5, "vif", addresses=("10.0.2.128/32",)),
+        LinkDetails("vif3.0", 6, "vif"),
     )
     config = declared(network("hosting", "hostroute", netdev="eth1", nat=False))
     owners = [
@@ -134,14 +134,14 @@ def hostroutes() -> tuple[Facts, list[Owner], Config]:
 def crossed() -> tuple[Facts, list[Owner], Config]:
     """Two bridges, each with a VLAN of each of two NICs: not every line can be straight."""
     links = (
-        Link("eth1", 1),
-        Link("eth2", 2),
+        LinkDetails("eth1", 1),
+        LinkDetails("eth2", 2),
         vlan("eth1", 100, 3, master="br100"),
         vlan("eth2", 100, 4, master="br100"),
         vlan("eth1", 200, 5, master="br200"),
         vlan("eth2", 200, 6, master="br200"),
-        Link("br100", 7, "bridge"),
-        Link("br200", 8, "bridge"),
+        LinkDetails("br100", 7, "bridge"),
+        LinkDetails("br200", 8, "bridge"),
     )
     return Facts(links), [], declared()
 

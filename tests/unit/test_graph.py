@@ -25,7 +25,7 @@ from vmnet_hooks.graph.model import Edge, Graph, Node
 from vmnet_hooks.graph.placement import cells
 from vmnet_hooks.graph.svg import svg
 from vmnet_hooks.graph.text import STYLES, text
-from vmnet_hooks.model.topology import Difference, Facts, Link, Nat, Table
+from vmnet_hooks.model.topology import Difference, Facts, LinkDetails, Nat, Table
 
 GRAPHS = Path(__file__).with_name("graphs")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -127,7 +127,7 @@ def test_boxes_and_lines_do_not_touch(name, style):
 
 
 def test_nothing():
-    empty = build(Facts((Link("lo", 1),)), [], declared())
+    empty = build(Facts((LinkDetails("lo", 1),)), [], declared())
     assert empty == Graph((), ()) and text(empty) == "" and words(svg(empty)) == "" and dot(empty).startswith("graph ")
 
 
@@ -179,7 +179,7 @@ def test_a_table_is_marked(key):
 def test_what_is_missing_is_drawn_where_it_belongs():
     config = declared(bridges={"br7": {"ports": ("eth1",)}}, vlans={"eth1.7": {"parent": "eth1"}})
     missing = [Difference("", f"device {name}: missing") for name in ("br7", "eth1.7")]
-    drawn = build(Facts((Link("eth1", 2),)), [], config, missing)
+    drawn = build(Facts((LinkDetails("eth1", 2),)), [], config, missing)
     assert {(node.name, node.kind, node.state) for node in drawn.nodes} >= {
         ("br7", "bridge", "missing"),
         ("eth1.7", "vlan", "missing"),
@@ -191,7 +191,7 @@ def test_a_link_of_ours_that_is_gone():
     """What only follows from it is not told."""
     facts, owners, config = ring()
     links = tuple(link for link in facts.links if link.name != "guestbr0-gw")
-    facts = Facts(links, absent=(Link("guestbr0-gw", kind="macvlan", parent="guestbr0"),))
+    facts = Facts(links, absent=(LinkDetails("guestbr0-gw", kind="macvlan", parent="guestbr0"),))
     told = ["device guestbr0-gw: missing", "addr guestbr0 10.5.5.1/24: missing"]
     follows = ["addr guestbr0-gw 10.5.5.254/32: missing", "sysctl net/ipv4/conf/guestbr0-gw/forwarding: missing"]
     drawn = build(facts, owners, config, [Difference("bridge guestbr0", what) for what in (*told, *follows)])
@@ -218,10 +218,10 @@ def test_a_long_list_of_differences_is_cut():
 def test_who_is_on_which_side():
     """A link with the name of a guest's is one, unless the declaration says otherwise."""
     links = (
-        Link("br0", 1, "bridge"),
-        Link("veth0", 2, "veth", master="br0"),
-        Link("veth1", 3, "veth", master="br0"),
-        Link("wlan0", 4, master="br0"),
+        LinkDetails("br0", 1, "bridge"),
+        LinkDetails("veth0", 2, "veth", master="br0"),
+        LinkDetails("veth1", 3, "veth", master="br0"),
+        LinkDetails("wlan0", 4, master="br0"),
     )
     drawn = build(Facts(links), [], declared(bridges={"br0": {"ports": ("veth1",)}}))
     assert {(edge.source, edge.target) for edge in drawn.edges} == {("br0", "veth0"), ("veth1", "br0"), ("wlan0", "br0")}
@@ -229,10 +229,10 @@ def test_who_is_on_which_side():
 
 def test_what_is_of_no_concern():
     links = (
-        Link("lo", 1),
-        Link("eth0", 2, addresses=("192.0.2.7/24",)),
-        Link("tun0", 3, "tun", up=False),
-        Link("br0", 4, "bridge"),
+        LinkDetails("lo", 1),
+        LinkDetails("eth0", 2, addresses=("192.0.2.7/24",)),
+        LinkDetails("tun0", 3, "tun", up=False),
+        LinkDetails("br0", 4, "bridge"),
     )
     drawn = build(Facts(links), [], declared())
     assert [node.name for node in drawn.nodes] == ["br0"]
@@ -242,7 +242,8 @@ def test_what_is_of_no_concern():
 
 def test_a_circle_is_drawn():
     """Two macvlans can't stand on each other, but whoever races with the kernel may read that they do."""
-    links = (Link("a", 1, "macvlan", parent="b"), Link("b", 2, "macvlan", parent="a"), Link("c", 3, "bridge", master="c"))
+    macvlans = LinkDetails("a", 1, "macvlan", parent="b"), LinkDetails("b", 2, "macvlan", parent="a")
+    links = (*macvlans, LinkDetails("c", 3, "bridge", master="c"))
     drawn = build(Facts(links), [], declared())
     assert all(name in text(drawn, 80) and name in text(drawn, 10) for name in "abc")
     etree.fromstring(svg(drawn).encode())
@@ -251,9 +252,9 @@ def test_a_circle_is_drawn():
 @pytest.mark.parametrize("evil", HOSTILE, ids=lambda evil: ascii(evil)[:12])
 def test_hostile_names(evil):
     links = (
-        Link(evil, 1, "bridge", alias=evil, mode=evil, addresses=(evil,)),
-        Link("tap0", 2, "tun", master=evil, port_state=evil),
-        Link("eth0", 3, evil, parent=evil, mac=evil),
+        LinkDetails(evil, 1, "bridge", alias=evil, mode=evil, addresses=(evil,)),
+        LinkDetails("tap0", 2, "tun", master=evil, port_state=evil),
+        LinkDetails("eth0", 3, evil, parent=evil, mac=evil),
     )
     facts = Facts(links, (Table(7, (evil,), ((evil, evil, evil), ("192.0.2.1/32", "", "tap0"))),), (Nat(evil, evil, evil),))
     owners = [guest(evil, "tap0", evil, 1, evil), guest("d", evil, "net", 2), guest(evil, "gone", "net", 3)]
@@ -281,9 +282,9 @@ def test_wide_and_combining_letters_keep_the_frame():
 
 def test_a_thousand_guests():
     links = (
-        Link("eth0", 1, master="br0"),
-        Link("br0", 2, "bridge"),
-        *(Link(f"tap{n}", n, "tun", master="br0") for n in range(3, 1003)),
+        LinkDetails("eth0", 1, master="br0"),
+        LinkDetails("br0", 2, "bridge"),
+        *(LinkDetails(f"tap{n}", n, "tun", master="br0") for n in range(3, 1003)),
     )
     drawn = build(Facts(links), [], declared())
     assert text(drawn, 80).count("tap up") == 1000

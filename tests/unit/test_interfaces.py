@@ -15,7 +15,7 @@ from vmnet_hooks.errors import InputError
 from vmnet_hooks.importing import interfaces, live, option_values, stanzas
 from vmnet_hooks.importing.draft import settle, toml
 from vmnet_hooks.kernel import import_facts
-from vmnet_hooks.model.topology import Link
+from vmnet_hooks.model.topology import LinkDetails
 
 RING = """\
 auto lo
@@ -640,34 +640,34 @@ def test_words():
 def test_live():
     mac = "02:00:00:00:00:0{}".format
     links = [
-        Link("lo", 1, "loopback"),
-        Link("eth0", 2, mac=mac(1), master="bond0"),
-        Link("eth1", 3, mac=mac(1), master="bond0"),
-        Link("bond0", 4, "bond", mac=mac(1), mode="active-backup"),
-        Link("bond0.5", 5, "vlan", mac=mac(1), parent="bond0", vid=5, protocol="802.1Q", master="br0", mtu=1400),
-        Link("tap0", 6, "tun", mac=mac(6), master="br0"),
-        Link("br0", 7, "bridge", mac=mac(1), stp=True, mtu=1400),
-        Link("eth2", 8, mac=mac(2), master="br1", tagged="10,20-30", untagged=1),
-        Link("br1", 9, "bridge", mac=mac(9), vlan_aware=True, up=False),
-        Link("dummy0", 10, "dummy", mac=mac(7)),
-        Link("wg0", 11, "wireguard"),
-        Link("eth3", 12, mac=mac(3)),
-        Link("eth0.9", 13, "vlan", mac=mac(1), parent="eth0", vid=9, protocol="802.1ad"),
+        LinkDetails("lo", 1, "loopback"),
+        LinkDetails("eth0", 2, mac=mac(1), master="bond0"),
+        LinkDetails("eth1", 3, mac=mac(1), master="bond0"),
+        LinkDetails("bond0", 4, "bond", mac=mac(1), mode="active-backup"),
+        LinkDetails("bond0.5", 5, "vlan", mac=mac(1), parent="bond0", vid=5, protocol="802.1Q", master="br0", mtu=1400),
+        LinkDetails("tap0", 6, "tun", mac=mac(6), master="br0"),
+        LinkDetails("br0", 7, "bridge", mac=mac(1), stp=True, mtu=1400),
+        LinkDetails("eth2", 8, mac=mac(2), master="br1", tagged="10,20-30", untagged=1),
+        LinkDetails("br1", 9, "bridge", mac=mac(9), vlan_aware=True, up=False),
+        LinkDetails("dummy0", 10, "dummy", mac=mac(7)),
+        LinkDetails("wg0", 11, "wireguard"),
+        LinkDetails("eth3", 12, mac=mac(3)),
+        LinkDetails("eth0.9", 13, "vlan", mac=mac(1), parent="eth0", vid=9, protocol="802.1ad"),
     ]
     addresses = [
-        import_facts.Address("lo", "127.0.0.1/8", True),
-        import_facts.Address("br0", "10.0.0.1/24", True),
-        import_facts.Address("br0", "2001:db8::1/64", True),
-        import_facts.Address("br0", "2001:db8::dead/64", False),
-        import_facts.Address("eth3", "10.3.0.1/24", True),
-        import_facts.Address("dummy0", "10.4.0.1/32", True, "10.4.0.2"),
+        import_facts.LiveAddress("lo", "127.0.0.1/8", True),
+        import_facts.LiveAddress("br0", "10.0.0.1/24", True),
+        import_facts.LiveAddress("br0", "2001:db8::1/64", True),
+        import_facts.LiveAddress("br0", "2001:db8::dead/64", False),
+        import_facts.LiveAddress("eth3", "10.3.0.1/24", True),
+        import_facts.LiveAddress("dummy0", "10.4.0.1/32", True, "10.4.0.2"),
     ]
     routes = [
-        import_facts.Route(254, "0.0.0.0/0", "br0", "10.0.0.254"),
-        import_facts.Route(254, "::/0", "br0", "fe80::1", 1024),
-        import_facts.Route(254, "::/0", "eth3", "fe80::2", 1024, "ra"),
-        import_facts.Route(254, "10.9.0.0/16", "br0", "10.0.0.9"),
-        *(import_facts.Route(100, f"10.{n}.0.0/16", "eth3") for n in range(200)),
+        import_facts.LiveRoute(254, "0.0.0.0/0", "br0", "10.0.0.254"),
+        import_facts.LiveRoute(254, "::/0", "br0", "fe80::1", 1024),
+        import_facts.LiveRoute(254, "::/0", "eth3", "fe80::2", 1024, "ra"),
+        import_facts.LiveRoute(254, "10.9.0.0/16", "br0", "10.0.0.9"),
+        *(import_facts.LiveRoute(100, f"10.{n}.0.0/16", "eth3") for n in range(200)),
     ]
     settings = {
         "bond0": {"miimon": "50", "updelay": "0", "lacp_rate": "slow 0", "xmit_hash_policy": "layer3+4 1", "primary": "eth1"},
@@ -677,7 +677,7 @@ def test_live():
         "br1": {"ageing_time": "1000", "multicast_snooping": "0"},
     }
     rules = ["ip -4 rule add pref 5 lookup 7"]
-    blocks = live.convert(import_facts.Survey(links, addresses, routes, rules, settings))
+    blocks = live.convert(import_facts.LiveHost(links, addresses, routes, rules, settings))
     settle(blocks)
     text = toml(["head"], blocks)
     assert tomllib.loads(text) == {

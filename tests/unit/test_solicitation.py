@@ -16,8 +16,8 @@ from lab import frames  # noqa: E402
 
 from vmnet_hooks.agent.neighbour_discovery import Bucket, Prefixes  # noqa: E402
 from vmnet_hooks.kernel import (
+    announcement,
     neighbour_solicitation,  # noqa: E402
-    packet,
 )
 from vmnet_hooks.kernel.neighbour_solicitation import MAX_FRAME, PROGRAM, Solicitation, parse  # noqa: E402
 
@@ -108,7 +108,7 @@ def test_garbage_never_raises_and_the_filter_loses_nothing():
             # With the right sum: or it would hide the rest.
             frame[56:58] = b"\0\0"
             pseudo = bytes(frame[22:54]) + struct.pack("!IHBB", len(frame) - 54, 0, 0, 58)
-            frame[56:58] = struct.pack("!H", packet.checksum(pseudo + bytes(frame[54:])))
+            frame[56:58] = struct.pack("!H", announcement.checksum(pseudo + bytes(frame[54:])))
         if chance.random() < 0.2:
             del frame[chance.randrange(len(frame)) :]
         if chance.random() < 0.1:
@@ -125,8 +125,8 @@ def test_garbage_never_raises_and_the_filter_loses_nothing():
 
 
 def test_the_answer():
-    frame = packet.proxy_advertisement(frames.mac_bytes(TAP), ASKED.target, ASKED.lladdr, ASKED.source)
-    link_local = str(ipaddress.IPv6Address(packet.link_local(frames.mac_bytes(TAP))))
+    frame = announcement.proxy_advertisement(frames.mac_bytes(TAP), ASKED.target, ASKED.lladdr, ASKED.source)
+    link_local = str(ipaddress.IPv6Address(announcement.link_local(frames.mac_bytes(TAP))))
     body = struct.pack("!BBHI", 136, 0, 0, 0x40000000) + ASKED.target + b"\x02\x01" + frames.mac_bytes(TAP)
     assert frame == frames.ip6(MAC, TAP, link_local, SOURCE, 58, body, 2, hops=255)
 

@@ -1,4 +1,4 @@
-"""Announcements from the agent: one packet socket that stays open, and rounds by the clock. See kernel/packet.py."""
+"""Announcements from the agent: one packet socket that stays open, and rounds by the clock. See kernel/announcement.py."""
 
 import heapq
 import socket
@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ..kernel import packet, sysfs
+from ..kernel import announcement, sysfs
 
 Call = tuple[str, str, str]
 
@@ -36,7 +36,7 @@ class Announcer:
         known = [(call, _index(call[2])) for call in calls]
         now = time.monotonic()
         with self._news:
-            for delay in packet.ROUNDS:
+            for delay in announcement.ROUNDS:
                 self._number += 1
                 heapq.heappush(self._due, (now + delay, self._number, known))
             self._news.notify()
@@ -53,7 +53,7 @@ class Announcer:
             for link, address, _ in [call for call, index in calls if index and _index(call[2]) == index]:
                 try:
                     mac = bytes.fromhex((sysfs.read(link, "address") or "").replace(":", ""))
-                    for frame in packet.announcement(mac, address):
+                    for frame in announcement.announcement(mac, address):
                         raw.sendto(frame, (link, 0))
                 except (OSError, ValueError) as error:
                     # Down, or gone: the next round is another chance.

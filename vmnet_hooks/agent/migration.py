@@ -16,7 +16,7 @@ from typing import Any
 from ..engine.engine import announcements
 from ..engine.migration import RETRY_SECONDS, cut_over, listeners
 from ..errors import VmnetError
-from ..kernel.first_frame import Listener
+from ..kernel.first_frame import FirstFrameSocket
 from ..model.owner import Owner
 
 ANNOUNCED_SECONDS = 5.0
@@ -28,7 +28,7 @@ class Arrivals:
 
     def __init__(self, agent: Any) -> None:
         self.agent = agent
-        self._ears: dict[int, tuple[Listener, Owner]] = {}
+        self._ears: dict[int, tuple[FirstFrameSocket, Owner]] = {}
         self._due: dict[str, float] = {}
         self._failed: dict[str, str] = {}
         self._announced: dict[str, float] = {}

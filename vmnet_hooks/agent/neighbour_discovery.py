@@ -21,7 +21,7 @@ from typing import Any
 
 from .. import values
 from ..errors import ConfigError, VmnetError
-from ..kernel.neighbour_solicitation import Listener, Solicitation, on_link, parse
+from ..kernel.neighbour_solicitation import Solicitation, SolicitationSocket, on_link, parse
 from ..model.declaration import Config
 from ..model.objects import ProxyNeighbour
 from ..model.owner import Owner
@@ -72,7 +72,7 @@ class Bucket:
 class Guest:
     """One tap, and what its guest may ask for."""
 
-    def __init__(self, owner: Owner, listener: Listener, bucket: Bucket) -> None:
+    def __init__(self, owner: Owner, listener: SolicitationSocket, bucket: Bucket) -> None:
         self.owner = owner
         self.listener = listener
         self.bucket = bucket
@@ -117,7 +117,7 @@ class Advertiser:
         self._full = False
         self._deaf: dict[str, Owner] = {}
         self._ended = False
-        self._done: queue.SimpleQueue[Listener | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[SolicitationSocket | None] = queue.SimpleQueue()
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake, select.EPOLLIN)
@@ -231,7 +231,7 @@ class Advertiser:
 
     def _listen(self, owner: Owner) -> None:
         try:
-            listener = Listener(owner.ifname, owner.ifindex)
+            listener = SolicitationSocket(owner.ifname, owner.ifindex)
         except OSError as error:
             # A tap that is gone: so will be its record.
             if error.errno not in (errno.ENODEV, errno.ENXIO):

@@ -54,7 +54,7 @@ def look() -> tuple["Facts", "Graph"]:
     from ..graph.build import build
     from ..kernel import graph_facts
     from ..model.objects import Device, NftElement
-    from ..model.topology import Difference, Facts, Link, Nat
+    from ..model.topology import Difference, Facts, LinkDetails, Nat
 
     with opened() as engine:
         owners = engine.store.owners()
@@ -68,7 +68,7 @@ def look() -> tuple["Facts", "Graph"]:
             subnet, out = resource.parts
             nats.append(Nat(subnet, out.strip('"'), resource.value))
         elif isinstance(resource, Device) and resource.ifname not in there:
-            absent.append(Link(resource.ifname, kind=resource.type, up=False, parent=resource.parent))
+            absent.append(LinkDetails(resource.ifname, kind=resource.type, up=False, parent=resource.parent))
     facts = Facts(links, tables, nats, absent)
     return facts, build(facts, owners, declared, differences)
 

@@ -43,7 +43,7 @@ def start(domain: str, xml: str | None, by: str | None) -> None:
     """Set up every claimed NIC of a running DOMAIN, and announce its addresses."""
     # Not needed for completion.
     from ..engine.engine import activate
-    from ..kernel import packet
+    from ..kernel import announcement
 
     if by:
         _start_described(domain, by)
@@ -53,7 +53,7 @@ def start(domain: str, xml: str | None, by: str | None) -> None:
         owners = engine.plug(guest, "cli")
         if not owners:
             raise InputError(f"{domain}: nothing claims any of its NICs; see `vmnet-hook set --help`")
-        activate(engine.config, engine.store, packet.announce, guest)
+        activate(engine.config, engine.store, announcement.announce, guest)
     _report("start", domain, owners)
 
 

@@ -10,8 +10,8 @@ from select import POLLIN, poll
 from typing import Any
 
 from ..errors import VmnetError
-from ..kernel import conntrack, packet
-from ..kernel.first_frame import Listener
+from ..kernel import announcement, conntrack
+from ..kernel.first_frame import FirstFrameSocket
 from ..model.declaration import Config
 from ..model.owner import Owner
 from .engine import announcements, untracked
@@ -44,18 +44,18 @@ def forget(addresses: Iterable[str]) -> None:
         syslog.syslog(syslog.LOG_WARNING, f"tracked connections were not forgotten: {error}")
 
 
-def listeners(taps: Iterable[Tap]) -> list[Listener]:
+def listeners(taps: Iterable[Tap]) -> list[FirstFrameSocket]:
     """An ear at every tap that is there still."""
     found = []
     for tap in taps:
         try:
-            found.append(Listener(*tap))
+            found.append(FirstFrameSocket(*tap))
         except OSError:
             continue
     return found
 
 
-def wait(ears: Sequence[Listener]) -> bool:
+def wait(ears: Sequence[FirstFrameSocket]) -> bool:
     """Whether the guest came: returns when it is heard on any of its taps, or when they are all gone."""
     there = {ear.fileno(): ear for ear in ears}
     events = poll()
@@ -84,7 +84,7 @@ def detach(owners: Sequence[Owner], declared: Config) -> None:
         syslog.syslog(syslog.LOG_ERR, f"{owners[0].domain}: {reason}")
         return
     try:
-        packet.detach()
+        announcement.detach()
         _await(owners, declared)
     except BaseException as error:
         syslog.syslog(syslog.LOG_ERR, f"{owners[0].domain}: the wait for its arrival failed: {error!r}")
@@ -103,7 +103,7 @@ def _await(owners: Sequence[Owner], declared: Config) -> None:
     while not all(ear.is_gone() for ear in ears):
         try:
             with session.open(declared) as engine:
-                if arrived := cut_over(engine, owners[0].domain_id, packet.rounds):
+                if arrived := cut_over(engine, owners[0].domain_id, announcement.rounds):
                     syslog.syslog(syslog.LOG_INFO, f"arrived {arrived[0].domain}: {', '.join(o.ifname for o in arrived)}")
             return
         except VmnetError as error:

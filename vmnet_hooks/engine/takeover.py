@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import closing
 
 from ..errors import VmnetError
-from ..kernel import packet
+from ..kernel import announcement
 from ..model.declaration import Config
 from ..records.store import Store
 from . import session
@@ -27,7 +27,7 @@ class Watch:
 
     def answering(self, gateways: Iterable[tuple[str, str]], seconds: float) -> set[str]:
         """Return those of the (link, address) that answer ARP or ND within `seconds`."""
-        return packet.answering(list(gateways), seconds)
+        return announcement.answering(list(gateways), seconds)
 
     def guard(self, deadline: float) -> None:
         """Fork the guard of the takeover with that deadline, in a session of its own. It ignores a terminal's signals."""

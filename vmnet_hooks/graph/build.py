@@ -7,7 +7,7 @@ from ..errors import one_line
 from ..model import declaration
 from ..model.declaration import Config
 from ..model.owner import Owner
-from ..model.topology import Difference, Facts, Link, Nat, Table
+from ..model.topology import Difference, Facts, LinkDetails, Nat, Table
 from .labels import cleaned, destination, guest_words, home, home_of, inside, link_words, natural, to_guest
 from .model import MISSING, NBSP, Edge, Graph, Node
 
@@ -78,14 +78,14 @@ class _Builder:
             or node.kind in ("guest", "bridge", "bond", "vlan")
         )
 
-    def kind(self, link: Link) -> str:
+    def kind(self, link: LinkDetails) -> str:
         if link.name in self.guests:
             return "guest"
         if link.kind in ("", "veth", "tun") and link.name not in self.wires and BEHIND.match(link.name):
             return "tap"
         return KINDS.get(link.kind, link.kind)
 
-    def _link(self, link: Link) -> Node:
+    def _link(self, link: LinkDetails) -> Node:
         kind, owner = self.kind(link), self.guests.get(link.name)
         state, mtu = link.state.replace(" ", NBSP), f"mtu{NBSP}{link.mtu}"
         port = self._port(link, owner is not None)
@@ -97,7 +97,7 @@ class _Builder:
         more += [f"alias {link.alias}"] if link.alias else []
         return Node(link.name, kind, cleaned(lines), link.state, link.name in self.marked, more=cleaned(more))
 
-    def _port(self, link: Link, guest: bool) -> list[str]:
+    def _port(self, link: LinkDetails, guest: bool) -> list[str]:
         """What a link is as a port: its state where that is worth a word, and its VLANs."""
         master = self.links.get(link.master)
         lines = []
@@ -140,7 +140,7 @@ class _Builder:
         lines += [f"for {', '.join(behind)}"] if behind else []
         return Node(nat.name, "nat", cleaned(lines), "up", nat.name in self.marked, "NAT")
 
-    def _aside(self, link: Link) -> str:
+    def _aside(self, link: LinkDetails) -> str:
         words = [one_line(link.name), *([] if link.state == "up" else [link.state]), *link.addresses[:1]]
         return " ".join(words)
 

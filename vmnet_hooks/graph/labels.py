@@ -7,7 +7,7 @@ from ipaddress import ip_interface, ip_network
 from ..errors import one_line
 from ..model.declaration import Config, Network
 from ..model.owner import Owner
-from ..model.topology import Link
+from ..model.topology import LinkDetails
 from .model import NBSP
 
 LONGEST = 39
@@ -19,7 +19,7 @@ def cleaned(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple(NBSP.join(map(one_line, line.split(NBSP))) for line in lines)
 
 
-def link_words(link: Link, kind: str) -> str:
+def link_words(link: LinkDetails, kind: str) -> str:
     """What a link is, in a few words."""
     match kind:
         case "nic":
@@ -68,7 +68,7 @@ def destination(dst: str) -> str:
     return {"0.0.0.0/0": "default", "::/0": f"default{NBSP}(IPv6)"}.get(dst, dst)
 
 
-def inside(link: Link, subnet: str) -> bool:
+def inside(link: LinkDetails, subnet: str) -> bool:
     try:
         inner = ip_network(subnet)
         return any(ip_interface(address).ip in inner for address in link.addresses)

@@ -57,11 +57,11 @@ class Here:
             records.close()
 
     def announce(self, calls: Sequence[tuple[str, str, str]]) -> None:
-        """See kernel.packet.announce."""
+        """See kernel.announcement.announce."""
         # Only a guest that begins to run is announced.
-        from ..kernel import packet
+        from ..kernel import announcement
 
-        packet.announce(calls)
+        announcement.announce(calls)
 
     def await_arrival(self, owners: Sequence["Owner"]) -> None:
         """See engine.migration.detach."""

@@ -44,7 +44,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Option:
+class StanzaOption:
     """An option of a stanza. `name` is as other programs see it in the environment: `bridge_ports` is `bridge-ports`."""
 
     name: str
@@ -60,7 +60,7 @@ class Stanza:
     name: str
     family: str
     method: str
-    options: list[Option]
+    options: list[StanzaOption]
     template: "Stanza | None" = None
 
 
@@ -145,7 +145,7 @@ class _Reader:
             raise line.error(f"{_quoted(name)} has no value; write one, or remove the line")
         stanza = self.items[-1]
         assert isinstance(stanza, Stanza)
-        stanza.options.append(Option(name.replace("_", "-"), value, line))
+        stanza.options.append(StanzaOption(name.replace("_", "-"), value, line))
 
     def _source(self, line: Line, trail: tuple[str, ...]) -> None:
         keyword, *patterns = line.words

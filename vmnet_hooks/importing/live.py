@@ -4,9 +4,9 @@ from typing import Any
 
 from ..errors import one_line
 from ..graph.build import BEHIND
-from ..kernel.import_facts import Address, Route, Survey
+from ..kernel.import_facts import LiveAddress, LiveHost, LiveRoute
 from ..model.resource import ALIAS, MAIN_TABLE
-from ..model.topology import Link
+from ..model.topology import LinkDetails
 from .draft import Block, Draft, Left
 
 KERNEL = "kernel"
@@ -30,33 +30,33 @@ _BOND = {
 }
 
 
-def convert(survey: Survey) -> list[Block]:
+def convert(host: LiveHost) -> list[Block]:
     """The drafts, in the order in which the links were made, and what is left."""
-    return _Converter(survey).blocks()
+    return _Converter(host).blocks()
 
 
 class _Converter:
-    def __init__(self, survey: Survey) -> None:
-        self.survey = survey
-        self.links = {link.name: link for link in survey.links}
-        self.ports: dict[str, list[Link]] = {}
-        for link in survey.links:
+    def __init__(self, host: LiveHost) -> None:
+        self.host = host
+        self.links = {link.name: link for link in host.links}
+        self.ports: dict[str, list[LinkDetails]] = {}
+        for link in host.links:
             if link.master:
                 self.ports.setdefault(link.master, []).append(link)
         self.result: dict[str, Block] = {}
 
     def blocks(self) -> list[Block]:
-        for link in self.survey.links:
+        for link in self.host.links:
             if link.kind != "loopback" and link.name != "lo":
                 self.result[link.name] = self._link(link)
-        for address in self.survey.addresses:
+        for address in self.host.addresses:
             self._address(address)
         rest = Block()
         self._routes(rest)
-        rest.left += [Left(KERNEL, rule, "rules of others stay with them") for rule in self.survey.rules]
+        rest.left += [Left(KERNEL, rule, "rules of others stay with them") for rule in self.host.rules]
         return [*self.result.values(), rest]
 
-    def _link(self, link: Link) -> Block:
+    def _link(self, link: LinkDetails) -> Block:
         block = Block()
         if link.kind not in SECTIONS:
             if link.alias == ALIAS:
@@ -70,7 +70,7 @@ class _Converter:
             block.notes.append(f"{one_line(link.name)} was made by vmnet-hooks: it is declared already")
         if not link.up:
             block.notes.append(f"{one_line(link.name)} is down now; `vmnet-hook up` would bring it up")
-        settings = self.survey.settings.get(link.name, {})
+        settings = self.host.settings.get(link.name, {})
         match link.kind:
             case "vlan":
                 self._set(draft, "parent", link.parent)
@@ -87,7 +87,7 @@ class _Converter:
     def _set(self, draft: Draft, option: str, value: Any) -> None:
         draft.set(option, value, KERNEL, f"{option} {value} of {draft.name}")
 
-    def _bond(self, link: Link, draft: Draft, settings: dict[str, str]) -> None:
+    def _bond(self, link: LinkDetails, draft: Draft, settings: dict[str, str]) -> None:
         self._set(draft, "ports", [port.name for port in self.ports.get(link.name, ())])
         self._set(draft, "mode", link.mode)
         if miimon := settings.get("miimon", ""):
@@ -99,7 +99,7 @@ class _Converter:
                 if option != "lacp_rate" or link.mode == "802.3ad":
                     self._set(draft, option, int(word) if word.isdecimal() else word)
 
-    def _bridge(self, link: Link, block: Block, draft: Draft, settings: dict[str, str]) -> None:
+    def _bridge(self, link: LinkDetails, block: Block, draft: Draft, settings: dict[str, str]) -> None:
         ports = [port for port in self.ports.get(link.name, ()) if not _guest(port)]
         self._set(draft, "ports", [port.name for port in ports])
         for port in self.ports.get(link.name, ()):
@@ -123,7 +123,7 @@ class _Converter:
         if link.vlan_aware:
             self._vlans(link, block, draft, ports)
 
-    def _vlans(self, link: Link, block: Block, draft: Draft, ports: list[Link]) -> None:
+    def _vlans(self, link: LinkDetails, block: Block, draft: Draft, ports: list[LinkDetails]) -> None:
         self._set(draft, "vlan_filtering", True)
         tagged = {port.tagged for port in ports}
         if len(tagged) == 1 and tagged != {""} and tagged != {"2-4094"}:
@@ -138,7 +138,7 @@ class _Converter:
                 text = f"bridge vlan add dev {port.name} vid {port.untagged} pvid untagged"
                 block.left.append(Left(KERNEL, text, "ports of a declared bridge carry tagged VLANs only"))
 
-    def _lower(self, link: Link, draft: Draft) -> None:
+    def _lower(self, link: LinkDetails, draft: Draft) -> None:
         """MTU and MAC, where they are not what the links below give."""
         names = [*draft.options.get("ports", ()), *filter(None, (draft.options.get("parent"),))]
         below = [self.links[name] for name in names if name in self.links]
@@ -153,7 +153,7 @@ class _Converter:
             else:
                 self._set(draft, "mac", link.mac)
 
-    def _address(self, address: Address) -> None:
+    def _address(self, address: LiveAddress) -> None:
         block = self.result.get(address.ifname)
         if block is None:
             return
@@ -169,7 +169,7 @@ class _Converter:
             block.draft.sources.setdefault("addresses", []).append((KERNEL, text))
 
     def _routes(self, rest: Block) -> None:
-        left = [left for route in self.survey.routes if (left := self._route(route))]
+        left = [left for route in self.host.routes if (left := self._route(route))]
         rest.left += left[:MOST]
         if len(left) > MOST:
             rest.left.append(Left(KERNEL, f"{len(left) - MOST} more routes", "routes of others stay with them"))
@@ -177,7 +177,7 @@ class _Converter:
             if block.draft and len(gateways := block.draft.options.get("gateway", ())) == 1:
                 block.draft.options["gateway"] = gateways[0]
 
-    def _route(self, route: Route) -> Left | None:
+    def _route(self, route: LiveRoute) -> Left | None:
         text = f"ip route add {route.destination}" + (f" via {route.via}" if route.via else "")
         text += (f" dev {route.dev}" if route.dev else "") + (f" metric {route.metric}" if route.metric else "")
         text += f" table {route.table}" if route.table != MAIN_TABLE else ""
@@ -194,6 +194,6 @@ class _Converter:
         return None
 
 
-def _guest(link: Link) -> bool:
+def _guest(link: LinkDetails) -> bool:
     """Whether a hypervisor or a container engine made a link."""
     return link.kind == "tun" or (link.kind in ("", "veth") and BEHIND.match(link.name) is not None)

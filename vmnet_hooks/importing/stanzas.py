@@ -12,7 +12,7 @@ from ..errors import ConfigError, one_line
 from ..frontends import ifupdown
 from . import option_values
 from .draft import Block, Draft, Left
-from .interfaces import Item, Line, Option, Stanza, Statement, names
+from .interfaces import Item, Line, Stanza, StanzaOption, Statement, names
 
 Parser = Callable[[str], Any]
 
@@ -197,7 +197,7 @@ class _Converter:
         if name not in self.automatic and name not in self.ports:
             block.notes.append(f"{_shown(name)} is not marked auto: `vmnet-hook up` would bring it up at boot too")
 
-    def _set(self, draft: Draft, key: str, value: Any, option: Option, block: Block) -> None:
+    def _set(self, draft: Draft, key: str, value: Any, option: StanzaOption, block: Block) -> None:
         """One option of a link. Raises ValueError."""
         if key == "ports":
             found, patterns = literal_ports(option.value)
@@ -362,7 +362,7 @@ def literal_ports(text: str) -> tuple[list[str], str]:
     return ports, " ".join(patterns)
 
 
-def _why(option: Option, stanza: Stanza, section: str, given: Mapping[str, str]) -> str:
+def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str, str]) -> str:
     """Why an option of a stanza, whose options are `given`, was not carried over."""
     if option.name in COMMANDS:
         return "commands stay with ifupdown"
@@ -393,12 +393,12 @@ def _ports(stanzas: Iterable[Stanza], section: str) -> list[str]:
     return [p for s in stanzas for option in s.options if option.name in keys for p in literal_ports(option.value)[0]]
 
 
-def _own(given: Mapping[str, Option], family: str) -> Any:
+def _own(given: Mapping[str, StanzaOption], family: str) -> Any:
     """The address of a static stanza. Raises ValueError."""
     return option_values.address(given["address"].value, given["netmask"].value if "netmask" in given else "", family)
 
 
-def _standard(given: Mapping[str, Option], own: Any) -> Iterator[int]:
+def _standard(given: Mapping[str, StanzaOption], own: Any) -> Iterator[int]:
     """The options that say of an address what goes without saying."""
     same = {
         "address": None,
@@ -436,7 +436,7 @@ def _left(line: Line, why: str) -> Left:
     return Left(_where(line), line.text, why)
 
 
-def _source(option: Option) -> tuple[str, str]:
+def _source(option: StanzaOption) -> tuple[str, str]:
     return _where(option.line), option.line.text
 
 

@@ -37,7 +37,7 @@ def program(mac: bytes) -> list[tuple[int, int, int, int]]:
     ]
 
 
-class Listener:
+class FirstFrameSocket:
     """Hears the guest behind one tap. Raises OSError if there is no such tap: ENODEV, also if it is another by now."""
 
     def __init__(self, ifname: str, ifindex: int, mac: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import KernelError
 from ..model.objects import Route, Rule
-from ..model.topology import Link, Table
+from ..model.topology import LinkDetails, Table
 from ..values import ranges
 from . import device, sysfs
 from .framing import NetlinkError as Refused
@@ -24,7 +24,7 @@ _PVID = 0x2
 _PORT_STATES = {"0": "disabled", "1": "listening", "2": "learning", "3": "forwarding", "4": "blocking"}
 
 
-def read() -> tuple[list[Link], list[Table]]:
+def read() -> tuple[list[LinkDetails], list[Table]]:
     """The links of this network namespace, and our routing tables. Raises KernelError."""
     try:
         with IPRoute() as ip, closing(Netlink()) as ours:
@@ -33,7 +33,7 @@ def read() -> tuple[list[Link], list[Table]]:
         raise KernelError(f"reading the kernel's links: {error}") from None
 
 
-def links(ip: IPRoute) -> list[Link]:
+def links(ip: IPRoute) -> list[LinkDetails]:
     """The links of a network namespace. Raises NetlinkError or OSError."""
     messages = dump(ip.link, "dump")
     names = {message["index"]: _name(message) for message in messages}
@@ -53,13 +53,13 @@ def _on(message: Any, word: str) -> bool:
     return kind == "bridge" and device.setting(data, kind, word) not in ("", "0")
 
 
-def _link(message: Any, names: dict[int, str], addresses: Iterable[str], vlans: tuple[dict[int, int], int]) -> Link:
+def _link(message: Any, names: dict[int, str], addresses: Iterable[str], vlans: tuple[dict[int, int], int]) -> LinkDetails:
     name, (kind, data) = _name(message), device.info(message)
     # A veth's IFLA_LINK is its other end, maybe in another namespace; that of a VLAN may be elsewhere too.
     elsewhere = kind == "veth" or message.get_attr("IFLA_LINK_NETNSID") is not None
     parent = "" if elsewhere else names.get(message.get_attr("IFLA_LINK") or 0, "")
     tags, pvid = vlans
-    return Link(
+    return LinkDetails(
         name,
         message["index"],
         kind,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import KernelError
 from ..model.resource import PROTO
-from ..model.topology import Link
+from ..model.topology import LinkDetails
 from . import graph_facts, sysfs
 from .rtnl import IPRoute, NetlinkError, dump
 
@@ -19,7 +19,7 @@ _SETTINGS = {"bridge": "bridge", "bond": "bonding"}
 
 
 @dataclass(frozen=True)
-class Address:
+class LiveAddress:
     """An address of a link, link-local ones of IPv6 left out. `peer` is another than itself where it is point-to-point."""
 
     ifname: str
@@ -29,7 +29,7 @@ class Address:
 
 
 @dataclass(frozen=True)
-class Route:
+class LiveRoute:
     """A unicast route that neither the kernel nor we made. `protocol` is ra or dhcp where it was learned."""
 
     table: int
@@ -41,17 +41,17 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Survey:
+class LiveHost:
     """`settings` are sysfs's, by link: bridge/* or bonding/*. `rules` are policy rules that are neither the kernel's nor ours."""
 
-    links: list[Link]
-    addresses: list[Address]
-    routes: list[Route]
+    links: list[LinkDetails]
+    addresses: list[LiveAddress]
+    routes: list[LiveRoute]
     rules: list[str]
     settings: dict[str, dict[str, str]]
 
 
-def read() -> Survey:
+def read() -> LiveHost:
     """This network namespace as it is now. Raises KernelError."""
     try:
         with IPRoute() as ip:
@@ -63,10 +63,10 @@ def read() -> Survey:
     except (NetlinkError, OSError) as error:
         raise KernelError(f"reading the kernel's links, addresses and routes: {error}") from None
     settings = {link.name: _settings(link.name, _SETTINGS[link.kind]) for link in links if link.kind in _SETTINGS}
-    return Survey(links, addresses, routes, rules, settings)
+    return LiveHost(links, addresses, routes, rules, settings)
 
 
-def _addresses(ip: IPRoute, family: int, names: dict[int, str]) -> Iterator[Address]:
+def _addresses(ip: IPRoute, family: int, names: dict[int, str]) -> Iterator[LiveAddress]:
     for message in dump(ip.addr, "dump", family=family):
         local, peer = message.get_attr("IFA_LOCAL"), message.get_attr("IFA_ADDRESS")
         address = local or peer
@@ -74,16 +74,16 @@ def _addresses(ip: IPRoute, family: int, names: dict[int, str]) -> Iterator[Addr
             flags = message.get_attr("IFA_FLAGS") or message["flags"]
             other = peer if local and local != peer else ""
             name = names.get(message["index"], "")
-            yield Address(name, f"{address}/{message['prefixlen']}", bool(flags & _IFA_F_PERMANENT), other)
+            yield LiveAddress(name, f"{address}/{message['prefixlen']}", bool(flags & _IFA_F_PERMANENT), other)
 
 
-def _routes(ip: IPRoute, family: int, names: dict[int, str]) -> Iterator[Route]:
+def _routes(ip: IPRoute, family: int, names: dict[int, str]) -> Iterator[LiveRoute]:
     zero = "0.0.0.0" if family == socket.AF_INET else "::"
     for message in dump(ip.route, "dump", family=family):
         table = message.get_attr("RTA_TABLE") or message["table"]
         if message["proto"] in (_RTPROT_KERNEL, PROTO) or message["type"] != _RTN_UNICAST or table == _RT_TABLE_LOCAL:
             continue
-        yield Route(
+        yield LiveRoute(
             table,
             f"{message.get_attr('RTA_DST') or zero}/{message['dst_len']}",
             names.get(message.get_attr("RTA_OIF") or 0, ""),

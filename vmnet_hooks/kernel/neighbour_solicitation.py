@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from ipaddress import IPv6Network
 from typing import NamedTuple
 
-from . import packet
+from . import announcement
 from .file_descriptors import moved_up
 
 MAX_FRAME = 512
@@ -82,7 +82,7 @@ def _program() -> list[tuple[int, int, int, int]]:
 PROGRAM = tuple(_program())
 
 
-class Listener:
+class SolicitationSocket:
     """What one tap's guest asks. Raises OSError if there is no such link: ENODEV, also if it is another by now."""
 
     def __init__(self, ifname: str, ifindex: int) -> None:
@@ -124,7 +124,7 @@ class Listener:
 
     def answer(self, asked: Solicitation, mac: bytes) -> None:
         """Raises OSError if the link is down, or its queue is full."""
-        self._socket.send(packet.proxy_advertisement(mac, asked.target, asked.lladdr, asked.source))
+        self._socket.send(announcement.proxy_advertisement(mac, asked.target, asked.lladdr, asked.source))
 
 
 def _attach(sock: socket.socket) -> None:
@@ -150,7 +150,7 @@ def parse(frame: bytes) -> Solicitation | None:
         return None
     if target[0] == 0xFF or (target[0] == 0xFE and target[1] & 0xC0 == 0x80) or not any(target):
         return None
-    if packet.checksum(frame[22:54] + struct.pack("!IHBB", length, 0, 0, proto) + frame[_AT_ICMP:end]):
+    if announcement.checksum(frame[22:54] + struct.pack("!IHBB", length, 0, 0, proto) + frame[_AT_ICMP:end]):
         return None
     at = _AT_OPTIONS
     while at < end:

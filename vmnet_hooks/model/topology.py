@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Link:
+class LinkDetails:
     """A link. `kind` is the kernel's word for it, "" for a NIC. `parent` is what a VLAN or macvlan stands on; `mode` is the
     bond's or macvlan's. What only ports have: `port_state` (of a bridge: IEEE 802.1D; of a bond: active or backup),
     `untagged` and `tagged` VIDs (of a VLAN-aware bridge)."""
@@ -67,10 +67,10 @@ class Nat:
 class Facts:
     """The host as it is now; and `absent`, the links that we made and that are gone."""
 
-    links: Sequence[Link] = ()
+    links: Sequence[LinkDetails] = ()
     tables: Sequence[Table] = ()
     nats: Sequence[Nat] = ()
-    absent: Sequence[Link] = ()
+    absent: Sequence[LinkDetails] = ()
 
 
 @dataclass(frozen=True)

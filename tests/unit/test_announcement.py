@@ -4,13 +4,13 @@ import ipaddress
 
 import pytest
 
-from vmnet_hooks.kernel import packet
+from vmnet_hooks.kernel import announcement
 
 MAC = bytes.fromhex("02a1b2c3d4e5")
 
 
 def test_gratuitous_arp():
-    request, reply = packet.gratuitous_arp(MAC, "192.0.2.10")
+    request, reply = announcement.gratuitous_arp(MAC, "192.0.2.10")
     for frame in (request, reply):
         assert len(frame) == 42
         assert frame[0:6] == b"\xff" * 6 and frame[6:12] == MAC and frame[12:14] == b"\x08\x06"
@@ -25,7 +25,7 @@ def test_gratuitous_arp():
 
 @pytest.mark.parametrize("address", ["2001:db8::10", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", "::ffff:ffff:ffff:1"])
 def test_neighbour_advertisement(address):
-    frame = packet.neighbour_advertisement(MAC, address)
+    frame = announcement.neighbour_advertisement(MAC, address)
     assert len(frame) == 14 + 40 + 32
     # RFC 2464 7: 33:33 and the last four octets of ff02::1.
     assert frame[0:6] == bytes.fromhex("333300000001") and frame[6:12] == MAC and frame[12:14] == b"\x86\xdd"
@@ -55,8 +55,8 @@ def internet_sum(data: bytes) -> int:
 
 
 def test_nothing_to_announce_forks_nothing(monkeypatch):
-    monkeypatch.setattr(packet.os, "fork", lambda: pytest.fail("forked"))
-    packet.announce([])
+    monkeypatch.setattr(announcement.os, "fork", lambda: pytest.fail("forked"))
+    announcement.announce([])
 
 
 def test_a_fork_that_fails_is_no_error(monkeypatch):
@@ -64,21 +64,21 @@ def test_a_fork_that_fails_is_no_error(monkeypatch):
         raise OSError(11, "Resource temporarily unavailable")
 
     logged = []
-    monkeypatch.setattr(packet.os, "fork", fork)
-    monkeypatch.setattr(packet.syslog, "syslog", lambda *args: logged.append(args))
-    packet.announce([("eth1", "192.0.2.10", "tap0")])
+    monkeypatch.setattr(announcement.os, "fork", fork)
+    monkeypatch.setattr(announcement.syslog, "syslog", lambda *args: logged.append(args))
+    announcement.announce([("eth1", "192.0.2.10", "tap0")])
     assert "announcements not sent: Resource temporarily unavailable" in logged[0][1]
 
 
 def test_two_rounds_outlast_locktime():
-    assert packet.ROUNDS[0] == 0 and packet.ROUNDS[-1] - packet.ROUNDS[0] > 1
+    assert announcement.ROUNDS[0] == 0 and announcement.ROUNDS[-1] - announcement.ROUNDS[0] > 1
 
 
 # --- questions and answers: RFC 5227 2.1.1, RFC 4861 4.3 and 4.4 -------------------------------------------------------
 
 
 def test_arp_probe():
-    frame = packet.question("eth0", MAC, "192.0.2.1")
+    frame = announcement.question("eth0", MAC, "192.0.2.1")
     assert len(frame) == 42 and frame[0:6] == b"\xff" * 6 and frame[6:12] == MAC and frame[12:14] == b"\x08\x06"
     assert frame[14:22] == bytes([0, 1, 8, 0, 6, 4, 0, 1])
     # RFC 5227: the sender's address is zero, so that nobody learns anything from it.
@@ -88,7 +88,7 @@ def test_arp_probe():
 
 @pytest.mark.parametrize("address", ["2001:db8::1", "fe80::1234:5678", "2001:db8::ffff:ffff:ffff"])
 def test_neighbour_solicitation(address):
-    frame = packet.question("eth0", MAC, address)
+    frame = announcement.question("eth0", MAC, address)
     target = ipaddress.IPv6Address(address).packed
     # RFC 4291 2.7.1, RFC 2464 7: the solicited-node group, and its MAC.
     assert frame[0:6] == b"\x33\x33\xff" + target[13:] and frame[6:12] == MAC and frame[12:14] == b"\x86\xdd"
@@ -106,28 +106,28 @@ PEER = bytes.fromhex("020000000009")
 
 
 def test_answers_of_ipv4():
-    request, reply = packet.gratuitous_arp(PEER, "192.0.2.1")
-    assert packet.is_answer(reply, "192.0.2.1")
-    assert not packet.is_answer(reply, "192.0.2.2") and not packet.is_answer(reply, "2001:db8::1")
-    assert not packet.is_answer(request, "192.0.2.1"), "a request says nothing of who is there to answer"
-    assert not packet.is_answer(packet.question("eth0", MAC, "192.0.2.1"), "192.0.2.1"), "our own"
+    request, reply = announcement.gratuitous_arp(PEER, "192.0.2.1")
+    assert announcement.is_answer(reply, "192.0.2.1")
+    assert not announcement.is_answer(reply, "192.0.2.2") and not announcement.is_answer(reply, "2001:db8::1")
+    assert not announcement.is_answer(request, "192.0.2.1"), "a request says nothing of who is there to answer"
+    assert not announcement.is_answer(announcement.question("eth0", MAC, "192.0.2.1"), "192.0.2.1"), "our own"
 
 
 def test_answers_of_ipv6():
-    frame = packet.neighbour_advertisement(PEER, "2001:db8::1")
-    assert packet.is_answer(frame, "2001:db8::1")
-    assert not packet.is_answer(frame, "2001:db8::2") and not packet.is_answer(frame, "192.0.2.1")
-    assert not packet.is_answer(packet.question("eth0", MAC, "2001:db8::1"), "2001:db8::1"), "our own"
+    frame = announcement.neighbour_advertisement(PEER, "2001:db8::1")
+    assert announcement.is_answer(frame, "2001:db8::1")
+    assert not announcement.is_answer(frame, "2001:db8::2") and not announcement.is_answer(frame, "192.0.2.1")
+    assert not announcement.is_answer(announcement.question("eth0", MAC, "2001:db8::1"), "2001:db8::1"), "our own"
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
 def test_what_is_cut_is_no_answer(address):
-    whole = packet.neighbour_advertisement(PEER, address) if ":" in address else packet.gratuitous_arp(PEER, address)[1]
+    whole = announcement.announcement(PEER, address)[-1]
     needed = 78 if ":" in address else 32
     for length in range(len(whole)):
-        assert packet.is_answer(whole[:length], address) == (length >= needed), length
+        assert announcement.is_answer(whole[:length], address) == (length >= needed), length
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
 def test_nobody_is_told_on_a_link_without_macs(address):
-    assert packet.announcement(b"", address) == []
+    assert announcement.announcement(b"", address) == []
