@@ -92,7 +92,7 @@ check-debian: .venv-check/ready
 	[ -z "$$failed" ] || { echo "== failed:$$failed" >&2; exit 1; }
 
 # What depends on a library's version: what every guest needs is spoken in words of our own, and pyroute2 makes links.
-PYPI_TESTS = $(addprefix tests/unit/test_,kernel_edge.py wire.py cli.py libvirt_frontend.py import_budget.py) tests/cases \
+PYPI_TESTS = $(addprefix tests/unit/test_,kernel_edge.py wire.py netlink_encoding.py cli.py libvirt_frontend.py import_budget.py) tests/cases \
 	$(addprefix tests/netns/test_,hostnet.py anycast.py graph_live.py import_state.py)
 
 check-pypi: .venv-check/ready
