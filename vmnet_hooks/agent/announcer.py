@@ -1,4 +1,4 @@
-"""Announcements from the agent: one packet socket that stays open, and rounds by the clock. See kernel/announcement.py."""
+"""Announcements by the agent: one packet socket that stays open, and one thread. See kernel/announcement.py."""
 
 import heapq
 import socket
@@ -11,10 +11,11 @@ from typing import Any
 from ..kernel import announcement, sysfs
 
 Call = tuple[str, str, str]
+"""Link, address, tap."""
 
 
 class Announcer:
-    """Sends each announcement at once and again a second later, for as long as the guest's tap is the same."""
+    """Sends each announcement at once, and again a second later unless the guest's tap has gone or was replaced."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
@@ -30,7 +31,7 @@ class Announcer:
             self._news.notify()
 
     def announce(self, calls: Sequence[Call]) -> None:
-        """Announces (link, address, tap); returns at once."""
+        """Announce addresses; return at once."""
         if not calls:
             return
         known = [(call, _index(call[2])) for call in calls]
@@ -56,7 +57,7 @@ class Announcer:
                     for frame in announcement.announcement(mac, address):
                         raw.sendto(frame, (link, 0))
                 except (OSError, ValueError) as error:
-                    # Down, or gone: the next round is another chance.
+                    # The link is down, or has gone; there may be another round.
                     self._agent.note("error", f"{address} was not announced on {link}: {error}", syslog.LOG_WARNING)
 
 

@@ -1,7 +1,7 @@
-"""Fail-closed: while somebody's flush has taken our filters away, and until they are back, nothing that guests send passes.
+"""Fail closed: after another program has flushed our filters, and until they are restored, nothing that guests send passes.
 
-The agent's tables (ruleset.KEEPERS) belong to its socket, so that `nft flush ruleset` does not touch them. They know nothing but
-which taps are guarded; judging is left to the filters.
+The agent's tables (ruleset.KEEPERS) are owned by its netlink socket, so `nft flush ruleset` does not remove them. They mark what
+a guarded tap sends before our filter, and drop what is still marked after it. The filter itself removes the mark.
 """
 
 from collections.abc import Collection
@@ -17,19 +17,19 @@ from ..records.store import Store
 
 _FILTERS = (INET, ARP, BRIDGE)
 Taps = frozenset[tuple[str, str]]
-"""Elements as (set, tap)."""
+"""Elements of a keeper table, as (set, tap)."""
 
 
 class Keeper:
-    """For one thread. The tables are there from the first `follow` until `close`, or until this process ends."""
+    """The agent's tables, from the first `follow` until `close` or the end of the process. Not thread-safe."""
 
     def __init__(self) -> None:
         self._nft = Context()
         self._socket = Socket(NETLINK_NETFILTER)
         self._held: dict[str, Taps] = {}
-        """By family of the tables that are there."""
+        """The elements of the tables that exist, by family."""
         self._known: set[str] = set()
-        """The families of whose taps the records were asked for all, once: since then what changed is enough."""
+        """The families whose taps were all read from the records once. From then on only changes are read."""
         self._closed = False
 
     def close(self) -> None:
@@ -37,13 +37,14 @@ class Keeper:
         self._socket.close()
 
     def follow(self, store: Store, kernel: Kernel, taps: Collection[str] | None = None) -> None:
-        """Guards what the records say; of these `taps` alone, if nothing else can have changed, which takes as long among
-        thousands. Raises KernelError, with nothing changed, where the kernel knows no such tables or another process has them."""
+        """Guard the taps that are guarded by the records. If only `taps` can have changed, only they are read, and the cost does
+        not depend on the number of guests. Raises KernelError, with nothing changed, if the kernel does not support tables with
+        an owner, or another process owns them."""
         with store.reading():
             ours = [table for table in _FILTERS if _is_ours(table, store)]
             guarded = {table: self._guarded(table, store, taps) if table in ours else frozenset() for table in _FILTERS}
             closed = INET in ours and store.recorded(CLOSED6.key) is not None
-        # Of a filter of another version, which may take no marks off, nothing is known.
+        # The filter of another version may not remove the mark: its taps are not guarded.
         self._known = {table.family for table in ours}
         for table, kept in guarded.items():
             self._follow(table, kept, kernel)
@@ -55,7 +56,7 @@ class Keeper:
         self._closed = closed
 
     def _guarded(self, table: NftTable, store: Store, taps: Collection[str] | None) -> Taps:
-        """The taps that a filter guards by the records."""
+        """Return the taps that a filter guards by the records."""
         held = self._held.get(table.family)
         starts = {name: f"{table.key} {name} " for name in KEPT_SETS[table.family]}
         if held is None or taps is None or table.family not in self._known:
@@ -78,7 +79,8 @@ class Keeper:
         self._held[table.family] = taps
 
     def lost(self) -> bool:
-        """Whether a table of ours is gone: then all are made anew by the next `follow`."""
+        """Return whether one of the tables has gone. Then the others are deleted, and the next `follow` makes all anew. Raises
+        KernelError."""
         there = [f for f in self._held if nft_tables.read(self._socket, NftTable(f, "", (), KEEPER)) is not None]
         if len(there) == len(self._held):
             return False

@@ -36,7 +36,7 @@ WALK_SECONDS = 2.0
 """One owner at a time: some sysctls are told by nobody."""
 
 FIGHT_TIMES, FIGHT_SECONDS = 5, 10.0
-"""So often is the same thing put back within that time; once more is a fight."""
+"""Restores of one object allowed per FIGHT_SECONDS; beyond that we back off."""
 
 PAUSE_SECONDS, LONGEST_PAUSE, FILTER_PAUSE = 5.0, 60.0, 2.0
 """For how long it is left alone then: at first, at most, and at most if it keeps guests from spoofing."""

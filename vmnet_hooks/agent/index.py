@@ -1,8 +1,8 @@
-"""What the records say, in memory: whoever works on what is set up (neighbour discovery, arrivals) hears what comes and goes.
+"""The owners in the records, in memory. Subscribers (neighbour discovery, migration, healing) learn what comes and goes.
 
-Other processes write records too. SQLite counts in the file's header(*) how often it was written: what this process wrote, and
-says so, is looked at alone, which takes as long with ten guests as with thousands; after anybody else all is read again.
-(*) https://sqlite.org/fileformat2.html#file_change_counter
+Other processes write records too. SQLite counts the writes in the header of the database
+(https://sqlite.org/fileformat2.html#file_change_counter). If the count grew by announced writes of this process alone, only the
+owners that they concern are read, whatever the number of guests. Otherwise all owners are read again.
 """
 
 import os
@@ -19,11 +19,13 @@ from ..records.store import DIRECTORY, Store, identity, identity_of
 
 Subscriber = Callable[[Sequence[Owner], Sequence[Owner]], None]
 LOOK_SECONDS = 0.5
+"""Between looks at the change counter, for the writes of other processes."""
 _COUNT, _COUNT_AT = Struct(">I"), 24
 
 
 class Index:
-    """`owners` are the vifs and parts that have records, by id: the dict is replaced, never changed."""
+    """`owners` are the vifs and host parts that have records, by ID. The dict is replaced and never changed, so that any thread
+    can read it."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
@@ -36,8 +38,8 @@ class Index:
         self._lock = threading.Lock()
 
     def subscribe(self, callback: Subscriber) -> None:
-        """`callback` hears (added, removed), in the index's own thread, at once for all that is there. An owner that changed
-        is in both."""
+        """Call `callback` with (added, removed), in the thread of the index: first with all owners, then for each change. An
+        owner that has changed is in both."""
         self._subscribers.append(callback)
 
     def start(self) -> None:
@@ -47,12 +49,13 @@ class Index:
         self._news.set()
 
     def look(self) -> None:
-        """Something was done: look now, not only when the time has come."""
+        """Look now instead of at the end of LOOK_SECONDS."""
         self._news.set()
 
     @contextmanager
     def noting(self, ids: Collection[str]) -> Iterator[None]:
-        """Somebody in this process writes what is recorded of these owners, and nothing else, with the records' lock held."""
+        """Announce a write of this process: in the context it writes records of these owners and nothing else, and holds the lock
+        of the records."""
         before = self._count()
         yield
         after = self._count()
@@ -61,7 +64,7 @@ class Index:
                 self._told.append((before, after, ids))
 
     def _count(self) -> int:
-        """How often the records were written; -1 if that is not known."""
+        """Return SQLite's change counter; -1 if no file is open."""
         with self._lock:
             return _COUNT.unpack(os.pread(self._file, 4, _COUNT_AT))[0] if self._file >= 0 else -1
 
@@ -74,13 +77,13 @@ class Index:
                 self._agent.stopping.wait(1.0)
 
     def _follow(self) -> None:
-        """As long as the file of the records is the same."""
+        """Follow the records until another file takes their place, or the agent stops."""
         before = identity()
         records = Store()
         try:
             file = self._open()
             if before not in (None, file):
-                # Others took its place meanwhile.
+                # Another file took its place meanwhile.
                 return
             while not self._agent.stopping.is_set() and identity() == file:
                 self._look(records)
@@ -90,8 +93,8 @@ class Index:
             records.close()
 
     def _open(self) -> object:
-        """Opens the file of the records to look at its header. It is never closed, even if others take its place: that would
-        take away the locks of every connection of this process."""
+        """Open the database to read its header, and return its identity. The file is never closed, even if another takes its
+        place: close(2) would release the POSIX locks of every connection of this process to it (fcntl(2))."""
         with self._lock:
             self._seen, self._told = -1, []
             if self._file < 0 or identity_of(os.fstat(self._file)) != identity():
@@ -101,15 +104,15 @@ class Index:
     def _look(self, records: Store) -> None:
         found = self._count()
         changed, seen = self._by_us()
-        # What this process wrote since the file was asked may be among it.
+        # `seen` can be ahead of `found`: this process may have written after the counter was read.
         if seen < found or (seen > found and not changed):
             begin = time.monotonic()
             with records.reading():
                 there = records.owners()
-                # Nobody writes now: what a killed process left in the file half-written is taken back.
+                # No process writes now, and SQLite has rolled back what a killed one left half-written.
                 self._seen = self._count()
             self._update(there)
-            # With thousands of guests reading them all takes a while: at most a tenth of the time.
+            # Reading thousands of owners takes a while: spend at most an eleventh of the time on it.
             self._agent.stopping.wait(10 * (time.monotonic() - begin))
         else:
             if changed:
@@ -117,7 +120,7 @@ class Index:
             self._seen = seen
 
     def _by_us(self) -> tuple[set[str], int]:
-        """The owners of whom this process wrote since the last look, and the count until which nobody else did."""
+        """Return the owners that this process wrote since the last look, and the counter up to which no other process wrote."""
         with self._lock:
             told, self._told = self._told, []
         changed: set[str] = set()
@@ -129,7 +132,7 @@ class Index:
         return changed, seen
 
     def _update(self, there: Sequence[Owner], asked: Collection[str] | None = None) -> None:
-        """`there` is what is recorded of those that were `asked` for (None: of all)."""
+        """Replace `owners` and call the subscribers. `there` are the recorded owners among those `asked` for (None: all)."""
         known = self.owners
         now = {owner.id: owner for owner in there}
         names = {*known, *now} if asked is None else asked
@@ -138,7 +141,7 @@ class Index:
         if not (added or removed):
             return
         if asked is not None:
-            # A copy of all is quick, looking at each is not.
+            # Copying the dict of all owners is quick; comparing each of them is not.
             rest = dict(known)
             for name in asked:
                 rest.pop(name, None)

@@ -32,8 +32,8 @@ from .healing import Healing
 from .hotplug import Hotplug
 from .index import Index
 from .metrics import Metrics, label
-from .migration import Arrivals
-from .neighbour_discovery import Advertiser
+from .migration import IncomingMigrations
+from .neighbour_discovery import NeighbourDiscovery
 from .place import Resident
 from .server import Server, listening
 
@@ -41,7 +41,7 @@ GRACE = 10.0
 """Seconds for the calls under way when the agent is told to end."""
 
 GARBAGE = 100_000
-"""So many more objects, and those in cycles among them are looked for."""
+"""Allocations between runs of the cyclic garbage collector."""
 
 TICK = 1.0
 FOLLOWERS = 64
@@ -57,10 +57,10 @@ class Agent:
         self.count = self.metrics.count
         self.index = Index(self)
         self.announcer = Announcer(self)
-        self.arrivals = Arrivals(self)
+        self.arrivals = IncomingMigrations(self)
         self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, TableCache(), self.index.noting)
         self.server = Server(self, {"status": self._status}, self._follow)
-        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, Advertiser(self), Healing(self)]
+        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, NeighbourDiscovery(self), Healing(self)]
         # Loads every front end: the first call of one must not wait for it.
         self.parts += [Hotplug(self, row.name, watch) for row in FRONT_ENDS if (watch := load(row).watch)]
         self._followers: list[socket.socket] = []
@@ -119,8 +119,7 @@ class Agent:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         threading.excepthook = _end
-        # What is loaded stays; and little of what comes and goes is in cycles, while looking for those takes longer with every
-        # guest.
+        # What is loaded now stays. Little of what comes and goes is in cycles, and a run takes longer with every guest.
         gc.freeze()
         gc.set_threshold(GARBAGE)
         socket_ = listening()

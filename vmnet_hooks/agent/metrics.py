@@ -1,4 +1,4 @@
-"""Counters for Prometheus, in its text format, in a file that node_exporter's textfile collector reads.
+"""Metrics for Prometheus: a file in its text format, which the textfile collector of node_exporter reads.
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
@@ -7,27 +7,27 @@ import threading
 from collections.abc import Mapping
 
 PATH = "/run/vmnet-hookd/metrics.prom"
-"""Not beside the records: those are root's alone."""
+"""Not in the directory of the records, which only root can read."""
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-"""Seconds."""
+"""Upper bounds of the histogram's buckets, in seconds."""
 
 HELP = {
-    "vmnet_requests_total": "Calls of hooks served, by front end, operation and exit status.",
-    "vmnet_request_seconds": "How long they took in the agent.",
-    "vmnet_refused_total": "Connections that were refused, by reason: those hooks did their work by themselves.",
-    "vmnet_healed_total": "Objects put back that somebody else had removed or changed.",
-    "vmnet_heal_failed_total": "Objects that could not be put back yet.",
-    "vmnet_solicitations_answered_total": "Neighbour solicitations of guests answered for their peers.",
-    "vmnet_arrivals_total": "Guests that came in by live migration and were cut over.",
-    "vmnet_hotplugs_total": "NICs set up or taken down because libvirt said that they came or went.",
-    "vmnet_vifs": "NICs of guests that are set up, by network and phase.",
-    "vmnet_start_time_seconds": "When the agent was started, since the epoch.",
+    "vmnet_requests_total": "Hook calls served, by front end, operation and exit status.",
+    "vmnet_request_seconds": "Time to serve a hook call.",
+    "vmnet_refused_total": "Connections refused, by reason; the hook then does its work itself.",
+    "vmnet_healed_total": "Objects restored after another program removed or changed them.",
+    "vmnet_heal_failed_total": "Attempts to restore an object that failed.",
+    "vmnet_solicitations_answered_total": "Neighbour solicitations answered on behalf of a guest's peers.",
+    "vmnet_arrivals_total": "Guests cut over after an incoming live migration.",
+    "vmnet_hotplugs_total": "NICs set up or taken down on a hot-plug event of libvirt.",
+    "vmnet_vifs": "Guests' NICs that are set up, by network and phase.",
+    "vmnet_start_time_seconds": "Start time of the agent, in seconds since the epoch.",
 }
 
 
 class Metrics:
-    """Counters by name and labels, gauges, and one histogram."""
+    """Counters by name and labels, and the histogram of served calls. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,24 +37,24 @@ class Metrics:
         self._written = ""
 
     def count(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Adds to the counter vmnet_NAME_total."""
+        """Add to the counter vmnet_NAME_total."""
         key = (f"vmnet_{name}_total", _labels(labels))
         with self._lock:
             self._counters[key] = self._counters.get(key, 0) + amount
 
     def total(self, name: str) -> float:
-        """A counter's sum over all labels."""
+        """Return the sum of a counter over all labels."""
         with self._lock:
             return sum(value for (key, _), value in self._counters.items() if key == f"vmnet_{name}_total")
 
     def took(self, seconds: float) -> None:
-        """One more call was served, in that time."""
+        """Add a served call to the histogram."""
         with self._lock:
             self._buckets[sum(seconds > limit for limit in BUCKETS)] += 1
             self._sum += seconds
 
     def text(self, gauges: Mapping[str, Mapping[str, float]]) -> str:
-        """All of it. `gauges` are values by name and labels."""
+        """Return the content of the file. `gauges` are values by name and labels."""
         with self._lock:
             series: dict[str, list[str]] = {}
             for (name, labels), value in sorted(self._counters.items()):
@@ -76,7 +76,7 @@ class Metrics:
         return "\n".join(lines) + "\n"
 
     def write(self, text: str) -> None:
-        """Writes the file in one go, if anything changed. Raises OSError."""
+        """Replace the file, if anything has changed. Raises OSError."""
         if text != self._written:
             folder = os.path.dirname(PATH)
             if not os.path.isdir(folder):
@@ -84,14 +84,14 @@ class Metrics:
                 os.chmod(folder, 0o755)
             with open(f"{PATH}.new", "w") as file:
                 file.write(text)
-            # node_exporter is not root.
+            # node_exporter does not run as root.
             os.chmod(f"{PATH}.new", 0o644)
             os.replace(f"{PATH}.new", PATH)
             self._written = text
 
 
 def label(**labels: str) -> str:
-    """Labels as they are written after a name."""
+    """Return labels as they stand behind the name of a metric."""
     return _labels(labels)
 
 

@@ -1,7 +1,7 @@
-"""Guests that come in by live migration: the agent listens at their taps, and cuts them over when they begin to run here.
+"""Incoming live migrations: the agent listens on the guests' taps, and cuts each guest over when it starts to run here.
 
-What is awaited is in the records (phase incoming), so that an agent that was started in the middle of a migration goes on where
-the last one ended. Whoever else does the cut-over, a hook's own child or a command: only one of them finds anything to do.
+Which guests are awaited is in the records (phase incoming), so an agent that is restarted during a migration goes on. A detached
+child of the hook, or a command, may do the cut-over at the same time: the records make sure that only one of them does it.
 """
 
 import os
@@ -20,11 +20,11 @@ from ..kernel.first_frame import FirstFrameSocket
 from ..model.owner import Owner
 
 ANNOUNCED_SECONDS = 5.0
-"""How long a guest that has arrived is not announced again when its hypervisor says, too, that it runs."""
+"""A guest that was cut over is not announced again when its hypervisor reports, within this time, that it runs."""
 
 
-class Arrivals:
-    """A part of the agent: one thread."""
+class IncomingMigrations:
+    """A part of the agent with one thread, which `_wake` wakes for orders from other threads."""
 
     def __init__(self, agent: Any) -> None:
         self.agent = agent
@@ -46,14 +46,14 @@ class Arrivals:
     def close(self) -> None:
         self._order(lambda: None)
 
-    # --- called from anywhere; all return at once ---------------------------------------------------------------------------
+    # --- called from any thread; all return at once -------------------------------------------------------------------------
 
     def watch(self, owners: Iterable[Owner]) -> None:
-        """The guest of these NICs comes in by live migration."""
+        """Await the guest of these NICs, which comes in by live migration."""
         self._changed(tuple(owners), ())
 
     def arrived(self, domain_id: str) -> None:
-        """A hypervisor says that the guest runs here, now or again."""
+        """Note that a hypervisor reports the guest as running here, for the first time or again."""
         self._order(lambda: self._resumed(domain_id))
 
     def _changed(self, added: Sequence[Owner], removed: Sequence[Owner]) -> None:
@@ -74,14 +74,14 @@ class Arrivals:
                 self.agent.stopping.wait(1)
 
     def _turn(self) -> None:
-        """Waits for something to do, and does it."""
+        """Wait for a frame, an order or the time of a retry, and handle what there is."""
         until = min(self._due.values(), default=None)
         pause = None if until is None else max(0, 1000 * (until - time.monotonic()))
         for fd, _ in self._events.poll(pause):
             if fd == self._wake:
                 os.eventfd_read(fd)
             elif fd in self._ears:
-                # Not so if the guest has arrived with another of its NICs.
+                # If not, the guest was cut over by a frame on another of its NICs a moment ago.
                 self._listen(fd)
         while self._orders:
             self._orders.popleft()()
@@ -103,7 +103,7 @@ class Arrivals:
     def _listen(self, fd: int) -> None:
         ear, owner = self._ears[fd]
         if ear.heard():
-            # What failed has its own time: a guest's frames, as many as it likes, do not hurry it.
+            # After a failure the cut-over waits for its retry, however many frames the guest sends.
             if owner.domain_id not in self._due:
                 self._cut_over(owner.domain_id)
         elif ear.is_gone():
@@ -117,12 +117,12 @@ class Arrivals:
     def _resumed(self, domain_id: str) -> None:
         if self._cut_over(domain_id) or time.monotonic() - self._announced.get(domain_id, 0) < ANNOUNCED_SECONDS:
             return
-        # It was here before: a migration that was given up late. Somebody may have been told that it has gone.
+        # It was here all the time: an outgoing migration failed late. The destination may have announced the guest already.
         owners = [o for o in self.agent.index.owners.values() if o.domain_id == domain_id and o.phase == "active"]
         self.agent.place.announce(announcements(self.agent.place.declared(), owners))
 
     def _cut_over(self, domain_id: str) -> bool:
-        """Whether the guest was awaited. One that can't be given what it needs is tried again."""
+        """Cut the guest over, or set the time of a retry. Return whether the guest was awaited."""
         self._due.pop(domain_id, None)
         try:
             with self.agent.place.engine() as engine:

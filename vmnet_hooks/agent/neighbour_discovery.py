@@ -1,9 +1,9 @@
-"""Neighbour discovery for whole prefixes: the agent stands in, on a guest's tap, for every address of the guest's subnet.
+"""Neighbour discovery proxy for whole prefixes: on a guest's tap, the agent answers for every address of the guest's subnet.
 
-The kernel proxies single addresses only, and so a guest that takes its /64 for on-link would find none of its peers. Here every
-solicitation for an address of the subnet gets the tap's MAC for an answer, and the host routes what is sent there. Left alone:
-the guest's own addresses, what the kernel itself proxies on the tap (the gateway), link-local addresses, duplicate-address
-probes.
+The kernel's proxy knows single addresses only, so a guest whose /64 is on-link would not find its peers. The agent answers each
+solicitation for an address of the subnet with the tap's MAC, and the host routes what the guest then sends. It does not answer
+for the guest's own addresses, for what the kernel proxies on the tap (the gateway), or for link-local addresses, and never to
+duplicate address detection.
 """
 
 import errno
@@ -28,36 +28,36 @@ from ..model.owner import Owner
 from ..networks import MODES
 
 TAP_RATE, TAP_BURST = 200.0, 400
-"""Solicitations a second that one guest's are read; what comes faster waits in its socket, and is then lost."""
+"""Solicitations read per second, from one guest. More of them wait in the socket's buffer; the kernel drops what does not fit."""
 
 RATE, BURST = 4000.0, 400
-"""The same for all guests together, who take turns."""
+"""The same from all guests together; they take turns."""
 
 PAUSE_SECONDS = 0.25
 REST_SECONDS = 0.005
-"""How long nothing is read, of one tap or of all, when the tokens are used up."""
+"""How long nothing is read from one tap, or from any, when there are no tokens left."""
 
 TURN = 8
-"""Solicitations that are read from one tap before others' turn."""
+"""Solicitations read from one tap before the next tap's turn."""
 
 CONFIG_SECONDS = 2.0
-"""How often the configuration, and the host's own prefixes, are looked at."""
+"""Between checks of the configuration and of the host's own prefixes."""
 
 PROXIED_SECONDS = 60.0
-"""How long it is believed what the kernel proxies on a tap, by the records."""
+"""How long the proxy entries of a tap, as recorded, are cached."""
 
 COMPLAINT_SECONDS = 60.0
-"""How long a flood on one tap is not mentioned again."""
+"""Between log lines about a flood on the same tap."""
 
 
 class Bucket:
-    """Tokens that come back at `rate` a second, `burst` at most."""
+    """A token bucket: `rate` tokens per second, at most `burst`."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self.rate, self.burst, self.tokens, self.since = rate, burst, float(burst), 0.0
 
     def take(self, now: float) -> bool:
-        """Takes a token, if there is one."""
+        """Take a token. Return False if there is none."""
         self.tokens = min(self.burst, self.tokens + (now - self.since) * self.rate)
         self.since = now
         if self.tokens < 1:
@@ -70,7 +70,7 @@ class Bucket:
 
 
 class Guest:
-    """One tap, and what its guest may ask for."""
+    """One tap, and the addresses of its guest."""
 
     def __init__(self, owner: Owner, listener: SolicitationSocket, bucket: Bucket) -> None:
         self.owner = owner
@@ -85,12 +85,12 @@ class Guest:
         self.complained = -COMPLAINT_SECONDS
 
     def may_ask(self, asked: Solicitation) -> bool:
-        """As the source filter sees it, which this frame has not met: a packet socket is before it."""
+        """Whether the source filter would accept the frame. A packet socket receives it before the filter does."""
         return not self.owner.filter or (asked.lladdr == self.mac and asked.source in self.sources)
 
 
 class Prefixes:
-    """IPv6 networks; `in` takes 16 bytes."""
+    """A set of IPv6 networks. `in` takes an address of 16 bytes."""
 
     def __init__(self, networks: Iterable[ipaddress.IPv6Network]) -> None:
         self.networks = tuple(networks)
@@ -101,8 +101,8 @@ class Prefixes:
         return any(number & mask == start for mask, start in self._pairs)
 
 
-class Advertiser:
-    """A part of the agent: one thread that answers, and one that closes sockets, which takes the kernel a while."""
+class NeighbourDiscovery:
+    """A part of the agent: one thread that answers, and one that closes sockets, as each close takes about 12 ms."""
 
     def __init__(self, agent: Any) -> None:
         self.agent = agent
@@ -122,26 +122,26 @@ class Advertiser:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._threads = (
-            threading.Thread(target=self._run, name="advertiser", daemon=True),
-            threading.Thread(target=self._close, name="advertiser-closer", daemon=True),
+            threading.Thread(target=self._run, name="neighbour-discovery", daemon=True),
+            threading.Thread(target=self._close, name="neighbour-discovery-closer", daemon=True),
         )
 
     def start(self) -> None:
         self.agent.index.subscribe(self._changed)
-        # What was there before; the index may have said so already.
+        # The owners from before the subscription; some may be reported twice.
         self._changed(tuple(self.agent.index.owners.values()), ())
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """Returns when nothing is answered any more."""
+        """Stop answering. Return when the thread has ended, after 5 s at most."""
         self._ended = True
         os.eventfd_write(self._wake, 1)
         if self._threads[0].is_alive():
             self._threads[0].join(5)
 
     def _changed(self, added: Iterable[Owner], removed: Iterable[Owner]) -> None:
-        """Called by whoever changes the index: only takes note."""
+        """Queue a change of the index, from the thread of the index."""
         self._changes.append((tuple(added), tuple(removed)))
         os.eventfd_write(self._wake, 1)
 
@@ -163,7 +163,7 @@ class Advertiser:
             listener.close()
 
     def _turn(self) -> None:
-        """Waits for something to do, and does it."""
+        """Wait for a solicitation, a change or the end of a pause, and handle what there is."""
         now = time.monotonic()
         for fd in [fd for fd, until in self._paused.items() if until <= now]:
             del self._paused[fd]
@@ -177,7 +177,7 @@ class Advertiser:
             if fd == self._wake:
                 os.eventfd_read(fd)
             elif guest and happened & select.EPOLLERR:
-                # A link that went down comes back with the same socket; one that went away does not.
+                # After a link has gone down and come up, its socket works as before. After it has gone, it does not.
                 if guest.listener.error() and not guest.listener.mac():
                     self._drop(fd)
             elif guest:
@@ -186,13 +186,13 @@ class Advertiser:
             self._follow(*self._changes.popleft())
 
     def _look(self) -> None:
-        """Follows the configuration, and the host's own addresses; tries again what failed."""
+        """Follow the configuration and the host's own addresses, and retry to listen where that failed."""
         for owner in list(self._deaf.values()):
             self._listen(owner)
         try:
             declared = self.agent.place.declared()
         except ConfigError:
-            # Others say so.
+            # Reported where the configuration is loaded.
             return
         before = self._prefixes
         self._prefixes = {
@@ -222,7 +222,7 @@ class Advertiser:
             if (fd := self._sockets.get(owner.id)) is not None:
                 known = self._guests[fd]
                 if wanted and (known.owner.ifname, known.owner.ifindex) == (owner.ifname, owner.ifindex):
-                    # Another phase, other addresses: the same tap.
+                    # The tap is the same; the phase or the addresses have changed.
                     self._guests[fd] = Guest(owner, known.listener, known.bucket)
                     continue
                 self._drop(fd)
@@ -233,7 +233,7 @@ class Advertiser:
         try:
             listener = SolicitationSocket(owner.ifname, owner.ifindex)
         except OSError as error:
-            # A tap that is gone: so will be its record.
+            # The tap has gone, and its record will go too.
             if error.errno not in (errno.ENODEV, errno.ENXIO):
                 if not (self._full or owner.id in self._deaf):
                     self.agent.note("error", f"{owner.ifname}: no neighbour discovery: {error.strerror}", syslog.LOG_ERR)
@@ -256,12 +256,12 @@ class Advertiser:
     # --- one tap -----------------------------------------------------------------------------------------------------------
 
     def _serve(self, guest: Guest) -> None:
-        """Answers what is there, a turn's worth at most."""
+        """Answer the solicitations that wait, at most TURN of them."""
         fd = guest.listener.fileno()
         for _ in range(TURN):
             now = time.monotonic()
             if not guest.bucket.take(now):
-                # Not read one by one from now on: a flood shall not keep us awake.
+                # Do not wait for this socket for a while, so that a flood does not keep the agent busy.
                 self._paused[fd] = now + PAUSE_SECONDS
                 self._epoll.modify(fd, 0)
                 self._complain(guest, now)
@@ -279,7 +279,7 @@ class Advertiser:
                     guest.listener.answer(asked, mac)
                     self.agent.count("solicitations_answered")
             except OSError as error:
-                # Down, or gone: the socket says so in a moment. Or the link's queue is full.
+                # The link is down or has gone, which epoll reports next, or its queue is full.
                 if error.errno not in (errno.ENETDOWN, errno.ENODEV, errno.ENXIO, errno.ENOBUFS, errno.EAGAIN):
                     raise
                 if not guest.listener.mac():
@@ -298,7 +298,7 @@ class Advertiser:
         return target not in guest.proxied
 
     def _proxied(self, owner: Owner) -> frozenset[bytes]:
-        """What the kernel answers for on a tap."""
+        """Return the addresses that the kernel proxies on a tap, by the records. Raises OSError (EAGAIN)."""
         try:
             with self.agent.place.records() as records:
                 claims = records.claims(owner.id).values()

@@ -1,8 +1,8 @@
 """The agent's socket: reads requests (see client.py), lets workers serve them, answers.
 
 One thread accepts and reads, without ever waiting for one client. Calls of one domain are served one after the other, in the
-order in which they came; different domains do not wait for each other. There are few workers, as Python runs one at a time
-anyway; one that is stuck gets company.
+order in which they came; different domains do not wait for each other. The pool of workers is small because of the GIL; a worker
+is added when one blocks.
 """
 
 import io
@@ -105,7 +105,7 @@ class Server:
     def close(self, seconds: float) -> None:
         """Takes no more calls, and waits for those under way, but not for longer than that."""
         with self._lock:
-            # Whoever has been heard, and says what he wants only now, does it by himself.
+            # A client that is still sending its request when we shut down falls back to in-process.
             self._closing = True
         self._selector.unregister(self._listening)
         end = time.monotonic() + seconds

@@ -1,7 +1,7 @@
-"""Announcements: gratuitous ARP and unsolicited neighbour advertisements, sent by a detached child of the hook.
+"""Announcements: gratuitous ARP and unsolicited neighbour advertisements; and the question whether an address is in use.
 
-libvirt waits for the end of a hook's output, not just of the hook: the child closes it. A raw socket's close alone makes
-its process wait ~12 ms.
+A hook leaves the sending to a detached child: the second round comes a second later, and closing a packet socket takes about
+12 ms. libvirt waits not just for the end of a hook, but for the end of its output, so the child closes that.
 """
 
 import os
@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 ROUNDS = (0.0, 1.1)
-"""Seconds after the call. The second round comes after the 1 s `locktime` in which a receiver ignores a change."""
+"""Seconds after the call. The second round comes after the `locktime` of 1 s within which receivers ignore a change (arp(7))."""
 
 _BROADCAST = b"\xff" * 6
 
 
 def announce(calls: Sequence[tuple[str, str, str]]) -> None:
-    """Announces (link, address, tap) without making the caller wait, for as long as the tap is there: a guest that has left
-    in the meantime may run elsewhere. Never raises: what fails goes to the log."""
+    """Announce each (link, address, tap) from a child process, and return at once. If the tap goes, or another gets its name, the
+    second round is not sent: the guest may run elsewhere by then. Never raises; errors are logged."""
     if not calls:
         return
     try:
@@ -39,20 +39,20 @@ def announce(calls: Sequence[tuple[str, str, str]]) -> None:
 
 
 def detach() -> None:
-    """Lets nobody wait for this process, a child that has just been forked: neither for its end nor for that of its output."""
+    """Detach a child that has just been forked from its parent's session, and close all that it has inherited."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    # Else a line of the log would be written to whatever gets the number of the log's socket next.
+    # The C library keeps the number of the log's socket, and would write log lines to the file that gets it next.
     syslog.closelog()
     os.closerange(3, 1 << 20)
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
 
 
 def rounds(calls: Sequence[tuple[str, str, str]], begun: Callable[[], object] = lambda: None) -> None:
-    """Sends all rounds of announcements, for as long as the taps are the same, and calls `begun` after the first. Raises
-    OSError."""
+    """Send all rounds of announcements, except those of taps that go or are replaced meanwhile. Call `begun` after the first
+    round. Raises OSError."""
     taps = {tap: _index(tap) for _, _, tap in calls}
     for number, delay in enumerate(ROUNDS):
         time.sleep(delay)
@@ -69,7 +69,7 @@ def _index(ifname: str) -> int:
 
 
 def send(pairs: Iterable[tuple[str, str]]) -> None:
-    """Sends one announcement per pair: IPv4 in request form and in reply form, IPv6 as an NA. Raises OSError."""
+    """Announce each (link, address) once. Raises OSError."""
     links: dict[str, socket.socket] = {}
     try:
         for link, address in pairs:
@@ -79,20 +79,22 @@ def send(pairs: Iterable[tuple[str, str]]) -> None:
             for frame in announcement(links[link].getsockname()[4], address):
                 links[link].send(frame)
     finally:
-        # At the end: each waits.
+        # Last, because each close blocks for about 12 ms.
         for raw in links.values():
             raw.close()
 
 
 def announcement(mac: bytes, address: str) -> list[bytes]:
-    """The frames that tell a link that `address` is at `mac` now: none on a link without MACs (a tunnel), which asks nobody."""
+    """Return the frames that announce that `address` is at `mac`; none for a link without MACs (a tunnel), which resolves no
+    addresses."""
     if len(mac) != 6:
         return []
     return [neighbour_advertisement(mac, address)] if ":" in address else gratuitous_arp(mac, address)
 
 
 def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> set[str]:
-    """The addresses of (link, address) pairs that answer an ARP request or a neighbour solicitation within `seconds`."""
+    """Ask for each (link, address) by ARP or neighbour discovery. Return the addresses that answer within `seconds`. Never
+    raises; errors are logged."""
     waiting = {}
     found: set[str] = set()
     try:
@@ -125,7 +127,7 @@ def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> set[str]:
 
 
 def question(link: str, mac: bytes, address: str) -> bytes:
-    """An ARP probe (sender 0.0.0.0, RFC 5227), or a neighbour solicitation from the link-local address that the MAC makes."""
+    """Return an ARP probe (sender 0.0.0.0, RFC 5227) or a neighbour solicitation (from the link-local address of the MAC)."""
     if ":" not in address:
         head = struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 1)
         return _BROADCAST + mac + head + mac + bytes(4) + bytes(6) + socket.inet_aton(address)
@@ -136,7 +138,7 @@ def question(link: str, mac: bytes, address: str) -> bytes:
 
 
 def is_answer(frame: bytes, address: str) -> bool:
-    """Whether a frame is an ARP reply or a neighbour advertisement of `address`."""
+    """Whether a frame is an ARP reply or a neighbour advertisement for `address`."""
     if ":" not in address:
         return frame[12:14] == b"\x08\x06" and frame[20:22] == b"\x00\x02" and frame[28:32] == socket.inet_aton(address)
     target = socket.inet_pton(socket.AF_INET6, address)
@@ -144,7 +146,8 @@ def is_answer(frame: bytes, address: str) -> bool:
 
 
 def gratuitous_arp(mac: bytes, address: str) -> list[bytes]:
-    """Request form, and reply form whose target MAC is the sender's: both beat the receivers' locktime (arp(7), RFC 5944 4.6)."""
+    """Return a gratuitous ARP in request form, and one in reply form with the sender's MAC as its target (RFC 5944, 4.6). Linux
+    accepts both even within its `locktime`."""
     ip = socket.inet_aton(address)
 
     def frame(operation: int, target: bytes) -> bytes:
@@ -154,7 +157,7 @@ def gratuitous_arp(mac: bytes, address: str) -> list[bytes]:
 
 
 def neighbour_advertisement(mac: bytes, address: str) -> bytes:
-    """Unsolicited, to all nodes, Override set (RFC 4861 7.2.6): without Override nobody would change a known entry."""
+    """Return an unsolicited advertisement to all nodes (RFC 4861, 7.2.6), with Override: else receivers keep a known entry."""
     target = socket.inet_pton(socket.AF_INET6, address)
     group = socket.inet_pton(socket.AF_INET6, "ff02::1")
     body = struct.pack("!I", 0x20000000) + target + b"\x02\x01" + mac
@@ -162,15 +165,15 @@ def neighbour_advertisement(mac: bytes, address: str) -> bytes:
 
 
 def proxy_advertisement(mac: bytes, target: bytes, asker: bytes, destination: bytes) -> bytes:
-    """The answer to a solicitation for a target that somebody else has: from the link-local address that the MAC makes, to
-    `destination` at the MAC `asker`. Solicited; without Override, so that an answer of the target's own wins (RFC 4861, 7.2.8).
-    Not a router's, though we are one: the flag is about the target, and nobody shall take every peer for a gateway."""
+    """Return a proxy's answer to a solicitation for `target`, from the link-local address of `mac` to `destination` at the MAC
+    `asker`. It has no Override flag, so that an answer of the target itself wins (RFC 4861, 7.2.8). It has no Router flag, which
+    describes the target: the asker would take every peer for a router."""
     body = struct.pack("!I", 0x40000000) + target + b"\x02\x01" + mac
     return asker + mac + _icmpv6(136, body, link_local(mac), destination)
 
 
 def _icmpv6(kind: int, body: bytes, source: bytes, group: bytes) -> bytes:
-    """EtherType, IPv6 header and message, with hop limit 255 and the checksum."""
+    """Return EtherType, IPv6 header (hop limit 255) and an ICMPv6 message with its checksum."""
     pseudo = source + group + struct.pack("!IHBB", len(body) + 4, 0, 0, 58)
     total = checksum(pseudo + struct.pack("!BBH", kind, 0, 0) + body)
     header = struct.pack("!HIHBB", 0x86DD, 0x60000000, len(body) + 4, 58, 255) + source + group
@@ -178,11 +181,12 @@ def _icmpv6(kind: int, body: bytes, source: bytes, group: bytes) -> bytes:
 
 
 def link_local(mac: bytes) -> bytes:
+    """Return the link-local address of a MAC, from its modified EUI-64 (RFC 4291, appendix A)."""
     return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
 
 
 def checksum(data: bytes) -> int:
-    """RFC 1071, of an even number of bytes; 0 if the right one is among them."""
+    """Return the checksum (RFC 1071) of an even number of bytes: 0 if they contain their own, correct one."""
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

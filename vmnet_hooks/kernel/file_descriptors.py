@@ -1,5 +1,5 @@
-"""Numbers of file descriptors. libnftables waits with select(2), which knows none above 1,023 and ends the process that gives
-it one: so whatever the agent has by the thousand is kept above that."""
+"""Numbers of file descriptors. libnftables waits with select(2), which is undefined for numbers above 1,023 and aborts the
+process. So sockets that the agent opens by the thousand get numbers above that."""
 
 import fcntl
 import socket
@@ -8,8 +8,8 @@ FD_SETSIZE = 1024
 
 
 def moved_up(found: socket.socket) -> socket.socket:
-    """The same socket under a number that leaves the lower ones free; as it is, where the process may have no such number. It
-    does not block."""
+    """Return the socket under a number from FD_SETSIZE on, as a non-blocking one, and close the old number. Return `found` itself
+    if the process may have no such number (RLIMIT_NOFILE)."""
     try:
         number = fcntl.fcntl(found, fcntl.F_DUPFD_CLOEXEC, FD_SETSIZE)
     except OSError:

@@ -1,7 +1,7 @@
-"""Whether a guest runs: on a live migration's destination its tap is there, and up, long before the guest is.
+"""The first frame of a guest. On the destination of a live migration the tap exists, and is up, long before the guest runs.
 
-The first frame from the guest's MAC is the proof. QEMU sends RARP requests in the guest's name in the moment in which it takes
-the guest over, so that even a silent guest is heard. A packet socket sees them before any filter.
+A frame from the guest's MAC proves that it does. QEMU sends RARP requests in the guest's name when it takes the guest over, so
+that this works for silent guests too. A packet socket receives frames before any filter drops them.
 """
 
 import array
@@ -19,11 +19,12 @@ _LOAD, _LOAD_HALF, _LOAD_BYTE, _JUMP_EQUAL, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x
 _PKTTYPE, _OUTGOING = 0xFFFFF000 + 4, 4
 _SOURCE = 6
 _KEPT = 14
-"""Bytes of a frame that are copied: nobody reads them."""
+"""Bytes of a frame that the kernel copies to us. We read none of them."""
 
 
 def program(mac: bytes) -> list[tuple[int, int, int, int]]:
-    """Statements (code, jump if true, jump if false, value) that pass what comes from `mac`, not what the host sends to it."""
+    """Return a filter as statements (code, jump if true, jump if false, value). It accepts frames from `mac`, except those that
+    the host itself sends."""
     head, tail = struct.unpack("!IH", mac)
     return [
         (_LOAD_BYTE, 0, 0, _PKTTYPE),
@@ -38,10 +39,10 @@ def program(mac: bytes) -> list[tuple[int, int, int, int]]:
 
 
 class FirstFrameSocket:
-    """Hears the guest behind one tap. Raises OSError if there is no such tap: ENODEV, also if it is another by now."""
+    """A packet socket on one tap. Raises OSError: ENODEV if there is no tap of that name and index."""
 
     def __init__(self, ifname: str, ifindex: int, mac: str) -> None:
-        # No protocol: nothing comes in before the filter is there.
+        # Without a protocol, the socket receives nothing before the filter is attached.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         self._ifname = ifname
         try:
@@ -50,7 +51,7 @@ class FirstFrameSocket:
             filter_ = struct.pack("@HP", len(statements), code.buffer_info()[0])
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_)
             self._socket.bind((ifname, _ETH_P_ALL))
-            # A name is bound to whatever has it at this moment.
+            # bind(2) takes a name, which another link may have got meanwhile.
             if socket.if_nametoindex(ifname) != ifindex or self.is_gone():
                 raise OSError(errno.ENODEV, "is another link by now")
         except BaseException:
@@ -61,22 +62,23 @@ class FirstFrameSocket:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Waits, in the kernel, for ~12 ms."""
+        """Close the socket. This takes about 12 ms: the kernel waits for an RCU grace period."""
         self._socket.close()
 
     def heard(self) -> bool:
-        """Whether the guest runs here. To be asked at once, and then whenever the socket is readable, or has an error."""
+        """Whether the guest runs here. Call it once at the start, as the guest may have sent before the socket was bound; then
+        whenever the socket is readable or has an error. Raises OSError."""
         try:
             self._socket.recv(_KEPT)
         except BlockingIOError:
             return sysfs.has_sent(self._ifname)
         except OSError as error:
-            # The link went down, or away. One that comes up again has the same socket.
+            # The link went down, or has gone. After it has come up again, the socket receives as before.
             if error.errno not in (errno.ENETDOWN, errno.ENODEV, errno.ENXIO):
                 raise
             return False
         return True
 
     def is_gone(self) -> bool:
-        """Whether there is no such tap any more. (One that is merely down is still there.)"""
+        """Whether the tap has gone. A tap that is down has not."""
         return self._socket.getsockname()[0] != self._ifname

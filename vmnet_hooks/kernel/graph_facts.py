@@ -1,7 +1,7 @@
-"""What `vmnet-hook graph` draws: every link, and the routing tables that hold routes or rules of ours.
+"""The facts that `vmnet-hook graph` draws: every link, and the routing tables with routes or rules of ours.
 
-Whole dumps, unlike netlink.py: a drawing shows all guests. Ports' states come from sysfs: pyroute2 leaves IFLA_INFO_SLAVE_DATA
-undecoded in some versions.
+A drawing shows all guests, so everything is dumped; a plug never does that. States of ports come from sysfs, because some
+versions of pyroute2 do not decode IFLA_INFO_SLAVE_DATA.
 """
 
 import os
@@ -25,7 +25,7 @@ _PORT_STATES = {"0": "disabled", "1": "listening", "2": "learning", "3": "forwar
 
 
 def read() -> tuple[list[LinkDetails], list[Table]]:
-    """The links of this network namespace, and our routing tables. Raises KernelError."""
+    """Return the links of this network namespace and our routing tables. Raises KernelError."""
     try:
         with IPRoute() as ip, closing(Netlink()) as ours:
             return links(ip), _tables(ours.rules(), ours.our_routes())
@@ -34,7 +34,7 @@ def read() -> tuple[list[LinkDetails], list[Table]]:
 
 
 def links(ip: IPRoute) -> list[LinkDetails]:
-    """The links of a network namespace. Raises NetlinkError or OSError."""
+    """Return the links of a network namespace. Raises NetlinkError or OSError."""
     messages = dump(ip.link, "dump")
     names = {message["index"]: _name(message) for message in messages}
     addresses = _addresses(ip)
@@ -43,19 +43,19 @@ def links(ip: IPRoute) -> list[LinkDetails]:
 
 
 def _name(message: Any) -> str:
-    # The kernel lets a name be any bytes but a blank, a slash or a colon.
+    # A name can be any bytes but a blank, a slash and a colon.
     return os.fsdecode(message.get_attr("IFLA_IFNAME") or "")
 
 
 def _on(message: Any, word: str) -> bool:
-    """Whether a link is a bridge with that switched on."""
+    """Whether a link is a bridge that has a setting, such as vlan_filtering, switched on."""
     kind, data = device.info(message)
     return kind == "bridge" and device.setting(data, kind, word) not in ("", "0")
 
 
 def _link(message: Any, names: dict[int, str], addresses: Iterable[str], vlans: tuple[dict[int, int], int]) -> LinkDetails:
     name, (kind, data) = _name(message), device.info(message)
-    # A veth's IFLA_LINK is its other end, maybe in another namespace; that of a VLAN may be elsewhere too.
+    # IFLA_LINK of a veth is its other end. With IFLA_LINK_NETNSID, the index is one of another namespace.
     elsewhere = kind == "veth" or message.get_attr("IFLA_LINK_NETNSID") is not None
     parent = "" if elsewhere else names.get(message.get_attr("IFLA_LINK") or 0, "")
     tags, pvid = vlans
@@ -84,13 +84,13 @@ def _link(message: Any, names: dict[int, str], addresses: Iterable[str], vlans: 
 
 
 def _mode(kind: str, data: Any) -> str:
-    # A macvtap has the attributes of a macvlan.
+    # The attributes of a macvtap are a macvlan's.
     word = "macvlan" if kind == "macvtap" else kind
     return device.setting(data, word, "mode") if word in ("bond", "macvlan") else ""
 
 
 def _addresses(ip: IPRoute) -> dict[int, list[str]]:
-    """Every address but link-local ones, by the link's index; IPv4 first."""
+    """Return the addresses that are not link-local, as ADDRESS/LENGTH by the index of the link; IPv4 first."""
     found: dict[int, list[str]] = {}
     for family in (socket.AF_INET, socket.AF_INET6):
         for message in dump(ip.addr, "dump", family=family):
@@ -101,9 +101,9 @@ def _addresses(ip: IPRoute) -> dict[int, list[str]]:
 
 
 def _vlans(ip: IPRoute) -> dict[int, tuple[dict[int, int], int]]:
-    """VIDs (with their flags) and PVID of every port of a VLAN-aware bridge."""
+    """Return ({VID: flags}, PVID or 0) of every port of a VLAN-aware bridge, by index."""
     found = {}
-    # Not link("dump", ext_mask=…): pyroute2 0.7 takes that for something to look for in the answers.
+    # Not link("dump", ext_mask=…): pyroute2 0.7 filters the answers by it.
     for message in dump(ip.get_vlans):
         spec = message.get_attr("IFLA_AF_SPEC")
         rows = spec.get_attrs("IFLA_BRIDGE_VLAN_INFO") if spec else []
@@ -113,7 +113,7 @@ def _vlans(ip: IPRoute) -> dict[int, tuple[dict[int, int], int]]:
 
 
 def _tables(rules: Iterable[Rule], routes: Iterable[Route]) -> list[Table]:
-    """The tables that rules of ours look up, with the routes of ours in them."""
+    """Return the tables that rules of ours look up, with our routes in them, by number."""
     words: dict[int, dict[tuple[int, str], list[str]]] = {}
     for rule in rules:
         if rule.ours:

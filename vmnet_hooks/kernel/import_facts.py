@@ -1,4 +1,4 @@
-"""What `vmnet-hook import --live` asks the kernel: links with their settings, addresses, routes and rules."""
+"""The facts that `vmnet-hook import --live` reads: links with their settings, addresses, routes and rules."""
 
 import socket
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _SETTINGS = {"bridge": "bridge", "bond": "bonding"}
 
 @dataclass(frozen=True)
 class LiveAddress:
-    """An address of a link, link-local ones of IPv6 left out. `peer` is another than itself where it is point-to-point."""
+    """An address of a link that is not link-local. `peer` is the other end of a point-to-point address, else empty."""
 
     ifname: str
     address: str
@@ -30,7 +30,7 @@ class LiveAddress:
 
 @dataclass(frozen=True)
 class LiveRoute:
-    """A unicast route that neither the kernel nor we made. `protocol` is ra or dhcp where it was learned."""
+    """A unicast route that neither the kernel nor this program added. `protocol` is ra or dhcp if it was learned."""
 
     table: int
     destination: str
@@ -42,7 +42,8 @@ class LiveRoute:
 
 @dataclass(frozen=True)
 class LiveHost:
-    """`settings` are sysfs's, by link: bridge/* or bonding/*. `rules` are policy rules that are neither the kernel's nor ours."""
+    """This host's network. `settings` are the files bridge/* or bonding/* of a link in sysfs, by link. `rules` are the policy
+    rules that neither the kernel nor this program added, as `ip rule` commands."""
 
     links: list[LinkDetails]
     addresses: list[LiveAddress]
@@ -52,7 +53,7 @@ class LiveHost:
 
 
 def read() -> LiveHost:
-    """This network namespace as it is now. Raises KernelError."""
+    """Read this network namespace. Raises KernelError."""
     try:
         with IPRoute() as ip:
             links = graph_facts.links(ip)

@@ -1,4 +1,4 @@
-"""ip(8) and bridge(8), for what netlink's messages say less well than their words."""
+"""ip(8) and bridge(8), for rare operations that are shorter as commands than as netlink messages."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from ..errors import KernelError, one_line
 
 
 def run(*command: str, check: bool = True, stdin: str = "") -> str:
-    """What a program prints; without `check`, "" if it fails. Raises KernelError."""
+    """Run a program and return what it prints; without `check`, "" if it fails. Raises KernelError."""
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -20,7 +20,7 @@ def run(*command: str, check: bool = True, stdin: str = "") -> str:
 
 
 def rows(program: str, *words: str, check: bool = True) -> list[dict[str, Any]]:
-    """What a program shows, as JSON; without `check`, nothing if it fails. Raises KernelError."""
+    """Run a program with -json and return its rows; without `check`, none if it fails. Raises KernelError."""
     text = run(program, "-json", *words, check=check)
     try:
         return json.loads(text or "[]")
@@ -29,5 +29,6 @@ def rows(program: str, *words: str, check: bool = True) -> list[dict[str, Any]]:
 
 
 def batch(lines: Iterable[str], force: bool = False) -> None:
-    """Does lines of words for `ip`, one after the other; with `force`, past those that fail. Raises KernelError."""
+    """Run the commands of `lines` (without the leading `ip`) in one process; with `force`, go on after one that fails. Raises
+    KernelError."""
     run("ip", *(["-force"] if force else []), "-batch", "-", check=not force, stdin="".join(f"{line}\n" for line in lines))

@@ -1,21 +1,22 @@
-"""The kernel's own ceilings, told of before they are hit: beyond them nothing fails that anybody would notice at once."""
+"""Warnings before a limit of the kernel is reached: ports of a bridge, neighbours, tracked connections. Beyond these limits
+packets are lost, and no call fails."""
 
 import os
 
 from . import sysctl, sysfs
 
 MAX_PORTS = 1023
-"""Of one bridge: BR_MAX_PORTS is 1 << 10, and 0 is no port (net/bridge/br_private.h)."""
+"""Ports of one bridge: BR_MAX_PORTS is 1 << 10, and port 0 is not used (net/bridge/br_private.h)."""
 
 NEAR = 0.8
-"""From which part of a ceiling on it is told."""
+"""The part of a limit from which on we warn."""
 
 STATISTICS = "/proc/net/stat"
 
 
 def ceilings(permanent: tuple[int, int]) -> list[str]:
-    """One line each: what is nearly full, and what to do. `permanent` is how many neighbour entries are ours, IPv4 and IPv6: they
-    do not count."""
+    """Return one line for each limit that is near: what is nearly full, and the remedy. `permanent` are the numbers of our
+    permanent neighbour entries, (IPv4, IPv6), which the kernel does not count against its limit."""
     return [*_ports(), *_neighbours(4, "arp_cache", permanent[0]), *_neighbours(6, "ndisc_cache", permanent[1]), *_connections()]
 
 
@@ -34,7 +35,7 @@ def _ports() -> list[str]:
 
 def _neighbours(version: int, table: str, permanent: int) -> list[str]:
     key = f"net/ipv{version}/neigh/default/gc_thresh3"
-    # Of the whole machine: a network namespace has no such key of its own.
+    # The limit is the machine's. Other network namespaces than the initial one do not have this key.
     most = int(sysctl.read(key) or 0)
     count = _entries(f"{STATISTICS}/{table}") - permanent
     if not most or count < NEAR * most:
@@ -46,7 +47,7 @@ def _neighbours(version: int, table: str, permanent: int) -> list[str]:
 
 
 def _entries(path: str) -> int:
-    """The first column, `entries`, in hexadecimal: the same for every processor."""
+    """Return the number of entries of a neighbour table: the first column, hexadecimal, and the same in the row of every CPU."""
     try:
         with open(path) as file:
             return int(file.readlines()[1].split()[0], 16)

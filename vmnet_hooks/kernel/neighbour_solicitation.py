@@ -1,7 +1,7 @@
-"""Neighbour solicitations (RFC 4861) as they come out of a tap: who asks, for what, and the answer of a proxy.
+"""Neighbour solicitations (RFC 4861) that a guest sends, and the answers of a proxy.
 
-A packet socket per tap, behind a filter of the kernel's own: of all IPv6 frames only solicitations that could be answered
-are copied and wake anybody.
+One packet socket per tap, with a BPF filter: of all IPv6 frames the kernel copies only solicitations that may be answered, and
+only they wake the agent.
 """
 
 import ctypes
@@ -16,25 +16,25 @@ from . import announcement
 from .file_descriptors import moved_up
 
 MAX_FRAME = 512
-"""A solicitation has 86 bytes, a few more with a nonce (RFC 3971)."""
+"""Bytes. A solicitation has 86, and a few more with a nonce (RFC 3971)."""
 
 _ETH_P_IPV6 = 0x86DD
 _SO_ATTACH_FILTER = 26
 _RECEIVE_BUFFER = 1 << 16
-"""What a flood may hold of the kernel's memory until somebody reads."""
+"""Bytes of kernel memory that one guest's flood can occupy until we read it."""
 
 _SOLICITATION = 135
 _ETHERNET, _IPV6 = 14, 40
 _AT_ICMP = _ETHERNET + _IPV6
 _AT_TARGET, _AT_OPTIONS = _AT_ICMP + 8, _AT_ICMP + 24
 
-# Classic BPF, linux/filter.h. The offsets of "ancillary" data are below zero: SKF_AD_OFF + SKF_AD_PKTTYPE or _VLAN_TAG_PRESENT.
+# Classic BPF, linux/filter.h. Offsets of "ancillary" data are negative: SKF_AD_OFF + SKF_AD_PKTTYPE or + SKF_AD_VLAN_TAG_PRESENT.
 _LOAD, _LOAD_HALF, _LOAD_BYTE, _LOAD_LENGTH = 0x20, 0x28, 0x30, 0x80
 _JUMP_EQUAL, _JUMP_GREATER, _AND, _RETURN = 0x15, 0x25, 0x54, 0x06
 _PKTTYPE, _VLAN = 0xFFFFF000 + 4, 0xFFFFF000 + 48
 _OTHERHOST = 3
 _TESTS = (
-    # (load, offset, mask or 0, jump, value, whether the frame passes if it is so)
+    # (load, offset, mask or 0, comparison, value, whether a frame for which it holds passes the test)
     (_LOAD_BYTE, _PKTTYPE, 0, _JUMP_EQUAL, _OTHERHOST, False),
     (_LOAD_BYTE, _VLAN, 0, _JUMP_EQUAL, 0, True),
     (_LOAD_LENGTH, 0, 0, _JUMP_GREATER, MAX_FRAME, False),
@@ -48,7 +48,7 @@ _SOURCE_WORDS = tuple(_ETHERNET + 8 + 4 * word for word in range(4))
 
 
 class Solicitation(NamedTuple):
-    """A valid one: the sender's MAC (of the frame: what an option claims is nobody's proof), its address, and the target."""
+    """A valid solicitation: the sender's MAC from the Ethernet header (an option proves nothing), its address, and the target."""
 
     lladdr: bytes
     source: bytes
@@ -56,13 +56,14 @@ class Solicitation(NamedTuple):
 
 
 def _program() -> list[tuple[int, int, int, int]]:
-    """The filter as (code, jump if true, jump if false, value). A load beyond the frame's end drops it."""
+    """Return the filter as statements (code, jump if true, jump if false, value). The kernel drops a frame that is shorter than
+    what a statement loads."""
     blocks = []
     for load, offset, mask, jump, value, passes in _TESTS:
-        # Jumps are relative to the next statement; where to is filled in below.
+        # Jumps are relative to the next statement; their distances are filled in below.
         blocks.append([(load, 0, 0, offset), *([(_AND, 0, 0, mask)] if mask else []), (jump, not passes, passes, value)])
     program: list[tuple[int, int, int, int]] = []
-    # A source that is all zeroes is a duplicate-address probe: some word must be something else.
+    # The unspecified source belongs to duplicate address detection: some word must differ from zero.
     words = [[(_LOAD, 0, 0, at), (_JUMP_EQUAL, False, True, 0)] for at in _SOURCE_WORDS]
     length = sum(map(len, blocks)) + sum(map(len, words))
     drop, accept = length, length + 1
@@ -83,16 +84,16 @@ PROGRAM = tuple(_program())
 
 
 class SolicitationSocket:
-    """What one tap's guest asks. Raises OSError if there is no such link: ENODEV, also if it is another by now."""
+    """A packet socket on one tap. Raises OSError: ENODEV if there is no link of that name and index."""
 
     def __init__(self, ifname: str, ifindex: int) -> None:
-        # No protocol: nothing comes in before the filter is there.
+        # Without a protocol, the socket receives nothing before the filter is attached.
         self._socket = moved_up(socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0))
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             _attach(self._socket)
             self._socket.bind((ifname, _ETH_P_IPV6))
-            # A name is bound to whatever has it at this moment.
+            # bind(2) takes a name, which another link may have got meanwhile.
             if socket.if_nametoindex(ifname) != ifindex or self._socket.getsockname()[0] != ifname:
                 raise OSError(errno.ENODEV, "is another link by now")
         except BaseException:
@@ -103,27 +104,27 @@ class SolicitationSocket:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Waits, in the kernel, for ~12 ms."""
+        """Close the socket. This takes about 12 ms: the kernel waits for an RCU grace period."""
         self._socket.close()
 
     def receive(self) -> bytes | None:
-        """The next frame; None if there is none. Raises OSError: ENETDOWN for a link that went down, or away."""
+        """Return the next frame; None if none waits. Raises OSError: ENETDOWN if the link went down or has gone."""
         try:
             return self._socket.recv(MAX_FRAME)
         except BlockingIOError:
             return None
 
     def error(self) -> int:
-        """The errno of what happened to the link since somebody looked, which is forgotten by that; 0 if nothing did."""
+        """Return and clear the pending error of the socket (SO_ERROR): 0 if nothing has happened to the link."""
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def mac(self) -> bytes:
-        """The link's MAC as it is now; b"" if the link is gone."""
+        """Return the current MAC of the link; b"" if the link has gone."""
         name, *_, mac = self._socket.getsockname()
         return mac if name else b""
 
     def answer(self, asked: Solicitation, mac: bytes) -> None:
-        """Raises OSError if the link is down, or its queue is full."""
+        """Send the answer to a solicitation, from `mac`. Raises OSError if the link is down, or its queue is full."""
         self._socket.send(announcement.proxy_advertisement(mac, asked.target, asked.lladdr, asked.source))
 
 
@@ -134,15 +135,15 @@ def _attach(sock: socket.socket) -> None:
 
 
 def parse(frame: bytes) -> Solicitation | None:
-    """The solicitation in a frame; None if it is none that RFC 4861, 7.1.1 lets through, or none to answer: a duplicate-address
-    probe, or one with extension headers or for a link-local or multicast target. Never raises."""
+    """Parse a frame. Return None if it is not a solicitation that RFC 4861, 7.1.1 accepts, or one that is not to be answered: of
+    duplicate address detection, with extension headers, or for a link-local or multicast target. Never raises."""
     if len(frame) < _AT_OPTIONS:
         return None
     kind, first, length, proto, hops = struct.unpack_from("!HIHBB", frame, 12)
     if (kind, first >> 28, proto, hops) != (_ETH_P_IPV6, 6, socket.IPPROTO_ICMPV6, 255):
         return None
     end = _AT_ICMP + length
-    # What follows the packet is the padding of a short frame. Options come in units of 8 bytes.
+    # Ethernet pads short frames behind the packet. Options come in units of 8 bytes.
     if length < 24 or length % 8 or end > len(frame) or frame[_AT_ICMP] != _SOLICITATION or frame[_AT_ICMP + 1]:
         return None
     source, target = frame[22:38], frame[_AT_TARGET:_AT_OPTIONS]
@@ -161,8 +162,8 @@ def parse(frame: bytes) -> Solicitation | None:
 
 
 def on_link(ifname: str) -> tuple[IPv6Network, ...]:
-    """The IPv6 prefixes that this host takes for on-link on an interface, by the addresses it has there: link-local ones left
-    out, and single addresses."""
+    """Return the IPv6 prefixes that are on-link for this host on an interface, from its addresses there; without link-local
+    prefixes and single addresses."""
     return tuple(dict.fromkeys(_prefixes(ifname)))
 
 
@@ -171,7 +172,7 @@ def _prefixes(ifname: str) -> Iterator[IPv6Network]:
         with open("/proc/net/if_inet6") as file:
             lines = file.read().splitlines()
     except OSError:
-        # A kernel without IPv6.
+        # The kernel has no IPv6.
         return
     for line in lines:
         address, _, length, _, _, name = line.split(None, 5)

@@ -1,5 +1,5 @@
-"""Other firewalls that keep guests' packets from passing, whatever we set up: their chains come after or before ours, and a
-packet has to get past all of them."""
+"""Other firewalls that drop guests' packets whatever we set up. A packet has to pass the chains of every table at a hook, so that
+`accept` in ours does not overrule `drop` in theirs."""
 
 import json
 import os
@@ -12,8 +12,8 @@ _FORWARD = {"ip": "IPv4", "ip6": "IPv6", "inet": "IPv4 and IPv6", "bridge": "bri
 
 
 def hazards(nft: Nft, bridged: bool, anycast: bool) -> list[str]:
-    """One line each: what breaks, and what to do. `bridged` if there are bridges of ours, `anycast` if one has a gateway that
-    other nodes have too."""
+    """Return one line for each problem: what breaks, and the remedy. `bridged`: there are bridges of ours. `anycast`: one of them
+    has a gateway address that other nodes have too."""
     dropping = _dropping(nft) + _legacy()
     found = [
         f"{where}: policy drop: {what} packets that are forwarded are dropped unless a rule there accepts them; {remedy}"
@@ -78,7 +78,7 @@ def _legacy() -> list[tuple[str, str, str]]:
         ("iptables-legacy", "/proc/net/ip_tables_names", "IPv4"),
         ("ip6tables-legacy", "/proc/net/ip6_tables_names", "IPv6"),
     ):
-        # The program alone would load the module: only asked where the table is in use.
+        # Running the program loads the kernel module, so it is run only where the table is in use.
         if _tables(names) and "-P FORWARD DROP" in _output(program, "-S", "FORWARD"):
             found.append((f"{program} FORWARD", what, f"{program} -I FORWARD -i BRIDGE-OR-TAP -j ACCEPT, and the same with -o"))
     return found

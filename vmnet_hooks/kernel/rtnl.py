@@ -1,8 +1,8 @@
-"""What we use of pyroute2, without the rest; wire.py is for what every guest needs.
+"""The parts of pyroute2 that we use, for what is rare. What every guest needs is in wire.py.
 
-Its package file imports everything that pyroute2 has, which takes a hook half of its time; an IPRoute needs a part of it. So
-the package is entered here without running that file: its modules are imported as they are named, and the file is run for
-whoever asks for anything else. Everybody here imports pyroute2 through this module.
+`import pyroute2` runs its `__init__`, which imports all of the library: half of the run time of a hook. So we pre-register an
+empty `pyroute2` package, from which submodules are imported without `__init__`; it runs on first use of anything else. The
+program imports pyroute2 through this module alone.
 """
 
 import sys
@@ -15,7 +15,7 @@ from typing import Any
 def _enter(name: str) -> None:
     spec = find_spec(name)
     if spec is None or spec.loader is None:
-        # It is missing, and its first import says so.
+        # Not installed: its first import raises the error.
         return
     package, loader = module_from_spec(spec), spec.loader
 
@@ -44,7 +44,8 @@ _ATTEMPTS = 50
 
 
 def dump(ask: Callable[..., Any], *command: Any, **match: Any) -> list[Any]:
-    """A whole dump. The kernel says so when something changed under it (a routing daemon is at work): asked again."""
+    """Return all answers of a dump. Ask again if the kernel reports that it was interrupted by a change (a routing daemon is at
+    work). Raises NetlinkError; NetlinkDumpInterrupted if that goes on."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return list(ask(*command, **match))

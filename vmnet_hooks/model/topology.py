@@ -1,4 +1,4 @@
-"""What the kernel and the records tell a drawing about the host. Plain data."""
+"""The host as a drawing, or an import, shows it: links with their details, routing tables, NAT. Plain data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LinkDetails:
-    """A link. `kind` is the kernel's word for it, "" for a NIC. `parent` is what a VLAN or macvlan stands on; `mode` is the
-    bond's or macvlan's. What only ports have: `port_state` (of a bridge: IEEE 802.1D; of a bond: active or backup),
-    `untagged` and `tagged` VIDs (of a VLAN-aware bridge)."""
+    """A link. `kind` is the kernel's name of its kind, "" for a NIC. `parent` is the link that a VLAN or macvlan is on; `mode` is
+    that of a bond or macvlan. Ports only: `port_state` (of a bridge: IEEE 802.1D; of a bond: active or backup), and the
+    `untagged` and `tagged` VIDs of a VLAN-aware bridge."""
 
     name: str
     index: int = 0
@@ -38,8 +38,8 @@ class LinkDetails:
 
 @dataclass(frozen=True)
 class Table:
-    """A routing table that holds routes or rules of ours. `routes` are (destination, gateway, link); those to one address
-    lead to guests."""
+    """A routing table with routes or rules of ours. `routes` are (destination, gateway, link). A route to a single address leads
+    to a guest."""
 
     number: int
     rules: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Nat:
-    """Source NAT of a subnet out of a link; `source` is "" where it masquerades."""
+    """Source NAT of a subnet on a link to the outside. `source` is the address; "" means masquerading."""
 
     subnet: str
     out: str
@@ -65,7 +65,7 @@ class Nat:
 
 @dataclass(frozen=True)
 class Facts:
-    """The host as it is now; and `absent`, the links that we made and that are gone."""
+    """The host as it is now. `absent` are links that we made and that have gone."""
 
     links: Sequence[LinkDetails] = ()
     tables: Sequence[Table] = ()
@@ -75,7 +75,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Difference:
-    """Where the host differs from the declaration: `owner` is who is concerned, `what` starts with the resource's key."""
+    """A difference between the host and the declaration, of an `owner`. `what` starts with the key of the resource."""
 
     owner: str
     what: str
