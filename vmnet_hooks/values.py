@@ -102,6 +102,16 @@ def source(value: object) -> str:
     return str(found.network_address if found.prefixlen == found.max_prefixlen else found)
 
 
+def version(found: str) -> int:
+    """Return the family, 4 or 6, of an address or a prefix that was parsed before."""
+    return 6 if ":" in found else 4
+
+
+def host(found: str) -> str:
+    """Return an address that was parsed before as the prefix of that address alone."""
+    return f"{found}/128" if ":" in found else f"{found}/32"
+
+
 def address_of(version: int) -> Callable[[object], IPAddress]:
     """A parser of addresses of one family, 4 or 6."""
 
@@ -125,7 +135,7 @@ def subnet(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 def address_or_prefix(value: object) -> str:
     """What `source` takes, with its prefix length if it has one: what that may mean is for a network's mode to say."""
     found = source(value)
-    return found if "/" in found or "/" not in str(value) else f"{found}/{128 if ':' in found else 32}"
+    return found if "/" in found or "/" not in str(value) else host(found)
 
 
 def eui64(prefix: ipaddress.IPv6Network, hwaddr: str) -> IPv6:

@@ -36,7 +36,7 @@ from fake_store import FakeStore  # noqa: E402
 from scenario import request  # noqa: E402
 
 from vmnet_hooks.declared import configuration  # noqa: E402
-from vmnet_hooks.declared.sections import SECTIONS  # noqa: E402
+from vmnet_hooks.declared.sections import SECTIONS, implied  # noqa: E402
 from vmnet_hooks.engine.engine import Engine  # noqa: E402
 from vmnet_hooks.frontends import libvirt, qemu, xen  # noqa: E402
 from vmnet_hooks.kernel import sysfs  # noqa: E402
@@ -123,7 +123,7 @@ class Case:
     def engine(self) -> Engine:
         declared = configuration.load(SECTIONS)
         if self.network:
-            declared = declared.plus(self.network, SECTIONS["networks"].implied(self.network))
+            declared = declared.plus(self.network, implied(self.network))
         return Engine(declared, self.kernel, Store(str(self.run)))
 
     def plan(self) -> list:

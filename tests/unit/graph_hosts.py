@@ -1,21 +1,31 @@
 """Hosts to draw, as data: what the kernel, the records and the declaration say."""
 
+from collections.abc import Mapping, Sequence
+
+from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.model import Graph
-from vmnet_hooks.model.declaration import Config, Declared, Network
+from vmnet_hooks.model.declaration import Config, Declared, Network, Option
 from vmnet_hooks.model.owner import Owner
 from vmnet_hooks.model.topology import Difference, Facts, LinkDetails, Nat, Table
+from vmnet_hooks.networks import MODES
 
 
 def declared(*networks: Network, **sections: dict[str, dict]) -> Config:
     parts = [
-        Declared(section, name, options, "vmnet.toml") for section, rows in sections.items() for name, options in rows.items()
+        Declared(SECTIONS[section], name, with_defaults(SECTIONS[section].options, options), "vmnet.toml")
+        for section, rows in sections.items()
+        for name, options in rows.items()
     ]
     return Config({network.name: network for network in networks}, parts={part.id: part for part in parts})
 
 
 def network(name: str, mode: str, **options: object) -> Network:
-    return Network("networks", name, options, "vmnet.toml", mode)
+    return Network(SECTIONS["networks"], name, with_defaults(MODES[mode].options, options), "vmnet.toml", MODES[mode])
+
+
+def with_defaults(rows: Sequence[Option], options: Mapping[str, object]) -> dict[str, object]:
+    return {**{row.name: row.default for row in rows if not row.required}, **options}
 
 
 def guest(domain: str, ifname: str, network: str, last: int, *addresses: str) -> Owner:

@@ -69,16 +69,16 @@ def test_validate_reads_domains(text, message, run, tmp_path):
 def test_options_lists_every_key(run):
     rows = json.loads(run("options", "--json").output)
     keys = {row["key"] for row in rows}
-    for mode, module in MODES.items():
-        for row in module.OPTIONS:
-            assert f"networks.NAME({mode}).{row.name}" in keys
-            assert {f"networks.NAME({mode}).{row.name}.{sub.name}" for sub in row.keys} <= keys
+    for name, mode in MODES.items():
+        for row in mode.options:
+            assert f"networks.NAME({name}).{row.name}" in keys
+            assert {f"networks.NAME({name}).{row.name}.{sub.name}" for sub in row.keys} <= keys
     assert all(row["doc"] for row in rows)
-    for section, module in SECTIONS.items():
-        if section != "networks":
-            assert {f"{section}.NAME.{row.name}" for row in module.OPTIONS} <= keys
+    for section, kind in SECTIONS.items():
+        assert {f"{section}.NAME.{row.name}" for row in kind.options} <= keys
+    assert "networks.NAME.mode" in keys
     text = run("options").output.splitlines()
-    assert text[0].split() == ["KEY", "DEFAULT", "MEANING"] and len(text) == len(rows) + 1
+    assert text[0].split() == ["KEY", "DEFAULT", "EXAMPLE", "MEANING"] and len(text) == len(rows) + 1
     column = text[0].index("MEANING")
     assert all(line[column - 2 : column] == "  " for line in text), "aligned"
     assert "\x1b" not in "".join(text), "no colour without a terminal"

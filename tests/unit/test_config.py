@@ -37,7 +37,7 @@ def side(**keys: str) -> str:
 RULES = [
     # unknown keys, with the nearest known one
     (routed(V4, 'uplnk = "eth0"'), "networks.public: unknown key 'uplnk'; did you mean 'uplink'?"),
-    (routed(V4, "zzz = 1"), "networks.public: unknown key 'zzz'; known: uplink, table, table_name, role,"),
+    (routed(V4, "zzz = 1"), "networks.public: unknown key 'zzz'; known: mode, uplink, table, table_name, role,"),
     (routed(side(subnet="192.0.2.0/24", gateway="192.0.2.1", arp_sorce="192.0.2.254")),
      "networks.public.ipv4: unknown key 'arp_sorce'; did you mean 'arp_source'?"),
     (bridged("isolate = true"), "networks.lan: unknown key 'isolate'; did you mean 'isolated'?"),
@@ -240,8 +240,8 @@ def test_every_option_has_words():
             yield row
             yield from rows(row.keys)
 
-    for module in MODES.values():
-        for row in rows(module.OPTIONS):
+    for mode in MODES.values():
+        for row in rows(mode.options):
             assert row.doc and not row.doc.endswith("."), row.name
             assert row.required == (row.default is Required)
 
@@ -252,5 +252,5 @@ def test_option_rows_are_data():
         declaration.parse_options((row,), {}, "f: n")
     with pytest.raises(ConfigError, match="f: n: must be a table, is 3"):
         declaration.parse_options((row,), 3, "f: n")
-    assert str(Network("networks", "n", {}, "f", "m").error("a", "is bad")) == "f: networks.n.a: is bad"
-    assert str(Declared("vlans", "eth1.100", {}, "f").error("id", "is bad")) == 'f: vlans."eth1.100".id: is bad'
+    assert str(Network(SECTIONS["networks"], "n", {}, "f", MODES["routed"]).error("a", "is bad")) == "f: networks.n.a: is bad"
+    assert str(Declared(SECTIONS["vlans"], "eth1.100", {}, "f").error("id", "is bad")) == 'f: vlans."eth1.100".id: is bad'

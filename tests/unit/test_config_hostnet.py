@@ -317,11 +317,11 @@ def test_what_a_part_stands_on(tmp_path):
 def test_implied_parts(tmp_path):
     declared = load(tmp_path, network('uplink = "eth1"', "vlan = 3"))
     assert list(declared.parts) == ["vlan:eth1.3", "bridge:br0"]
-    assert all(part["implied"] == "lan" for part in declared.parts.values())
+    assert all(part.implied_by == "lan" for part in declared.parts.values())
     assert declared.parts["bridge:br0"]["ports"] == ("eth1.3",) and declared.parts["vlan:eth1.3"]["parent"] == "eth1"
     assert compose.needs(declared.networks["lan"], declared) == ("bridge:br0",)
     declared = load(tmp_path, network('uplink = "eth1"', "vlan = 3") + vlan("mtu = 1400", name="eth1.3", vid=3))
-    assert declared.parts["vlan:eth1.3"]["mtu"] == 1400 and "implied" not in declared.parts["vlan:eth1.3"].options
+    assert declared.parts["vlan:eth1.3"]["mtu"] == 1400 and not declared.parts["vlan:eth1.3"].implied_by
 
 
 def test_a_shared_gateway_has_one_mac_everywhere(tmp_path):
@@ -375,8 +375,8 @@ def test_wrong_vlans_of_a_nic(line, message, tmp_path):
 
 
 def test_every_option_has_words():
-    for section, module in SECTIONS.items():
-        for row in module.OPTIONS if section != "networks" else ():
+    for section, kind in SECTIONS.items():
+        for row in kind.options:
             assert row.doc and not row.doc.endswith("."), f"{section}.{row.name}"
             assert row.required == (row.default is Required)
     assert {row.name for row in links.OPTIONS} == {"mtu", "mac", "addresses", "gateway"}

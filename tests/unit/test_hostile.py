@@ -484,7 +484,7 @@ def _part(section: str, keys: dict[str, str], name: str = "n") -> str:
 def _parts_by_type():
     """Every option of the host's own parts with a value of every wrong type, and hostile names."""
     for section, right in PARTS.items():
-        for row in SECTIONS[section].OPTIONS:
+        for row in SECTIONS[section].options:
             for kind, value in {**WRONG_TYPES, "huge": "9" * 4000, "long": f'"{"a" * 10_000}"'}.items():
                 if row.name not in ACCEPTED.get(kind, ()) and not (
                     section == "nat" and (row.name, kind) == ("masquerade", "bool")

@@ -39,7 +39,7 @@ def refused(options, family="inet", **more):
 
 def test_host():
     network = up(HOST4 | {"IP_FORWARDING": "1", "IP_PROXY_ARP": "1"})
-    assert (network.name, network.mode) == ("eth1-inet", "routed")
+    assert (network.name, network.mode.name) == ("eth1-inet", "routed")
     assert (network["uplink"], network["table"], network["role"], network["ipv6"]) == ("eth1", 222, "host", None)
     assert network["ipv4"] == {
         "subnet": IPv4Network("192.0.2.0/24"),

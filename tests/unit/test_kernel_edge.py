@@ -162,7 +162,7 @@ def test_elements_from_json():
 @pytest.mark.parametrize(
     ("kind", "word", "texts"),
     [
-        ("bond", "mode", bond.MODES),
+        ("bond", "mode", bond.POLICIES),
         ("bond", "xmit_hash_policy", bond.HASHES),
         ("bond", "lacp_rate", bond.RATES),
         ("bond", "miimon", ("0", "100")),
@@ -188,7 +188,7 @@ def test_what_the_kernel_says_and_we_do_not_know():
 
 def test_every_choice_of_an_option_is_known():
     """uapi/linux/if_bonding.h and if_ether.h count in this order."""
-    assert device._WORDS["bond", "mode"] == bond.MODES and bond.MODES.index("802.3ad") == 4
+    assert device._WORDS["bond", "mode"] == bond.POLICIES and bond.POLICIES.index("802.3ad") == 4
     assert device._WORDS["bond", "xmit_hash_policy"] == bond.HASHES and bond.HASHES.index("layer3+4") == 1
     assert device._WORDS["bond", "lacp_rate"] == bond.RATES and bond.RATES.index("fast") == 1
     protocol = next(row for row in vlan.OPTIONS if row.name == "protocol")

@@ -162,7 +162,7 @@ def test_plain(host):
     assert (vif.mtu, vif.metric, vif.port_mac) == (None, METRIC, PORT_MAC)
     [claim] = found.domain.claims
     assert (claim.mac, claim.network, claim.addresses) == (vif.mac, found.network.name, ())
-    assert (found.network.mode, found.network["bridge"]) == ("bridged", "xenbr0")
+    assert (found.network.mode.name, found.network["bridge"]) == ("bridged", "xenbr0")
 
 
 def test_configured(host):
@@ -279,7 +279,7 @@ def test_vif_route(host, keys, words, network):
     found = event(host, f"online {words}", PV, {**PV_TREE, **keys}, declared, script="vif-route")
     assert found.domain.claims[0].network == network
     if ":" in network:
-        assert (found.network.mode, found.network["netdev"], found.network["nat"]) == ("hostroute", network[6:], False)
+        assert (found.network.mode.name, found.network["netdev"], found.network["nat"]) == ("hostroute", network[6:], False)
     else:
         assert found.network is None
 
@@ -291,7 +291,7 @@ def test_vif_route_by_the_gateway_device(host):
 
 def test_vif_nat(host):
     found = event(host, "online", PV, PV_TREE, script="vif-nat")
-    assert (found.network.mode, found.network["netdev"], found.network["nat"]) == ("hostroute", "eth9", True)
+    assert (found.network.mode.name, found.network["netdev"], found.network["nat"]) == ("hostroute", "eth9", True)
     assert found.domain.claims[0].addresses == ("10.0.1.1",)
     found = event(host, "online", PV, {**PV_TREE, "ip": "172.31.5.9/16"}, script="vif-nat")
     assert found.domain.claims[0].addresses == ("172.31.5.9",)

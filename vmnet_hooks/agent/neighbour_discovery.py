@@ -25,7 +25,6 @@ from ..kernel.neighbour_solicitation import Solicitation, SolicitationSocket, on
 from ..model.declaration import Config
 from ..model.objects import ProxyNeighbour
 from ..model.owner import Owner
-from ..networks import MODES
 
 TAP_RATE, TAP_BURST = 200.0, 400
 """Solicitations read per second, from one guest. More of them wait in the socket's buffer; the kernel drops what does not fit."""
@@ -198,7 +197,7 @@ class NeighbourDiscovery:
         self._prefixes = {
             name: found
             for name, network in declared.networks.items()
-            if (found := Prefixes(MODES[network.mode].proxied6(network, on_link))).networks
+            if (found := Prefixes(network.mode.proxied6(network, on_link))).networks
         }
         if declared is not self._declared:
             self._declared = declared

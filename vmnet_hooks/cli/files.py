@@ -21,7 +21,6 @@ def validate(config_dir: str, to_json: bool) -> None:
     from ..declared import compose, configuration
     from ..declared.sections import SECTIONS
     from ..model.guest import Vif
-    from ..networks import MODES
 
     declared = configuration.load(SECTIONS, config_dir)
     domains = [os.path.basename(path).removesuffix(".toml") for path in configuration.toml_files(f"{config_dir}/domains.d")]
@@ -34,7 +33,7 @@ def validate(config_dir: str, to_json: bool) -> None:
                 if other := seen.get((network.name, address)):
                     raise InputError(f"{claim.source}: {address} is also given in {other}; change one")
                 seen[network.name, address] = claim.source
-            MODES[network.mode].bind(vif, network, claim.source)
+            network.mode.bind(vif, network, claim.source)
     if to_json:
         as_json({"networks": list(declared.networks), "parts": list(declared.parts), "domains": domains})
     else:

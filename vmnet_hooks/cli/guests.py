@@ -109,7 +109,6 @@ def set_(
     from ..declared import configuration
     from ..declared.sections import SECTIONS
     from ..frontends import libvirt_connection
-    from ..networks import MODES
 
     mac = _mac(mac)
     declared = configuration.load(SECTIONS).network(network, "--network")
@@ -118,7 +117,7 @@ def set_(
     except ValueError as error:
         raise InputError(f"--tagged {error}") from None
     vif = Vif(mac, network=network, addresses=addresses, filter=not is_open, vlan=vlan, tagged=trunk)
-    MODES[declared.mode].bind(vif, declared, "--ip")
+    declared.mode.bind(vif, declared, "--ip")
     libvirt_connection.claim(domain, replace(vif, addresses=tuple(values.source(a) for a in addresses)))
     click.echo(f"{domain}: {mac} on {network}" + (f" ({', '.join(addresses)})" if addresses else ""))
 

@@ -136,25 +136,19 @@ def monitor() -> None:
 @click.command()
 @JSON
 def options(to_json: bool) -> None:
-    """List every key of the configuration, with its default and meaning."""
+    """List every key of the configuration, with its default, an example and its meaning."""
     # Not needed for completion.
     from ..declared.configuration import INTERFACE_OPTIONS
     from ..declared.sections import SECTIONS
-    from ..networks import MODES
 
-    rows = [{"key": "networks.NAME.mode", "default": None, "required": True, "doc": f"one of {', '.join(MODES)}"}]
-    for mode, module in MODES.items():
-        rows += _option_rows(module.OPTIONS, f"networks.NAME({mode})")
-    for section, module in SECTIONS.items():
-        if section != "networks":
-            rows += _option_rows(module.OPTIONS, f"{section}.NAME")
+    rows = [row for kind in SECTIONS.values() for where, found in kind.listed() for row in _option_rows(found, where)]
     rows += _option_rows(INTERFACE_OPTIONS, "domains.d/DOMAIN.toml: interfaces[]")
     if to_json:
         as_json(rows)
     else:
         columns(
-            ("KEY", "DEFAULT", "MEANING"),
-            [(r["key"], "required" if r["required"] else _toml(r["default"]), r["doc"]) for r in rows],
+            ("KEY", "DEFAULT", "EXAMPLE", "MEANING"),
+            [(r["key"], "required" if r["required"] else _toml(r["default"]), r["example"], r["doc"]) for r in rows],
         )
 
 
@@ -165,7 +159,8 @@ def _option_rows(rows: Sequence["Option"], prefix: str) -> list[dict[str, Any]]:
     result: list[dict[str, Any]] = []
     for row in rows:
         default = None if row.default is Required else row.default
-        result.append({"key": f"{prefix}.{row.name}", "default": default, "required": row.required, "doc": row.doc})
+        about = {"default": default, "required": row.required, "doc": row.doc, "example": row.example}
+        result.append({"key": f"{prefix}.{row.name}", **about})
         result += _option_rows(row.keys, f"{prefix}.{row.name}")
     return result
 

@@ -9,22 +9,19 @@ from dataclasses import replace
 
 from .. import values
 from ..errors import ConflictError, InputError
-from ..links import link as hostlink
-from ..model.declaration import LINKS, Config, Declared, Network
+from ..model.declaration import Config, Declared, Network
 from ..model.facts import Host
 from ..model.guest import Claim, Domain, Vif
 from ..model.resource import Resource
-from ..networks import MODES
-from .sections import SECTIONS
 
 Bound = tuple[Vif, Network]
 
 
 def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[Bound]:
-    """The NICs that somebody claims, each with its network, its addresses checked and completed. In this order: the
-    domain's metadata, domains.d/DOMAIN.toml, a bridged network whose bridge is the NIC's. What nothing claims is left alone.
+    """Return the claimed NICs, each with its network, its addresses checked and completed. A NIC is claimed, in this order, by
+    the domain's metadata, by domains.d/DOMAIN.toml, or by a bridged network whose bridge is the NIC's.
 
-    Raises InputError or ConfigError for a claim that can't be met.
+    Raise InputError or ConfigError for a claim that can't be met.
     """
     macs = Counter(vif.mac for vif in domain.vifs)
     taken: set[int] = set()
@@ -45,9 +42,9 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
                 values.ifname(vif.ifname)
         except ValueError as error:
             raise InputError(f"{claim.source}: tap {vif.ifname!r} {error}") from None
-        if vif.ifname and vif.ifname in MODES[network.mode].links(network):
+        if vif.ifname and vif.ifname in network.links():
             raise InputError(f"{claim.source}: tap {vif.ifname} has the name of a link of network {network.name}; rename it")
-        result.append((MODES[network.mode].bind(replace(vif.claimed(claim), domain=domain.name), network, claim.source), network))
+        result.append((network.mode.bind(replace(vif.claimed(claim), domain=domain.name), network, claim.source), network))
     for claim in (*domain.claims, *file_claims):
         if id(claim) not in taken and not (domain.partial or domain.changing) and not _overruled(claim, domain):
             have = ", ".join(vif.mac for vif in domain.vifs) or "none"
@@ -77,7 +74,7 @@ def _overruled(claim: Claim, domain: Domain) -> bool:
 def _by_bridge(vif: Vif, config: Config) -> Claim | None:
     if not vif.bridge:
         return None
-    found = [n for n in config.networks.values() if MODES[n.mode].bridge_of(n) == vif.bridge]
+    found = config.on_bridge(vif.bridge)
     # Of several networks on one VLAN-aware bridge, the bridge's name does not say which.
     if len(found) != 1:
         return None
@@ -85,7 +82,7 @@ def _by_bridge(vif: Vif, config: Config) -> Claim | None:
 
 
 def check_domain(domain: Domain, bound: Sequence[Bound]) -> None:
-    """Raises ConflictError if two NICs of one domain hold one address of a network, or one tap."""
+    """Raise ConflictError if two NICs of one domain hold one address of a network, or one tap."""
     seen: dict[tuple[str, str], Vif] = {}
     for vif, network in bound:
         for what in (*((network.name, address) for address in held(vif, network)), ("tap", vif.ifname)):
@@ -95,72 +92,49 @@ def check_domain(domain: Domain, bound: Sequence[Bound]) -> None:
 
 
 def held(vif: Vif, network: Network) -> list[str]:
-    """Those of a NIC's addresses that no other NIC on its network may have. A bridged guest's only say what it may send from:
-    guests that share one by VRRP are both given it."""
-    return [] if network.mode == "bridged" else list(vif.addresses)
+    """Return those of a NIC's addresses that no other NIC on its network may have."""
+    return [] if network.mode.shares_addresses else list(vif.addresses)
 
 
 def links_of(vif: Vif, network: Network) -> tuple[str, ...]:
-    """The links whose state `compose` needs to know."""
-    return (vif.ifname, *MODES[network.mode].links(network))
+    """Return the links whose state `compose` depends on."""
+    return (vif.ifname, *network.links())
 
 
 def links_below(names: Iterable[str], config: Config) -> tuple[str, ...]:
-    """`names` and every link that declared ones among them stand on."""
+    """Return `names` and every link that the declared ones among them stand on."""
     found: dict[str, None] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
         if name and name not in found:
             found[name] = None
-            part = config.link(name)
-            waiting += hostlink.lower_links(part) if part else ()
+            part = config.links.get(name)
+            waiting += part.stands_on() if part else ()
     return tuple(found)
 
 
-def links_of_part(part: Declared) -> tuple[str, ...]:
-    """The links whose state `compose_part` needs to know, but for those below."""
-    if isinstance(part, Network):
-        return MODES[part.mode].links(part)
-    return (part.name,) if part.id.partition(":")[0] in LINKS else (part["out"],)
-
-
 def needs(part: Declared, config: Config) -> tuple[str, ...]:
-    """Ids of the parts that must be up for this one."""
-    below = links_of_part(part) if isinstance(part, Network) or part.section == "nat" else hostlink.lower_links(part)
-    return tuple(found.id for name in below if (found := config.link(name)))
+    """Return the ids of the parts that must be up for this one."""
+    return tuple(found.id for name in part.stands_on() if (found := config.links.get(name)))
 
 
 def compose(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:
-    """Every resource that one NIC needs, those that it shares with its network included."""
+    """Return every resource that one NIC needs, by key, those that it shares with its network included."""
     return {**compose_part(network, host), **compose_vif(vif, network, host)}
 
 
 def compose_vif(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:
-    """What one NIC needs besides what `compose_part` has for its network."""
-    return {resource.key: resource for resource in MODES[network.mode].vif_resources(vif, network, host)}
+    """Return what one NIC needs besides what `compose_part` has for its network."""
+    return {resource.key: resource for resource in network.mode.vif_resources(vif, network, host)}
 
 
 def withheld(vif: Vif, network: Network, resources: Mapping[str, Resource]) -> dict[str, Resource]:
-    """Those of a NIC's resources that attract its traffic: a guest that still runs elsewhere must not have them yet."""
-    attracts = MODES[network.mode].attracts
+    """Return those of a NIC's resources that attract its traffic: a guest that still runs elsewhere must not have them yet."""
+    attracts = network.mode.attracts
     return {key: resource for key, resource in resources.items() if attracts(resource, vif, network)}
 
 
 def compose_part(part: Declared, host: Host) -> dict[str, Resource]:
-    """The resources of a part of the host alone: of a network without any guest (a router node), of a link, of a NAT."""
-    if isinstance(part, Network):
-        found = MODES[part.mode].network_resources(part, host)
-    else:
-        found = SECTIONS[part.section].resources(part, host)
-    return {resource.key: resource for resource in found}
-
-
-def untracked(vif: Vif, network: Network) -> list[str]:
-    """The addresses whose tracked connections are out of date when the guest comes in by live migration."""
-    return MODES[network.mode].untracked(vif, network)
-
-
-def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:
-    """(link, address) pairs to announce when the guest runs here."""
-    return MODES[network.mode].announcements(vif, network)
+    """Return the resources of a part of the host alone: of a network without any guest (a router node), of a link, of a NAT."""
+    return {resource.key: resource for resource in part.resources(host)}

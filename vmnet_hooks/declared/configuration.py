@@ -7,21 +7,22 @@ what they mean.
 import os
 import tomllib
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from .. import values
 from ..errors import ConfigError, one_line
 from ..model.declaration import DIRECTORY, Config, Declared, Network, Option, Required, nearest, parse_options
 from ..model.guest import Claim
+from ..model.kind import Kind
+from .sections import implied
 
 RUNTIME = "/run/vmnet-hooks/conf.d"
-"""What was declared by a command (Xen's network-bridge), until it is taken back or the host boots: read beside conf.d."""
+"""Where a command (Xen's network-bridge) declares parts, until it takes them back or the host boots: read beside conf.d."""
 MAX_BYTES = 4 << 20
 
 
 def claims(declared: Config, domain: str) -> list[Claim]:
-    """Return what domains.d/DOMAIN.toml claims; nothing if there is no such file. Raises ConfigError."""
+    """Return what domains.d/DOMAIN.toml claims; nothing if there is no such file. Raise ConfigError."""
     if not domain or "/" in domain or "\0" in domain or domain.startswith(".") or len(domain.encode()) > 200:
         return []
     path = f"{declared.directory}/domains.d/{domain}.toml"
@@ -29,7 +30,7 @@ def claims(declared: Config, domain: str) -> list[Claim]:
 
 
 def claims_by_tap(declared: Config, ifname: str) -> tuple[str, Claim] | None:
-    """Return the domain and the claim that domains.d makes for a tap's name. Raises ConfigError if two domains claim it."""
+    """Return the domain and the claim that domains.d makes for a tap's name. Raise ConfigError if two domains claim it."""
     found = []
     for path in toml_files(f"{declared.directory}/domains.d"):
         domain = os.path.basename(path).removesuffix(".toml")
@@ -40,7 +41,7 @@ def claims_by_tap(declared: Config, ifname: str) -> tuple[str, Claim] | None:
 
 
 def toml_files(directory: str) -> list[str]:
-    """The *.toml files of a folder in byte order; none if there is no folder."""
+    """Return the *.toml files of a folder in byte order; none if there is no folder. Raise ConfigError if it can't be read."""
     try:
         names = sorted(n for n in os.listdir(directory) if n.endswith(".toml") and not n.startswith("."))
     except FileNotFoundError:
@@ -51,7 +52,7 @@ def toml_files(directory: str) -> list[str]:
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """One TOML file. Raises ConfigError."""
+    """Return a TOML file, parsed. Raise ConfigError."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -63,15 +64,15 @@ def read_toml(path: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except ValueError as error:
-        # TOMLDecodeError, and what int() says of a number with thousands of digits.
+        # TOMLDecodeError, and what int() raises for a number with thousands of digits.
         raise ConfigError(f"{path}: not TOML: {one_line(error)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply to be read as TOML") from None
 
 
-def load(sections: Mapping[str, ModuleType], directory: str = DIRECTORY) -> Config:
-    """Reads and checks the whole configuration by the registry of sections. No file at all is an empty configuration.
-    Raises ConfigError."""
+def load(sections: Mapping[str, Kind], directory: str = DIRECTORY) -> Config:
+    """Read and check the whole configuration by the registry of sections. No file at all is an empty configuration.
+    Raise ConfigError."""
     paths = [f"{directory}/vmnet.toml"] if os.path.exists(f"{directory}/vmnet.toml") else []
     paths += toml_files(f"{directory}/conf.d")
     if directory == DIRECTORY and os.access(RUNTIME, os.R_OK | os.X_OK):
@@ -84,41 +85,27 @@ def load(sections: Mapping[str, ModuleType], directory: str = DIRECTORY) -> Conf
             if not isinstance(tables, dict):
                 raise ConfigError(f"{path}: {section}: must be tables, [{section}.NAME]")
             for name, table in tables.items():
-                part = _part(section, name, table, path, sections[section])
+                part = sections[section].read(name, table, path)
                 if part.id in found:
                     raise part.error("", f"already declared in {found[part.id].source}; remove one")
                 found[part.id] = part
     networks = {part.name: part for part in found.values() if isinstance(part, Network)}
     parts = {key: part for key, part in found.items() if not isinstance(part, Network)}
     for network in networks.values():
-        for part in sections["networks"].implied(network):
+        for part in implied(network):
             parts.setdefault(part.id, part)
     declared = Config(networks, directory, parts)
-    for module in sections.values():
-        module.check_together(declared)
+    check_together(declared)
     return declared
 
 
-def _part(section: str, name: str, table: object, path: str, module: ModuleType) -> Declared:
-    where = f"{path}: {section}.{one_line(name)}"
-    try:
-        module.parse_name(name)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where}: must be a table, is {one_line(repr(table))[:80]}")
-    if section != "networks":
-        part = Declared(section, name, parse_options(module.OPTIONS, table, where), path)
-        module.check(part)
-        return part
-    mode, modes = table.get("mode"), module.MODES
-    if not isinstance(mode, str) or mode not in modes:
-        problem = "missing" if mode is None else f"{one_line(repr(mode))} is not a mode"
-        raise ConfigError(f"{where}.mode: {problem}; use one of {', '.join(modes)}")
-    options = parse_options(modes[mode].OPTIONS, {k: v for k, v in table.items() if k != "mode"}, where)
-    network = Network(section, name, options, path, mode)
-    modes[mode].check(network)
-    return network
+def check_together(declared: Config) -> None:
+    """Raise ConfigError if parts that are right by themselves contradict each other."""
+    by_section: dict[str, list[Declared]] = {}
+    for part in (*declared.networks.values(), *declared.parts.values()):
+        by_section.setdefault(part.kind.section, []).append(part)
+    for parts in by_section.values():
+        parts[0].kind.check_together(parts, declared)
 
 
 def _addresses(value: object) -> tuple[str, ...]:
@@ -128,23 +115,37 @@ def _addresses(value: object) -> tuple[str, ...]:
 
 
 INTERFACE_OPTIONS = (
-    Option("network", values.name, Required, "name the network that this NIC is on"),
+    Option("network", values.name, Required, "name the network that this NIC is on", '"public"'),
     Option(
         "mac",
         values.mac,
         "",
         "the NIC's MAC address; may be left out if `ifname` is given and the front end tells the MAC",
+        '"52:54:00:12:34:56"',
     ),
-    Option("ifname", values.ifname, "", "the tap's name; plain QEMU's ifup and ifdown know nothing else"),
-    Option("ips", _addresses, (), "the guest's addresses, IPv4 and IPv6; modes bridged and hostroute: subnets too, 192.0.2.0/28"),
+    Option("ifname", values.ifname, "", "the tap's name; plain QEMU's ifup and ifdown know nothing else", '"tap0"'),
+    Option(
+        "ips",
+        _addresses,
+        (),
+        "the guest's addresses, IPv4 and IPv6; modes bridged and hostroute: subnets too, 192.0.2.0/28",
+        '["192.0.2.10", "2001:db8::10"]',
+    ),
     Option(
         "filter",
         values.boolean,
         True,
         "let only the guest's own MAC and addresses out of the tap (bridged networks: see antispoof)",
+        "false",
     ),
-    Option("vlan", values.integer(1, 4094), None, "VLAN-aware bridges: the NIC's untagged VLAN, instead of the network's"),
-    Option("tagged", values.vids, None, "VLAN-aware bridges: the VLANs that the NIC gets tagged, instead of the network's"),
+    Option("vlan", values.integer(1, 4094), None, "VLAN-aware bridges: the NIC's untagged VLAN, instead of the network's", "100"),
+    Option(
+        "tagged",
+        values.vids,
+        None,
+        "VLAN-aware bridges: the VLANs that the NIC gets tagged, instead of the network's",
+        '[10, "20-30"]',
+    ),
 )
 """The keys of an `[[interfaces]]` table in domains.d/DOMAIN.toml."""
 

@@ -10,7 +10,6 @@ from functools import partial
 from ..declared import compose
 from ..declared.configuration import claims
 from ..errors import ConfigError, ConflictError, InputError, KernelError, VmnetError
-from ..links import bridge
 from ..model import plan
 from ..model.declaration import Config, Network
 from ..model.guest import Domain, Vif
@@ -18,8 +17,7 @@ from ..model.objects import Address, Adoption, FdbEntry, LinkAttribute, Neighbou
 from ..model.owner import NEEDED, Owner
 from ..model.plan import Change, Plan
 from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import CLOSED6, TABLES, port_table, with_nat
-from ..networks import MODES
+from ..model.ruleset import CLOSED6, TABLES, with_nat
 from ..records.store import Store
 from .host import Parts
 from .transaction import Transaction
@@ -369,10 +367,10 @@ class Engine(Parts):
         try:
             if not owner.domain:
                 part = self._part(owner.id)
-                wants = compose.compose_part(part, self._host(compose.links_of_part(part)))
+                wants = compose.compose_part(part, self._host(part.links()))
             else:
                 network = self.config.network(owner.network, owner.domain)
-                vif = MODES[network.mode].bind(self._as_plugged(owner), network, owner.domain)
+                vif = network.mode.bind(self._as_plugged(owner), network, owner.domain)
                 found = compose.compose(vif, network, self._host(compose.links_of(vif, network)))
                 wants = _for_phase(owner.phase, vif, network, found)
         except (ConfigError, InputError) as error:
@@ -407,11 +405,10 @@ class Engine(Parts):
 
     def _is_declared(self, resource: Resource) -> bool:
         """Whether a thing of ours is on a declared link: after the records were lost, what guests use is not torn down."""
-        links = {part.name for part in self.config.parts.values() if part.section != "nat"}
-        shared = [p for p in self.config.parts.values() if p.section == "bridges" and p["anycast_gateway"]]
-        links |= {bridge.gateway_link(part) for part in shared}
+        declared = self.config.parts.values()
+        links = {name for part in declared for name in part.kind.makes(part)}
         if isinstance(resource, NftTable):
-            return resource.name in {port_table(port) for part in shared for port in part["ports"]}
+            return any(resource.name in part.kind.tables(part) for part in declared)
         parts = [part.strip('"') for part in resource.parts] if isinstance(resource, NftElement) else []
         return resource == CLOSED6 or bool(links & {resource.link, *parts})
 
@@ -459,13 +456,13 @@ def activate(
 def announcements(declared: Config, owners: Iterable[Owner]) -> list[tuple[str, str, str]]:
     """(link, address, tap) of all that is to be announced for NICs that run here."""
     known = [(owner, network) for owner in owners if (network := declared.networks.get(owner.network))]
-    return [(*pair, owner.ifname) for owner, network in known for pair in compose.announcements(_vif(owner), network)]
+    return [(*pair, owner.ifname) for owner, network in known for pair in network.mode.announcements(_vif(owner), network)]
 
 
 def untracked(declared: Config, owners: Iterable[Owner]) -> list[str]:
     """The addresses of NICs that have just arrived of whose connections this host has known nothing, or what is no more."""
     known = [(owner, network) for owner in owners if (network := declared.networks.get(owner.network))]
-    return [address for owner, network in known for address in compose.untracked(_vif(owner), network)]
+    return [address for owner, network in known for address in network.mode.untracked(_vif(owner), network)]
 
 
 def _for_phase(phase: str, vif: Vif, network: Network, wants: dict[str, Resource]) -> dict[str, Resource]:

@@ -11,9 +11,10 @@ from typing import Protocol
 
 from ..declared import compose
 from ..declared.configuration import RUNTIME
+from ..declared.sections import is_part
 from ..errors import ConfigError, ConflictError, InputError, KernelError
 from ..model import facts
-from ..model.declaration import KINDS, Declared, Network
+from ..model.declaration import Declared, Network
 from ..model.guest import Domain
 from ..model.objects import Adoption, Device, LinkAttribute
 from ..model.owner import ASKED_FOR, NEEDED, Owner
@@ -94,17 +95,15 @@ class Parts(Transactions):
     def _chosen(self, names: Sequence[str]) -> list[Declared]:
         """The parts of these names; without any, all that stand on their own."""
         if not names:
-            routed = [network for network in self.config.networks.values() if network.mode != "bridged"]
-            return [*(part for part in self.config.parts.values() if not part.options.get("implied")), *routed]
+            alone = [network for network in self.config.networks.values() if network.mode.brings_up_alone]
+            return [*(part for part in self.config.parts.values() if not part.implied_by), *alone]
         chosen: list[Declared] = []
         for name in names:
             for part in self.config.find(name):
-                if isinstance(part, Network) and part.mode == "bridged":
+                if isinstance(part, Network) and not part.mode.brings_up_alone:
                     below = [self._part(other) for other in compose.needs(part, self.config)]
                     if not below:
-                        raise part.error(
-                            "bridge", f"{part['bridge']} is not declared: there is nothing to bring up without a guest"
-                        )
+                        raise part.mode.nothing_below(part)
                     chosen += below
                 else:
                     chosen.append(part)
@@ -112,10 +111,10 @@ class Parts(Transactions):
 
     def _part(self, name: str) -> Declared:
         """The part of an id. Raises ConfigError if it is no longer declared."""
-        kind, _, plain = name.partition(":")
-        part = self.config.networks.get(plain) if kind == "network" else self.config.parts.get(name)
+        part = self.config.part(name)
         if part is None:
-            raise ConfigError(f"{kind} {plain} is no longer declared in {self.config.directory}; see `vmnet-hook down {name}`")
+            label = name.replace(":", " ", 1)
+            raise ConfigError(f"{label} is no longer declared in {self.config.directory}; see `vmnet-hook down {name}`")
         return part
 
     def _closure(self, parts: Iterable[Declared]) -> dict[str, Declared]:
@@ -137,7 +136,7 @@ class Parts(Transactions):
     ) -> tuple[dict[Owner, dict[str, Resource]], dict[str, list[str]]]:
         """What these parts, and all that they need, want; and by owner what it needs."""
         closure = self._closure(parts)
-        host = self._host((name for part in closure.values() for name in compose.links_of_part(part)), adopt=True)
+        host = self._host((name for part in closure.values() for name in part.links()), adopt=True)
         wanted: dict[Owner, dict[str, Resource]] = {}
         needs: dict[str, list[str]] = {}
         known = self._standing()
@@ -158,9 +157,9 @@ class Parts(Transactions):
             part for part in self._closure(parts).values() if part.name not in host.links or not self.store.owners(id=part.id)
         ]
         for part in missing:
-            if part.options.get("adopt") and part.source.startswith(RUNTIME):
+            if part.adopts and part.source.startswith(RUNTIME):
                 # What a command declared, and a guard put back, or a command took down: no guest's start does it again.
-                raise part.error("", f"is not up, and takes over {part['adopt']}; bring it up first: vmnet-hook up {part.name}")
+                raise part.error("", f"is not up, and takes over {part.adopts}; bring it up first: vmnet-hook up {part.name}")
         return self._compose(missing, set()) if missing else ({}, {})
 
     def _standing(self) -> dict[str, Owner]:
@@ -169,7 +168,7 @@ class Parts(Transactions):
 
     def _parts_up(self) -> list[Owner]:
         """Those of them that are parts, whether they are declared still or not."""
-        return [owner for owner in self._standing().values() if owner.id.partition(":")[0] in KINDS.values()]
+        return [owner for owner in self._standing().values() if is_part(owner.id)]
 
     def _undeclared(self, wanted: Mapping[str, Sequence[str]]) -> list[str]:
         """Parts that are up, that nobody declares any more, and that no guest needs."""
@@ -231,7 +230,7 @@ class Parts(Transactions):
         names = [name for network in networks for name in compose.needs(network, self.config)]
         with self.store.lock():
             self._recover()
-            host = self._host(name for network in networks for name in compose.links_of_part(network))
+            host = self._host(name for network in networks for name in network.links())
             wanted, needs = self._needed(networks, host)
             if not wanted:
                 return []
@@ -247,7 +246,7 @@ class Parts(Transactions):
         """Brings up a network that a front end describes. Returns whether that changed anything."""
         with self.store.lock():
             self._recover()
-            host = self._host(compose.links_of_part(network))
+            host = self._host(network.links())
             owner = Owner(owner_id, "", "", "", 0, "", network.name, frontend, "active", since=time.time())
             if known := self.store.owners(id=owner_id):
                 owner = replace(owner, since=known[0].since)
@@ -323,7 +322,7 @@ class Parts(Transactions):
         leaving = {have.ifname for have in befores if isinstance(have, Adoption | LinkAttribute | Device)}
         for change in changes:
             device = change.have
-            if isinstance(device, Device) and change.want is None and device.type in ("bridge", "bond"):
+            if isinstance(device, Device) and change.want is None and device.has_ports:
                 if others := [port for port in self.kernel.ports(device.ifname) if port not in leaving]:
                     raise ConflictError(
                         f"{device.type} {device.ifname} still has ports: {', '.join(others)}; stop those guests first"

@@ -85,10 +85,11 @@ class Transactions:
         """The kernel's facts of `links` and of all below them, and what is declared. What we changed ourselves is no fact:
         the records know what was there before. With `adopt`, what declared bridges have to take over is looked at."""
         names = compose.links_below(links, self.config)
-        parts = {part.name: part for name in names if (part := self.config.link(name))}
-        ports = [port for part in parts.values() for port in part.options.get("ports", ()) if port not in parts]
+        parts = {part.name: part for name in names if (part := self.config.links.get(name))}
+        ports = [port for part in parts.values() for port in part.ports if port not in parts]
         # What a network's guests shall find as their gateway.
-        ports += [netdev for n in self.config.networks.values() if (netdev := n.options.get("netdev")) in names]
+        networks = self.config.networks.values()
+        ports += [name for network in networks for name in network.mode.addressed(network) if name in names]
         masters = dict.fromkeys(ports)
         host = self.kernel.host(names, ports)
         outer = [link.master for name in masters if (link := host.links.get(name)) and link.master not in host.links]
@@ -102,12 +103,11 @@ class Transactions:
             host = replace(host, router6=False)
         adoptions: dict[str, Adoption] = {}
         for part in parts.values():
-            port = part.options.get("adopt")
+            port = part.adopts
             if port and port in host.links and (adopt or self.store.recorded(f"adoption {port}")):
                 adoptions[port] = self._adoption(port, part.name, host)
-        nats = tuple(part for part in self.config.parts.values() if part.section == "nat")
-        networks = [n.options for n in self.config.networks.values()]
-        uplinks6 = frozenset(options["uplink"] for options in networks if options.get("ipv6"))
+        nats = tuple(part for part in self.config.parts.values() if part.kind.translates)
+        uplinks6 = frozenset(name for network in networks for name in network.mode.links6(network))
         return replace(host, parts=parts, nats=nats, adoptions=adoptions, uplinks6=uplinks6)
 
     def _adoption(self, port: str, bridge: str, host: facts.Host) -> Adoption:
@@ -234,7 +234,7 @@ class Transactions:
         """Ports of a part's bridge that neither it nor `gone` brought: somebody else's guests, who keep it, uplink and all."""
         claims = [r for owner in (name, *gone) for r in self.store.claims(owner).values()]
         mine = {r.ifname for r in claims if isinstance(r, Adoption | Device | LinkAttribute)}
-        bridges = [r.ifname for r in self.store.claims(name).values() if isinstance(r, Device) and r.type == "bridge"]
+        bridges = [r.ifname for r in self.store.claims(name).values() if isinstance(r, Device) and r.takes_guests]
         return [port for bridge in bridges for port in self.kernel.ports(bridge) if port not in mine]
 
     def _release(self, owners: Sequence[str], wants: Mapping[str, Resource]) -> dict[str, Release]:

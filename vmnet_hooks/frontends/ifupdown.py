@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import values
+from ..declared.sections import SECTIONS
 from ..errors import ConfigError, InputError, one_line
 from ..model.declaration import Network, Option
 from ..model.event import Action, NetworkEvent
@@ -31,7 +32,7 @@ OPTIONS = {
 }
 """Options of a routed network, and how the stanza spells them."""
 
-_ROWS: Mapping[str, Option] = {row.name: row for row in MODES["routed"].OPTIONS}
+_ROWS: Mapping[str, Option] = {row.name: row for row in MODES["routed"].options}
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ def network(environ: Mapping[str, str], ifname: str, family: str, where: str) ->
         )
     options = {row.name: row.default for row in _ROWS.values()}
     options |= {"uplink": ifname, "table": _table(words["ip-routing-table"], where), "role": role, key: side}
-    found = Stanza("networks", f"{ifname}-{family}", options, where, "routed")
-    MODES["routed"].check(found)
+    found = Stanza(SECTIONS["networks"], f"{ifname}-{family}", options, where, MODES["routed"])
+    found.check()
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from .. import values
 from ..declared.configuration import claims
+from ..declared.sections import SECTIONS
 from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
 from ..kernel import sysfs
 from ..model.declaration import Config, Network, parse_options
@@ -290,11 +291,12 @@ def _claim(call: Call, backend: Mapping[str, str], declared: Config, where: str)
         found = declared.network(name, f"{where}: network")
     else:
         found = _CLAIMS[call.script](call, claim, setting, declared, where)
-    if found.mode == "hostroute" and found["nat"] and not addresses:
+    if found.mode.is_private(found) and not addresses:
         claim = replace(claim, addresses=(private_address(call.domid, call.devid),))
     if isinstance(found, Described):
-        MODES[found.mode].check(found)
-        if found.mode == "bridged" and found["uplink"]:
+        found.check()
+        # The bridge that it implies is over that VLAN alone.
+        if found.mode.implied(found):
             claim = replace(claim, vlan=None, tagged=None)
     return replace(claim, network=found.name), found if isinstance(found, Described) else None
 
@@ -350,10 +352,10 @@ def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: st
         return declared.networks[name]
     _parsed(values.ifname, name, f"{where}: bridge")
     old = f"eth{name.removeprefix('xenbr')}"
-    if name.startswith("xenbr") and not is_bridge(name) and is_bridge(old) and declared.link(name) is None:
+    if name.startswith("xenbr") and not is_bridge(name) and is_bridge(old) and name not in declared.links:
         # The bridge of an old network-bridge is called like the NIC below it.
         name = old
-    found = [n for n in declared.networks.values() if MODES[n.mode].bridge_of(n) == name]
+    found = declared.on_bridge(name)
     same = [n for n in found if (n["vlan"], n["tagged"] or ()) == (claim.vlan, claim.tagged or ())]
     is_plain = bool(claim.vlan or claim.tagged) and not _is_aware(name, declared)
     if same or (len(found) == 1 and not is_plain):
@@ -370,19 +372,18 @@ def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: st
 
 def _routed(call: Call, claim: Claim, setting: Any, declared: Config, where: str) -> Network:
     named = declared.networks.get(setting("bridge"))
-    if named and named.mode != "bridged":
+    if named and not named.mode.bridge_of(named):
         return named
     first = next((ipaddress.ip_network(address) for address in claim.addresses), None)
     for network in declared.networks.values():
-        sides = [network[key]["subnet"] for key in ("ipv4", "ipv6") if network.mode == "routed" and network[key]]
-        if first and any(first.version == subnet.version and first.subnet_of(subnet) for subnet in sides):
+        if first and network.mode.serves(network, first):
             return network
     return _hostroute(call, declared, where, nat=False)
 
 
 def _nat(call: Call, claim: Claim, setting: Any, declared: Config, where: str) -> Network:
     named = declared.networks.get(setting("bridge"))
-    if named and named.mode == "hostroute" and named["nat"]:
+    if named and named.mode.is_private(named):
         return named
     return _hostroute(call, declared, where, nat=True)
 
@@ -391,7 +392,7 @@ def _hostroute(call: Call, declared: Config, where: str, nat: bool) -> Network:
     netdev = call.netdev or call.variables.get("netdev", "") or default_netdev(where)
     _parsed(values.ifname, netdev, f"{where}: gatewaydev")
     for network in declared.networks.values():
-        if network.mode == "hostroute" and (network["netdev"], network["nat"]) == (netdev, nat):
+        if (netdev, nat) == (network.mode.netdev_of(network), network.mode.is_private(network)):
             return network
     return described(f"{'nat' if nat else 'route'}:{netdev}", "hostroute", {"netdev": netdev, "nat": nat}, where)
 
@@ -401,7 +402,7 @@ _CLAIMS = {"vif-bridge": _bridged, "vif-route": _routed, "vif-nat": _nat}
 
 def described(name: str, mode: str, options: dict[str, Any], where: str) -> Described:
     """Return a network that no file declares. Its name has a colon, which no declared network's has."""
-    return Described("networks", name, parse_options(MODES[mode].OPTIONS, options, where), where, mode)
+    return Described(SECTIONS["networks"], name, parse_options(MODES[mode].options, options, where), where, MODES[mode])
 
 
 def default_netdev(where: str) -> str:

@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ..errors import one_line
-from ..model import declaration
-from ..model.declaration import Config
+from ..model.declaration import Config, Network
 from ..model.owner import Owner
 from ..model.topology import Difference, Facts, LinkDetails, Nat, Table
-from .labels import cleaned, destination, guest_words, home, home_of, inside, link_words, natural, to_guest
+from .labels import cleaned, destination, guest_words, home, inside, link_words, natural, to_guest
 from .model import MISSING, NBSP, Edge, Graph, Node
 
-KINDS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
+DRAWN_AS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
 """What a link is drawn as, where that is not the kernel's word."""
 BEHIND = re.compile(r"(vif\d+\.|vnet\d|tap|veth)")
 """Names that hypervisors and container engines give to the host's side of a guest's link."""
@@ -29,7 +28,7 @@ class _Builder:
         self.links = {link.name: link for link in links if link.name != "lo"}
         self.guests = {owner.ifname: owner for owner in owners if owner.domain and owner.ifname}
         self.declared = declared
-        self.routed = {n["table"]: n for n in declared.networks.values() if n.mode == "routed"}
+        self.routed = {n.mode.table_of(n): n for n in declared.networks.values() if n.mode.table_of(n)}
         self.absent = {link.name: link for link in facts.absent if link.name not in self.links}
         self.named = self._declared_names()
         self.wires = self.named | {link.parent for link in facts.links}
@@ -62,13 +61,8 @@ class _Builder:
 
     def _declared_names(self) -> set[str]:
         """Links that the declaration puts on the side of the wire."""
-        found: set[str] = set()
-        for part in self.declared.parts.values():
-            options = part.options
-            found |= {part.name, *options.get("ports", ()), options.get("parent", ""), options.get("out", "")}
-        for network in self.declared.networks.values():
-            found |= {str(network.options.get(key) or "") for key in ("uplink", "bridge", "masquerade", "external")}
-        return found - {""}
+        declared = (*self.declared.parts.values(), *self.declared.networks.values())
+        return {name for part in declared for name in (*part.links(), *part.stands_on())}
 
     def _matters(self, node: Node) -> bool:
         return (
@@ -83,7 +77,7 @@ class _Builder:
             return "guest"
         if link.kind in ("", "veth", "tun") and link.name not in self.wires and BEHIND.match(link.name):
             return "tap"
-        return KINDS.get(link.kind, link.kind)
+        return DRAWN_AS.get(link.kind, link.kind)
 
     def _link(self, link: LinkDetails) -> Node:
         kind, owner = self.kind(link), self.guests.get(link.name)
@@ -115,15 +109,15 @@ class _Builder:
 
     def _missing(self, name: str) -> Node | None:
         """What stands for a link that is gone; None if that was none of ours."""
-        part, link = self.declared.link(name), self.absent.get(name)
+        part, link = self.declared.links.get(name), self.absent.get(name)
         if not part and not link and name not in self.named:
             return None
-        kind = link.kind if link else declaration.KINDS[part.section] if part else "nic"
+        kind = link.kind if link else part.kind.word if part else "nic"
         return Node(name, kind, (MISSING,), MISSING, True)
 
     def _table(self, table: Table) -> Node:
         network = self.routed.get(table.number)
-        lines = [f"network {network.name}", f"role {network['role']}"] if network else []
+        lines = list(network.mode.label(network)) if network else []
         lines += list(table.rules)
         lines += [
             f"{destination(dst)} " + (f"via{NBSP}{via} " if via else "") + f"dev{NBSP}{dev}"
@@ -159,7 +153,7 @@ class _Builder:
                 if not to_guest(dst):
                     yield Edge(dev, table.name)
             if network := self.routed.get(table.number):
-                yield Edge(network["uplink"], table.name)
+                yield Edge(network.mode.links(network)[0], table.name)
             for dst, _, dev in table.routes:
                 if to_guest(dst) and dev in self.guests:
                     yield Edge(table.name, dev)
@@ -178,17 +172,17 @@ class _Builder:
             if self._loose(ifname) and not drawn:
                 yield Edge(home(owner, self.declared), ifname, MISSING)
         for part in self.declared.parts.values():
-            for port in part.options.get("ports", ()):
+            for port in part.ports:
                 if self._loose(port) and {port, part.name} & self.marked:
                     yield Edge(port, part.name, MISSING)
         for name in sorted(self.marked - self.links.keys()):
-            absent, declared = self.absent.get(name), self.declared.link(name)
+            absent, declared = self.absent.get(name), self.declared.links.get(name)
             if parent := absent.parent if absent else declared.options.get("parent") if declared else "":
                 yield Edge(parent, name, MISSING)
 
     def _by_host_routes(self, owner: Owner) -> bool:
         network = self.declared.networks.get(owner.network)
-        return network.mode == "hostroute" if network else owner.network.startswith(("route:", "nat:"))
+        return network.mode.routes_plainly if network else owner.network.startswith(("route:", "nat:"))
 
     def _loose(self, ifname: str) -> bool:
         return ifname not in self.links or not self.links[ifname].master
@@ -230,12 +224,8 @@ class _Builder:
     def _owned(self, label: str) -> set[str]:
         """The nodes of an owner, by what it is called: a domain's name, or `bridge br0`."""
         found = {ifname for ifname, owner in self.guests.items() if owner.domain == label}
-        kind, _, name = label.replace(":", " ", 1).rpartition(" ")
-        part = self.declared.parts.get(f"{kind}:{name}")
-        if network := self.declared.networks.get(name) if kind == "network" else None:
-            found.add(home_of(network))
-        elif part and kind == "nat":
-            found |= {nat.name for nat in self.facts.nats if (nat.subnet, nat.out) == (str(part["subnet"]), part["out"])}
-        elif name in self.links:
+        part = self.declared.part(label.replace(" ", ":", 1))
+        name = part.node() if part else label.replace(":", " ", 1).rpartition(" ")[2]
+        if isinstance(part, Network) or name in self.links or name in (nat.name for nat in self.facts.nats):
             found.add(name)
         return found

@@ -1,11 +1,11 @@
 """What a box says of a link, a guest, a route. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from ipaddress import ip_interface, ip_network
 
 from ..errors import one_line
-from ..model.declaration import Config, Network
+from ..model.declaration import Config
 from ..model.owner import Owner
 from ..model.topology import LinkDetails
 from .model import NBSP
@@ -48,16 +48,10 @@ def short(text: str) -> str:
     return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace(" ", NBSP)
 
 
-def home_of(network: Network) -> str:
-    """The node that the guests of a network hang on."""
-    options: Mapping[str, object] = network.options
-    return f"table {options['table']}" if network.mode == "routed" else str(options.get("bridge") or options.get("netdev"))
-
-
 def home(owner: Owner, declared: Config) -> str:
     """The same, of a guest; a network that no file declares is called KIND:LINK. "" if nothing is known of it."""
     network = declared.networks.get(owner.network)
-    return home_of(network) if network else owner.network.partition(":")[2]
+    return network.node() if network else owner.network.partition(":")[2]
 
 
 def to_guest(dst: str) -> bool:

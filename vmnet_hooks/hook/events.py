@@ -12,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from ..declared import compose, configuration
-from ..declared.sections import SECTIONS
+from ..declared.sections import SECTIONS, implied
 from ..engine.engine import Engine, activate, bind, label_of
 from ..errors import Abandoned, InputError, VmnetError
 from ..model import declaration
@@ -86,7 +86,7 @@ def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list
 def _with_network(declared: declaration.Config, event: NicEvent) -> declaration.Config:
     """The configuration, with the network that the event describes."""
     network = event.network
-    return declared.plus(network, SECTIONS["networks"].implied(network)) if network else declared
+    return declared.plus(network, implied(network)) if network else declared
 
 
 @contextmanager
@@ -291,7 +291,7 @@ def withdraw(engine: Engine) -> None:
             tables = configuration.read_toml(path)
         except VmnetError:
             tables = {}
-        names = {f"{declaration.KINDS.get(section)}:{name}" for section in tables for name in tables[section]}
+        names = {f"{row.word}:{name}" for row in SECTIONS.rows.values() for name in tables.get(row.name, ())}
         used = any(engine.store.owners(id=name) for name in names)
         if not used and not any(
             owner.domain for name in tables.get("networks", ()) for owner in engine.store.owners(network=name)

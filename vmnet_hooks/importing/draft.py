@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
 
-from ..declared.configuration import MAX_BYTES, load
+from ..declared.configuration import MAX_BYTES, check_together, load
 from ..declared.sections import SECTIONS
 from ..errors import ConfigError, InputError, VmnetError, one_line
-from ..model.declaration import Config, Declared, Network, Option
-from ..networks import MODES
+from ..model.declaration import Config, Declared, Network, Option, Refusal
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
@@ -64,31 +63,15 @@ class Block:
 
 
 class Refused(ConfigError):
-    """The configuration refuses a draft: `option` is at fault, or all of it."""
+    """The configuration refuses a draft: `option` is at fault or, if that is "", all of it."""
 
     def __init__(self, draft: Draft, option: str, problem: str) -> None:
         super().__init__(problem)
-        self.draft, self.option = draft, option
-
-
-@dataclass(frozen=True)
-class _Part(Declared):
-    draft: Draft = field(default_factory=lambda: Draft("", ""), kw_only=True)
-
-    def error(self, option: str, problem: str) -> ConfigError:
-        return Refused(self.draft, option.partition(".")[0], problem)
-
-
-@dataclass(frozen=True)
-class _Network(Network):
-    draft: Draft = field(default_factory=lambda: Draft("", ""), kw_only=True)
-
-    def error(self, option: str, problem: str) -> ConfigError:
-        return Refused(self.draft, option.partition(".")[0], problem)
+        self.draft, self.option = draft, option.partition(".")[0]
 
 
 def settle(blocks: Sequence[Block]) -> None:
-    """Takes out of the drafts what the configuration refuses: first of each alone, then of all together."""
+    """Take out of the drafts what the configuration refuses: first of each alone, then of all together."""
     for block in blocks:
         while block.draft:
             try:
@@ -116,18 +99,18 @@ def _take_out(block: Block, refused: Refused) -> None:
 
 
 def _rows(draft: Draft) -> Sequence[Option]:
-    return MODES[draft.options["mode"]].OPTIONS if draft.section == "networks" else SECTIONS[draft.section].OPTIONS
+    return SECTIONS[draft.section].rows(draft.options, draft.name)
 
 
 def _required(draft: Draft, option: str) -> bool:
-    return option == "mode" or any(row.name == option and row.required for row in _rows(draft))
+    return any(row.name == option and row.required for row in _rows(draft))
 
 
 def _part(draft: Draft) -> Declared:
-    """The part, as config.load makes it. Raises Refused."""
-    module = SECTIONS[draft.section]
+    """Return the part, as configuration.load makes it. Raise Refused."""
+    kind = SECTIONS[draft.section]
     try:
-        module.parse_name(draft.name)
+        kind.parse_name(draft.name)
     except ValueError as error:
         raise Refused(draft, "", f"{one_line(repr(draft.name))[:80]} {error}") from None
     options = {}
@@ -139,27 +122,28 @@ def _part(draft: Draft) -> Declared:
             options[row.name] = row.default if value is None else _parsed(row, value)
         except ValueError as error:
             raise Refused(draft, row.name, f"{one_line(repr(value))[:80]} {error}") from None
-    if draft.section != "networks":
-        part: Declared = _Part(draft.section, draft.name, options, "", draft=draft)
-        module.check(part)
-        return part
-    mode = draft.options["mode"]
-    network = _Network("networks", draft.name, options, "", mode, draft=draft)
-    MODES[mode].check(network)
-    return network
+    part = kind.declare(draft.name, options, "")
+    try:
+        part.check()
+    except Refusal as refusal:
+        raise Refused(draft, refusal.option, refusal.problem) from None
+    return part
 
 
 def _check_together(drafts: Iterable[Draft]) -> None:
     parts: dict[str, Declared] = {}
+    made_of: dict[str, Draft] = {}
     for draft in drafts:
         part = _part(draft)
         if part.id in parts:
             raise Refused(draft, "", f"{part.id} is declared already")
-        parts[part.id] = part
+        parts[part.id], made_of[part.id] = part, draft
     networks = {part.name: part for part in parts.values() if isinstance(part, Network)}
     declared = Config(networks, "", {key: part for key, part in parts.items() if not isinstance(part, Network)})
-    for section in SECTIONS.values():
-        section.check_together(declared)
+    try:
+        check_together(declared)
+    except Refusal as refusal:
+        raise Refused(made_of[refusal.part.id], refusal.option, refusal.problem) from None
 
 
 def _parsed(row: Option, value: Any) -> Any:
@@ -197,7 +181,7 @@ def toml(header: Sequence[str], blocks: Iterable[Block]) -> str:
 
 
 def _table(draft: Draft) -> list[str]:
-    order = ["mode", *(row.name for row in _rows(draft))] if draft.section == "networks" else [row.name for row in _rows(draft)]
+    order = [row.name for row in _rows(draft)]
     rows = sorted(draft.options.items(), key=lambda row: order.index(row[0]))
     return [f"[{draft.section}.{_key(draft.name)}]", *(f"{key} = {_value(value)}" for key, value in rows)]
 

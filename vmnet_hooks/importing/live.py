@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..declared.sections import SECTIONS
 from ..errors import one_line
 from ..graph.build import BEHIND
 from ..kernel.import_facts import LiveAddress, LiveHost, LiveRoute
@@ -13,7 +14,6 @@ KERNEL = "kernel"
 MOST = 100
 """Routes that are listed one by one: a router may have hundreds of thousands."""
 
-SECTIONS = {"vlan": "vlans", "bond": "bonds", "bridge": "bridges", "dummy": "dummies"}
 # sysfs's file: (option, default of the kernel's, units in one of ours)
 _BRIDGE = {
     "forward_delay": ("forward_delay", "1500", 100),
@@ -58,13 +58,14 @@ class _Converter:
 
     def _link(self, link: LinkDetails) -> Block:
         block = Block()
-        if link.kind not in SECTIONS:
+        section = next((row.name for row in SECTIONS.rows.values() if row.word == link.kind and SECTIONS[row.name].is_link), "")
+        if not section:
             if link.alias == ALIAS:
                 block.left.append(Left(KERNEL, f"{link.name} ({link.kind})", "vmnet-hooks made it itself"))
             elif link.kind and not _guest(link) and link.kind not in ("veth", "tun"):
                 block.left.append(Left(KERNEL, f"ip link add {link.name} type {link.kind}", "vmnet-hooks makes no such links"))
             return block
-        block.draft = draft = Draft(SECTIONS[link.kind], link.name)
+        block.draft = draft = Draft(section, link.name)
         draft.headers.append((KERNEL, f"ip link add {link.name} type {link.kind}"))
         if link.alias == ALIAS:
             block.notes.append(f"{one_line(link.name)} was made by vmnet-hooks: it is declared already")
@@ -96,7 +97,7 @@ class _Converter:
             text = settings.get(file, default)
             if text and text != default:
                 word = text.split()[0]
-                if option != "lacp_rate" or link.mode == "802.3ad":
+                if option != "lacp_rate" or draft.options["mode"] == "802.3ad":
                     self._set(draft, option, int(word) if word.isdecimal() else word)
 
     def _bridge(self, link: LinkDetails, block: Block, draft: Draft, settings: dict[str, str]) -> None:

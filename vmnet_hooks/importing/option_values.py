@@ -4,7 +4,7 @@ import re
 from ipaddress import IPv4Address, ip_interface
 from typing import Any
 
-from ..links.bond import HASHES, MODES, RATES
+from ..links.bond import HASHES, POLICIES, RATES
 
 WHITE = " \t\r\v\f"
 """What isspace() of C calls white, but for the end of a line."""
@@ -59,7 +59,7 @@ def first(text: str) -> str:
 
 def bond_mode(text: str) -> str:
     """By name or by number."""
-    return _chosen(text, MODES)
+    return _chosen(text, POLICIES)
 
 
 def bond_hash(text: str) -> str:

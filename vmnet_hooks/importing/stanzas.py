@@ -21,7 +21,7 @@ LINK: Mapping[str, tuple[str, Parser]] = {
     "hwaddress": ("mac", option_values.mac),
     "hw-mac-address": ("mac", option_values.mac),
 }
-KINDS: Mapping[str, Mapping[str, tuple[str, Parser]]] = {
+OPTIONS: Mapping[str, Mapping[str, tuple[str, Parser]]] = {
     "vlans": {
         "vlan-raw-device": ("parent", option_values.first),
         "vlan-id": ("id", option_values.number),
@@ -183,7 +183,7 @@ class _Converter:
             self._defaults(stanza, draft)
         draft.headers.append((_where(stanza.line), stanza.line.text))
         for option in stanza.options:
-            key, parse = {**LINK, **KINDS[section]}.get(option.name, ("", None))
+            key, parse = {**LINK, **OPTIONS[section]}.get(option.name, ("", None))
             if not parse:
                 continue
             handled.add(id(option))
@@ -253,7 +253,7 @@ class _Converter:
             handled.add(id(given["bond-master"]))
             master = self.stanzas[given["bond-master"].value]
             for name, option in given.items():
-                if KINDS["bonds"].get(name) and _option(master, name) in (option.value, "" if name == "bond-primary" else None):
+                if OPTIONS["bonds"].get(name) and _option(master, name) in (option.value, "" if name == "bond-primary" else None):
                     handled.add(id(option))
 
     def _addresses(self, stanza: Stanza, draft: Draft, block: Block, handled: set[int]) -> None:
@@ -372,7 +372,7 @@ def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str,
         return "nothing waits for ports; see `vmnet-hook up --wait`"
     if option.name == "bond-master":
         return f"no stanza declares {_shown(option.value)} as a bond"
-    if option.name in KINDS["bonds"] and "bond-master" in given:
+    if option.name in OPTIONS["bonds"] and "bond-master" in given:
         return f"it is for the stanza of {_shown(given['bond-master'])}"
     if option.name in ROUTED:
         if "ip-routing-table" in given:
@@ -389,7 +389,7 @@ def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str,
 
 def _ports(stanzas: Iterable[Stanza], section: str) -> list[str]:
     """The ports that a bridge's or bond's own stanzas name."""
-    keys = [name for name, (key, _) in KINDS[section].items() if key == "ports"]
+    keys = [name for name, (key, _) in OPTIONS[section].items() if key == "ports"]
     return [p for s in stanzas for option in s.options if option.name in keys for p in literal_ports(option.value)[0]]
 
 

@@ -21,7 +21,7 @@ _NTF_SELF = 2
 _ATTRIBUTES = {("bond", "lacp_rate"): "IFLA_BOND_AD_LACP_RATE"}
 _PREFIX = {"bridge": "IFLA_BR_", "bond": "IFLA_BOND_", "vlan": "IFLA_VLAN_", "macvlan": "IFLA_MACVLAN_"}
 _WORDS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("bond", "mode"): bond.MODES,
+    ("bond", "mode"): bond.POLICIES,
     ("bond", "xmit_hash_policy"): bond.HASHES,
     ("bond", "lacp_rate"): bond.RATES,
 }

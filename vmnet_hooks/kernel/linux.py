@@ -226,5 +226,5 @@ def _write(file: TableName | HostName, text: str) -> None:
     with open(file.path, "w") as opened:
         opened.write(text)
     # Others read them: iproute2 for everybody, dnsmasq. Our umask is our caller's.
-    for path, mode in ((file.DIRECTORY, 0o755), (file.path, 0o644)):
-        os.chmod(path, mode)
+    for path, bits in ((file.DIRECTORY, 0o755), (file.path, 0o644)):
+        os.chmod(path, bits)

@@ -6,76 +6,144 @@ MAC of its own: STP tells bridges apart by it, and it is the one that the host u
 from or to the shared MAC, and no ARP or ND about the shared addresses, passes the bridge's ports to the outside.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .. import values
 from ..model.declaration import Config, Declared, Option
 from ..model.facts import Host
 from ..model.objects import Address, Device, FdbEntry, LinkAttribute, NftElement, PortVlans, Route, Sysctl
 from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import ARP, guarded_port
+from ..model.ruleset import ARP, guarded_port, port_table
 from . import link
 from .forwarding import forwarding
 
 OPTIONS = (
-    Option("ports", link.ports, (), "the NICs, VLAN devices and bonds in it; guests' taps come and go by themselves"),
-    Option("adopt", values.ifname, "", "the port whose addresses and routes the bridge takes over"),
-    Option("stp", values.boolean, False, "run the spanning tree protocol"),
-    Option("forward_delay", values.integer(0, 30), None, "seconds until a port forwards; default: 15 with stp, else 0"),
-    Option("hello_time", values.integer(1, 10), None, "seconds between STP's hellos; default: 2"),
-    Option("max_age", values.integer(6, 40), None, "seconds that STP's hellos are good for; default: 20"),
-    Option("priority", values.integer(0, 65535), None, "STP: the lowest becomes the root; default: 32768"),
-    Option("ageing", values.integer(0, 1000000), None, "seconds that a learnt MAC is remembered; default: 300"),
-    Option("group_fwd_mask", values.integer(0, 65528), None, "link-local groups to forward, one bit each: 0x4000 is LLDP"),
-    Option("mcast_snooping", values.boolean, True, "send multicast to those ports only that asked for it"),
-    Option("vlan_filtering", values.boolean, False, "be aware of VLANs: every port gets just those that are given to it"),
-    Option("vlans", values.vids, None, 'VLAN-aware: what the ports carry, tagged, as [10, "20-30"]; default: 2-4094'),
-    Option("hw_port", values.ifname, "", "the port whose MAC is the bridge's; default: the first one"),
-    Option("tx_checksum", values.boolean, True, "false: the host computes the checksums of what it sends into the bridge"),
-    Option("forwarding", values.boolean, None, "route what comes in by it; default: with anycast_gateway or [nat], yes"),
-    Option("anycast_gateway", values.boolean, False, "`addresses` are the guests' gateway, the same on every node"),
+    Option("ports", link.ports, (), "the NICs, VLAN devices and bonds in it; guests' taps come and go by themselves", '["eth1"]'),
+    Option("adopt", values.ifname, "", "the port whose addresses and routes the bridge takes over", '"eth1"'),
+    Option("stp", values.boolean, False, "run the spanning tree protocol", "true"),
+    Option("forward_delay", values.integer(0, 30), None, "seconds until a port forwards; default: 15 with stp, else 0", "4"),
+    Option("hello_time", values.integer(1, 10), None, "seconds between STP's hellos; default: 2", "1"),
+    Option("max_age", values.integer(6, 40), None, "seconds that STP's hellos are good for; default: 20", "6"),
+    Option("priority", values.integer(0, 65535), None, "STP: the lowest becomes the root; default: 32768", "4096"),
+    Option("ageing", values.integer(0, 1000000), None, "seconds that a learnt MAC is remembered; default: 300", "60"),
     Option(
-        "gateway_mac", values.mac_or_none, "", "the shared gateway's MAC, the same on every node; default: made from `addresses`"
+        "group_fwd_mask", values.integer(0, 65528), None, "link-local groups to forward, one bit each: 0x4000 is LLDP", "0x4000"
+    ),
+    Option("mcast_snooping", values.boolean, True, "send multicast to those ports only that asked for it", "false"),
+    Option("vlan_filtering", values.boolean, False, "be aware of VLANs: every port gets just those that are given to it", "true"),
+    Option(
+        "vlans", values.vids, None, 'VLAN-aware: what the ports carry, tagged, as [10, "20-30"]; default: 2-4094', '[10, "20-30"]'
+    ),
+    Option("hw_port", values.ifname, "", "the port whose MAC is the bridge's; default: the first one", '"eth1"'),
+    Option(
+        "tx_checksum", values.boolean, True, "false: the host computes the checksums of what it sends into the bridge", "false"
+    ),
+    Option("forwarding", values.boolean, None, "route what comes in by it; default: with anycast_gateway or [nat], yes", "true"),
+    Option("anycast_gateway", values.boolean, False, "`addresses` are the guests' gateway, the same on every node", "true"),
+    Option(
+        "gateway_mac",
+        values.mac_or_none,
+        "",
+        "the shared gateway's MAC, the same on every node; default: made from `addresses`",
+        '"02:00:00:00:00:fe"',
     ),
     Option(
         "arp_source",
         values.address_of(4),
         None,
         "anycast_gateway: sender of the host's ARP requests, an unused address of the subnet; default: 0.0.0.0, as in a probe",
+        '"192.0.2.254"',
     ),
     *link.OPTIONS,
 )
-parse_name = link.parse_name
 
 
-def check(part: Declared) -> None:
-    link.check(part)
-    for option in ("adopt", "hw_port"):
-        if part[option] and part[option] not in part["ports"]:
-            raise part.error(option, f"{part[option]} is not one of its ports; add it to `ports`")
-    if part["adopt"] and (part["addresses"] or part["gateway"]):
-        raise part.error(
-            "adopt", f"the bridge takes the addresses of {part['adopt']}; remove `addresses` and `gateway`, or adopt"
-        )
-    delay = part["forward_delay"]
-    if part["stp"] and delay is not None and delay < 2:
-        raise part.error("forward_delay", f"{delay} is too short for STP; use 2 to 30")
-    if part["stp"] and part["max_age"] is not None and part["max_age"] > 2 * ((delay if delay is not None else 15) - 1):
-        raise part.error(
-            "max_age", f"{part['max_age']} is more than 2 × (forward_delay - 1); IEEE 802.1D, 8.5.2.2: loops may come up"
-        )
-    for option in ("forward_delay", "hello_time", "max_age", "priority"):
-        if part[option] is not None and not part["stp"] and not (option == "forward_delay" and not delay):
-            raise part.error(option, "is of no use without STP; set stp = true, or remove it")
-    if part["vlans"] is not None and not part["vlan_filtering"]:
-        raise part.error("vlans", "is of no use without vlan_filtering = true")
-    if (part["group_fwd_mask"] or 0) & 7:
-        raise part.error("group_fwd_mask", "the kernel never forwards groups 0, 1 and 2 (STP, pause, LACP); clear bits 0 to 2")
-    for option in ("gateway_mac", "arp_source"):
-        if part[option] and not part["anycast_gateway"]:
-            raise part.error(option, "is of no use without anycast_gateway = true")
-    if part["anycast_gateway"]:
-        _check_gateway(part)
+class Bridge(link.LinkKind):
+    takes_guests = True
+
+    options = OPTIONS
+
+    def check(self, part: Declared) -> None:
+        super().check(part)
+        for option in ("adopt", "hw_port"):
+            if part[option] and part[option] not in part["ports"]:
+                raise part.error(option, f"{part[option]} is not one of its ports; add it to `ports`")
+        if part["adopt"] and (part["addresses"] or part["gateway"]):
+            raise part.error(
+                "adopt", f"the bridge takes the addresses of {part['adopt']}; remove `addresses` and `gateway`, or adopt"
+            )
+        delay = part["forward_delay"]
+        if part["stp"] and delay is not None and delay < 2:
+            raise part.error("forward_delay", f"{delay} is too short for STP; use 2 to 30")
+        if part["stp"] and part["max_age"] is not None and part["max_age"] > 2 * ((delay if delay is not None else 15) - 1):
+            raise part.error(
+                "max_age", f"{part['max_age']} is more than 2 × (forward_delay - 1); IEEE 802.1D, 8.5.2.2: loops may come up"
+            )
+        for option in ("forward_delay", "hello_time", "max_age", "priority"):
+            if part[option] is not None and not part["stp"] and not (option == "forward_delay" and not delay):
+                raise part.error(option, "is of no use without STP; set stp = true, or remove it")
+        if part["vlans"] is not None and not part["vlan_filtering"]:
+            raise part.error("vlans", "is of no use without vlan_filtering = true")
+        if (part["group_fwd_mask"] or 0) & 7:
+            raise part.error(
+                "group_fwd_mask", "the kernel never forwards groups 0, 1 and 2 (STP, pause, LACP); clear bits 0 to 2"
+            )
+        for option in ("gateway_mac", "arp_source"):
+            if part[option] and not part["anycast_gateway"]:
+                raise part.error(option, "is of no use without anycast_gateway = true")
+        if part["anycast_gateway"]:
+            _check_gateway(part)
+
+    def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
+        """Raise ConfigError for a gateway's link that has another link's name, too."""
+        super().check_together(parts, declared)
+        taken = dict(declared.links)
+        for part in parts:
+            if part["anycast_gateway"]:
+                other = taken.setdefault(gateway_link(part), part)
+                if other is not part:
+                    problem = f"its gateway's link {gateway_link(part)} is declared in {other.kind.section}; rename the bridge"
+                    raise part.error("", problem)
+
+    def resources(self, part: Declared, host: Host) -> Iterator[Resource]:
+        name, adopted = part.name, part["adopt"]
+        existing = host.links.get(name)
+        if existing and not existing.ours and part.implied_by:
+            if existing.kind != "bridge":
+                raise part.error("", f"{name} is not a bridge but {existing.kind or 'a plain interface'}; name a bridge")
+            # The admin's own: it stays as it is, now and when the guests have gone.
+            for port in part["ports"]:
+                yield from link.port(part, port, host)
+            return
+        yield link.device(part, "bridge", host, options=tuple(_settings(part)))
+        for port in part["ports"]:
+            if port == adopted:
+                yield from _adopted_port(part, port, host)
+            else:
+                yield from link.port(part, port, host)
+            if part["vlan_filtering"]:
+                yield from _trunk(part, port, host)
+        if not part["tx_checksum"]:
+            yield LinkAttribute(name, "tx", "off")
+        # Fixed: a bridge without one takes the lowest of its ports', which are guests' taps, and changes with them.
+        mac = link.mac_of(name, host) or link.made_up_mac(name, host)
+        if part["anycast_gateway"]:
+            yield from link.attributes(part, host, mac, addresses=False)
+            yield from _gateway(part, host)
+        else:
+            yield from link.attributes(part, host, mac, host.adoptions.get(adopted))
+        subnets = [a.network for a in part["addresses"]]
+        nat = any(n["subnet"].version == s.version and n["subnet"].overlaps(s) for n in host.nats for s in subnets)
+        if part["forwarding"] or (part["forwarding"] is None and (part["anycast_gateway"] or nat)):
+            inside = gateway_link(part) if part["anycast_gateway"] else name
+            for version in sorted({subnet.version for subnet in subnets} or {4}):
+                yield from forwarding(version, (name, inside) if inside != name else (name,), host)
+
+    def makes(self, part: Declared) -> tuple[str, ...]:
+        return (part.name, gateway_link(part)) if part["anycast_gateway"] else (part.name,)
+
+    def tables(self, part: Declared) -> tuple[str, ...]:
+        return tuple(map(port_table, part.ports)) if part["anycast_gateway"] else ()
 
 
 def _check_gateway(part: Declared) -> None:
@@ -91,17 +159,6 @@ def _check_gateway(part: Declared) -> None:
             raise part.error("arp_source", f"{part['arp_source']} is no unused address of the bridge's subnets; choose another")
 
 
-def check_together(declared: Config) -> None:
-    """Raises ConfigError for gateways' links that have another's name, and for what links may not share."""
-    link.check_together(declared)
-    taken = {part.name: part for part in declared.parts.values() if part.section != "nat"}
-    for part in list(taken.values()):
-        if part.section == "bridges" and part["anycast_gateway"]:
-            other = taken.setdefault(gateway_link(part), part)
-            if other is not part:
-                raise part.error("", f"its gateway's link {gateway_link(part)} is declared in {other.section}; rename the bridge")
-
-
 def gateway_link(part: Declared) -> str:
     """The name of the macvlan that holds the shared gateway."""
     return f"{part.name[:12]}-gw"
@@ -110,41 +167,6 @@ def gateway_link(part: Declared) -> str:
 def gateway_mac(part: Declared) -> str:
     """The same on every node that declares the same addresses; locally administered."""
     return part["gateway_mac"] or link.local_mac(",".join(sorted(str(a) for a in part["addresses"])))
-
-
-def resources(part: Declared, host: Host) -> Iterator[Resource]:
-    name, adopted = part.name, part["adopt"]
-    existing = host.links.get(name)
-    if existing and not existing.ours and part.options.get("implied"):
-        if existing.kind != "bridge":
-            raise part.error("", f"{name} is not a bridge but {existing.kind or 'a plain interface'}; name a bridge")
-        # The admin's own: it stays as it is, now and when the guests have gone.
-        for port in part["ports"]:
-            yield from link.port(part, port, host)
-        return
-    yield link.device(part, "bridge", host, options=tuple(_settings(part)))
-    for port in part["ports"]:
-        if port == adopted:
-            yield from _adopted_port(part, port, host)
-        else:
-            yield from link.port(part, port, host)
-        if part["vlan_filtering"]:
-            yield from _trunk(part, port, host)
-    if not part["tx_checksum"]:
-        yield LinkAttribute(name, "tx", "off")
-    # Fixed: a bridge without one takes the lowest of its ports', which are guests' taps, and changes with them.
-    mac = link.mac_of(name, host) or link.made_up_mac(name, host)
-    if part["anycast_gateway"]:
-        yield from link.attributes(part, host, mac, addresses=False)
-        yield from _gateway(part, host)
-    else:
-        yield from link.attributes(part, host, mac, host.adoptions.get(adopted))
-    subnets = [a.network for a in part["addresses"]]
-    nat = any(n["subnet"].version == s.version and n["subnet"].overlaps(s) for n in host.nats for s in subnets)
-    if part["forwarding"] or (part["forwarding"] is None and (part["anycast_gateway"] or nat)):
-        inside = gateway_link(part) if part["anycast_gateway"] else name
-        for version in sorted({subnet.version for subnet in subnets} or {4}):
-            yield from forwarding(version, (name, inside) if inside != name else (name,), host)
 
 
 def _settings(part: Declared) -> Iterator[tuple[str, str]]:

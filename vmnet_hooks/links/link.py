@@ -1,24 +1,24 @@
 """What every link that we make has in common: MTU, MAC, addresses, gateway; and what its ports have."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import values
 from ..errors import MissingLink
-from ..model.declaration import LINKS, Config, Declared, Option
+from ..model.declaration import Config, Declared, Option
 from ..model.facts import Host
+from ..model.kind import Kind
 from ..model.objects import Address, Adoption, Device, LinkAttribute, Route, Sysctl
 from ..model.resource import MAIN_TABLE, Resource
 
-parse_name = values.ifname
 MIN_IPV6_MTU = 1280
 MAX_DEPTH = 8
 """The kernel's MAX_NEST_DEV."""
 
 
 def interfaces(value: object) -> tuple[Any, ...]:
-    """Parses a list of addresses with prefix lengths."""
+    """Parse a list of addresses with prefix lengths."""
     if not isinstance(value, list):
         raise ValueError('must be a list of addresses, ["192.0.2.1/24"]')
     found = tuple(values.interface(item) for item in value)
@@ -31,7 +31,7 @@ def interfaces(value: object) -> tuple[Any, ...]:
 
 
 def gateways(value: object) -> tuple[values.IPAddress, ...]:
-    """Parses one gateway, or one of each family."""
+    """Parse one gateway, or a list of one per family."""
     found = tuple(values.address(item) for item in (value if isinstance(value, list) else [value]))
     if len({gateway.version for gateway in found}) != len(found):
         raise ValueError("has two gateways of one family; name one, add other routes by hand")
@@ -39,7 +39,7 @@ def gateways(value: object) -> tuple[values.IPAddress, ...]:
 
 
 def ports(value: object) -> tuple[str, ...]:
-    """Parses a list of links."""
+    """Parse a list of links."""
     if not isinstance(value, list):
         raise ValueError('must be a list of interfaces, ["eth1"]')
     found = tuple(values.ifname(item) for item in value)
@@ -49,82 +49,119 @@ def ports(value: object) -> tuple[str, ...]:
 
 
 OPTIONS = (
-    Option("mtu", values.integer(68, 65535), None, "bytes; default: what it stands on has"),
-    Option("mac", values.mac, "", "the link's MAC address; default: that of what it stands on"),
-    Option("addresses", interfaces, (), "the host's own addresses on the link, with prefix lengths"),
-    Option("gateway", gateways, (), "the host's default gateway, reached through this link; a list for both families"),
+    Option("mtu", values.integer(68, 65535), None, "bytes; default: what it stands on has", "9000"),
+    Option("mac", values.mac, "", "the link's MAC address; default: that of what it stands on", '"02:00:00:00:00:10"'),
+    Option(
+        "addresses",
+        interfaces,
+        (),
+        "the host's own addresses on the link, with prefix lengths",
+        '["192.0.2.2/24", "2001:db8::2/64"]',
+    ),
+    Option(
+        "gateway", gateways, (), "the host's default gateway, reached through this link; a list for both families", '"192.0.2.1"'
+    ),
 )
 
 
-def check(part: Declared) -> None:
-    """Raises ConfigError where addresses, gateway and MTU do not fit together."""
-    for gateway in part["gateway"]:
-        on_link = [a for a in part["addresses"] if a.version == gateway.version]
-        if gateway.version == 4 or not gateway.is_link_local:
-            if not any(gateway in a.network and gateway != a.ip for a in on_link):
-                raise part.error("gateway", f"{gateway} is in no subnet of `addresses`; correct one of them")
-    if part["mtu"] and part["mtu"] < MIN_IPV6_MTU and any(a.version == 6 for a in part["addresses"]):
-        raise part.error("mtu", f"{part['mtu']} is too small for IPv6, which needs {MIN_IPV6_MTU}")
+class LinkKind(Kind):
+    """A kind of part that is a link, which we make."""
+
+    options: tuple[Option, ...] = OPTIONS
+    is_link = True
+
+    def parse_name(self, name: str) -> str:
+        return values.ifname(name)
+
+    def check(self, part: Declared) -> None:
+        """Raise ConfigError if addresses, gateway and MTU do not fit together."""
+        for gateway in part["gateway"]:
+            on_link = [a for a in part["addresses"] if a.version == gateway.version]
+            if gateway.version == 4 or not gateway.is_link_local:
+                if not any(gateway in a.network and gateway != a.ip for a in on_link):
+                    raise part.error("gateway", f"{gateway} is in no subnet of `addresses`; correct one of them")
+        if part["mtu"] and part["mtu"] < MIN_IPV6_MTU and any(a.version == 6 for a in part["addresses"]):
+            raise part.error("mtu", f"{part['mtu']} is too small for IPv6, which needs {MIN_IPV6_MTU}")
+
+    def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
+        """Raise ConfigError for a name that two kinds share, for a port that two masters share, and for circles."""
+        for part in parts:
+            if (first := declared.links[part.name]) is not part:
+                raise part.error("", f"{part.name} is also declared in {first.kind.section}; rename one")
+            for name in part.ports:
+                if name == part.name:
+                    raise part.error("ports", f"{name} can't be a port of itself; remove it")
+                if (first := declared.masters[name]) is not part:
+                    raise part.error("ports", f"{name} is also a port of {first.label}; remove it from one")
+            _check_circle(part, declared.links, (part.name,))
+
+    def links(self, part: Declared) -> tuple[str, ...]:
+        return (part.name,)
+
+    def stands_on(self, part: Declared) -> tuple[str, ...]:
+        return (*part.ports, *filter(None, (part.options.get("parent"),)))
 
 
 def level(name: str, host: Host) -> int:
-    """How many declared links a link stands on."""
+    """Return how many declared links a link stands on; 0 if it is not declared itself."""
     part = host.parts.get(name)
-    return 0 if part is None else 1 + max((level(lower, host) for lower in lower_links(part)), default=0)
+    return 0 if part is None else 1 + max((level(lower, host) for lower in part.stands_on()), default=0)
 
 
-def lower_links(part: Declared) -> tuple[str, ...]:
-    """The links that a declared link stands on."""
-    options = part.options
-    return (*options.get("ports", ()), *filter(None, (options.get("parent"),)))
-
-
-def device(part: Declared, kind: str, host: Host, **more: Any) -> Device:
-    return Device(part.name, kind, level=level(part.name, host), **more)
+def device(
+    part: Declared,
+    type: str,
+    host: Host,
+    parent: str = "",
+    fixed: tuple[tuple[str, str], ...] = (),
+    options: tuple[tuple[str, str], ...] = (),
+) -> Device:
+    """Return the link of a part: `type` is what `ip link add` calls it, `fixed` what only a new link can have."""
+    return Device(part.name, type, parent, fixed, options, level=level(part.name, host))
 
 
 def mac_of(name: str, host: Host) -> str:
-    """The MAC that a link has, or will have."""
+    """Return the MAC that a link has, or will have; "" if that can't be told."""
     part = host.parts.get(name)
     if part is None:
         link = host.links.get(name)
         return link.address if link else ""
     if part["mac"]:
         return part["mac"]
-    lower = (part.options.get("hw_port") or "",) + lower_links(part)
+    lower = (part.options.get("hw_port") or "", *part.stands_on())
     if found := next((mac for low in lower if low and (mac := mac_of(low, host))), ""):
         return found
-    if part.section == "dummies":
+    if part.kind.makes_up_mac:
         return made_up_mac(name, host)
     link = host.links.get(name)
     return link.address if link and link.ours else ""
 
 
 def made_up_mac(name: str, host: Host) -> str:
-    """A locally administered MAC, the same for a link of that name whenever it is made on this machine."""
+    """Return a locally administered MAC, always the same for a link with this name on this machine."""
     return local_mac(f"{host.machine} {name}")
 
 
 def local_mac(seed: str) -> str:
-    """A locally administered MAC, the same for the same seed."""
+    """Return a locally administered MAC, the same for the same seed."""
     return f"02:{hashlib.sha256(seed.encode()).digest()[:5].hex(':')}"
 
 
 def mtu_of(name: str, host: Host) -> int:
-    """The MTU that a link has, or will have."""
+    """Return the MTU in bytes that a link has, or will have."""
     part = host.parts.get(name)
     if part is None:
         link = host.links.get(name)
         return link.mtu if link else 1500
-    return part["mtu"] or min((mtu_of(low, host) for low in lower_links(part)), default=1500)
+    return part["mtu"] or min((mtu_of(low, host) for low in part.stands_on()), default=1500)
 
 
 def attributes(
     part: Declared, host: Host, mac: str = "", adoption: Adoption | None = None, addresses: bool = True
 ) -> Iterator[Resource]:
-    """MTU, MAC, IPv6, state, addresses and gateway of a link that we make. An adoption brings its own IPv6 settings."""
+    """Yield MTU, MAC, IPv6, state, addresses and gateway of a link that we make. An adoption brings its own IPv6 settings."""
     name, mtu = part.name, mtu_of(part.name, host)
-    for low in lower_links(part):
+    for low in part.stands_on():
         if part["mtu"] and mtu > mtu_of(low, host):
             raise part.error("mtu", f"{mtu} does not fit {low} (MTU {mtu_of(low, host)}); lower it, or raise that of {low}")
     yield LinkAttribute(name, "mtu", str(mtu))
@@ -143,7 +180,7 @@ def attributes(
 
 
 def ipv6(name: str, on: bool, host: Host) -> Iterator[Resource]:
-    """A link without an IPv6 address of the admin's gets none by itself either, not even a link-local one."""
+    """Switch IPv6 on or off for a link: without an address from the admin it gets none by itself, not even link-local."""
     if host.ipv6:
         yield Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0" if on else "1")
         if on:
@@ -151,7 +188,7 @@ def ipv6(name: str, on: bool, host: Host) -> Iterator[Resource]:
 
 
 def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterator[Resource]:
-    """A port of a bridge or bond. Raises ConfigError where the link is missing, is somewhere else, or has addresses."""
+    """Yield what makes a link a port. Raise ConfigError if it is missing, is a port already, or has addresses."""
     require(part, "ports", name, host)
     link = host.links.get(name)
     if link and link.master and link.master != part.name:
@@ -164,7 +201,7 @@ def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterat
         raise part.error(
             "ports",
             f"{name} has address {addresses[0]}, which a port can't keep; "
-            + (f'set adopt = "{name}", or ' if part.section == "bridges" and not declared else "")
+            + (f'set adopt = "{name}", or ' if "adopt" in part.options and not declared else "")
             + "remove it first",
         )
     if not adopted:
@@ -175,43 +212,19 @@ def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterat
 
 
 def require(part: Declared, option: str, name: str, host: Host) -> None:
-    """Raises ConfigError if a link is neither there nor declared."""
+    """Raise MissingLink if a link neither exists nor is declared."""
     link = host.links.get(name)
-    # One that we made and that is declared no more is about to go.
+    # A link of ours that is no longer declared is about to go.
     if name not in host.parts and (link is None or link.ours):
         problem = f"{name} does not exist; is the NIC there, or shall it be declared? (`ip link` lists all)"
         raise MissingLink(str(part.error(option, problem)))
 
 
-def check_together(declared: Config) -> None:
-    """Raises ConfigError for names that two kinds share, ports that two masters share, and circles."""
-    links: dict[str, Declared] = {}
-    masters: dict[str, Declared] = {}
-    for part in declared.parts.values():
-        if part.id.partition(":")[0] not in LINKS:
-            continue
-        if first := links.setdefault(part.name, part):
-            if first is not part:
-                raise part.error("", f"{part.name} is also declared in {first.section}; rename one")
-        for name in part.options.get("ports", ()):
-            if name == part.name:
-                raise part.error("ports", f"{name} can't be a port of itself; remove it")
-            if (first := masters.setdefault(name, part)) is not part:
-                raise part.error("ports", f"{name} is also a port of {first.section}.{first.name}; remove it from one")
-    for part in links.values():
-        _circle(part, links, (part.name,))
-    for network in declared.networks.values():
-        uplink = network.options.get("uplink")
-        if uplink and network.mode == "routed" and uplink in masters:
-            master = masters[uplink]
-            raise network.error("uplink", f"{uplink} is a port of {master.section}.{master.name}; name {master.name} instead")
-
-
-def _circle(part: Declared, links: dict[str, Declared], trail: tuple[str, ...]) -> None:
+def _check_circle(part: Declared, links: Mapping[str, Declared], trail: tuple[str, ...]) -> None:
     if len(trail) > MAX_DEPTH:
         raise links[trail[0]].error("", f"stands on more than {MAX_DEPTH} links, one on the other; the kernel allows no more")
-    for name in lower_links(part):
+    for name in part.stands_on():
         if name in trail:
             raise part.error("", f"stands on itself: {' on '.join((*trail, name))}; break the circle")
         if name in links:
-            _circle(links[name], links, (*trail, name))
+            _check_circle(links[name], links, (*trail, name))

@@ -1,28 +1,37 @@
-"""What the admin declared, as data: options, parts of the host, networks, and the configuration that they make up."""
+"""What the admin declares: options, parts of the host, networks, and the configuration that they make up."""
 
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, InputError, one_line
+
+if TYPE_CHECKING:
+    from .facts import Host
+    from .kind import Kind
+    from .mode import Mode
+    from .resource import Resource
 
 DIRECTORY = "/etc/vmnet-hooks"
 
 
 class Required:
-    """Stands for the default of an option that has none."""
+    """The default of an option that has none: it must be given."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A key of a network. `parse` raises ValueError. An option with `keys` is a table of options."""
+    """A key of a table in the configuration. `parse` turns TOML's value into ours, and raises ValueError. `doc` is what
+    `vmnet-hook options` prints, and `example` a value in TOML. The value of an option with `keys` is a table of its own."""
 
     name: str
     parse: Callable[[object], Any]
     default: Any
     doc: str
+    example: str = ""
     keys: tuple["Option", ...] = ()
 
     @property
@@ -32,12 +41,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Declared:
-    """A declared part of the host: a table [SECTION.NAME]. `options` holds every option; `source` is the file."""
+    """A part of the host as it is declared: a table [SECTION.NAME]. `options` has a value for every option of the kind;
+    `source` is the file. `implied_by` is the network that declares it by the way, if no table does."""
 
-    section: str
+    kind: "Kind"
     name: str
     options: Mapping[str, Any]
     source: str
+    implied_by: str = field(default="", kw_only=True)
 
     def __getitem__(self, option: str) -> Any:
         return self.options[option]
@@ -45,54 +56,126 @@ class Declared:
     @property
     def id(self) -> str:
         """What the part is called on the command line and in the records."""
-        return f"{KINDS[self.section]}:{self.name}"
+        return f"{self.kind.word}:{self.name}"
+
+    @property
+    def label(self) -> str:
+        """What the part is called in messages about the configuration."""
+        return f"{self.kind.section}.{self.name}"
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """The links that are declared as ports of this one."""
+        return tuple(self.options.get("ports", ()))
+
+    @property
+    def adopts(self) -> str:
+        """The port whose addresses and routes this link takes over; "" if there is none."""
+        return self.options.get("adopt") or ""
 
     def error(self, option: str, problem: str) -> ConfigError:
+        """Return the error that names file, key and problem. `option` "" is the part as a whole."""
         name = self.name if _BARE.fullmatch(self.name) else f'"{self.name}"'
-        key = f"{self.section}.{name}" + (f".{option}" if option else "")
-        return ConfigError(f"{self.source}: {key}: {problem}")
+        key = f"{self.kind.section}.{name}" + (f".{option}" if option else "")
+        return Refusal(f"{self.source}: {key}: {problem}", self, option, problem)
+
+    def check(self) -> None:
+        """Raise ConfigError if the options contradict each other."""
+        self.kind.check(self)
+
+    def links(self) -> tuple[str, ...]:
+        """Return the links whose state `resources` depends on."""
+        return self.kind.links(self)
+
+    def stands_on(self) -> tuple[str, ...]:
+        """Return the links that must be there before the part."""
+        return self.kind.stands_on(self)
+
+    def resources(self, host: "Host") -> Iterable["Resource"]:
+        """Return what the part is made of in the kernel. Raise ConfigError if the host does not allow it."""
+        return self.kind.resources(self, host)
+
+    def node(self) -> str:
+        """Return the name of the node that stands for the part in `vmnet-hook graph`."""
+        return self.kind.node(self)
 
 
 @dataclass(frozen=True)
 class Network(Declared):
-    """A declared network."""
+    """A declared network: what its kind is to other parts, its mode is to it."""
 
-    mode: str
+    mode: "Mode"
+
+    def check(self) -> None:
+        self.mode.check(self)
+
+    def links(self) -> tuple[str, ...]:
+        return self.mode.links(self)
+
+    def stands_on(self) -> tuple[str, ...]:
+        return self.mode.links(self)
+
+    def resources(self, host: "Host") -> Iterable["Resource"]:
+        return self.mode.network_resources(self, host)
+
+    def node(self) -> str:
+        return self.mode.home(self)
 
 
-KINDS = {
-    "vlans": "vlan",
-    "bonds": "bond",
-    "bridges": "bridge",
-    "dummies": "dummy",
-    "nat": "nat",
-    "networks": "network",
-}
-"""The sections of a configuration, and what one of each is called."""
-LINKS = ("vlan", "bond", "bridge", "dummy")
-"""The kinds of parts that are links."""
+class Refusal(ConfigError):
+    """A part is not valid: `option` is at fault or, if that is "", the part as a whole. `problem` is the message without file
+    and key."""
+
+    def __init__(self, message: str, part: Declared, option: str, problem: str) -> None:
+        super().__init__(message)
+        self.part, self.option, self.problem = part, option, problem
+
+
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Every declared network by name, every other part by id, and the folder that holds domains.d."""
+    """The configuration: every network by name, every other part by id, and the folder that holds domains.d."""
 
     networks: Mapping[str, Network]
     directory: str = DIRECTORY
     parts: Mapping[str, Declared] = field(default_factory=dict)
 
     def plus(self, network: Network, parts: Iterable[Declared]) -> "Config":
-        """This configuration with a network, and the parts that it implies, that no file declares."""
+        """Return this configuration with a network that no file declares, and with the parts that it implies."""
         implied = {part.id: part for part in parts}
         return replace(self, networks={**self.networks, network.name: network}, parts={**implied, **self.parts})
 
-    def link(self, name: str) -> Declared | None:
-        """The declared link of that name."""
-        return next((p for kind in LINKS if (p := self.parts.get(f"{kind}:{name}"))), None)
+    @cached_property
+    def links(self) -> Mapping[str, Declared]:
+        """The declared links by name; of several with one name, which is an error, the first."""
+        found: dict[str, Declared] = {}
+        for part in self.parts.values():
+            if part.kind.is_link:
+                found.setdefault(part.name, part)
+        return found
+
+    @cached_property
+    def masters(self) -> Mapping[str, Declared]:
+        """The declared links by the names of their ports; of several with one port, which is an error, the first."""
+        found: dict[str, Declared] = {}
+        for part in self.parts.values():
+            for name in part.ports:
+                found.setdefault(name, part)
+        return found
+
+    def part(self, name: str) -> Declared | None:
+        """Return the part, or the network, with this id; None if it is not declared."""
+        network = self.networks.get(name.partition(":")[2])
+        return network if network and network.id == name else self.parts.get(name)
+
+    def on_bridge(self, name: str) -> list[Network]:
+        """Return the networks whose guests are on the bridge `name`."""
+        return [network for network in self.networks.values() if name == network.mode.bridge_of(network)]
 
     def find(self, name: str) -> list[Declared]:
-        """The parts of that name, or of that KIND:NAME. Raises InputError if there is none."""
+        """Return the parts with this name, or with this KIND:NAME. Raise InputError if there is none."""
         everything = {**self.parts, **{network.id: network for network in self.networks.values()}}
         found = [part for part in everything.values() if name in (part.id, part.name)]
         if not found:
@@ -100,14 +183,14 @@ class Config:
         return found
 
     def network(self, name: str, where: str) -> Network:
-        """The network `name`. Raises ConfigError, for the claim made at `where`, if there is none."""
+        """Return the network `name`. Raise ConfigError, for the claim made at `where`, if there is none."""
         if name not in self.networks:
             raise ConfigError(f"{where}: no network {one_line(repr(name))} is declared{nearest(name, self.networks)}")
         return self.networks[name]
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """A hint for a misspelt word: the nearest known one, else all of them."""
+    """Return a hint for a misspelt word: the nearest known one, else all of them."""
     choices = list(known)
     if close := difflib.get_close_matches(str(word), choices, 1):
         return f"; did you mean {close[0]!r}?"
@@ -115,7 +198,7 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 
 def parse_options(rows: Sequence[Option], table: object, where: str) -> dict[str, Any]:
-    """The values of a table by its option rows. Raises ConfigError that names `where` (file: key), value and remedy."""
+    """Return a value for every option of `rows`. Raise ConfigError that names `where` (file: key), value and remedy."""
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: must be a table, is {one_line(repr(table))[:80]}")
     known = {row.name: row for row in rows}

@@ -1,36 +1,55 @@
-"""The registry of modes. A mode is a module with
+"""The registry of modes, and the section that declares networks. A mode is one file, and one row here."""
 
-OPTIONS              rows of its keys
-check(network)       cross-key checks of one network; raises ConfigError
-check_together(networks)  checks across all networks of the mode
-bridge_of(network)   the bridge whose ports belong to the network, or ""
-implied(network)     parts that the network declares by the way, made with its first guest
-links(network)       links whose state the composition needs
-bind(vif, network, where)  the vif with its addresses checked and completed; raises InputError
-network_resources(network, host)   what belongs to the network: there from its first guest to its last
-vif_resources(vif, network, host)  what a guest's NIC needs besides
-announcements(vif, network)   (link, address) pairs
-attracts(resource, vif, network)   whether a resource draws the guest's traffic to this host
-untracked(vif, network)   addresses whose tracked connections are out of date when the guest comes in by live migration
-proxied6(network, on_link)    IPv6 prefixes for whose every address the agent answers on a tap; on_link(ifname) are the host's
-"""
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from collections.abc import Iterable
+from ..errors import ConfigError, one_line
+from ..model.declaration import Config, Declared, Network, Option, Required
+from ..model.kind import Kind
+from ..model.mode import Mode
+from ..model.registry import Registry, Row
 
-from .. import values
-from ..model.declaration import Config, Declared, Network
-from . import bridged, hostroute, routed
-
-MODES = {"routed": routed, "bridged": bridged, "hostroute": hostroute}
-parse_name = values.name
+MODES: Registry[Mode] = Registry(
+    Row("routed", "vmnet_hooks.networks.routed", "Routed"),
+    Row("bridged", "vmnet_hooks.networks.bridged", "Bridged"),
+    Row("hostroute", "vmnet_hooks.networks.hostroute", "HostRoute"),
+)
 
 
-def implied(network: Network) -> Iterable[Declared]:
-    """The parts that a network declares by the way."""
-    return MODES[network.mode].implied(network)
+def mode_option() -> Option:
+    """Return the option that every network has."""
+    return Option("mode", _mode, Required, f"one of {', '.join(MODES)}", '"routed"')
 
 
-def check_together(declared: Config) -> None:
-    """Raises ConfigError for networks that do not go together."""
-    for mode, module in MODES.items():
-        module.check_together([network for network in declared.networks.values() if network.mode == mode], declared)
+def _mode(value: object) -> Mode:
+    if not isinstance(value, str) or value not in MODES:
+        raise ValueError(f"is not a mode; use one of {', '.join(MODES)}")
+    return MODES[value]
+
+
+class Networks(Kind):
+    """The networks: a table has the options of its mode."""
+
+    def rows(self, table: Mapping[str, object], where: str) -> tuple[Option, ...]:
+        if "mode" not in table:
+            raise ConfigError(f"{where}.mode: missing; use one of {', '.join(MODES)}")
+        try:
+            return (mode_option(), *_mode(table["mode"]).options)
+        except ValueError as error:
+            raise ConfigError(f"{where}.mode: {one_line(repr(table['mode']))} {error}") from None
+
+    def listed(self) -> Iterable[tuple[str, tuple[Option, ...]]]:
+        yield f"{self.section}.NAME", (mode_option(),)
+        for name, mode in MODES.items():
+            yield f"{self.section}.NAME({name})", mode.options
+
+    def declare(self, name: str, options: Mapping[str, Any], source: str) -> Network:
+        rest = {key: value for key, value in options.items() if key != "mode"}
+        return Network(self, name, rest, source, options["mode"])
+
+    def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
+        by_mode: dict[str, list[Network]] = {}
+        for network in declared.networks.values():
+            by_mode.setdefault(network.mode.name, []).append(network)
+        for name, networks in by_mode.items():
+            MODES[name].check_together(networks, declared)

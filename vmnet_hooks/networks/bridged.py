@@ -1,158 +1,171 @@
 """Bridged guests: the tap is a port of a bridge, which the admin made, or which is declared and made when it is needed."""
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from .. import values
-from ..errors import InputError
-from ..links import bridge, vlan
-from ..model.declaration import Config, Declared, Network, Option, Required, parse_options
+from ..errors import ConfigError, InputError
+from ..model.declaration import Config, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
+from ..model.mode import Implied, Mode
 from ..model.objects import LinkAttribute, NftElement, PortVlans, Sysctl
 from ..model.resource import Resource
 from ..model.ruleset import BRIDGE
 from .tap import by_kind, merged, sources
 
 OPTIONS = (
-    Option("bridge", values.ifname, Required, "name the bridge that guests join"),
-    Option("uplink", values.ifname, "", "make the bridge over this interface with the first guest, and remove it after the last"),
+    Option("bridge", values.ifname, Required, "name the bridge that guests join", '"br0"'),
+    Option(
+        "uplink",
+        values.ifname,
+        "",
+        "make the bridge over this interface with the first guest, and remove it after the last",
+        '"eth1"',
+    ),
     Option(
         "vlan",
         values.integer(1, 4094),
         None,
         "with uplink: the VLAN of it that the bridge is over; on a VLAN-aware bridge: the guests' untagged VLAN",
+        "100",
     ),
-    Option("tagged", values.vids, None, "VLAN-aware bridge: the VLANs that guests get tagged"),
-    Option("mtu", values.integer(68, 65535), None, "bytes; default: the bridge's own, so that a guest never lowers it"),
-    Option("isolated", values.boolean, False, "guests reach the bridge's other ports, but not one another"),
+    Option("tagged", values.vids, None, "VLAN-aware bridge: the VLANs that guests get tagged", '[10, "20-30"]'),
+    Option("mtu", values.integer(68, 65535), None, "bytes; default: the bridge's own, so that a guest never lowers it", "1400"),
+    Option("isolated", values.boolean, False, "guests reach the bridge's other ports, but not one another", "true"),
     Option(
         "antispoof",
         values.boolean,
         None,
         "guests send only from their own MAC and, if they are given addresses, from these; default: if they are given any",
+        "true",
     ),
 )
 
 
-def check(network: Network) -> None:
-    if network["uplink"] and network["tagged"]:
-        raise network.error("tagged", "is for VLAN-aware bridges; remove it, or uplink")
-    if network["uplink"] == network["bridge"]:
-        raise network.error("uplink", f"{network['uplink']} is the bridge itself; name the interface below")
-    if network["vlan"] in (network["tagged"] or ()):
-        raise network.error("tagged", f"{network['vlan']} is the untagged VLAN already; name it once")
-    if network["uplink"] and network["vlan"]:
+class Bridged(Mode):
+    options = OPTIONS
+
+    brings_up_alone = False
+    shares_addresses = True
+
+    def check(self, network: Network) -> None:
+        if network["uplink"] and network["tagged"]:
+            raise network.error("tagged", "is for VLAN-aware bridges; remove it, or uplink")
+        if network["uplink"] == network["bridge"]:
+            raise network.error("uplink", f"{network['uplink']} is the bridge itself; name the interface below")
+        if network["vlan"] in (network["tagged"] or ()):
+            raise network.error("tagged", f"{network['vlan']} is the untagged VLAN already; name it once")
+        if network["uplink"] and network["vlan"]:
+            name = _vlan_name(network)
+            try:
+                values.ifname(name)
+            except ValueError:
+                raise network.error(
+                    "uplink", f"{name} is too long for a link's name; declare it in [vlans], and the bridge"
+                ) from None
+
+    def check_together(self, networks: Sequence[Network], declared: Config) -> None:
+        """Raise ConfigError if networks share a bridge and VLANs do not tell them apart, or if a link is not what they need."""
+        seen: dict[str, Network] = {}
+        for network in networks:
+            name = network["bridge"]
+            first = seen.setdefault(name, network)
+            vlans = [(n["vlan"], n["tagged"]) for n in (first, network)]
+            if first is not network and (vlans[0] == vlans[1] or first["uplink"] or network["uplink"]):
+                raise network.error("bridge", f"{name} is already the bridge of {first.label}; use one of them")
+            part = declared.links.get(name)
+            if part and not part.kind.takes_guests:
+                raise network.error("bridge", f"{part.label} is a {part.kind.word}, not a bridge; name a bridge")
+            if network["uplink"] and part and part.implied_by != network.name:
+                raise network.error("uplink", f"bridge {name} is declared in {part.source}: list the uplink in its ports instead")
+            device = declared.parts.get(f"vlan:{_vlan_name(network)}") if network["uplink"] and network["vlan"] else None
+            if device and (device["parent"], device["id"]) != (network["uplink"], network["vlan"]):
+                raise network.error("vlan", f"{device.label} is VLAN {device['id']} of {device['parent']}; rename it, or use it")
+            if part and _tags(network) and not network["uplink"] and not part.options.get("vlan_filtering"):
+                raise network.error(
+                    "vlan", f"{part.label} is not VLAN-aware; set vlan_filtering = true there, or name an uplink here"
+                )
+
+    def implied(self, network: Network) -> tuple[Implied, ...]:
+        """Return the bridge over `uplink`, and the VLAN device between them. A VLAN device that is declared takes its place."""
+        uplink = network["uplink"]
+        if not uplink:
+            return ()
+        if not network["vlan"]:
+            return (("bridges", network["bridge"], {"ports": [uplink]}),)
         name = _vlan_name(network)
-        try:
-            values.ifname(name)
-        except ValueError:
+        device = ("vlans", name, {"parent": uplink, "id": network["vlan"]})
+        return (device, ("bridges", network["bridge"], {"ports": [name]}))
+
+    def bind(self, vif: Vif, network: Network, where: str) -> Vif:
+        """Check the guest's addresses, and the prefixes that it may send from besides. Its VLANs are its own, else the
+        network's."""
+        vif = replace(vif, addresses=sources(vif, where, lambda _: ""))
+        if network["uplink"]:
+            if vif.vlan or vif.tagged:
+                raise InputError(
+                    f"{where}: the bridge of network {network.name} is over an uplink of one VLAN; drop vlan and tagged"
+                )
+            return vif
+        # Given to the NIC, else to the network.
+        untagged = network["vlan"] if vif.vlan is None else vif.vlan
+        tagged = network["tagged"] if vif.tagged is None else vif.tagged
+        if untagged in (tagged or ()):
+            raise InputError(f"{where}: VLAN {untagged} is both untagged and tagged; name it once")
+        return replace(vif, vlan=untagged, tagged=tuple(tagged or ()))
+
+    def links(self, network: Network) -> tuple[str, ...]:
+        return (network["bridge"],)
+
+    def nothing_below(self, network: Network) -> ConfigError:
+        problem = f"{network['bridge']} is not declared: there is nothing to bring up without a guest"
+        return network.error("bridge", problem)
+
+    def vif_resources(self, vif: Vif, network: Network, host: Host) -> list[Resource]:
+        """Return the filter first; the MTU before the tap joins, so that the bridge never shrinks to the tap's; the state last.
+
+        A tap's MAC starts with fe: a bridge takes the lowest MAC of its ports, and must not change its own for a guest.
+        """
+        name, tap = network["bridge"], vif.ifname
+        part, link = host.parts.get(name), host.links.get(name)
+        if link is None and part is None:
             raise network.error(
-                "uplink", f"{name} is too long for a link's name; declare it in [vlans], and the bridge"
-            ) from None
+                "bridge", f"{name} does not exist; declare it in [bridges], or create it (ip link add {name} type bridge)"
+            )
+        if link and not link.takes_guests:
+            raise network.error("bridge", f"{name} is not a bridge but {link.kind or 'a plain interface'}; name a bridge")
+        mtu = link.mtu if link else _mtu(name, host)
+        return [
+            *_antispoof(vif, network),
+            LinkAttribute(tap, "mtu", str(vif.mtu or network["mtu"] or mtu)),
+            LinkAttribute(tap, "address", _tap_mac(vif, host)),
+            *([Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")] if host.ipv6 else []),
+            LinkAttribute(tap, "master", name),
+            *([LinkAttribute(tap, "isolated", "on")] if network["isolated"] else []),
+            *_vlans(vif, network, host),
+            LinkAttribute(tap, "state", "up"),
+        ]
+
+    def bridge_of(self, network: Network) -> str:
+        return str(network["bridge"])
 
 
 def _vlan_name(network: Network) -> str:
     return f"{network['uplink']}.{network['vlan']}"
 
 
-def implied(network: Network) -> tuple[Declared, ...]:
-    """The bridge over `uplink`, and the VLAN device between them. A VLAN device that is declared as well is the one used."""
-    uplink = network["uplink"]
-    if not uplink:
-        return ()
-    port, parts = uplink, []
-    if network["vlan"]:
-        port = _vlan_name(network)
-        parts.append(_part(network, "vlans", vlan.OPTIONS, port, {"parent": uplink, "id": network["vlan"]}))
-    return (*parts, _part(network, "bridges", bridge.OPTIONS, network["bridge"], {"ports": [port]}))
+def _mtu(name: str, host: Host) -> int:
+    """Return the MTU in bytes that the bridge will have."""
+    # Most bridges are there already.
+    from ..links.link import mtu_of
 
-
-def _part(network: Network, section: str, rows: Sequence[Option], name: str, table: dict[str, Any]) -> Declared:
-    options = parse_options(rows, table, f"{network.source}: networks.{network.name}")
-    return Declared(section, name, {**options, "implied": network.name}, network.source)
-
-
-def check_together(networks: list[Network], declared: Config) -> None:
-    """Networks share a bridge only where VLANs tell them apart."""
-    seen: dict[str, Network] = {}
-    for network in networks:
-        name = network["bridge"]
-        first = seen.setdefault(name, network)
-        vlans = [(n["vlan"], n["tagged"]) for n in (first, network)]
-        if first is not network and (vlans[0] == vlans[1] or first["uplink"] or network["uplink"]):
-            raise network.error("bridge", f"{name} is already the bridge of networks.{first.name}; use one of them")
-        part = declared.parts.get(f"bridge:{name}")
-        if network["uplink"] and part and part.options.get("implied") != network.name:
-            raise network.error("uplink", f"bridge {name} is declared in {part.source}: list the uplink in its ports instead")
-        device = declared.parts.get(f"vlan:{_vlan_name(network)}") if network["uplink"] and network["vlan"] else None
-        if device and (device["parent"], device["id"]) != (network["uplink"], network["vlan"]):
-            raise network.error("vlan", f"vlans.{device.name} is VLAN {device['id']} of {device['parent']}; rename it, or use it")
-        if part and _tags(network) and not network["uplink"] and not part["vlan_filtering"]:
-            raise network.error(
-                "vlan", f"bridges.{name} is not VLAN-aware; set vlan_filtering = true there, or name an uplink here"
-            )
+    return mtu_of(name, host)
 
 
 def _tags(network: Network) -> bool:
     return bool(network["vlan"] or network["tagged"])
-
-
-def bridge_of(network: Network) -> str:
-    return network["bridge"]
-
-
-def links(network: Network) -> tuple[str, ...]:
-    return (network["bridge"],)
-
-
-def bind(vif: Vif, network: Network, where: str) -> Vif:
-    """Checks the guest's addresses, and the prefixes that it may send from besides; its VLANs are its own, else the
-    network's."""
-    vif = replace(vif, addresses=sources(vif, where, lambda _: ""))
-    if network["uplink"]:
-        if vif.vlan or vif.tagged:
-            raise InputError(f"{where}: the bridge of network {network.name} is over an uplink of one VLAN; drop vlan and tagged")
-        return vif
-    # Given to the NIC, else to the network.
-    untagged = network["vlan"] if vif.vlan is None else vif.vlan
-    tagged = network["tagged"] if vif.tagged is None else vif.tagged
-    if untagged in (tagged or ()):
-        raise InputError(f"{where}: VLAN {untagged} is both untagged and tagged; name it once")
-    return replace(vif, vlan=untagged, tagged=tuple(tagged or ()))
-
-
-def network_resources(network: Network, host: Host) -> list[Resource]:
-    """None: the bridge is the admin's, or a part of its own."""
-    return []
-
-
-def vif_resources(vif: Vif, network: Network, host: Host) -> list[Resource]:
-    """The filter before anything; MTU before the tap joins, so that the bridge never shrinks to the tap's; the link goes up last.
-
-    A tap's MAC starts with fe: a bridge takes the lowest MAC of its ports, and must not change its own for a guest.
-    """
-    name, tap = network["bridge"], vif.ifname
-    part, link = host.parts.get(name), host.links.get(name)
-    if link is None and part is None:
-        raise network.error(
-            "bridge", f"{name} does not exist; declare it in [bridges], or create it (ip link add {name} type bridge)"
-        )
-    if link and link.kind != "bridge":
-        raise network.error("bridge", f"{name} is not a bridge but {link.kind or 'a plain interface'}; name a bridge")
-    mtu = link.mtu if link else bridge.link.mtu_of(name, host)
-    return [
-        *_antispoof(vif, network),
-        LinkAttribute(tap, "mtu", str(vif.mtu or network["mtu"] or mtu)),
-        LinkAttribute(tap, "address", _tap_mac(vif, host)),
-        *([Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")] if host.ipv6 else []),
-        LinkAttribute(tap, "master", name),
-        *([LinkAttribute(tap, "isolated", "on")] if network["isolated"] else []),
-        *_vlans(vif, network, host),
-        LinkAttribute(tap, "state", "up"),
-    ]
 
 
 def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
@@ -191,7 +204,7 @@ def _vlans(vif: Vif, network: Network, host: Host) -> list[Resource]:
     """The tap's own VLANs. On a VLAN-aware bridge a tap without any is cut off: that is refused."""
     name = network["bridge"]
     part, link = host.parts.get(name), host.links.get(name)
-    aware = link.vlan_filtering if link else bool(part and part["vlan_filtering"])
+    aware = link.vlan_filtering if link else bool(part and part.options.get("vlan_filtering"))
     mine = () if network["uplink"] else tuple(filter(None, (vif.vlan, *(vif.tagged or ()))))
     if not aware:
         if mine:
@@ -199,7 +212,7 @@ def _vlans(vif: Vif, network: Network, host: Host) -> list[Resource]:
         return []
     if not mine:
         raise network.error("vlan", f"bridge {name} is VLAN-aware: name the guests' vlan, or tagged")
-    for port in part["ports"] if part else ():
+    for port in part.ports if part else ():
         if taken := next((v for v in mine if (port, v) in host.vlans), 0):
             other = host.vlans[port, taken]
             raise network.error("vlan", f"VLAN {taken} of {port} is taken by {other}, so {name} gets none of it; remove {other}")
@@ -214,24 +227,3 @@ def _tap_mac(vif: Vif, host: Host) -> str:
         return link.address
     # libvirt does the same: fe, or fa for a guest whose own MAC starts with fe.
     return ("fa" if vif.mac.startswith("fe:") else "fe") + vif.mac[2:]
-
-
-def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:
-    """None: the guest itself is on the wire."""
-    return []
-
-
-def attracts(resource: Resource, vif: Vif, network: Network) -> bool:
-    """Nothing does: a bridge sends to this port what it has seen come from it, and until the guest runs here it is silent. A
-    shared gateway answers for its own address alone."""
-    return False
-
-
-def untracked(vif: Vif, network: Network) -> list[str]:
-    """None: its packets pass below the host."""
-    return []
-
-
-def proxied6(network: Network, on_link: Callable[[str], Sequence[ipaddress.IPv6Network]]) -> Sequence[ipaddress.IPv6Network]:
-    """None: who asks is heard by who is asked."""
-    return []

@@ -13,9 +13,10 @@ from typing import Any
 from .. import values
 from ..errors import InputError, MissingLink
 from ..links.forwarding import forwarding
-from ..model.declaration import Config, Declared, Network, Option, Required
+from ..model.declaration import Config, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
+from ..model.mode import Mode, Prefixes6, Subnet
 from ..model.objects import Address, LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl, TableName
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import ARP, INET, NAT
@@ -38,33 +39,39 @@ def _as_is(value: object) -> Any:
 
 
 OPTIONS = (
-    Option("uplink", values.ifname, Required, "name the interface that leads to the gateway and to the other nodes"),
+    Option("uplink", values.ifname, Required, "name the interface that leads to the gateway and to the other nodes", '"eth1"'),
     Option(
         "table",
         values.integer(1, 2**31 - 1),
         Required,
         "the routing table of this network: a number not in use by another",
+        "222",
     ),
-    Option("table_name", values.name, "", "the table's name for iproute2, registered under rt_tables.d while guests run"),
+    Option(
+        "table_name", values.name, "", "the table's name for iproute2, registered under rt_tables.d while guests run", '"guests"'
+    ),
     Option(
         "role",
         values.one_of("host", "router", "router+host"),
         "host",
         "host: the gateway is elsewhere; router: this node is the gateway; router+host: it is, and runs guests too",
+        '"router+host"',
     ),
     Option(
         "ipv4",
         _as_is,
         None,
         "the network's IPv4 side",
+        '{ subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }',
         (
-            Option("subnet", _subnet(4), Required, "write the subnet, as 192.0.2.0/24"),
-            Option("gateway", values.address_of(4), Required, "write the gateway's address"),
+            Option("subnet", _subnet(4), Required, "write the subnet, as 192.0.2.0/24", '"192.0.2.0/24"'),
+            Option("gateway", values.address_of(4), Required, "write the gateway's address", '"192.0.2.1"'),
             Option(
                 "arp_source",
                 values.address_of(4),
                 None,
                 "sender of ARP requests on the uplink: an unused address of the subnet, the same on every node (for role host)",
+                '"192.0.2.254"',
             ),
         ),
     ),
@@ -73,61 +80,171 @@ OPTIONS = (
         _as_is,
         None,
         "the network's IPv6 side",
+        '{ subnet = "2001:db8::/64", gateway = "2001:db8::1" }',
         (
-            Option("subnet", _subnet(6), Required, "write the subnet, as 2001:db8::/64"),
-            Option("gateway", values.address_of(6), Required, "write the gateway's address"),
+            Option("subnet", _subnet(6), Required, "write the subnet, as 2001:db8::/64", '"2001:db8::/64"'),
+            Option("gateway", values.address_of(6), Required, "write the gateway's address", '"2001:db8::1"'),
         ),
     ),
-    Option("masquerade", values.ifname, "", "router roles: translate guests' addresses on the way out of this interface"),
-    Option("external", values.ifname, "", "router roles: the interface to the outside, where forwarding is switched on too"),
+    Option(
+        "masquerade", values.ifname, "", "router roles: translate guests' addresses on the way out of this interface", '"eth0"'
+    ),
+    Option(
+        "external", values.ifname, "", "router roles: the interface to the outside, where forwarding is switched on too", '"eth0"'
+    ),
     Option(
         "permanent_neighbours",
         values.boolean,
         True,
         "a permanent neighbour entry per guest address: no ARP or ND from the host",
+        "false",
     ),
     Option(
         "tap_mac",
         values.mac_or_none,
         "fe:ff:ff:ff:ff:ff",
         "the MAC of every tap, on every node, so that a guest's neighbour entry survives migration; \"\" keeps the tap's",
+        '"fe:00:00:00:00:01"',
     ),
-    Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own"),
-    Option("rule_priority", values.integer(1, 32765), 22000, "priority of the network's policy rules"),
+    Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
+    Option("rule_priority", values.integer(1, 32765), 22000, "priority of the network's policy rules", "21000"),
 )
+
+
+class Routed(Mode):
+    options = OPTIONS
+
+    def check(self, network: Network) -> None:
+        sides = _sides(network)
+        router = network["role"] != "host"
+        if not sides:
+            raise network.error("", "has neither ipv4 nor ipv6; add ipv4 = { subnet = …, gateway = … }")
+        if network["table"] in (253, 254, 255):
+            raise network.error("table", f"{network['table']} is one of the kernel's own (default, main, local); choose another")
+        if network["table_name"] in ("main", "local", "default", "unspec"):
+            raise network.error("table_name", f"{network['table_name']} is one of the kernel's own tables; choose another name")
+        for key, side in sides:
+            if side["subnet"].prefixlen == 0:
+                raise network.error(f"{key}.subnet", f"{side['subnet']} is every address there is; write the guests' own subnet")
+            for name in ("gateway", "arp_source"):
+                if side.get(name) is not None and (problem := _unusable(side[name], side["subnet"])):
+                    raise network.error(f"{key}.{name}", f"{side[name]} {problem}; choose a host address of the subnet")
+        ipv4 = network["ipv4"]
+        if ipv4 and ipv4["arp_source"] == ipv4["gateway"]:
+            raise network.error("ipv4.arp_source", f"{ipv4['arp_source']} is the gateway; choose an unused address of the subnet")
+        if ipv4 and not router and ipv4["arp_source"] is None:
+            raise network.error(
+                "ipv4.arp_source", "missing; role host needs an unused address of the subnet as the uplink's ARP sender"
+            )
+        for name in ("masquerade", "external"):
+            if network[name] and not router:
+                raise network.error(name, f"{network[name]} is of no use with role host; set role to router or router+host")
+            if network[name] == network["uplink"]:
+                raise network.error(name, f"{network[name]} is the uplink itself; name the interface to the outside")
+
+    def check_together(self, networks: Sequence[Network], declared: Config) -> None:
+        for number, network in enumerate(networks):
+            if master := declared.masters.get(network["uplink"]):
+                raise network.error("uplink", f"{network['uplink']} is a port of {master.label}; name {master.name} instead")
+            for other in networks[:number]:
+                if network["table"] == other["table"]:
+                    raise network.error("table", f"{network['table']} is already the table of {other.label}; choose another")
+                if network["table_name"] and network["table_name"] == other["table_name"]:
+                    raise network.error("table_name", f"{network['table_name']} is already that of {other.label}; choose another")
+                sources = [n["ipv4"]["arp_source"] for n in (network, other) if n["ipv4"]]
+                if network["uplink"] == other["uplink"] and len(set(sources)) > 1:
+                    raise network.error(
+                        "ipv4.arp_source",
+                        f"{sources[0]} is not that of {other.label} on the same uplink; use one, or another uplink",
+                    )
+                for key, side in _sides(network):
+                    if other[key] and side["subnet"].overlaps(other[key]["subnet"]):
+                        raise network.error(
+                            f"{key}.subnet",
+                            f"{side['subnet']} overlaps {other[key]['subnet']} of {other.label}; separate them",
+                        )
+
+    def bind(self, vif: Vif, network: Network, where: str) -> Vif:
+        """Check the guest's addresses, and give it subnet + EUI-64 if it has no IPv6 address of its own."""
+        if network["role"] == "router":
+            raise InputError(
+                f"{where}: network {network.name} has role router on this node, which runs no guests; use router+host"
+            )
+        addresses: list[values.IPAddress] = []
+        for text in vif.addresses:
+            try:
+                address = values.address(text)
+            except ValueError as error:
+                raise InputError(f"{where}: {text!r} {error}") from None
+            side = network[f"ipv{address.version}"]
+            if side is None:
+                raise InputError(
+                    f"{where}: {address}: network {network.name} has no ipv{address.version}; declare it, or drop the address"
+                )
+            problem = _unusable(address, side["subnet"])
+            problem = problem or ("is the gateway's" if address == side["gateway"] else "")
+            problem = problem or ("is the network's arp_source" if address == side.get("arp_source") else "")
+            problem = problem or ("is given twice" if address in addresses else "")
+            if problem:
+                raise InputError(f"{where}: {address} {problem}; choose another address of {side['subnet']}")
+            addresses.append(address)
+        ipv6 = network["ipv6"]
+        if ipv6 and not any(address.version == 6 for address in addresses) and ipv6["subnet"].prefixlen == 64:
+            addresses.append(values.eui64(ipv6["subnet"], vif.mac))
+        if not addresses:
+            raise InputError(f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one with --ip")
+        if vif.vlan or vif.tagged:
+            raise InputError(f"{where}: network {network.name} is routed and has no VLANs; drop vlan and tagged")
+        return replace(vif, addresses=tuple(map(str, addresses)))
+
+    def links(self, network: Network) -> tuple[str, ...]:
+        return tuple(filter(None, (network["uplink"], network["masquerade"], network["external"])))
+
+    def links6(self, network: Network) -> tuple[str, ...]:
+        return (network["uplink"],) if network["ipv6"] else ()
+
+    def network_resources(self, network: Network, host: Host) -> Iterator[Resource]:
+        return _network(network, host)
+
+    def vif_resources(self, vif: Vif, network: Network, host: Host) -> list[Resource]:
+        tap.check_master(vif, network, host)
+        ipv4, ipv6 = bool(network["ipv4"]), bool(network["ipv6"])
+        return [
+            *_arp_source(vif, network),
+            *tap.source_filter(vif, ipv4, ipv6),
+            *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host),
+            *_paths(vif, network),
+        ]
+
+    def announcements(self, vif: Vif, network: Network) -> list[tuple[str, str]]:
+        return [(network["uplink"], address) for address in vif.addresses]
+
+    def attracts(self, resource: Resource, vif: Vif, network: Network) -> bool:
+        return tap.attracts(resource, vif, network["uplink"])
+
+    def untracked(self, vif: Vif, network: Network) -> list[str]:
+        """Return none on the network's gateway: it has seen the guest's connections before, and their translations hold."""
+        return list(vif.addresses) if network["role"] == "host" else []
+
+    def proxied6(self, network: Network, on_link: Callable[[str], Prefixes6]) -> Prefixes6:
+        return [network["ipv6"]["subnet"]] if network["ipv6"] else []
+
+    def serves(self, network: Network, addresses: Subnet) -> bool:
+        subnets = [side["subnet"] for _, side in _sides(network)]
+        return any(addresses.version == subnet.version and addresses.subnet_of(subnet) for subnet in subnets)
+
+    def table_of(self, network: Network) -> int:
+        return int(network["table"])
+
+    def home(self, network: Network) -> str:
+        return f"table {network['table']}"
+
+    def label(self, network: Network) -> tuple[str, ...]:
+        return (*super().label(network), f"role {network['role']}")
 
 
 def _sides(network: Network) -> list[tuple[str, Any]]:
     return [(key, network[key]) for key in ("ipv4", "ipv6") if network[key]]
-
-
-def check(network: Network) -> None:
-    sides = _sides(network)
-    router = network["role"] != "host"
-    if not sides:
-        raise network.error("", "has neither ipv4 nor ipv6; add ipv4 = { subnet = …, gateway = … }")
-    if network["table"] in (253, 254, 255):
-        raise network.error("table", f"{network['table']} is one of the kernel's own (default, main, local); choose another")
-    if network["table_name"] in ("main", "local", "default", "unspec"):
-        raise network.error("table_name", f"{network['table_name']} is one of the kernel's own tables; choose another name")
-    for key, side in sides:
-        if side["subnet"].prefixlen == 0:
-            raise network.error(f"{key}.subnet", f"{side['subnet']} is every address there is; write the guests' own subnet")
-        for name in ("gateway", "arp_source"):
-            if side.get(name) is not None and (problem := _unusable(side[name], side["subnet"])):
-                raise network.error(f"{key}.{name}", f"{side[name]} {problem}; choose a host address of the subnet")
-    ipv4 = network["ipv4"]
-    if ipv4 and ipv4["arp_source"] == ipv4["gateway"]:
-        raise network.error("ipv4.arp_source", f"{ipv4['arp_source']} is the gateway; choose an unused address of the subnet")
-    if ipv4 and not router and ipv4["arp_source"] is None:
-        raise network.error(
-            "ipv4.arp_source", "missing; role host needs an unused address of the subnet as the uplink's ARP sender"
-        )
-    for name in ("masquerade", "external"):
-        if network[name] and not router:
-            raise network.error(name, f"{network[name]} is of no use with role host; set role to router or router+host")
-        if network[name] == network["uplink"]:
-            raise network.error(name, f"{network[name]} is the uplink itself; name the interface to the outside")
 
 
 def _unusable(address: values.IPAddress, subnet: Any) -> str:
@@ -141,88 +258,6 @@ def _unusable(address: values.IPAddress, subnet: Any) -> str:
     if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
         return "is not a unicast address that can be routed"
     return ""
-
-
-def check_together(networks: list[Network], declared: Config) -> None:
-    for number, network in enumerate(networks):
-        for other in networks[:number]:
-            if network["table"] == other["table"]:
-                raise network.error("table", f"{network['table']} is already the table of networks.{other.name}; choose another")
-            if network["table_name"] and network["table_name"] == other["table_name"]:
-                raise network.error(
-                    "table_name", f"{network['table_name']} is already that of networks.{other.name}; choose another"
-                )
-            sources = [n["ipv4"]["arp_source"] for n in (network, other) if n["ipv4"]]
-            if network["uplink"] == other["uplink"] and len(set(sources)) > 1:
-                raise network.error(
-                    "ipv4.arp_source",
-                    f"{sources[0]} is not that of networks.{other.name} on the same uplink; use one, or another uplink",
-                )
-            for key, side in _sides(network):
-                if other[key] and side["subnet"].overlaps(other[key]["subnet"]):
-                    raise network.error(
-                        f"{key}.subnet",
-                        f"{side['subnet']} overlaps {other[key]['subnet']} of networks.{other.name}; separate them",
-                    )
-
-
-def bridge_of(network: Network) -> str:
-    return ""
-
-
-def implied(network: Network) -> tuple[Declared, ...]:
-    return ()
-
-
-def links(network: Network) -> tuple[str, ...]:
-    return tuple(filter(None, (network["uplink"], network["masquerade"], network["external"])))
-
-
-def bind(vif: Vif, network: Network, where: str) -> Vif:
-    """Checks the guest's addresses, and gives it subnet + EUI-64 where it has no IPv6 address of its own."""
-    if network["role"] == "router":
-        raise InputError(f"{where}: network {network.name} has role router on this node, which runs no guests; use router+host")
-    addresses: list[values.IPAddress] = []
-    for text in vif.addresses:
-        try:
-            address = values.address(text)
-        except ValueError as error:
-            raise InputError(f"{where}: {text!r} {error}") from None
-        side = network[f"ipv{address.version}"]
-        if side is None:
-            raise InputError(
-                f"{where}: {address}: network {network.name} has no ipv{address.version}; declare it, or drop the address"
-            )
-        problem = _unusable(address, side["subnet"])
-        problem = problem or ("is the gateway's" if address == side["gateway"] else "")
-        problem = problem or ("is the network's arp_source" if address == side.get("arp_source") else "")
-        problem = problem or ("is given twice" if address in addresses else "")
-        if problem:
-            raise InputError(f"{where}: {address} {problem}; choose another address of {side['subnet']}")
-        addresses.append(address)
-    ipv6 = network["ipv6"]
-    if ipv6 and not any(address.version == 6 for address in addresses) and ipv6["subnet"].prefixlen == 64:
-        addresses.append(values.eui64(ipv6["subnet"], vif.mac))
-    if not addresses:
-        raise InputError(f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one with --ip")
-    if vif.vlan or vif.tagged:
-        raise InputError(f"{where}: network {network.name} is routed and has no VLANs; drop vlan and tagged")
-    return replace(vif, addresses=tuple(map(str, addresses)))
-
-
-def network_resources(network: Network, host: Host) -> list[Resource]:
-    return list(_network(network, host))
-
-
-def vif_resources(vif: Vif, network: Network, host: Host) -> list[Resource]:
-    tap.check_master(vif, network, host)
-    ipv4, ipv6 = bool(network["ipv4"]), bool(network["ipv6"])
-    return [
-        *_arp_source(vif, network),
-        *tap.source_filter(vif, ipv4, ipv6),
-        *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host),
-        *_paths(vif, network),
-    ]
 
 
 def _network(network: Network, host: Host) -> Iterator[Resource]:
@@ -283,28 +318,11 @@ def _paths(vif: Vif, network: Network) -> Iterator[Resource]:
     for address in vif.addresses:
         if network["permanent_neighbours"]:
             yield Neighbour(ifname, address, vif.mac)
-        if ":" in address:
+        if values.version(address) == 6:
             yield ProxyNeighbour(network["uplink"], address)
-        yield Route(network["table"], f"{address}/{128 if ':' in address else 32}", ifname, metric=vif.metric)
+        yield Route(network["table"], values.host(address), ifname, metric=vif.metric)
     if network["ipv6"]:
         yield ProxyNeighbour(ifname, str(network["ipv6"]["gateway"]))
     if network["ipv4"] and network["role"] == "router+host":
         # With arp_ignore=1 (hosts of load balancers set it) the kernel answers only for addresses of the link that was asked.
         yield Address(ifname, f"{network['ipv4']['gateway']}/32")
-
-
-def announcements(vif: Vif, network: Network) -> list[tuple[str, str]]:
-    return [(network["uplink"], address) for address in vif.addresses]
-
-
-def attracts(resource: Resource, vif: Vif, network: Network) -> bool:
-    return tap.attracts(resource, vif, network["uplink"])
-
-
-def untracked(vif: Vif, network: Network) -> list[str]:
-    """None on the network's gateway: it has seen the guest's connections before, and their translations hold."""
-    return list(vif.addresses) if network["role"] == "host" else []
-
-
-def proxied6(network: Network, on_link: Callable[[str], Sequence[ipaddress.IPv6Network]]) -> Sequence[ipaddress.IPv6Network]:
-    return [network["ipv6"]["subnet"]] if network["ipv6"] else []

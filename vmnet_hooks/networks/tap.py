@@ -1,5 +1,5 @@
-"""What every tap of a guest without a bridge has, whatever the host's routes are like: its filter, its sysctls, its MAC. And
-what filters of all kinds are made from: a guest's addresses and prefixes."""
+"""What the modes share: filter, sysctls and MAC of a tap without a bridge, and how a guest's addresses and prefixes are checked
+and sorted."""
 
 import ipaddress
 from collections.abc import Callable, Iterator
@@ -9,14 +9,13 @@ from ..errors import InputError
 from ..model.declaration import Network
 from ..model.facts import Host
 from ..model.guest import Vif
+from ..model.mode import Subnet
 from ..model.objects import LinkAttribute, NftElement, ProxyNeighbour, Route, Sysctl
 from ..model.resource import Resource
 
-Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 def check_master(vif: Vif, network: Network, host: Host) -> None:
-    """Raises InputError for a port of a bridge: through it nothing meets the filter."""
+    """Raise InputError if the tap is a port of a bridge: what passes there does not meet the filter."""
     link = host.links.get(vif.ifname)
     if link and link.master:
         raise InputError(
@@ -26,25 +25,25 @@ def check_master(vif: Vif, network: Network, host: Host) -> None:
 
 
 def proxy_arp(dev: str) -> Iterator[Resource]:
-    """The host answers on `dev` for all that it would route elsewhere."""
+    """Yield what makes the host answer ARP on `dev` for all that it would route elsewhere."""
     yield Sysctl(f"net/ipv4/conf/{dev}/proxy_arp", "1")
     yield proxy_delay(4, dev)
 
 
 def proxy_ndp(dev: str) -> Iterator[Resource]:
-    """The host answers on `dev` for the addresses that are entered."""
+    """Yield what makes the host answer ND on `dev` for its proxy entries."""
     yield Sysctl(f"net/ipv6/conf/{dev}/proxy_ndp", "1")
     yield proxy_delay(6, dev)
 
 
 def proxy_delay(version: int, dev: str) -> Sysctl:
-    """By default a proxied answer waits a random time of up to 0.8 s."""
+    """Return what lets a proxied answer go out at once: by default the kernel waits a random time of up to 0.8 s."""
     return Sysctl(f"net/ipv{version}/neigh/{dev}/proxy_delay", "0")
 
 
 def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
-    """Elements for one tap: the guest's own addresses and, unless opened, what may leave the tap: of a family, if the
-    network has that."""
+    """Yield elements for one tap: the guest's own addresses and, unless its filter is off, what may leave the tap. `ipv4` and
+    `ipv6` are the families that the network has."""
     tap, mac = f'"{vif.ifname}"', vif.mac
     if ipv6:
         yield NftElement("inet", "forwarding", (tap,))
@@ -76,16 +75,16 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
 
 
 def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:
-    """Whether a resource draws a routed guest's traffic: the routes to it, by which the host also answers ARP for it on other
-    links, and the entries by which it answers on `uplink`."""
+    """Return whether a resource draws a routed guest's traffic: the routes to it, by which the host also answers ARP for it on
+    other links, and the entries by which it answers on `uplink`."""
     if isinstance(resource, Route):
         return resource.dev == vif.ifname
     return isinstance(resource, ProxyNeighbour) and resource.ifname == uplink and resource.address in vif.addresses
 
 
 def sources(vif: Vif, where: str, unusable: Callable[[Subnet], str]) -> tuple[str, ...]:
-    """The addresses and prefixes of a NIC, each checked; `unusable` says what a mode has against one, "" if nothing. Raises
-    InputError."""
+    """Return the addresses and prefixes of a NIC, each checked. `unusable` returns what a mode has against one, "" if nothing.
+    Raise InputError, for the claim at `where`."""
     found: list[str] = []
     for text in vif.addresses:
         try:
@@ -105,20 +104,20 @@ def sources(vif: Vif, where: str, unusable: Callable[[Subnet], str]) -> tuple[st
 
 
 def merged(prefixes: list[str]) -> list[str]:
-    """The fewest prefixes of one family that say the same: a set of intervals takes none that overlap."""
+    """Return the fewest prefixes of one family that cover the same: a set of intervals takes none that overlap."""
     return [str(net) for net in ipaddress.collapse_addresses([ipaddress.ip_network(p) for p in prefixes])]  # type: ignore
 
 
 def by_kind(addresses: tuple[str, ...]) -> tuple[list[str], list[str], list[str], list[str]]:
-    """IPv4 addresses, IPv6 addresses, IPv4 prefixes, IPv6 prefixes."""
+    """Return IPv4 addresses, IPv6 addresses, IPv4 prefixes, IPv6 prefixes."""
     found: tuple[list[str], list[str], list[str], list[str]] = ([], [], [], [])
     for address in addresses:
-        found[2 * ("/" in address) + (":" in address)].append(address)
+        found[2 * ("/" in address) + (values.version(address) == 6)].append(address)
     return found
 
 
 def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: Host) -> Iterator[Resource]:
-    """Sysctls and attributes of one tap, which goes up last. `mac` "" keeps its own."""
+    """Yield sysctls and attributes of one tap; its state comes last. `mac` "" keeps its own, and `mtu` (bytes) None too."""
     tap = vif.ifname
     if ipv4:
         yield Sysctl(f"net/ipv4/conf/{tap}/forwarding", "1")

@@ -42,6 +42,16 @@ class Device(Resource):
     def ours(self) -> bool:
         return self.alias == ALIAS
 
+    @property
+    def has_ports(self) -> bool:
+        """Whether other links can be its ports."""
+        return self.type in ("bridge", "bond")
+
+    @property
+    def takes_guests(self) -> bool:
+        """Whether guests' taps can be its ports."""
+        return self.type == "bridge"
+
     def covers(self, have: Resource) -> bool:
         return isinstance(have, Device) and have.ours and self.same_device(have) and set(self.options) <= set(have.options)
 

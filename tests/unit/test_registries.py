@@ -1,0 +1,287 @@
+"""The registries: a mode or a kind of link is one file and one row. A dummy of each, outside the program, goes all the way."""
+
+import json
+import sys
+import tomllib
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from scenario import Host, guest
+
+from vmnet_hooks.cli import main
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.declared.sections import SECTIONS, is_part
+from vmnet_hooks.errors import InputError, KernelError
+from vmnet_hooks.graph.build import build
+from vmnet_hooks.graph.model import MISSING
+from vmnet_hooks.importing.draft import Block, Draft, settle, toml
+from vmnet_hooks.importing.live import convert
+from vmnet_hooks.kernel.import_facts import Survey
+from vmnet_hooks.model.declaration import parse_options
+from vmnet_hooks.model.registry import Registry, Row
+from vmnet_hooks.model.resource import MAIN_TABLE
+from vmnet_hooks.model.topology import Difference, Facts, LinkDetails
+from vmnet_hooks.networks import MODES
+
+MODE = '''"""Guests reached by plain routes, through a link of the admin's choice."""
+
+from vmnet_hooks import values
+from vmnet_hooks.model.declaration import Option, Required
+from vmnet_hooks.model.mode import Mode
+from vmnet_hooks.model.objects import LinkAttribute, Route, Sysctl
+from vmnet_hooks.model.resource import MAIN_TABLE
+
+
+class Dummy(Mode):
+    options = (Option("through", values.ifname, Required, "name the link", '"wire0"'),)
+    routes_plainly = True
+
+    def links(self, network):
+        return (network["through"],)
+
+    def network_resources(self, network, host):
+        yield Sysctl(f"net/ipv4/conf/{network['through']}/forwarding", "1")
+
+    def vif_resources(self, vif, network, host):
+        yield LinkAttribute(vif.ifname, "mtu", "1400")
+        for address in vif.addresses:
+            yield Route(MAIN_TABLE, values.host(address), vif.ifname)
+        yield LinkAttribute(vif.ifname, "state", "up")
+
+    def attracts(self, resource, vif, network):
+        return isinstance(resource, Route)
+'''
+KIND = '''"""Links without anything below."""
+
+from vmnet_hooks import values
+from vmnet_hooks.links import link
+from vmnet_hooks.model.declaration import Option
+
+
+class Wire(link.LinkKind):
+    options = (Option("colour", values.one_of("red", "black"), "red", "of the wire", '"black"'), *link.OPTIONS)
+
+    makes_up_mac = True
+
+    def resources(self, part, host):
+        yield link.device(part, "wire", host, fixed=(("colour", part["colour"]),))
+        yield from link.attributes(part, host, link.mac_of(part.name, host))
+'''
+WIRE = '[wires.wire0]\ncolour = "black"\naddresses = ["10.9.0.1/24"]\n'
+BRIDGE = '[wires.wire1]\n[bridges.br7]\nports = ["wire1"]\n'
+NETWORK = '[networks.far]\nmode = "dummy"\nthrough = "{}"\n'
+GUEST = guest(1, ("far", ["10.9.0.10"]))
+ROUTE = f"route {MAIN_TABLE} 10.9.0.10/32"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A package outside of the tree, with a mode and a kind of link. Rows are what a test adds."""
+    package = tmp_path / "elsewhere"
+    package.mkdir()
+    (package / "dummy_mode.py").write_text(MODE)
+    (package / "dummy_kind.py").write_text(KIND)
+    monkeypatch.syspath_prepend(str(package))
+    yield monkeypatch
+    for name in ("dummy_mode", "dummy_kind"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def mode(elsewhere):
+    elsewhere.setitem(MODES.rows, "dummy", Row("dummy", "dummy_mode", "Dummy"))
+
+
+@pytest.fixture
+def kind(elsewhere):
+    elsewhere.setitem(SECTIONS.rows, "wires", Row("wires", "dummy_kind", "Wire", "wire"))
+
+
+def drawn(host, *differences):
+    """The graph of a host with a wire and the guest's tap."""
+    engine = host.engine()
+    links = [LinkDetails(name, link.index, link.kind, master=host.kernel.master(name)) for name, link in host.kernel.links.items()]
+    found = build(Facts(links), engine.store.owners(), engine.config, differences)
+    engine.close()
+    return {node.name: node for node in found.nodes}, {(edge.source, edge.target) for edge in found.edges}
+
+
+def plan_of(host, method, *arguments):
+    engine = host.engine()
+    try:
+        return "\n".join(map(str, getattr(engine, method)(*arguments)))
+    finally:
+        engine.close()
+
+
+def guest_comes_and_goes(host, through):
+    """Plug with a failure at each step, check, damage, repair, live migration, graph, unplug: all of the guest's mode."""
+    host.add_taps(GUEST)
+    fresh = host.everything()
+    assert "ip route add 10.9.0.10/32 dev t1.0" in plan_of(host, "plan_plug", GUEST, "libvirt")
+    for step in range(20):
+        host.kernel.clear_faults()
+        host.kernel.fail_at = step
+        try:
+            assert [owner.network for owner in host.plug(GUEST)] == ["far"]
+            break
+        except KernelError:
+            assert host.everything() == fresh
+    assert step > 0
+    host.kernel.clear_faults()
+    plugged = host.kernel.snapshot()
+    assert host.check() == [] and ROUTE in host.kernel.world
+    host.plug(GUEST)
+    assert host.kernel.snapshot() == plugged
+
+    del host.kernel.world[ROUTE]
+    assert [drift.what for drift in host.check()] == [f"{ROUTE}: missing"]
+    assert [drift.what for drift in host.repair()] == [f"{ROUTE}: missing"]
+    assert host.check() == [] and host.kernel.snapshot() == plugged
+
+    nodes, edges = drawn(host)
+    assert nodes["t1.0"].kind == "guest" and (through, "t1.0") in edges
+
+    host.unplug(GUEST)
+    assert host.everything() == fresh
+    # What attracts its traffic waits for a guest that migrates here.
+    incoming = host.call("plug", GUEST, "libvirt", True)
+    assert [owner.phase for owner in incoming] == ["incoming"] and ROUTE not in host.kernel.world
+    host.call("arrive", GUEST.id)
+    assert ROUTE in host.kernel.world and host.check() == []
+    host.unplug(GUEST)
+    assert host.everything() == fresh
+    host.remove_taps(GUEST)
+
+
+def validated(path, toml):
+    (path / "etc").mkdir(exist_ok=True)
+    (path / "etc" / "vmnet.toml").write_text(toml)
+    return CliRunner().invoke(main, ["validate", "--config-dir", str(path / "etc")])
+
+
+def listed():
+    return {row["key"] for row in json.loads(CliRunner().invoke(main, ["options", "--json"]).output)}
+
+
+def test_a_mode(mode, tmp_path):
+    toml = NETWORK.format("eth3")
+    assert validated(tmp_path, toml).output == "ok: 1 networks, 0 domains\n"
+    assert "networks.NAME(dummy).through" in listed()
+    wrong = validated(tmp_path, toml.replace("through", "thruogh"))
+    assert wrong.exit_code == 2 and "unknown key 'thruogh'; did you mean 'through'?" in wrong.output
+    host = Host(tmp_path, toml)
+    before = host.everything()[:2]
+    guest_comes_and_goes(host, "eth3")
+    host.assert_no_records()
+    assert host.everything()[:2] == before
+    assert [owner.id for owner in host.up("far")] == ["network:far"]
+    assert host.check() == [] and [owner.id for owner in host.down("far")] == ["network:far"]
+    assert host.everything()[:2] == before
+
+
+def test_a_kind_of_link(kind, tmp_path):
+    assert validated(tmp_path, WIRE).output == "ok: 0 networks, 1 host parts, 0 domains\n"
+    assert {"wires.NAME.colour", "wires.NAME.mtu"} <= listed() and is_part("wire:wire0")
+    twice = validated(tmp_path, WIRE + "[dummies.wire0]\n")
+    assert twice.exit_code == 2 and "wire0 is also declared in wires; rename one" in twice.output
+    host = Host(tmp_path, WIRE + BRIDGE)
+    before = host.everything()[:2]
+    assert "ip link add name wire0 type wire colour black" in plan_of(host, "plan_up")
+    for step in range(40):
+        host.kernel.clear_faults()
+        host.kernel.fail_at = step
+        try:
+            assert {owner.id for owner in host.up()} == {"wire:wire0", "bridge:br7", "wire:wire1"}
+            break
+        except KernelError:
+            assert host.everything()[:2] == before
+    assert step > 0
+    host.kernel.clear_faults()
+    assert host.check() == [] and host.kernel.master("wire1") == "br7"
+    made = host.kernel.snapshot()
+    nodes, edges = drawn(host)
+    assert nodes["wire0"].kind == "wire" and nodes["wire0"].lines[0] == "wire up" and ("wire1", "br7") in edges
+
+    host.kernel.remove_link("wire0")
+    missing = [drift for drift in host.check() if drift.what == "device wire0: missing"]
+    assert [drift.owner for drift in missing] == ["wire wire0"]
+    nodes, _ = drawn(host, Difference("wire wire0", "device wire0: missing"))
+    assert (nodes["wire0"].kind, nodes["wire0"].state, nodes["wire0"].differs) == ("wire", MISSING, True)
+    host.repair()
+    assert host.check() == [] and host.kernel.snapshot() == made
+
+    with pytest.raises(InputError, match="wire9 is not up"):
+        host.down("wire9")
+    host.down()
+    host.assert_no_records()
+    assert host.everything()[:2] == before
+
+    draft = Draft("wires", "wire0", {"colour": "black", "mtu": 1400})
+    settle([block := Block(draft)])
+    assert tomllib.loads(toml(["imported"], [block])) == {"wires": {"wire0": {"colour": "black", "mtu": 1400}}}
+    survey = Survey((LinkDetails("wire0", 7, "wire", mac="02:00:00:00:00:01", mtu=1400),), (), (), (), {})
+    assert [block.draft.options for block in convert(survey) if block.draft] == [{"mtu": 1400, "mac": "02:00:00:00:00:01"}]
+
+
+def test_a_mode_on_a_kind_of_link(mode, kind, tmp_path):
+    host = Host(tmp_path, WIRE + NETWORK.format("wire0"))
+    before = host.everything()[:2]
+    guest_comes_and_goes(host, "wire0")
+    assert host.everything()[:2] == before, "the link went with its last guest"
+    host.assert_no_records()
+
+
+def test_a_kind_that_goes_while_its_parts_are_up(kind, elsewhere, tmp_path):
+    """The records alone are enough to take a part down."""
+    host = Host(tmp_path, WIRE)
+    before = host.everything()[:2]
+    host.up()
+    host.configure("")
+    assert [owner.id for owner in host.down("wire0")] == ["wire:wire0"]
+    assert host.everything()[:2] == before
+
+
+# --- the registry itself ---------------------------------------------------------------------------------------------
+
+
+def test_names_load_no_file():
+    registry = Registry(Row("a", "there.is.no.such.module", "A"), Row("b", "vmnet_hooks.networks.routed", "Routed"))
+    assert list(registry) == ["a", "b"] and "a" in registry and "c" not in registry and len(registry) == 2
+    assert registry["b"] is registry["b"] and registry["b"].name == "b"
+    with pytest.raises(KeyError):
+        registry["c"]
+    with pytest.raises(ModuleNotFoundError):
+        registry["a"]
+
+
+def test_every_row_can_be_loaded():
+    for name, mode in MODES.items():
+        assert mode.name == name
+    for section, kind in SECTIONS.items():
+        assert (kind.section, kind.word) == (section, SECTIONS.rows[section].word)
+    words = [row.word for row in SECTIONS.rows.values()]
+    assert all(words) and len(set(words)) == len(words)
+
+
+def options():
+    """Every option that a configuration can have, with where it stands."""
+
+    def rows(where, options):
+        for row in options:
+            yield pytest.param(row, id=f"{where}.{row.name}")
+            yield from rows(f"{where}.{row.name}", row.keys)
+
+    for kind in SECTIONS.values():
+        for where, found in kind.listed():
+            yield from rows(where, found)
+    yield from rows("interfaces", configuration.INTERFACE_OPTIONS)
+
+
+@pytest.mark.parametrize("row", options())
+def test_every_example_is_valid(row):
+    value = tomllib.loads(f"example = {row.example}")["example"]
+    assert "\n" not in row.example
+    found = parse_options((replace(row, name="example"),), {"example": value}, "f")["example"]
+    assert row.required or found != row.default, "an example shows something else than the default"
