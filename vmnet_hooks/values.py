@@ -12,6 +12,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,62}", re.ASCII)
 IPv4 = ipaddress.IPv4Address
 IPv6 = ipaddress.IPv6Address
 IPAddress = IPv4 | IPv6
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def text(value: object) -> str:
@@ -90,16 +91,25 @@ def address(value: object) -> IPAddress:
     return found
 
 
-def source(value: object) -> str:
-    """What a guest may send from: an address, or a subnet that is routed to it, as text; a subnet of one address is that
-    address."""
+def source_subnet(value: object) -> Subnet:
+    """Parse what a guest may send from: an address, or a subnet that is routed to it. An address is the subnet of it alone."""
     try:
         found = ipaddress.ip_network(text(value))
     except ValueError as error:
         raise ValueError(f"is neither an address nor a subnet ({error})") from None
     if getattr(found.network_address, "scope_id", None):
         raise ValueError("has a zone; write the address without %zone")
-    return str(found.network_address if found.prefixlen == found.max_prefixlen else found)
+    return found
+
+
+def spelt(subnet: Subnet) -> str:
+    """Return a subnet as text; that of one address is that address."""
+    return str(subnet.network_address if subnet.prefixlen == subnet.max_prefixlen else subnet)
+
+
+def source(value: object) -> str:
+    """Parse what a guest may send from, as `source_subnet`, to text."""
+    return spelt(source_subnet(value))
 
 
 def version(found: str) -> int:
@@ -124,7 +134,7 @@ def address_of(version: int) -> Callable[[object], IPAddress]:
     return parse
 
 
-def subnet(value: object) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def subnet(value: object) -> Subnet:
     """A subnet, without host bits."""
     try:
         return ipaddress.ip_network(text(value))

@@ -181,6 +181,7 @@ RULES = [
     (network('uplink = "enp129s0f0np0"', "vlan = 300"), "networks.lan.uplink: enp129s0f0np0.300 is too long for a link's name; declare it in [vlans], and the bridge"),
     (network("vlan = 3") + bridge(), "networks.lan.vlan: bridges.br0 is not VLAN-aware; set vlan_filtering = true there, or name an uplink here"),
     (network('uplink = "eth1"') + bridge(), "networks.lan.uplink: bridge br0 is declared in"),
+    (network() + "[bonds.br0]\nports = [\"eth1\"]\n", "networks.lan.bridge: bonds.br0 is a bond, not a bridge; name a bridge"),
     (network("vlan = 3") + network("vlan = 3", name="b"), "networks.b.bridge: br0 is already the bridge of networks.lan; use one of them"),
     (network('uplink = "eth1"') + network('uplink = "eth2"', name="b"), "br0 is already the bridge of networks.lan"),
     (network('uplink = "eth1"', "vlan = 3") + bridge('ports = ["eth1.3"]', name="br1"), "eth1.3 is also a port of"),

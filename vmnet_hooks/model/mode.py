@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from .. import values
 from ..errors import ConfigError
 from .declaration import Config, Network, Option
 from .facts import Host
@@ -11,7 +12,6 @@ from .guest import Vif
 from .registry import Row
 from .resource import Resource
 
-Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 Prefixes6 = Sequence[ipaddress.IPv6Network]
 Implied = tuple[str, str, Mapping[str, Any]]
 """Section, name and table of a part, as TOML has them."""
@@ -110,7 +110,7 @@ class Mode:
         """Return the link towards which guests are reached by plain routes; "" if there is none."""
         return ""
 
-    def serves(self, network: Network, addresses: Subnet) -> bool:
+    def serves(self, network: Network, addresses: values.Subnet) -> bool:
         """Return whether the network has a subnet that these addresses are from."""
         return False
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address
 
+from .. import values
 from .objects import NftElement, NftTable
 from .resource import NAT_TABLE, TABLE, Resource
 
@@ -258,8 +259,8 @@ def with_nat(claims: Mapping[str, Resource]) -> dict[str, Resource]:
 def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
     """The table that keeps a shared gateway on its node: through this port, neither way, goes a frame from or to its MAC, or
     ARP or ND for or from its addresses. netdev, and not bridge: these chains see what the bridge itself sends."""
-    ipv4 = ", ".join(address for address in shared if ":" not in address)
-    ipv6 = [address for address in shared if ":" in address]
+    ipv4 = ", ".join(address for address in shared if values.version(address) == 4)
+    ipv6 = [address for address in shared if values.version(address) == 6]
     rules = [f"ether saddr {mac} counter drop", f"ether daddr {mac} counter drop"]
     if ipv4:
         rules += [f"arp saddr ip {{ {ipv4} }} counter drop", f"arp daddr ip {{ {ipv4} }} counter drop"]

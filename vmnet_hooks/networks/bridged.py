@@ -185,18 +185,17 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
     yield NftElement("bridge", "addressed", (tap,))
     if vif.tagged:
         yield NftElement("bridge", "tagged", (tap,))
-    single = [ipaddress.ip_address(address) for address in vif.addresses if "/" not in address]
+    single4, single6, prefixes4, prefixes6 = by_kind(vif.addresses)
+    single = [ipaddress.ip_address(address) for address in (*single4, *single6)]
     for ip in dict.fromkeys((*single, values.eui64(values.LINK_LOCAL, mac))):
         yield NftElement("bridge", f"sources{ip.version}", (tap, mac, str(ip)))
         if ip.version == 6:
             yield NftElement("bridge", "targets", (tap, mac, f"{int(ip):#x}"))
-    _, _, prefixes4, prefixes6 = by_kind(vif.addresses)
     for prefix in merged(prefixes4):
-        yield NftElement("bridge", "prefixes4", (tap, mac, prefix))
+        yield NftElement("bridge", "prefixes4", (tap, mac, str(prefix)))
     for prefix in merged(prefixes6):
-        net = ipaddress.ip_network(prefix)
-        yield NftElement("bridge", "prefixes6", (tap, mac, prefix))
-        targets = f"{int(net.network_address):#x}-{int(net.broadcast_address):#x}"
+        yield NftElement("bridge", "prefixes6", (tap, mac, str(prefix)))
+        targets = f"{int(prefix.network_address):#x}-{int(prefix.broadcast_address):#x}"
         yield NftElement("bridge", "target_prefixes", (tap, mac, targets))
 
 

@@ -116,7 +116,7 @@ class HostRoute(Mode):
         return bool(network["nat"])
 
 
-def _unusable(net: tap.Subnet) -> str:
+def _unusable(net: values.Subnet) -> str:
     if not net.prefixlen:
         return "is every address there is; name the guest's own"
     return "can't be a guest's; choose another" if net.network_address.is_link_local else ""

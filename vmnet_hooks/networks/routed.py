@@ -16,7 +16,7 @@ from ..links.forwarding import forwarding
 from ..model.declaration import Config, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.mode import Mode, Prefixes6, Subnet
+from ..model.mode import Mode, Prefixes6
 from ..model.objects import Address, LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl, TableName
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import ARP, INET, NAT
@@ -229,7 +229,7 @@ class Routed(Mode):
     def proxied6(self, network: Network, on_link: Callable[[str], Prefixes6]) -> Prefixes6:
         return [network["ipv6"]["subnet"]] if network["ipv6"] else []
 
-    def serves(self, network: Network, addresses: Subnet) -> bool:
+    def serves(self, network: Network, addresses: values.Subnet) -> bool:
         subnets = [side["subnet"] for _, side in _sides(network)]
         return any(addresses.version == subnet.version and addresses.subnet_of(subnet) for subnet in subnets)
 

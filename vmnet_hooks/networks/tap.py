@@ -9,7 +9,6 @@ from ..errors import InputError
 from ..model.declaration import Network
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.mode import Subnet
 from ..model.objects import LinkAttribute, NftElement, ProxyNeighbour, Route, Sysctl
 from ..model.resource import Resource
 
@@ -59,7 +58,7 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
     # The sender of a probe (RFC 5227) is 0.0.0.0.
     for address in (*single4, "0.0.0.0"):
         yield NftElement("arp", "sources", (tap, mac, address))
-    prefixes4, prefixes6 = merged(prefixes4), merged(prefixes6)
+    prefixes4, prefixes6 = list(map(str, merged(prefixes4))), list(map(str, merged(prefixes6)))
     for prefix in prefixes4:
         yield NftElement("arp", "prefixes", (tap, mac, prefix))
     if ipv4:
@@ -82,17 +81,16 @@ def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:
     return isinstance(resource, ProxyNeighbour) and resource.ifname == uplink and resource.address in vif.addresses
 
 
-def sources(vif: Vif, where: str, unusable: Callable[[Subnet], str]) -> tuple[str, ...]:
+def sources(vif: Vif, where: str, unusable: Callable[[values.Subnet], str]) -> tuple[str, ...]:
     """Return the addresses and prefixes of a NIC, each checked. `unusable` returns what a mode has against one, "" if nothing.
     Raise InputError, for the claim at `where`."""
     found: list[str] = []
     for text in vif.addresses:
         try:
-            address = values.source(text)
+            net = values.source_subnet(text)
         except ValueError as error:
             raise InputError(f"{where}: {text!r} {error}") from None
-        net = ipaddress.ip_network(address)
-        ip = net.network_address
+        address, ip = values.spelt(net), net.network_address
         problem = unusable(net)
         if not problem and net.prefixlen:
             no_guests = ip.is_multicast or ip.is_unspecified or ip.is_loopback or address == "255.255.255.255"
@@ -103,9 +101,9 @@ def sources(vif: Vif, where: str, unusable: Callable[[Subnet], str]) -> tuple[st
     return tuple(found)
 
 
-def merged(prefixes: list[str]) -> list[str]:
+def merged(prefixes: list[str]) -> list[values.Subnet]:
     """Return the fewest prefixes of one family that cover the same: a set of intervals takes none that overlap."""
-    return [str(net) for net in ipaddress.collapse_addresses([ipaddress.ip_network(p) for p in prefixes])]  # type: ignore
+    return list(ipaddress.collapse_addresses([ipaddress.ip_network(p) for p in prefixes]))  # type: ignore
 
 
 def by_kind(addresses: tuple[str, ...]) -> tuple[list[str], list[str], list[str], list[str]]:
