@@ -22,14 +22,14 @@ def text(value: object) -> str:
 
 
 def name(value: object) -> str:
-    """A name of ours (network, routing table): letters, digits and `_.+-`, at most 63."""
+    """Parse a name of ours (network, routing table): letters, digits and `_.+-`, at most 63."""
     if not _NAME.fullmatch(text(value)):
         raise ValueError("is not a name; use letters, digits and _ . + - (at most 63)")
     return str(value)
 
 
 def ifname(value: object) -> str:
-    """An interface's name, at most 15 bytes (IFNAMSIZ - 1)."""
+    """Parse an interface's name, at most 15 bytes (IFNAMSIZ - 1)."""
     if not _IFNAME.fullmatch(text(value)):
         if len(str(value)) > 15:
             raise ValueError("is longer than an interface's name may be; use at most 15 characters")
@@ -38,7 +38,7 @@ def ifname(value: object) -> str:
 
 
 def mac(value: object) -> str:
-    """A unicast MAC address in lower case, with colons."""
+    """Parse a unicast MAC address in lower case, with colons."""
     address = text(value).lower().replace("-", ":")
     if not _MAC.fullmatch(address):
         raise ValueError("is not a MAC address; write it as 52:54:00:12:34:56")
@@ -50,7 +50,7 @@ def mac(value: object) -> str:
 
 
 def mac_or_none(value: object) -> str:
-    """A MAC address; "" is none."""
+    """Parse a MAC address; "" is none."""
     return mac(value) if value else ""
 
 
@@ -61,7 +61,7 @@ def boolean(value: object) -> bool:
 
 
 def integer(low: int, high: int) -> Callable[[object], int]:
-    """A parser of whole numbers from `low` to `high`."""
+    """Return a parser of whole numbers from `low` to `high`."""
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -81,7 +81,7 @@ def one_of(*words: str) -> Callable[[object], str]:
 
 
 def address(value: object) -> IPAddress:
-    """An IPv4 or IPv6 address, without a prefix length."""
+    """Parse an IPv4 or IPv6 address, without a prefix length."""
     try:
         found = ipaddress.ip_address(text(value))
     except ValueError:
@@ -123,7 +123,7 @@ def host(found: str) -> str:
 
 
 def address_of(version: int) -> Callable[[object], IPAddress]:
-    """A parser of addresses of one family, 4 or 6."""
+    """Return a parser of addresses of one family, 4 or 6."""
 
     def parse(value: object) -> IPAddress:
         found = address(value)
@@ -135,7 +135,7 @@ def address_of(version: int) -> Callable[[object], IPAddress]:
 
 
 def subnet(value: object) -> Subnet:
-    """A subnet, without host bits."""
+    """Parse a subnet, without host bits."""
     try:
         return ipaddress.ip_network(text(value))
     except ValueError as error:
@@ -143,13 +143,13 @@ def subnet(value: object) -> Subnet:
 
 
 def address_or_prefix(value: object) -> str:
-    """What `source` takes, with its prefix length if it has one: what that may mean is for a network's mode to say."""
+    """Parse what `source` parses, and keep a prefix length that was written: its meaning depends on the network's mode."""
     found = source(value)
     return found if "/" in found or "/" not in str(value) else host(found)
 
 
 def eui64(prefix: ipaddress.IPv6Network, hwaddr: str) -> IPv6:
-    """The address that a host with MAC `hwaddr` forms in `prefix` (a /64), RFC 4291 appendix A."""
+    """Return the address that a host with MAC `hwaddr` forms in `prefix` (a /64), RFC 4291 appendix A."""
     octets = bytes.fromhex(hwaddr.replace(":", ""))
     identifier = bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:]
     return IPv6(int(prefix.network_address) | int.from_bytes(identifier, "big"))
@@ -159,7 +159,7 @@ LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
 
 
 def vids(value: object) -> tuple[int, ...]:
-    """VLAN IDs: numbers and "LOW-HIGH" ranges, in a list. In order, each once."""
+    """Parse a list of VLAN IDs, numbers and "LOW-HIGH" ranges, to IDs in ascending order, each once."""
     if not isinstance(value, list):
         raise ValueError('must be a list of VLAN IDs, [10, "20-30"]')
     found: set[int] = set()
@@ -178,7 +178,7 @@ def vids(value: object) -> tuple[int, ...]:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers in ascending order as `10,20-30`."""
+    """Return numbers in ascending order as `10,20-30`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
@@ -189,7 +189,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def numbers(text: str) -> set[int]:
-    """The inverse of `ranges`."""
+    """Parse what `ranges` returns."""
     found: set[int] = set()
     for run in filter(None, text.split(",")):
         low, _, high = run.partition("-")
@@ -198,7 +198,7 @@ def numbers(text: str) -> set[int]:
 
 
 def interface(value: object) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
-    """An address with its prefix length."""
+    """Parse an address with its prefix length."""
     try:
         found = ipaddress.ip_interface(text(value))
     except ValueError:

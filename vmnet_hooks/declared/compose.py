@@ -75,7 +75,7 @@ def _by_bridge(vif: Vif, config: Config) -> Claim | None:
     if not vif.bridge:
         return None
     found = config.on_bridge(vif.bridge)
-    # Of several networks on one VLAN-aware bridge, the bridge's name does not say which.
+    # Several networks can be on one VLAN-aware bridge: its name alone does not tell which is meant.
     if len(found) != 1:
         return None
     return Claim(found[0].name, vif.mac, source=f"{found[0].source}: networks.{found[0].name}.bridge")

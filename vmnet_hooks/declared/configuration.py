@@ -1,4 +1,4 @@
-"""What the admin declared: /etc/vmnet-hooks/vmnet.toml, conf.d/*.toml and domains.d/DOMAIN.toml.
+"""Reading what the admin declares: /etc/vmnet-hooks/vmnet.toml, conf.d/*.toml and domains.d/DOMAIN.toml.
 
 An `Option` row sits beside the mode, or the kind of link, that uses it; this file knows how to read and check rows, not
 what they mean.

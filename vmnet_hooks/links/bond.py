@@ -54,7 +54,7 @@ class Bond(link.LinkKind):
                 raise part.error(option, f"{part[option]} is no multiple of miimon ({part['miimon']}); the kernel would round it")
 
     def resources(self, part: Declared, host: Host) -> Iterator[Resource]:
-        # The defaults are written too, where the kernel takes them: what goes from the configuration goes from the bond.
+        # Defaults are written too, where the kernel accepts them, so that an option removed from the configuration is reset.
         delays = ("updelay", "downdelay") if part["miimon"] else ()
         options = [(name, str(part[name])) for name in ("miimon", *delays)]
         if part["mode"] == "802.3ad":

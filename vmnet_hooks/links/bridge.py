@@ -111,7 +111,7 @@ class Bridge(link.LinkKind):
         if existing and not existing.ours and part.implied_by:
             if existing.kind != "bridge":
                 raise part.error("", f"{name} is not a bridge but {existing.kind or 'a plain interface'}; name a bridge")
-            # The admin's own: it stays as it is, now and when the guests have gone.
+            # The admin made the bridge: it stays as it is, now and when the guests have gone.
             for port in part["ports"]:
                 yield from link.port(part, port, host)
             return
@@ -125,7 +125,7 @@ class Bridge(link.LinkKind):
                 yield from _trunk(part, port, host)
         if not part["tx_checksum"]:
             yield LinkAttribute(name, "tx", "off")
-        # Fixed: a bridge without one takes the lowest of its ports', which are guests' taps, and changes with them.
+        # A bridge without a MAC of its own takes the lowest of its ports' MACs, and changes it as guests come and go.
         mac = link.mac_of(name, host) or link.made_up_mac(name, host)
         if part["anycast_gateway"]:
             yield from link.attributes(part, host, mac, addresses=False)
@@ -160,21 +160,21 @@ def _check_gateway(part: Declared) -> None:
 
 
 def gateway_link(part: Declared) -> str:
-    """The name of the macvlan that holds the shared gateway."""
+    """Return the name of the macvlan that holds the shared gateway."""
     return f"{part.name[:12]}-gw"
 
 
 def gateway_mac(part: Declared) -> str:
-    """The same on every node that declares the same addresses; locally administered."""
+    """Return the shared gateway's MAC: by default a locally administered one, the same on all nodes with the same `addresses`."""
     return part["gateway_mac"] or link.local_mac(",".join(sorted(str(a) for a in part["addresses"])))
 
 
 def _settings(part: Declared) -> Iterator[tuple[str, str]]:
-    """As iproute2 writes them: times in hundredths of a second."""
+    """Yield the settings of the bridge as iproute2 writes them: times in hundredths of a second."""
     delay = part["forward_delay"] if part["forward_delay"] is not None else 15 if part["stp"] else 0
     yield "stp_state", str(int(part["stp"]))
     yield "forward_delay", str(100 * delay)
-    # The defaults are written too: an option that goes from the configuration goes from the bridge.
+    # Defaults are written too, so that an option removed from the configuration is reset on the bridge.
     for option, word, scale, default in (
         ("hello_time", "hello_time", 100, 2),
         ("max_age", "max_age", 100, 20),
@@ -186,7 +186,7 @@ def _settings(part: Declared) -> Iterator[tuple[str, str]]:
     yield "mcast_snooping", str(int(part["mcast_snooping"]))
     if part["vlan_filtering"]:
         yield "vlan_filtering", "1"
-        # Else every tap begins its life in VLAN 1.
+        # By default every new tap is in VLAN 1.
         yield "vlan_default_pvid", "0"
 
 
@@ -214,10 +214,10 @@ def _gateway(part: Declared, host: Host) -> Iterator[Resource]:
     yield FdbEntry(name, mac)
     versions = {a.version for a in part["addresses"]}
     if 4 in versions:
-        # Without it the kernel answers ARP for all of the host's addresses on every link: here, with two MACs.
+        # Otherwise the kernel answers ARP for all of the host's addresses on both links, with two MACs.
         for dev in (name, inner):
             yield Sysctl(f"net/ipv4/conf/{dev}/arp_ignore", "1")
-        # What guests send comes in here, but leaves by the bridge. The kernel uses the larger of `all` and the device.
+        # Traffic from guests comes in here, but leaves by the bridge. The kernel uses the larger of `all` and the device.
         yield Sysctl(f"net/ipv4/conf/{inner}/rp_filter", "2" if host.rp_filter else "0")
         yield ARP
         yield NftElement("arp", "arp_source", (f'"{name}"',), str(part["arp_source"] or "0.0.0.0"))
@@ -226,7 +226,7 @@ def _gateway(part: Declared, host: Host) -> Iterator[Resource]:
         if 6 in versions:
             yield Sysctl(f"net/ipv6/conf/{inner}/accept_ra", "0")
             yield Sysctl(f"net/ipv6/conf/{inner}/addr_gen_mode", "0")
-            # Every node has the same address, and none shall give it up for another's.
+            # Every node has the same address: duplicate address detection would take it from all but one.
             yield Sysctl(f"net/ipv6/conf/{inner}/accept_dad", "0")
     shared = [str(a.ip) for a in part["addresses"]]
     if 6 in versions:
@@ -236,5 +236,5 @@ def _gateway(part: Declared, host: Host) -> Iterator[Resource]:
     yield LinkAttribute(inner, "state", "up")
     for address in part["addresses"]:
         yield Address(inner, f"{address.ip}/{address.max_prefixlen}")
-        # The kernel has no IPv6 route with a source on another link; it finds the gateway's address by itself.
+        # The kernel refuses an IPv6 route with a source address of another link; it selects the gateway's address anyway.
         yield Route(MAIN_TABLE, str(address.network), name, src=str(address.ip) if address.version == 4 else "")

@@ -9,9 +9,12 @@ from ..model.ruleset import CLOSED6, INET
 
 
 def forwarding(version: int, links: Iterable[str], host: Host) -> Iterator[Resource]:
-    """Forwarding of one family for what comes in by `links`. A host that did not forward before does not begin to between
-    other interfaces: the kernel forwards IPv6 by `all` alone, so there the set `forwarding` decides, as the device does for
-    IPv4. Links that live on router advertisements get accept_ra=2 before, or the kernel purges what they learned."""
+    """Yield what makes the host forward one family, 4 or 6, for packets that come in by `links`.
+
+    A host that did not forward before does not begin to between its other interfaces. For IPv4 the setting of the device
+    decides. For IPv6 the kernel looks at `all` alone, so the set `forwarding` decides. Links whose default route comes from a
+    router advertisement get accept_ra=2 first, or the kernel purges what they learned.
+    """
     if version == 4:
         for dev in links:
             yield Sysctl(f"net/ipv4/conf/{dev}/forwarding", "1")

@@ -54,7 +54,7 @@ class Translation(Kind):
             yield NftElement("inet", f"snat{version}", key, str(part["snat"]))
         else:
             yield NftElement("inet", f"masquerade{version}", key)
-        # What comes back.
+        # For replies.
         yield from forwarding(version, (part["out"],), host)
 
     def node(self, part: Declared) -> str:

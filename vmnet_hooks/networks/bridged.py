@@ -109,7 +109,7 @@ class Bridged(Mode):
                     f"{where}: the bridge of network {network.name} is over an uplink of one VLAN; drop vlan and tagged"
                 )
             return vif
-        # Given to the NIC, else to the network.
+        # The NIC's own VLANs come before the network's.
         untagged = network["vlan"] if vif.vlan is None else vif.vlan
         tagged = network["tagged"] if vif.tagged is None else vif.tagged
         if untagged in (tagged or ()):
@@ -169,13 +169,13 @@ def _tags(network: Network) -> bool:
 
 
 def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
-    """Elements for one port: what may come from it. See ruleset.BRIDGE."""
+    """Yield the elements for one port: what may come from it. See ruleset.BRIDGE."""
     wanted = bool(vif.addresses) if network["antispoof"] is None else network["antispoof"]
     if not (wanted and vif.filter):
         return
     tap, mac = f'"{vif.ifname}"', vif.mac
-    # Frames to these addresses pass no chain on their way into the bridge's table: with the gateway's MAC as their source they
-    # would draw its traffic to this port.
+    # The bridge learns the source of a frame to a link-local group before any chain sees it: with the gateway's MAC as the
+    # source, a guest would draw the gateway's traffic to this port.
     yield LinkAttribute(network["bridge"], "no_linklocal_learn", "1")
     yield BRIDGE
     yield NftElement("bridge", "guarded", (tap,))
@@ -200,7 +200,7 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
 
 
 def _vlans(vif: Vif, network: Network, host: Host) -> list[Resource]:
-    """The tap's own VLANs. On a VLAN-aware bridge a tap without any is cut off: that is refused."""
+    """Return the tap's own VLANs. Raise ConfigError for a tap without any on a VLAN-aware bridge: it would be cut off."""
     name = network["bridge"]
     part, link = host.parts.get(name), host.links.get(name)
     aware = link.vlan_filtering if link else bool(part and part.options.get("vlan_filtering"))
@@ -224,5 +224,5 @@ def _tap_mac(vif: Vif, host: Host) -> str:
         return vif.port_mac
     if link and link.address.startswith("fe:") and link.address != vif.mac:
         return link.address
-    # libvirt does the same: fe, or fa for a guest whose own MAC starts with fe.
+    # As libvirt does: fe, or fa for a guest whose own MAC starts with fe.
     return ("fa" if vif.mac.startswith("fe:") else "fe") + vif.mac[2:]

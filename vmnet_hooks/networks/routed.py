@@ -288,7 +288,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         yield from forwarding(6, (uplink, *outside), host)
         if network["role"] != "router":
             yield from tap.proxy_ndp(uplink)
-    # Not taken down again: by then others may use the link.
+    # The uplink stays up at the end: others may use it by then.
     yield LinkAttribute(uplink, "state", "up", stays=True)
     if network["table_name"]:
         yield TableName(table, network["table_name"])
@@ -302,13 +302,13 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
             yield Route(MAIN_TABLE, subnet, uplink)
             yield Route(table, "0.0.0.0/0" if key == "ipv4" else "::/0", uplink, str(side["gateway"]))
         yield Route(table, subnet, uplink)
-        # Both: with `from` alone, strict rp_filter drops what the uplink receives for guests.
+        # Both are needed: with `from` alone, strict rp_filter drops what the uplink receives for guests.
         for selector in ("from", "to"):
             yield Rule(network["rule_priority"], selector, subnet, table)
 
 
 def _arp_source(vif: Vif, network: Network) -> Iterator[Resource]:
-    """Requests on the tap come from the gateway."""
+    """Yield what makes ARP requests on the tap come from the gateway."""
     if network["ipv4"]:
         yield NftElement("arp", "arp_source", (f'"{vif.ifname}"',), str(network["ipv4"]["gateway"]))
 

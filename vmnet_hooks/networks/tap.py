@@ -48,7 +48,7 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
         yield NftElement("inet", "forwarding", (tap,))
     single4, single6, prefixes4, prefixes6 = by_kind(vif.addresses)
     for address in single4:
-        # Else the kernel may answer, as a proxy, the guest's own duplicate-address probe.
+        # Otherwise the kernel, as a proxy, may answer the guest's own duplicate address probe.
         yield NftElement("arp", "own", (tap, address))
     if not vif.filter:
         return
@@ -128,7 +128,7 @@ def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: 
     link = host.links.get(tap)
     mac = mac or (link.address if link else "")
     if ipv6:
-        # EUI-64: the link-local that the kernel makes when the link comes up is the one that we give it.
+        # EUI-64: the kernel then makes the same link-local address as we do when the link comes up.
         yield Sysctl(f"net/ipv6/conf/{tap}/addr_gen_mode", "0")
         yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "0")
         yield Sysctl(f"net/ipv6/conf/{tap}/accept_ra", "0")
@@ -138,7 +138,7 @@ def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: 
         yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")
     if mtu:
         yield LinkAttribute(tap, "mtu", str(mtu))
-    # A port of a bridge shows the bridge as iifname, and never comes to the guard.
+    # Packets of a bridge's port have the bridge as iifname, and would miss the filter.
     yield LinkAttribute(tap, "master", "")
     if mac:
         yield LinkAttribute(tap, "address", mac)
