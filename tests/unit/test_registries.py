@@ -1,13 +1,15 @@
 """The registries: a mode or a kind of link is one file and one row. A dummy of each, outside the program, goes all the way."""
 
 import json
+import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from scenario import Host, guest
+from scenario import PUBLIC, V4, Host, guest
 
 from vmnet_hooks.cli import main
 from vmnet_hooks.declared import configuration
@@ -24,6 +26,7 @@ from vmnet_hooks.model.resource import MAIN_TABLE
 from vmnet_hooks.model.topology import Difference, Facts, LinkDetails
 from vmnet_hooks.networks import MODES
 
+PACKAGE = Path(__file__).resolve().parents[2] / "vmnet_hooks"
 MODE = '''"""Guests reached by plain routes, through a link of the admin's choice."""
 
 from vmnet_hooks import values
@@ -263,6 +266,29 @@ def test_every_row_can_be_loaded():
         assert (kind.section, kind.word) == (section, SECTIONS.rows[section].word)
     words = [row.word for row in SECTIONS.rows.values()]
     assert all(words) and len(set(words)) == len(words)
+
+
+def test_every_file_has_a_row():
+    """What is in the folder and in no row could never be declared."""
+    modules = {row.module.removeprefix("vmnet_hooks.") for row in (*MODES.rows.values(), *SECTIONS.rows.values())}
+    files = {f"{wing}.{path.stem}" for wing in ("networks", "links") for path in (PACKAGE / wing).glob("*.py")}
+    shared = {"networks.tap", "links.link", "links.forwarding", "networks.__init__", "links.__init__"}
+    assert files - shared == modules - {"networks"}
+
+
+def test_a_routed_start_loads_no_other_kind_and_no_other_mode(tmp_path):
+    """Engine, kernel and configuration, with one routed network."""
+    (tmp_path / "vmnet.toml").write_text(PUBLIC + V4)
+    command = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.engine.session\n"
+        "from vmnet_hooks.declared import configuration, sections\n"
+        "configuration.load(sections.SECTIONS, sys.argv[2]); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", command, str(PACKAGE.parent), str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    loaded = {name for name in done.stdout.split() if name.startswith(("vmnet_hooks.links.", "vmnet_hooks.networks."))}
+    assert loaded == {"vmnet_hooks.links.forwarding", "vmnet_hooks.networks.routed", "vmnet_hooks.networks.tap"}, done.stderr
 
 
 def options():
