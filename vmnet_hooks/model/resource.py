@@ -1,6 +1,6 @@
 """What every kernel object that we set up has in common, and the marks by which we know our own."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Self
@@ -37,6 +37,12 @@ class Resource:
     rank: ClassVar[int]
     composite: ClassVar[bool] = False
     """Whether a step of it can be done by half: then it is taken back whatever is found of it."""
+    hides: ClassVar[bool] = False
+    """Whether half of its removal may be done and reading does not show it."""
+    setting: ClassVar[bool] = False
+    """Whether it exists as long as its link does, with one value or another."""
+    batched: ClassVar[bool] = False
+    """Whether neighbouring changes are applied in one transaction of the kernel's."""
 
     @cached_property
     def key(self) -> str:
@@ -56,16 +62,62 @@ class Resource:
         """Whether the object itself shows that we made it."""
         return False
 
+    @property
+    def stays(self) -> bool:
+        """Whether it is left as it is when nothing needs it any more."""
+        return False
+
+    @property
+    def stands(self) -> bool:
+        """Whether the recorded value holds for as long as it is claimed, whatever is wanted by now."""
+        return False
+
+    @property
+    def goes_with_link(self) -> bool:
+        """Whether there is nothing to remove once its link is gone."""
+        return True
+
+    @property
+    def goes_down_with_link(self) -> bool:
+        """Whether the kernel removes it when its link is set down."""
+        return False
+
+    @property
+    def takes_along(self) -> bool:
+        """Whether its removal removes, or resets, objects that no change of the plan names."""
+        return False
+
     def covers(self, have: "Resource") -> bool:
         return self == have
 
-    def released_by(self, have: "Resource") -> bool:
-        """Whether what is there now is still what we put there, and so ours to take away."""
+    def conflict(self, have: Self) -> str:
+        """Why `have`, found at this key, must not be replaced, and the remedy; "" if it may be."""
+        return ""
+
+    def vacated(self, want: Self, gone: Container[str]) -> "Self | None":
+        """What remains of this after it has made room for `want`; this itself if it is not in the way. `gone` are the links that
+        the plan removes."""
+        return self
+
+    def leaves_with(self, links: Container[str]) -> bool:
+        """Whether the kernel removes it along with addresses of these links."""
+        return False
+
+    def released_by(self, have: Self, keys: Container[str] = ()) -> bool:
+        """Whether `have` is still what we put there, and so ours to remove; `keys` are those that are released with it."""
         return self.covers(have)
+
+    def restorable(self, made: Container[str]) -> bool:
+        """Whether the agent may set it again; `made` are links that it makes again in the same go."""
+        return True
 
     def difference(self, have: Self) -> str:
         """What is wrong with `have`, in an admin's words."""
         return f"is {getattr(have, 'value', have) or 'none'!s}"
+
+    def remedy(self, have: Self | None) -> str:
+        """What `repair` does to get from `have` to this, for the admin."""
+        return self.set_command(have)
 
     def set_command(self, have: Self | None) -> str:
         """The shell command that brings the kernel from `have` to this."""

@@ -27,6 +27,10 @@ class Address(Resource):
         return self.ifname
 
     @property
+    def goes_down_with_link(self) -> bool:
+        return True
+
+    @property
     def broadcast(self) -> str:
         """The standard broadcast address, which everybody else sets too; "" for IPv6 and for /31 and /32."""
         network = ip_interface(self.address).network

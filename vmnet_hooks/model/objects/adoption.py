@@ -1,5 +1,6 @@
 """A bridge that takes over what the host has on one of its ports."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
@@ -27,16 +28,28 @@ class Adoption(Resource):
     kind = "adoption"
     rank = 34
     composite = True
+    hides = True
 
     @cached_property
     def key(self) -> str:
         return f"adoption {self.ifname}"
 
+    @property
+    def takes_along(self) -> bool:
+        return True
+
     def covers(self, have: Resource) -> bool:
         return isinstance(have, Adoption) and have.master == self.bridge and not self._lacking(have)
 
-    def released_by(self, have: Resource) -> bool:
+    def vacated(self, want: Self, gone: Container[str]) -> Self | None:
+        return self if self.bridge == want.bridge else None
+
+    def released_by(self, have: Self, keys: Container[str] = ()) -> bool:
         return True
+
+    def restorable(self, made: Container[str]) -> bool:
+        # The port's addresses may be newer than the record: DHCP.
+        return False
 
     @staticmethod
     def is_ours(item: str) -> bool:
@@ -52,6 +65,9 @@ class Adoption(Resource):
         if have.master != self.bridge:
             return f"is in {have.master or 'no bridge'}, not in {self.bridge}"
         return f"{self.bridge} lacks {', '.join(self._lacking(have)).format(dev=self.bridge)}"
+
+    def remedy(self, have: Self | None) -> str:
+        return f"move it to {self.bridge}"
 
     def commands(self, to_bridge: bool) -> tuple[list[str], list[str]]:
         """The switch as words for `ip`: what must succeed, and what may have happened by itself. The new link has the

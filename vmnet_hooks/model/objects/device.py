@@ -1,7 +1,7 @@
 """Links that we make."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
@@ -55,8 +55,24 @@ class Device(Resource):
     def covers(self, have: Resource) -> bool:
         return isinstance(have, Device) and have.ours and self.same_device(have) and set(self.options) <= set(have.options)
 
-    def released_by(self, have: Resource) -> bool:
-        return isinstance(have, Device) and have.ours
+    @property
+    def goes_with_link(self) -> bool:
+        return False
+
+    @property
+    def takes_along(self) -> bool:
+        return True
+
+    def conflict(self, have: Self) -> str:
+        what = have.type or "plain interface"
+        text = f"link {have.ifname} exists already and is not ours ({what}); remove it, or choose another name"
+        return "" if have.ours else text
+
+    def vacated(self, want: Self, gone: Container[str]) -> Self | None:
+        return None if self.ifname in gone else self
+
+    def released_by(self, have: Self, keys: Container[str] = ()) -> bool:
+        return have.ours
 
     def same_device(self, have: "Device") -> bool:
         """Whether `have` can become this by changing options."""

@@ -1,8 +1,8 @@
 """Attributes of links, whoever made the link."""
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Self
 
@@ -25,6 +25,7 @@ class LinkAttribute(Resource):
 
     kind = "link"
     rank = 20
+    setting = True
     ORDER: ClassVar[Mapping[str, int]] = {
         "mtu": 20,
         "no_linklocal_learn": 20,
@@ -52,6 +53,31 @@ class LinkAttribute(Resource):
     @property
     def addresses(self) -> set[str]:
         return set(filter(None, self.value.split(",")))
+
+    @property
+    def goes_with_link(self) -> bool:
+        # A bridge is removed only after its ports have left it.
+        return self.name != "master"
+
+    @property
+    def goes_down_with_link(self) -> bool:
+        return self.name == "lladdr"
+
+    @property
+    def takes_along(self) -> bool:
+        return self.name == "master"
+
+    def vacated(self, want: Self, gone: Container[str]) -> Self | None:
+        leaves = self.name == "master" and self.value in gone and self.ifname not in gone
+        return replace(self, value="") if leaves else self
+
+    def released_by(self, have: Self, keys: Container[str] = ()) -> bool:
+        # The kernel sets a port down that leaves a bond: that is no change of an admin's.
+        return self.covers(have) or (self.name == "state" and f"link {self.ifname} master" in keys)
+
+    def restorable(self, made: Container[str]) -> bool:
+        # A link that an admin has set down stays down, unless it is made again.
+        return not self.stays and (self.name != "state" or self.ifname in made)
 
     def covers(self, have: Resource) -> bool:
         if self.name == "lladdr" and self.value and isinstance(have, LinkAttribute):

@@ -26,6 +26,10 @@ class Neighbour(Resource):
     def link(self) -> str:
         return self.ifname
 
+    @property
+    def goes_down_with_link(self) -> bool:
+        return True
+
     def set_command(self, have: Self | None) -> str:
         return f"{ip(self.address)} neigh replace {self.address} lladdr {self.lladdr} {dev(self.ifname)} nud permanent"
 
@@ -50,6 +54,10 @@ class ProxyNeighbour(Resource):
     @property
     def link(self) -> str:
         return self.ifname
+
+    @property
+    def goes_down_with_link(self) -> bool:
+        return True
 
     def set_command(self, have: Self | None) -> str:
         return f"{ip(self.address)} neigh add proxy {self.address} {dev(self.ifname)}"

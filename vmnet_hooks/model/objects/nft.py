@@ -33,6 +33,7 @@ class NftTable(Resource):
 
     kind = "nft-table"
     rank = 0
+    batched = True
 
     @cached_property
     def key(self) -> str:
@@ -41,7 +42,7 @@ class NftTable(Resource):
     @property
     def order(self) -> float:
         # A chain at a link can't be made before the link.
-        return Device.rank + 1 if self.family == "netdev" else self.rank
+        return Device.rank + 1 if self.of_link else self.rank
 
     @cached_property
     def link(self) -> str:
@@ -52,11 +53,23 @@ class NftTable(Resource):
     def ours(self) -> bool:
         return True
 
+    @property
+    def of_link(self) -> bool:
+        """Whether the table is for one link alone: it has no elements."""
+        return self.family == "netdev"
+
+    @property
+    def goes_with_link(self) -> bool:
+        return False
+
     def difference(self, have: Self) -> str:
         there = dict(have.rules)
         wrong = [f"chain {name} has {there.get(name, 0)} of {n} rules" for name, n in self.rules if there.get(name) != n]
         other = "is of another version" if self.version != have.version else "has chains that are not ours"
         return ", ".join(wrong) or other
+
+    def remedy(self, have: Self | None) -> str:
+        return f"make table {self.family} {self.name} anew"
 
     def statement(self) -> str:
         # Added first so that the deletion can't fail: a table left over from a lost record must not keep its elements.
@@ -85,6 +98,7 @@ class NftElement(Resource):
 
     kind = "nft-element"
     rank = 1
+    batched = True
 
     @cached_property
     def key(self) -> str:

@@ -1,10 +1,14 @@
 """Routes."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
 from ..resource import PROTO, Resource, dev, ip
+
+KERNEL_PROTO = 2
+"""The protocol of routes that the kernel makes for addresses, RTPROT_KERNEL."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,17 @@ class Route(Resource):
     @property
     def order(self) -> float:
         return 51 if self.via else 50
+
+    @property
+    def goes_down_with_link(self) -> bool:
+        return True
+
+    def leaves_with(self, links: Container[str]) -> bool:
+        return self.proto == KERNEL_PROTO and self.dev in links
+
+    def conflict(self, have: Self) -> str:
+        text = f"somebody else's route is in the way: {have}; remove it, or correct the network's settings"
+        return "" if have.ours else text
 
     def covers(self, have: Resource) -> bool:
         if not isinstance(have, Route) or (self.dev, self.via) != (have.dev, have.via):

@@ -19,6 +19,7 @@ class Sysctl(Resource):
 
     kind = "sysctl"
     rank = 10
+    setting = True
 
     @cached_property
     def key(self) -> str:
@@ -28,6 +29,11 @@ class Sysctl(Resource):
     def link(self) -> str:
         parts = self.path.split("/")
         return parts[3] if len(parts) == 5 and parts[2] in ("conf", "neigh") and parts[3] not in ("all", "default") else ""
+
+    @property
+    def stands(self) -> bool:
+        # A default route learned from advertisements comes and goes; the value was chosen by the one that was there.
+        return self.path.endswith("/accept_ra")
 
     def set_command(self, have: Self | None) -> str:
         write = f"sysctl -qw {self.path}={self.value}"
