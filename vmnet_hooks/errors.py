@@ -49,4 +49,5 @@ def shortened(reason: str) -> str:
 
 def one_line(text: object) -> str:
     """`text` with control characters and line breaks made visible, so that it stays one line in a log or a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    line = str(text)
+    return line if line.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
