@@ -22,6 +22,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ from scenario import request  # noqa: E402
 
 from vmnet_hooks.declared import configuration  # noqa: E402
 from vmnet_hooks.declared.sections import SECTIONS, implied  # noqa: E402
-from vmnet_hooks.engine.engine import Engine  # noqa: E402
+from vmnet_hooks.engine import guests, host  # noqa: E402
+from vmnet_hooks.engine.session import Session  # noqa: E402
 from vmnet_hooks.frontends import libvirt, qemu, xen  # noqa: E402
 from vmnet_hooks.kernel import sysfs  # noqa: E402
 from vmnet_hooks.model.objects import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl  # noqa: E402
@@ -120,32 +122,28 @@ class Case:
         kernel.put(*(Route(*fields) for fields in before.get("routes", ())), *(Rule(*f) for f in before.get("rules", ())))
         return kernel
 
-    def engine(self) -> Engine:
+    def session(self) -> Session:
         declared = configuration.load(SECTIONS)
         if self.network:
             declared = declared.plus(self.network, implied(self.network))
-        return Engine(declared, self.kernel, Store(str(self.run)))
+        return Session(declared, self.kernel, Store(str(self.run)))
 
     def plan(self) -> list:
-        engine = self.engine()
-        try:
+        with closing(self.session()) as session:
             if self.operation in ("up", "down"):
-                return list(engine.plan_up(self.names) if self.operation == "up" else engine.plan_down(self.names))
+                return list((host.plan_up if self.operation == "up" else host.plan_down)(session, self.names))
             if self.operation == "stop":
-                return list(engine.plan_unplug(self.domain))
-            return list(engine.plan_plug(self.domain, self.frontend))
-        finally:
-            engine.close()
+                return list(guests.plan_unplug(session, self.domain))
+            return list(guests.plan_plug(session, self.domain, self.frontend))
 
     def carry_out(self, operation: str, domain) -> None:
-        engine = self.engine()
-        try:
+        with closing(self.session()) as session:
             if operation in ("up", "down"):
-                engine.up(self.names) if operation == "up" else engine.down(self.names)
+                (host.up if operation == "up" else host.down)(session, self.names)
+            elif operation == "start":
+                guests.plug(session, domain, self.frontend)
             else:
-                engine.plug(domain, self.frontend) if operation == "start" else engine.unplug(domain)
-        finally:
-            engine.close()
+                guests.unplug(session, domain)
 
     def prepare(self) -> None:
         if (self.source / "up").exists():

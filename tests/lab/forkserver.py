@@ -166,8 +166,9 @@ def serve() -> None:
     sys.dont_write_bytecode = True
     __import__("vmnet_hooks.hook.events")
     __import__("vmnet_hooks.hook.call")
-    __import__("vmnet_hooks.engine.session")
-    __import__("vmnet_hooks.engine.takeover")
+    for subject in ("check", "host", "migration", "repair", "session"):
+        __import__(f"vmnet_hooks.engine.{subject}")
+    __import__("vmnet_hooks.kernel.linux")
     __import__("vmnet_hooks.frontends.running")
     for row in __import__("vmnet_hooks.cli").cli.COMMANDS:
         __import__(f"vmnet_hooks.cli.{row.file}")

@@ -3,14 +3,16 @@
 import io
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from fake_kernel import FakeKernel
 
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS
-from vmnet_hooks.engine.engine import Engine
+from vmnet_hooks.engine import apply, check, guests, host, repair
+from vmnet_hooks.engine.session import Session
 from vmnet_hooks.frontends.front_end import Request
 from vmnet_hooks.model.guest import Claim, Domain, Vif
 from vmnet_hooks.model.objects import Route, Rule, Sysctl
@@ -18,6 +20,7 @@ from vmnet_hooks.model.owner import Owner
 from vmnet_hooks.model.resource import Resource
 from vmnet_hooks.records.store import Store
 
+T = TypeVar("T")
 V4 = 'ipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }\n'
 V6 = 'ipv6 = { subnet = "2001:db8::/64", gateway = "2001:db8::1" }\n'
 PUBLIC = '[networks.public]\nmode = "routed"\nuplink = "eth1"\ntable = 222\ntable_name = "routed"\n'
@@ -74,9 +77,9 @@ class Host:
         (self.path / "etc").mkdir(exist_ok=True)
         (self.path / "etc" / "vmnet.toml").write_text(toml)
 
-    def engine(self) -> Engine:
+    def session(self) -> Session:
         """A fresh process on this host."""
-        return Engine(configuration.load(SECTIONS, str(self.path / "etc")), self.kernel, self.store())
+        return Session(configuration.load(SECTIONS, str(self.path / "etc")), self.kernel, self.store())
 
     def store(self) -> Store:
         return Store(str(self.path / "run"))
@@ -93,49 +96,48 @@ class Host:
     # --- each in a process of its own --------------------------------------------------------------------------------
 
     def plug(self, domain: Domain) -> list[Owner]:
-        return self._do(lambda engine: engine.plug(domain, "libvirt"))
+        return self.call(guests.plug, domain, "libvirt")
 
     def unplug(self, domain: Domain, ifname: str = "") -> list[Owner]:
-        return self._do(lambda engine: engine.unplug(domain, ifname))
+        return self.call(guests.unplug, domain, ifname)
 
     def up(self, *names: str, **kw) -> list[Owner]:
-        return self._do(lambda engine: engine.up(names, **kw))
+        return self.call(host.up, names, **kw)
 
     def down(self, *names: str) -> list[Owner]:
-        return self._do(lambda engine: engine.down(names))
-
-    def call(self, method: str, *arguments):
-        return self._do(lambda engine: getattr(engine, method)(*arguments))
+        return self.call(host.down, names)
 
     def prepare(self, domain: Domain) -> list[Owner]:
         """Before the taps exist."""
 
-        def call(engine: Engine) -> list[Owner]:
-            return engine.prepare(domain, [network for _, network in engine.bind(domain)], "libvirt")
+        def call(session: Session) -> list[Owner]:
+            networks = [network for _, network in guests.bind(domain, session.config)]
+            return host.prepare(session, domain, networks, "libvirt")
 
-        return self._do(call)
+        return self.call(call)
 
     def recover(self) -> None:
         """What the next process that takes the lock does first."""
 
-        def call(engine: Engine) -> None:
-            with engine.store.lock():
-                engine._recover()
+        def call(session: Session) -> None:
+            with session.records.lock():
+                apply.recover(session)
 
-        self._do(call)
+        self.call(call)
 
     def check(self, **kw) -> list:
-        return self._do(lambda engine: engine.check(**kw))
+        return self.call(check.check, **kw)
 
     def repair(self, **kw) -> list:
-        return self._do(lambda engine: engine.repair(**kw))
+        return self.call(repair.repair, **kw)
 
-    def _do(self, call):
-        engine = self.engine()
+    def call(self, function: Callable[..., T], *arguments, **kw) -> T:
+        """One call of the engine, in a process of its own."""
+        session = self.session()
         try:
-            return call(engine)
+            return function(session, *arguments, **kw)
         finally:
-            engine.store.close()
+            session.records.close()
 
     # --- what there is -----------------------------------------------------------------------------------------------
 

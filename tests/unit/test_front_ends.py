@@ -18,6 +18,7 @@ from vmnet_hooks import frontends, hook
 from vmnet_hooks.agent import server
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.engine import guests
 from vmnet_hooks.frontends import FRONT_ENDS, Row, front_end, hooks, of, xen_diversion
 from vmnet_hooks.frontends.front_end import Request, load
 from vmnet_hooks.frontends.running import gone
@@ -231,10 +232,10 @@ class Lab:
         return configuration.load(SECTIONS, str(self.host.path / "etc"))
 
     @contextmanager
-    def engine(self, _declared=None):
-        engine = self.host.engine()
-        with closing(engine.store):
-            yield engine
+    def session(self, _declared=None):
+        session = self.host.session()
+        with closing(session.records):
+            yield session
 
     @contextmanager
     def records(self):
@@ -275,7 +276,7 @@ def test_a_front_end_of_ones_own(lab):
     assert host.kernel.snapshot() == before and "lab_hypervisor.front_end" not in sys.modules
 
     event = load(hooks()["lab/hook"]).parse(lab.request("attach"))
-    plan = [str(change) for change in host.call("plan_plug", event.domain, event.frontend)]
+    plan = [str(change) for change in host.call(guests.plan_plug, event.domain, event.frontend)]
     assert "ip route add 192.0.2.10/32 dev t1.0 table 222 proto 86" in plan
     assert host.kernel.snapshot() == before
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import pytest
 
 from vmnet_hooks.engine import session, takeover
-from vmnet_hooks.engine.engine import Engine
 from vmnet_hooks.errors import KernelError
 from vmnet_hooks.model.objects import Address
 from vmnet_hooks.model.plan import Change
@@ -30,13 +29,14 @@ def put_back(monkeypatch):
     """The deadlines of the takeovers that were put back."""
     found = []
 
-    class Reverting:
-        def revert(self, deadline):
-            found.append(deadline)
-            store.Store().set_pending(None)
-            return True
+    def revert(_session, deadline):
+        found.append(deadline)
+        with closing(store.Store()) as opened:
+            opened.set_pending(None)
+        return True
 
-    monkeypatch.setattr(session, "open", lambda _: nullcontext(Reverting()))
+    monkeypatch.setattr(session, "open", nullcontext)
+    monkeypatch.setattr(takeover, "revert", revert)
     return found
 
 
@@ -81,16 +81,16 @@ def test_a_guard_that_tries_again_opens_no_more(records, monkeypatch):
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))
 
-    def revert(engine, deadline):
+    def revert(session, deadline):
         tries.append(deadline)
         if len(tries) == 6:
             return True
-        engine.kernel.read([Address("lo", "127.0.0.1/8")])
-        engine.store.owners()
+        session.kernel.read([Address("lo", "127.0.0.1/8")])
+        session.records.owners()
         during.append(descriptors())
         raise KernelError("busy")
 
-    monkeypatch.setattr(Engine, "revert", revert)
+    monkeypatch.setattr(takeover, "revert", revert)
     monkeypatch.setattr(takeover.time, "sleep", lambda _: between.append(descriptors()))
     lifeline, alive = os.pipe()
     before = descriptors()

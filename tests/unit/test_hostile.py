@@ -13,8 +13,8 @@ import pytest
 
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS
-from vmnet_hooks.engine import session as this_host
 from vmnet_hooks.hook.call import handle
+from vmnet_hooks.kernel import linux
 from vmnet_hooks.networks import bridged, routed
 from vmnet_hooks.records import store
 
@@ -55,7 +55,7 @@ def host(tmp_path, monkeypatch):
     monkeypatch.setattr(configuration.load, "__defaults__", (str(etc),))
     monkeypatch.setattr(store, "DIRECTORY", str(run))
     monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(run),))
-    monkeypatch.setattr(this_host, "Kernel", NoKernel)
+    monkeypatch.setattr(linux, "Kernel", NoKernel)
     return tmp_path
 
 

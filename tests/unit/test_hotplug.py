@@ -81,7 +81,7 @@ class Agent:
         yield self.store
 
     @contextmanager
-    def engine(self, _declared=None):
+    def session(self, _declared=None):
         yield self
 
     def note(self, kind: str, text: str, priority: int = syslog.LOG_INFO) -> None:

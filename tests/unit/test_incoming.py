@@ -6,7 +6,9 @@ from scenario import Host, difference, guest
 from test_laws import HOSTROUTE
 
 from vmnet_hooks.declared import compose
-from vmnet_hooks.engine.engine import activate, announcements, untracked
+from vmnet_hooks.engine import guests
+from vmnet_hooks.engine.guests import activate, announcements
+from vmnet_hooks.engine.migration import arrive, untracked
 from vmnet_hooks.errors import ConfigError, ConflictError, KernelError
 from vmnet_hooks.model.guest import Domain
 from vmnet_hooks.model.objects import NftElement, ProxyNeighbour, Route
@@ -22,7 +24,7 @@ cases = pytest.mark.parametrize("domain, facts", CASES.values(), ids=CASES)
 
 
 def incoming(host: Host, domain: Domain) -> list:
-    return host._do(lambda engine: engine.plug(domain, "libvirt", incoming=True))
+    return host.call(guests.plug, domain, "libvirt", incoming=True)
 
 
 def phases(host: Host) -> list[str]:
@@ -71,7 +73,7 @@ def test_arrival_completes_it(domain, facts, tmp_path):
     plain.plug(domain)
     incoming(destination, domain)
     destination.kernel.clear_faults()
-    arrived = destination.call("arrive", domain.id)
+    arrived = destination.call(arrive, domain.id)
     assert [owner.phase for owner in arrived] == ["active"]
     assert not difference(plain.kernel.snapshot(), destination.kernel.snapshot())
     assert claims(plain) == claims(destination)
@@ -80,7 +82,7 @@ def test_arrival_completes_it(domain, facts, tmp_path):
     assert not destination.check()
     # Whoever comes second has nothing to do, and nothing to announce.
     destination.kernel.clear_faults()
-    assert destination.call("arrive", domain.id) == [] and destination.kernel.calls == 0
+    assert destination.call(arrive, domain.id) == [] and destination.kernel.calls == 0
 
 
 @cases
@@ -90,7 +92,7 @@ def test_cancelled_is_identity(domain, facts, tmp_path):
     incoming(host, domain)
     host.unplug(domain)
     assert host.everything() == before
-    assert host.call("arrive", domain.id) == []
+    assert host.call(arrive, domain.id) == []
     assert host.everything() == before
 
 
@@ -103,7 +105,7 @@ def test_arrival_fails_at_every_step(domain, facts, tmp_path):
         host.kernel.clear_faults()
         host.kernel.fail_at = step
         try:
-            host.call("arrive", domain.id)
+            host.call(arrive, domain.id)
             break
         except KernelError as error:
             assert label(host.kernel.steps[step]) in str(error)
@@ -121,7 +123,7 @@ def test_arrival_is_killed_at_every_step(domain, facts, tmp_path):
         host.kernel.clear_faults()
         host.kernel.kill_at = step
         try:
-            host.call("arrive", domain.id)
+            host.call(arrive, domain.id)
             break
         except Killed:
             assert "incoming" in phases(host)
@@ -168,7 +170,7 @@ def test_a_domain_that_is_called_running_has_arrived(domain, facts, tmp_path):
     plain, host = twins(tmp_path, domain, facts)
     plain.plug(domain)
     incoming(host, domain)
-    host.call("reassert", domain)
+    host.call(guests.reassert, domain)
     assert not difference(plain.kernel.snapshot(), host.kernel.snapshot())
     assert set(phases(host)) == {"plugged"}
 
@@ -189,8 +191,8 @@ def test_the_configuration_is_gone_when_it_arrives(tmp_path):
     before = host.everything()
     host.configure("")
     with pytest.raises(ConfigError, match="has arrived"):
-        host.call("arrive", ROUTED.id)
-    host.call("reassert", ROUTED)
+        host.call(arrive, ROUTED.id)
+    host.call(guests.reassert, ROUTED)
     assert "incoming" in phases(host)
     assert host.everything()[:2] == before[:2]
 
@@ -213,22 +215,22 @@ def test_an_address_that_is_taken_is_refused_before_the_guest_comes(tmp_path):
 def test_started_announces_nothing_of_a_guest_that_is_not_here(tmp_path):
     host = Host(tmp_path)
     host.add_taps(ROUTED)
-    engine = host.engine()
+    session = host.session()
     sent = []
-    engine.store.expect(ROUTED.uuid)
-    assert engine.store.expects(ROUTED.uuid), "looking does not consume"
-    engine.plug(ROUTED, "libvirt", incoming=engine.store.expects(ROUTED.uuid))
-    owners = activate(engine.config, engine.store, sent.extend, ROUTED)
+    session.records.expect(ROUTED.uuid)
+    assert session.records.expects(ROUTED.uuid), "looking does not consume"
+    guests.plug(session, ROUTED, "libvirt", incoming=session.records.expects(ROUTED.uuid))
+    owners = activate(session.config, session.records, sent.extend, ROUTED)
     assert [owner.phase for owner in owners] == ["incoming", "active"] and not sent
-    assert not engine.store.expects(ROUTED.uuid)
+    assert not session.records.expects(ROUTED.uuid)
     # A second `started` (the agent died half-way) changes nothing.
-    assert [owner.phase for owner in activate(engine.config, engine.store, sent.extend, ROUTED)] == ["incoming", "active"]
+    assert [owner.phase for owner in activate(session.config, session.records, sent.extend, ROUTED)] == ["incoming", "active"]
     assert not sent
-    arrived = engine.arrive(ROUTED.id)
+    arrived = arrive(session, ROUTED.id)
     tap = ROUTED.vifs[0].ifname
-    assert announcements(engine.config, arrived) == [("eth1", "192.0.2.10", tap), ("eth1", "2001:db8::10", tap)]
-    assert untracked(engine.config, arrived) == ["192.0.2.10", "2001:db8::10"]
-    engine.store.close()
+    assert announcements(session.config, arrived) == [("eth1", "192.0.2.10", tap), ("eth1", "2001:db8::10", tap)]
+    assert untracked(session.config, arrived) == ["192.0.2.10", "2001:db8::10"]
+    session.records.close()
 
 
 def test_the_gateway_keeps_what_it_tracks(tmp_path):
@@ -236,9 +238,9 @@ def test_the_gateway_keeps_what_it_tracks(tmp_path):
     domain, facts = CASES["gateway"]
     host, _ = twins(tmp_path, domain, facts)
     incoming(host, domain)
-    engine = host.engine()
-    assert untracked(engine.config, engine.arrive(domain.id)) == []
-    engine.store.close()
+    session = host.session()
+    assert untracked(session.config, arrive(session, domain.id)) == []
+    session.records.close()
 
 
 def test_bridged_guests_wait_for_nothing(tmp_path):
@@ -248,4 +250,4 @@ def test_bridged_guests_wait_for_nothing(tmp_path):
     [owner] = incoming(host, domain)
     assert owner.phase == "plugged"
     assert not difference(plain.kernel.snapshot(), host.kernel.snapshot())
-    assert compose.withheld(*host.engine().bind(domain)[0], plain.claimed()) == {}
+    assert compose.withheld(*guests.bind(domain, host.session().config)[0], plain.claimed()) == {}

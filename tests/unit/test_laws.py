@@ -13,6 +13,7 @@ import pytest
 from fake_kernel import FakeKernel, Killed, label
 from scenario import EVERYTHING, LAN, PUBLIC, V4, V6, Host, difference, guest
 
+from vmnet_hooks.engine import guests
 from vmnet_hooks.errors import ConflictError, InputError, KernelError, VmnetError
 from vmnet_hooks.model.guest import Domain
 from vmnet_hooks.model.objects import LinkAttribute, Neighbour, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
@@ -177,9 +178,9 @@ def test_plug_fails_at_every_step(case, late, tmp_path):
 def test_plug_notices_a_change_that_does_not_take(case, tmp_path):
     """Every single change of the plan is silently dropped once."""
     host = case.host(tmp_path)
-    engine = host.engine()
-    plan = engine.plan_plug(case.domain, "libvirt")
-    engine.store.close()
+    session = host.session()
+    plan = guests.plan_plug(session, case.domain, "libvirt")
+    session.records.close()
     before = host.everything()
     for change in plan:
         if change.want is None:
@@ -298,9 +299,9 @@ def test_plug_twice_changes_nothing(case, tmp_path):
     assert host.kernel.calls == 0
     assert not difference(world, host.kernel.snapshot())
     assert host.records() == records
-    engine = host.engine()
-    assert engine.plan_plug(case.domain, "libvirt") == []
-    engine.store.close()
+    session = host.session()
+    assert guests.plan_plug(session, case.domain, "libvirt") == []
+    session.records.close()
 
 
 @plugs
@@ -323,11 +324,11 @@ def test_plug_then_unplug_is_identity(case, tmp_path):
 @plugs
 def test_plan_is_what_plug_does(case, tmp_path):
     host = case.host(tmp_path)
-    engine = host.engine()
+    session = host.session()
     before = host.everything()
-    planned = engine.plan_plug(case.domain, "libvirt")
+    planned = guests.plan_plug(session, case.domain, "libvirt")
     assert_same(host, before, "a plan changes nothing")
-    engine.store.close()
+    session.records.close()
     host.plug(case.domain)
     assert [str(c) for step in host.kernel.steps for c in step] == [str(c) for c in planned]
 
@@ -335,11 +336,11 @@ def test_plan_is_what_plug_does(case, tmp_path):
 @unplugs
 def test_plan_of_unplug_is_what_unplug_does(case, tmp_path):
     host = case.host(tmp_path)
-    engine = host.engine()
+    session = host.session()
     before = host.everything()
-    planned = engine.plan_unplug(case.domain)
+    planned = guests.plan_unplug(session, case.domain)
     assert_same(host, before, "a plan changes nothing")
-    engine.store.close()
+    session.records.close()
     host.unplug(case.domain)
     assert [str(c) for step in host.kernel.steps for c in step] == [str(c) for c in planned]
 
@@ -605,8 +606,8 @@ def test_killed_at_the_records(method, when, tmp_path):
     host.add_taps(BOTH)
     before = host.everything()
     for verb in ("plug", "unplug"):
-        engine = host.engine()
-        real = getattr(engine.store, method)
+        session = host.session()
+        real = getattr(session.records, method)
 
         def dying(*args, real=real, **kw):
             if when == "after":
@@ -614,12 +615,12 @@ def test_killed_at_the_records(method, when, tmp_path):
             host.kernel.dead = True
             raise Killed
 
-        setattr(engine.store, method, dying)
+        setattr(session.records, method, dying)
         try:
-            engine.plug(BOTH, "libvirt") if verb == "plug" else engine.unplug(BOTH)
+            guests.plug(session, BOTH, "libvirt") if verb == "plug" else guests.unplug(session, BOTH)
         except Killed:
             pass
-        engine.store.close()
+        session.records.close()
         host.kernel.clear_faults()
         host.repair()
         assert_clean(host)
@@ -634,17 +635,17 @@ def test_a_signal_after_the_records_takes_nothing_back(tmp_path):
     """What is recorded is there, even if its caller is told of a failure."""
     host = Host(tmp_path)
     host.add_taps(BOTH)
-    engine = host.engine()
-    commit = engine.store.commit
+    session = host.session()
+    commit = session.records.commit
 
     def late(*args):
         commit(*args)
         raise VmnetError("too late")
 
-    engine.store.commit = late
+    session.records.commit = late
     with pytest.raises(VmnetError, match="^too late$"):
-        engine.plug(BOTH, "libvirt")
-    engine.store.close()
+        guests.plug(session, BOTH, "libvirt")
+    session.records.close()
     assert host.records()["owner"]
     assert_clean(host)
 
@@ -1126,12 +1127,12 @@ def test_each_half_of_a_nic_leaves_by_itself(domain, toml, first, tmp_path):
         assert host.plug(half)
     assert host.check() == []
     ids = [f"{domain.id}/{half.vifs[0].id}" for half in both]
-    host.call("down_owner", ids[first])
+    host.call(guests.remove_owner, ids[first])
     left = both[1 - first].vifs[0].ifname
     assert [owner.ifname for owner in host.store().owners()] == [left] and host.check() == []
-    assert host.call("down_owner", ids[first]) == []
+    assert host.call(guests.remove_owner, ids[first]) == []
     host.remove_taps(both[1 - first])
-    host.call("down_owner", ids[1 - first])
+    host.call(guests.remove_owner, ids[1 - first])
     host.remove_taps(both[first])
     assert difference(before, host.kernel.snapshot()) == {} and taps != before
     host.assert_no_records()

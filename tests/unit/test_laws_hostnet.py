@@ -10,6 +10,8 @@ import pytest
 from fake_kernel import Killed, label
 from scenario import LAN, PUBLIC, V4, V6, Host, difference, guest
 
+from vmnet_hooks.engine import guests
+from vmnet_hooks.engine import host as engine_host
 from vmnet_hooks.errors import KernelError
 from vmnet_hooks.model.objects import Address, Device, Neighbour, Route, Sysctl
 
@@ -49,16 +51,16 @@ PUBLIC1 = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]))
 
 
 class Call:
-    """A method of the engine, with arguments."""
+    """A function of the engine, the one that plans it, and arguments."""
 
-    def __init__(self, method: str, *arguments: object) -> None:
-        self.method, self.arguments = method, arguments
+    def __init__(self, function: Callable, plan: Callable, *arguments: object) -> None:
+        self.function, self.plan_of, self.arguments = function, plan, arguments
 
     def __call__(self, host: Host) -> None:
-        host.call(self.method, *self.arguments)
+        host.call(self.function, *self.arguments)
 
     def plan(self, host: Host) -> list[str]:
-        return [str(change) for change in host.call(f"plan_{self.method}", *self.arguments)]
+        return [str(change) for change in host.call(self.plan_of, *self.arguments)]
 
 
 class Act:
@@ -97,19 +99,19 @@ class Act:
 
 
 def up(*names: str) -> Call:
-    return Call("up", names)
+    return Call(engine_host.up, engine_host.plan_up, names)
 
 
 def down(*names: str) -> Call:
-    return Call("down", names)
+    return Call(engine_host.down, engine_host.plan_down, names)
 
 
 def plug(domain) -> Call:
-    return Call("plug", domain, "libvirt")
+    return Call(guests.plug, guests.plan_plug, domain, "libvirt")
 
 
 def unplug(domain) -> Call:
-    return Call("unplug", domain)
+    return Call(guests.unplug, guests.plan_unplug, domain)
 
 
 def prepare(domain) -> Callable[[Host], object]:

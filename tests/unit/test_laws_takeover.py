@@ -28,7 +28,8 @@ from test_laws_hostnet import (
     up,
 )
 
-from vmnet_hooks.engine.host import gateways_of
+from vmnet_hooks.engine import takeover
+from vmnet_hooks.engine.takeover import gateways_of
 from vmnet_hooks.errors import ConfigError, ConflictError, InputError, KernelError
 from vmnet_hooks.model.objects import Address, Adoption, Device, LinkAttribute, Route
 from vmnet_hooks.records.store import Store
@@ -65,7 +66,7 @@ def pending(host: Host):
 
 
 def revert(host: Host) -> None:
-    host.call("revert")
+    host.call(takeover.revert)
 
 
 def test_the_gateway_answers_as_before(tmp_path):
@@ -121,7 +122,7 @@ def test_confirmed(tmp_path):
     host = adopting(tmp_path)
     host.up(watch=Watch(), confirm_within=30)
     up_ = everything(host)
-    assert host.call("confirm") is True and host.call("confirm") is False
+    assert host.call(takeover.confirm) is True and host.call(takeover.confirm) is False
     assert_same((*up_[:2], {**up_[2], "pending": []}), everything(host), "kept")
     revert(host)
     assert host.check() == [] and host.kernel.master("eth0") == "xenbr0"

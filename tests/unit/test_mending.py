@@ -31,14 +31,6 @@ def host(tmp_path):
     return host
 
 
-def do(host: Host, act):
-    engine = host.engine()
-    try:
-        return act(engine)
-    finally:
-        engine.store.close()
-
-
 def left_alone(resource) -> bool:
     """What mending never touches, and what a link can't be without."""
     return isinstance(resource, LinkAttribute) and resource.name != "no_linklocal_learn"
@@ -70,9 +62,9 @@ def test_each_thing_alone(host):
         lose(host, key)
         damaged = host.everything()
         assert damaged != before, key
-        assert key in do(host, lambda engine, key=key: amiss(engine, suspected(engine.store, [key], (), ())))
+        assert key in host.call(lambda session, key=key: amiss(session, suspected(session.records, [key], (), ())))
         assert host.everything() == damaged, "looking changes nothing"
-        mended = do(host, lambda engine, key=key: mend(engine, [key]))
+        mended = host.call(mend, [key])
         assert key in {change.subject.key for change in mended.changes} and not mended.failed
         assert host.everything() == before, difference(host.everything(), before)
 
@@ -85,10 +77,10 @@ def test_any_things_at_once(host, seed):
     lose(host, *[key for key in chosen if key in world and not isinstance(world[key], NftTable)])
     lose(host, *[key for key in chosen if key in world and isinstance(world[key], NftTable)])
     keys = chosen if seed % 2 else None
-    mended = do(host, lambda engine: mend(engine, keys))
+    mended = host.call(mend, keys)
     assert (mended.failed, mended.waits, mended.departed) == ({}, [], [])
     assert host.everything() == before, difference(host.everything(), before)
-    again = do(host, lambda engine: mend(engine, keys))
+    again = host.call(mend, keys)
     assert again.changes == [] and host.kernel.steps, "nothing is left to do"
 
 
@@ -96,7 +88,7 @@ def test_nothing_but_what_was_asked_for(host):
     """Another guest's damage is another matter."""
     routes = sorted(key for key, r in host.claimed().items() if isinstance(r, Route) and r.dev in ("t1.0", "t2.0"))
     lose(host, *routes)
-    do(host, lambda engine: mend(engine, routes[:1]))
+    host.call(mend, routes[:1])
     assert [key for key in routes if key in host.kernel.world] == routes[:1]
 
 
@@ -104,7 +96,7 @@ def test_an_element_brings_its_table(host):
     before = host.everything()
     lose(host, "nft inet")
     key = 'nft inet guarded "t1.0"'
-    mended = do(host, lambda engine: mend(engine, [key]))
+    mended = host.call(mend, [key])
     assert host.everything() == before
     [step] = [step for step in host.kernel.steps if step]
     assert {change.subject.key for change in mended.changes} == {change.subject.key for change in step}, "in one transaction"
@@ -113,8 +105,8 @@ def test_an_element_brings_its_table(host):
 def test_a_table_that_somebody_worked_in_is_made_anew(host):
     before = host.everything()
     key = "nft arp"
-    assert do(host, lambda engine: mend(engine, [key])).changes == []
-    mended = do(host, lambda engine: mend(engine, [key], {key}))
+    assert host.call(mend, [key]).changes == []
+    mended = host.call(mend, [key], {key})
     changed = {change.subject.key for change in mended.changes}
     assert changed == {k for k in host.claimed() if k.startswith("nft arp")}
     assert host.everything() == before
@@ -127,7 +119,7 @@ def test_what_others_put_there_stays(host):
     theirs = Route(222, "192.0.2.10/32", "eth0", "", 3)
     host.kernel.put(theirs)
     lose(host, "route 222 192.0.2.20/32")
-    mended = do(host, lambda engine: mend(engine, None))
+    mended = host.call(mend, None)
     assert set(mended.failed) == {key} and "somebody else's route" in mended.failed[key]
     assert host.kernel.world[key] == theirs
     assert "route 222 192.0.2.20/32" in host.kernel.world, "the rest is mended"
@@ -139,15 +131,15 @@ def test_a_link_that_was_taken_down_stays_down(host):
     key = "link eth1 state"
     host.kernel.apply([change_of(host, key, "down")])
     lose(host, "sysctl net/ipv4/conf/eth1/proxy_arp")
-    mended = do(host, lambda engine: mend(engine, None))
+    mended = host.call(mend, None)
     assert host.kernel.world[key].value == "down" and not mended.failed
     assert {"route 222 192.0.2.0/24", "proxy eth1 2001:db8::10"} <= set(mended.waits)
     assert host.kernel.world["sysctl net/ipv4/conf/eth1/proxy_arp"].value == "1"
-    assert not do(host, lambda engine: amiss(engine, suspected(engine.store, (), (), ["eth1"])))
+    assert not host.call(lambda session: amiss(session, suspected(session.records, (), (), ["eth1"])))
     host.kernel.apply([change_of(host, key, "up")])
-    wrong = do(host, lambda engine: amiss(engine, suspected(engine.store, (), (), ["eth1"])))
+    wrong = host.call(lambda session: amiss(session, suspected(session.records, (), (), ["eth1"])))
     assert {"route 222 192.0.2.0/24", "proxy eth1 2001:db8::10", "proxy eth1 2001:db8::20"} <= wrong
-    do(host, lambda engine: mend(engine, wrong))
+    host.call(mend, wrong)
     assert host.everything() == before, difference(host.everything(), before)
 
 
@@ -158,7 +150,7 @@ def change_of(host: Host, key: str, value: str) -> Change:
 
 def test_all_of_a_link(host):
     def of(name: str) -> set[str]:
-        return set(do(host, lambda engine: suspected(engine.store, (), (), [name])))
+        return set(host.call(lambda session: suspected(session.records, (), (), [name])))
 
     claimed = host.claimed()
     for name in ("eth1", "t1.0", "t1.1", "eth2", "eth9"):
@@ -168,7 +160,7 @@ def test_all_of_a_link(host):
 
 def test_starts_of_keys(host):
     def under(*starts: str) -> set[str]:
-        return set(do(host, lambda engine: suspected(engine.store, (), starts, ())))
+        return set(host.call(lambda session: suspected(session.records, (), starts, ())))
 
     assert under('nft inet sources4 "t1.0"') == {'nft inet sources4 "t1.0" . 52:54:00:aa:01:00 . 192.0.2.10'}
     assert under("sysctl net/ipv4/conf/all/") == {"sysctl net/ipv4/conf/all/send_redirects"}
@@ -179,20 +171,20 @@ def test_a_tap_that_is_gone(host):
     index = host.kernel.links["t1.0"].index
     others = {key for key in host.claimed() if '"t2.0"' in key or "192.0.2.20" in key}
     host.kernel.remove_link("t1.0")
-    waits = do(host, lambda engine: mend(engine, list(host.claimed()))).waits
+    waits = host.call(mend, list(host.claimed())).waits
     assert any("t1.0" in key for key in waits)
-    assert do(host, lambda engine: depart(engine, [(index + 1000, "t1.0")])) == ([], {}), "another one of that name"
-    departed, failed = do(host, lambda engine: depart(engine, [(index, "t1.0")]))
+    assert host.call(depart, [(index + 1000, "t1.0")]) == ([], {}), "another one of that name"
+    departed, failed = host.call(depart, [(index, "t1.0")])
     assert ([owner.ifname for owner in departed], failed) == (["t1.0"], {})
     assert others <= host.claimed().keys()
     assert not any("t1.0" in key or "192.0.2.10" in key for key in {*host.claimed(), *host.kernel.world})
-    assert do(host, lambda engine: depart(engine, [(index, "t1.0")])) == ([], {}), "once"
+    assert host.call(depart, [(index, "t1.0")]) == ([], {}), "once"
 
 
 def test_taps_that_went_unseen(host):
     for name in ("t2.0", "t3.0"):
         host.kernel.remove_link(name)
-    mended = do(host, lambda engine: mend(engine, None))
+    mended = host.call(mend, None)
     assert sorted(owner.ifname for owner in mended.departed) == ["t2.0", "t3.0"] and not mended.failed
     assert host.check() == []
 
@@ -201,11 +193,11 @@ def test_a_failing_step_does_not_keep_the_others(host):
     rules = sorted(key for key, r in host.claimed().items() if isinstance(r, Rule))
     lose(host, *rules)
     host.kernel.stuck = {rules[0]}
-    mended = do(host, lambda engine: mend(engine, rules))
+    mended = host.call(mend, rules)
     assert set(mended.failed) == {rules[0]}
     assert {key for key in rules if key in host.kernel.world} == set(rules[1:])
     host.kernel.stuck, host.kernel.lost = set(), {rules[0]}
-    mended = do(host, lambda engine: mend(engine, rules))
+    mended = host.call(mend, rules)
     assert set(mended.failed) == {rules[0]} and "does not hold it" in mended.failed[rules[0]] and mended.changes == []
 
 
@@ -218,7 +210,7 @@ def test_what_waits_to_be_taken_away_is_not_mended(host):
     host.kernel.clear_faults()
     assert key in host.claimed()
     host.kernel.world.pop(key, None)
-    assert do(host, lambda engine: mend(engine, [key])).changes == []
+    assert host.call(mend, [key]).changes == []
     assert key not in host.kernel.world
 
 
@@ -232,9 +224,9 @@ def test_a_bridge_that_somebody_deleted(tmp_path):
     world = host.kernel.snapshot()
     host.kernel.remove_link("br1")
     links = ["br1", "eth3", "t5.0"]
-    wrong = do(host, lambda engine: amiss(engine, suspected(engine.store, (), (), links)))
+    wrong = host.call(lambda session: amiss(session, suspected(session.records, (), (), links)))
     assert "device br1" in wrong
-    mended = do(host, lambda engine: mend(engine, wrong))
+    mended = host.call(mend, wrong)
     assert not mended.failed
     assert host.kernel.snapshot() == world, difference((host.kernel.snapshot(),), (world,))
     assert host.check() == []
@@ -246,14 +238,14 @@ def test_an_address_of_a_bridge(tmp_path):
     before = host.everything()
     [key] = [key for key, r in host.claimed().items() if isinstance(r, Address)]
     lose(host, key)
-    do(host, lambda engine: mend(engine, [key]))
+    host.call(mend, [key])
     assert host.everything() == before
 
 
 def test_proxies_of_a_link_that_is_gone(host):
     host.kernel.remove_link("eth1")
     wants = [key for key, r in host.claimed().items() if isinstance(r, ProxyNeighbour) and r.ifname == "eth1"]
-    mended = do(host, lambda engine: mend(engine, wants))
+    mended = host.call(mend, wants)
     assert (set(mended.waits), mended.changes, mended.failed) == (set(wants), [], {})
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from scenario import Host, difference, guest
 
+from vmnet_hooks.engine import guests
 from vmnet_hooks.engine.healing import amiss, mend, reconcile
 from vmnet_hooks.model import encoding, objects, resource, ruleset
 from vmnet_hooks.model.objects import NftElement, nft
@@ -119,20 +120,20 @@ def test_stopped_after_an_upgrade(upgraded):
 
 def test_reassured_after_an_upgrade(upgraded):
     """What a hypervisor's daemon asks for when it is restarted."""
-    upgraded.call("reassert", EDGE)
+    upgraded.call(guests.reassert, EDGE)
     assert upgraded.kernel.world[NAT.key] == NAT and MASQUERADE in upgraded.kernel.world
     assert NAT.key in upgraded.claimed()
 
 
 def test_the_agent_after_an_upgrade(upgraded):
     """It goes by the records: what the old table has is left to `repair`."""
-    engine = upgraded.engine()
+    session = upgraded.session()
     try:
-        assert amiss(engine, engine.store.resources()) == set()
-        for mended in (reconcile(engine, ()), mend(engine, None), mend(engine, [MASQUERADE])):
+        assert amiss(session, session.records.resources()) == set()
+        for mended in (reconcile(session, ()), mend(session, None), mend(session, [MASQUERADE])):
             assert (list(mended.changes), mended.failed) == ([], {})
         del upgraded.kernel.world[INET.key]
-        mended = mend(engine, None)
+        mended = mend(session, None)
         assert mended.failed == {} and upgraded.kernel.world[INET.key] == BEFORE
     finally:
-        engine.store.close()
+        session.records.close()

@@ -6,7 +6,7 @@ a guarded tap sends before our filter, and drop what is still marked after it. T
 
 from collections.abc import Collection
 
-from ..engine.transaction import Kernel
+from ..engine.session import Kernel
 from ..errors import KernelError
 from ..kernel import nft_tables
 from ..kernel.framing import NETLINK_NETFILTER, Socket

@@ -14,8 +14,8 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
-from ..engine.engine import Engine
 from ..engine.healing import Mended, amiss, depart, mend, suspected
+from ..engine.session import Session
 from ..errors import KernelError
 from ..hook.events import RECORDS_ALONE
 from ..kernel.monitor.nftables import NftMonitor
@@ -206,28 +206,28 @@ class Healing:
     def _heal(self, suspects: Suspects) -> None:
         place = self._agent.place
         if suspects.everything:
-            with place.engine(RECORDS_ALONE) as engine:
+            with place.session(RECORDS_ALONE) as session:
                 begin = time.monotonic()
-                self._report(mend(engine, None))
+                self._report(mend(session, None))
                 # A routing daemon with a million routes can make the kernel tell too much again and again.
                 self._all_from = time.monotonic() + ALL_PAUSE * (time.monotonic() - begin)
             return
         if suspects.gone:
-            with place.engine(RECORDS_ALONE) as engine:
-                departed, failed = depart(engine, suspects.gone)
+            with place.session(RECORDS_ALONE) as session:
+                departed, failed = depart(session, suspects.gone)
             self._report(Mended(failed=failed, departed=departed))
         with place.records() as store, store.reading():
             recorded = suspected(store, suspects.keys | suspects.tampered, suspects.starts, suspects.links)
         self._patience.forget(suspects.keys - recorded.keys())
         if recorded:
             tampered = suspects.tampered & recorded.keys()
-            with place.engine(RECORDS_ALONE) as engine:
-                self._mend(engine, amiss(engine, recorded) | tampered, tampered)
+            with place.session(RECORDS_ALONE) as session:
+                self._mend(session, amiss(session, recorded) | tampered, tampered)
 
-    def _mend(self, engine: Engine, wrong: Collection[str], tampered: Collection[str] = ()) -> None:
+    def _mend(self, session: Session, wrong: Collection[str], tampered: Collection[str] = ()) -> None:
         now = time.monotonic()
         if wrong := [key for key in wrong if self._patience.allows(key, now)]:
-            self._report(mend(engine, wrong, tampered))
+            self._report(mend(session, wrong, tampered))
 
     def _changed_taps(self) -> set[str]:
         taps: set[str] = set()
@@ -237,8 +237,8 @@ class Healing:
 
     def _keep(self, keeper: Keeper, taps: Collection[str] | None = None) -> None:
         try:
-            with self._agent.place.engine(RECORDS_ALONE) as engine:
-                keeper.follow(engine.store, engine.kernel, taps)
+            with self._agent.place.session(RECORDS_ALONE) as session:
+                keeper.follow(session.records, session.kernel, taps)
         except KernelError as error:
             if str(error) != self._unkept:
                 self._agent.note("error", str(error), syslog.LOG_WARNING)
@@ -250,10 +250,10 @@ class Healing:
         if not owners:
             return
         self._walked = next((name for name in owners if name > self._walked), owners[0])
-        with self._agent.place.engine(RECORDS_ALONE) as engine:
-            claims = engine.store.claims(self._walked)
+        with self._agent.place.session(RECORDS_ALONE) as session:
+            claims = session.records.claims(self._walked)
             told = {key: r for key, r in claims.items() if not isinstance(r, NftElement | NftTable)}
-            self._mend(engine, amiss(engine, told))
+            self._mend(session, amiss(session, told))
 
     def _report(self, mended: Mended) -> None:
         agent, now = self._agent, time.monotonic()

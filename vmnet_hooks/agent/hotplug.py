@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
-from ..engine.engine import bind
+from ..engine.guests import bind
 from ..errors import VmnetError
 from ..frontends.watch import Unreachable, Watch, Watcher
 from ..hook import events
@@ -228,8 +228,8 @@ class Hotplug:
                 mark.write(str(_index(vif.ifname)))
 
     def _set_link(self, ifname: str, state: str) -> None:
-        with self.agent.place.engine() as engine:
-            engine.kernel.apply([Change(None, LinkAttribute(ifname, "state", state))])
+        with self.agent.place.session() as session:
+            session.kernel.apply([Change(None, LinkAttribute(ifname, "state", state))])
 
     def _starts(self, domain: Domain) -> bool:
         """Whether it is being started again by now: the records are those of its new life."""

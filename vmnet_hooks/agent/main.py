@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..engine.engine import label_of
+from ..engine import host  # noqa: F401  Loaded with the rest: the first call that needs it must not wait for it.
 from ..engine.healing import reconcile
 from ..errors import VmnetError, one_line
 from ..frontends import FRONT_ENDS
@@ -149,10 +149,10 @@ class Agent:
     def _reconcile(self) -> None:
         """What happened while nobody looked: guests that died, links that lost what was on them."""
         try:
-            with self.place.engine(RECORDS_ALONE) as engine:
-                found = reconcile(engine, gone(engine.store.owners()))
+            with self.place.session(RECORDS_ALONE) as session:
+                found = reconcile(session, gone(session.records.owners()))
             for owner in found.departed:
-                self.note("repair", f"{label_of(owner)}: {owner.ifname or owner.network} is gone; cleaned up", syslog.LOG_NOTICE)
+                self.note("repair", f"{owner.label}: {owner.ifname or owner.network} is gone; cleaned up", syslog.LOG_NOTICE)
             if found.changes:
                 keys = [change.subject.key for change in found.changes]
                 what = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

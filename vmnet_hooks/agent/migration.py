@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..engine.engine import announcements
+from ..engine.guests import announcements
 from ..engine.migration import RETRY_SECONDS, cut_over, listeners
 from ..errors import VmnetError
 from ..kernel.first_frame import FirstFrameSocket
@@ -125,8 +125,8 @@ class IncomingMigrations:
         """Cut the guest over, or set the time of a retry. Return whether the guest was awaited."""
         self._due.pop(domain_id, None)
         try:
-            with self.agent.place.engine() as engine:
-                owners = cut_over(engine, domain_id, self._announce)
+            with self.agent.place.session() as session:
+                owners = cut_over(session, domain_id, self._announce)
         except VmnetError as error:
             if self._failed.get(domain_id) != str(error):
                 self._failed[domain_id] = str(error)

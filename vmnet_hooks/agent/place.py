@@ -13,7 +13,7 @@ from typing import Any
 
 from ..declared import configuration
 from ..declared.sections import SECTIONS
-from ..engine.engine import Engine
+from ..engine.session import Session
 from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel
 from ..model import declaration
@@ -98,13 +98,13 @@ class Resident:
             return self._config
 
     @contextmanager
-    def engine(self, declared: declaration.Config | None = None) -> Iterator[Engine]:
-        """An engine for as long as the context lasts. Raises VmnetError."""
+    def session(self, declared: declaration.Config | None = None) -> Iterator[Session]:
+        """A session for as long as the context lasts. Raises VmnetError."""
         declared = declared or self.declared()
         with self.records() as records:
             kernel = self._kernels.pop() if self._kernels else Kernel(self._memory)
             try:
-                yield Engine(declared, kernel, records)
+                yield Session(declared, kernel, records)
             except BaseException:
                 # What a socket may still have to say is nobody's answer.
                 kernel.close()

@@ -50,17 +50,18 @@ def graph(svg_file: TextIO | None, dot_file: TextIO | None, plain: bool, to_json
 def look() -> tuple["Facts", "Graph"]:
     """The host's links and what they carry, and their graph. Raises VmnetError."""
     # Not needed for completion.
+    from ..engine.check import check
     from ..frontends.running import gone
     from ..graph.build import build
     from ..kernel import graph_facts
     from ..model.objects import Device, NftElement
     from ..model.topology import Difference, Facts, LinkDetails, Nat
 
-    with opened() as engine:
-        owners = engine.store.owners()
-        differences = [Difference(drift.owner, drift.what) for drift in engine.check("", gone(owners))]
+    with opened() as session:
+        owners = session.records.owners()
+        differences = [Difference(drift.owner, drift.what) for drift in check(session, "", gone(owners))]
         links, tables = graph_facts.read()
-        resources, declared = engine.store.resources(), engine.config
+        resources, declared = session.records.resources(), session.config
     there = {link.name for link in links}
     nats, absent = [], []
     for resource in resources.values():

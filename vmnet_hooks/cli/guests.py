@@ -42,18 +42,18 @@ def _describers(command: F) -> F:
 def start(domain: str, xml: str | None, by: str | None) -> None:
     """Set up every claimed NIC of a running DOMAIN, and announce its addresses."""
     # Not needed for completion.
-    from ..engine.engine import activate
+    from ..engine import guests
     from ..kernel import announcement
 
     if by:
         _start_described(domain, by)
         return
     guest = _describe(domain, xml)
-    with opened() as engine:
-        owners = engine.plug(guest, "cli")
+    with opened() as session:
+        owners = guests.plug(session, guest, "cli")
         if not owners:
             raise InputError(f"{domain}: nothing claims any of its NICs; see `vmnet-hook set --help`")
-        activate(engine.config, engine.store, announcement.announce, guest)
+        guests.activate(session.config, session.records, announcement.announce, guest)
     _report("start", domain, owners)
 
 
@@ -78,12 +78,13 @@ def _start_described(domain: str, by: str) -> None:
 def stop(domain: str, xml: str | None) -> None:
     """Remove everything that was set up for DOMAIN. Only the records are needed: neither libvirt nor the taps."""
     # Not needed for completion.
+    from ..engine import guests
     from ..hook.events import RECORDS_ALONE, withdraw
 
     guest = _describe(domain, xml) if xml else Domain(domain)
-    with opened(RECORDS_ALONE) as engine:
-        owners = engine.unplug(guest)
-        withdraw(engine)
+    with opened(RECORDS_ALONE) as session:
+        owners = guests.unplug(session, guest)
+        withdraw(session)
     if not owners:
         raise InputError(f"{domain}: nothing is set up for it; see `vmnet-hook status`")
     _report("stop", domain, owners)
@@ -161,20 +162,21 @@ def mac(oui: str) -> None:
 def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool) -> None:
     """Show what start (or stop) of DOMAIN, or up (or down), would change now, as a shell script with the same effect."""
     # Not needed for completion.
+    from ..engine import guests, host
     from ..hook.events import RECORDS_ALONE
 
     verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
     if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
         raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
-    with opened(None if verb in ("start", "up") else RECORDS_ALONE) as engine:
+    with opened(None if verb in ("start", "up") else RECORDS_ALONE) as session:
         if verb == "up":
-            changes = engine.plan_up(names)
+            changes = host.plan_up(session, names)
         elif verb == "down":
-            changes = engine.plan_down(names)
+            changes = host.plan_down(session, names)
         elif verb == "stop":
-            changes = engine.plan_unplug(_describe(names[0], xml) if xml else Domain(names[0]))
+            changes = guests.plan_unplug(session, _describe(names[0], xml) if xml else Domain(names[0]))
         else:
-            changes = engine.plan_plug(_describe(names[0], xml), "cli")
+            changes = guests.plan_plug(session, _describe(names[0], xml), "cli")
     if to_json:
         as_json([{"key": change.subject.key, "command": str(change)} for change in changes])
         return
@@ -190,10 +192,11 @@ def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool)
 def repair(domain: str, to_json: bool) -> None:
     """Remove every difference that check finds: restore what is missing, remove what has no owner any more."""
     # Not needed for completion.
+    from ..engine import repair as engine
     from ..frontends.running import gone
 
-    with opened() as engine:
-        drifts = engine.repair(domain, gone(engine.store.owners()))
+    with opened() as session:
+        drifts = engine.repair(session, domain, gone(session.records.owners()))
     for drift in drifts:
         syslog.syslog(syslog.LOG_NOTICE, one_line(f"repair {drift.owner}: {drift.what}"))
     differences(drifts, to_json, "nothing to repair")

@@ -32,16 +32,16 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
     A bridge that takes over an interface with live addresses is put back if the default gateway no longer answers.
     """
     # Not needed for completion.
-    from ..engine.takeover import Watch
+    from ..engine import host, takeover
 
-    with opened() as engine:
-        if not (names or engine.config.parts or engine.config.networks or engine.store.owners(domain="")):
+    with opened() as session:
+        if not (names or session.config.parts or session.config.networks or session.records.owners(domain="")):
             click.echo("nothing is declared")
             return
         end = time.monotonic() + wait
         while True:
             try:
-                changed = engine.up(names, Watch(), confirm_within or 0)
+                changed = host.up(session, names, takeover.Watch(), confirm_within or 0)
                 break
             except MissingLink:
                 if time.monotonic() > end:
@@ -59,10 +59,11 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
 def confirm() -> None:
     """Keep what `up --confirm-within` changed."""
     # Not needed for completion.
+    from ..engine import takeover
     from ..hook.events import RECORDS_ALONE
 
-    with opened(RECORDS_ALONE) as engine:
-        if not engine.confirm():
+    with opened(RECORDS_ALONE) as session:
+        if not takeover.confirm(session):
             raise InputError("nothing waits to be confirmed; was it put back? See `journalctl -t vmnet-hook`")
     click.echo("confirmed")
 
@@ -72,11 +73,12 @@ def confirm() -> None:
 def down(names: tuple[str, ...]) -> None:
     """Take down what `up` brought up: all of it, or NAME. What running guests need stays until they have stopped."""
     # Not needed for completion.
+    from ..engine import host
     from ..hook.events import RECORDS_ALONE
 
-    with opened(RECORDS_ALONE) as engine:
-        gone = engine.down(names)
-        kept = [owner for owner in engine.store.owners(domain="") if names and {owner.id, owner.network} & set(names)]
+    with opened(RECORDS_ALONE) as session:
+        gone = host.down(session, names)
+        kept = [owner for owner in session.records.owners(domain="") if names and {owner.id, owner.network} & set(names)]
     for owner in gone:
         _report("down", owner)
     for owner in kept:
@@ -92,7 +94,4 @@ def _report(verb: str, owner: Owner) -> None:
 
 
 def _label(owner: Owner) -> str:
-    # Not needed for completion.
-    from ..engine.engine import label_of
-
-    return one_line(label_of(owner))
+    return one_line(owner.label)

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def status(domain: str, to_json: bool) -> None:
     """List what is set up: every vif (of DOMAIN) with its network, addresses and state; and whether the agent runs."""
     # Not needed for completion.
-    from ..engine.engine import label_of
+    from ..engine import check as engine
     from ..frontends.running import gone
 
-    with opened() as engine:
-        owners = engine.store.owners(domain=domain) if domain else engine.store.owners()
-        drifts = engine.check(domain, gone(owners))
+    with opened() as session:
+        owners = session.records.owners(domain=domain) if domain else session.records.owners()
+        drifts = engine.check(session, domain, gone(owners))
     drifted = {drift.owner for drift in drifts}
     rows: list[dict[str, Any]] = [
         {
@@ -41,7 +41,7 @@ def status(domain: str, to_json: bool) -> None:
             "filter": owner.filter,
             "frontend": owner.frontend,
             "phase": owner.phase,
-            "state": "drift" if label_of(owner) in drifted else "ok",
+            "state": "drift" if owner.label in drifted else "ok",
         }
         for owner in owners
     ]
@@ -98,11 +98,12 @@ def _agent() -> str:
 def check(domain: str, to_json: bool) -> None:
     """Compare records, configuration and kernel (of DOMAIN). Exit status 1 and a list if they differ."""
     # Not needed for completion.
+    from ..engine import check as engine
     from ..frontends.running import gone
 
-    with opened() as engine:
-        drifts = engine.check(domain, gone(engine.store.owners()))
-        hazards = [] if domain else engine.hazards()
+    with opened() as session:
+        drifts = engine.check(session, domain, gone(session.records.owners()))
+        hazards = [] if domain else engine.hazards(session)
     for hazard in hazards:
         click.echo(f"warning: {hazard}", err=True)
     differences(drifts, to_json, "ok")

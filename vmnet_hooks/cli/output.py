@@ -10,7 +10,7 @@ import click
 from ..errors import one_line
 
 if TYPE_CHECKING:
-    from ..engine.engine import Drift
+    from ..engine.check import Drift
 
 
 def as_json(value: object) -> None:

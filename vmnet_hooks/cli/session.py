@@ -5,17 +5,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..engine.engine import Engine
+    from ..engine.session import Session
     from ..model.declaration import Config
 
 
 @contextmanager
-def opened(declared: "Config | None" = None) -> Iterator["Engine"]:
+def opened(declared: "Config | None" = None) -> Iterator["Session"]:
     """See engine/session.py. Raises VmnetError, also where the command is not run as root."""
-    # Commands' files are loaded for completion, which does without the kernel edge.
-    from ..engine import session
+    # Commands' files are loaded for completion, which does without the engine.
+    from ..engine import session as sessions
     from ..kernel import root
 
     root.require("kernel state and records can't be read")
-    with session.open(declared) as engine:
-        yield engine
+    with sessions.open(declared) as session:
+        yield session

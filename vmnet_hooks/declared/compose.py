@@ -135,6 +135,12 @@ def withheld(vif: Vif, network: Network, resources: Mapping[str, Resource]) -> d
     return {key: resource for key, resource in resources.items() if attracts(resource, vif, network)}
 
 
+def in_phase(phase: str, vif: Vif, network: Network, resources: Mapping[str, Resource]) -> dict[str, Resource]:
+    """Those of a NIC's resources that it has in a phase of its owner."""
+    kept = withheld(vif, network, resources) if phase == "incoming" else {}
+    return {key: resource for key, resource in resources.items() if key not in kept}
+
+
 def compose_part(part: Declared, host: Host) -> dict[str, Resource]:
     """Return the resources of a part of the host alone: of a network without any guest (a router node), of a link, of a NAT."""
     return {resource.key: resource for resource in part.resources(host)}

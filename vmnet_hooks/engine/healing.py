@@ -1,7 +1,7 @@
-"""Puts back what others took away or changed, by the records alone: for the agent, which hears of it. What `repair` does beyond
-that (configuration that was edited, orphans) is an admin's decision, and so is what is left alone here: a link that was taken
-down stays down, and what a bridge took over from its port (addresses from DHCP may be newer than the record) is not forced
-back.
+"""Puts back what other programs removed or changed, by the records alone: for the agent, which the kernel notifies. What `repair`
+does beyond that (configuration that was edited, orphans) is the admin's decision, and so is what is left alone here: a link that
+was set down stays down, and what a bridge took over from its port (addresses from DHCP may be newer than the record) is not
+forced back.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,19 +9,22 @@ from dataclasses import dataclass, field
 
 from ..errors import ConflictError, VmnetError
 from ..model import plan
-from ..model.objects import Address, Adoption, Device, LinkAttribute, Neighbour, NftElement, NftTable, ProxyNeighbour, Route
+from ..model.objects import Device, NftElement, NftTable, Route
 from ..model.owner import Owner
 from ..model.plan import Change, Plan
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import NAT, port_table
 from ..records.store import Store
-from .engine import Engine
+from . import apply
+from .facts import lives
+from .owners import dead
+from .session import Session
 
 
 @dataclass(frozen=True)
 class Mended:
-    """What was done: `changes` hold; `failed` says by key why it can't be mended now; what is on a link that is down or gone
-    `waits` for it; the taps of `departed` are gone, and so is what was set up for them."""
+    """What was done. The `changes` hold; `failed` has by key why it can't be put back now; the keys in `waits` are on a link that
+    is down or gone; the taps of `departed` are gone, and so is what was set up for them."""
 
     changes: Plan = ()
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -30,7 +33,7 @@ class Mended:
 
 
 def suspected(store: Store, keys: Iterable[str], starts: Iterable[str], links: Iterable[str]) -> dict[str, Resource]:
-    """What is recorded under these keys, under keys that start so, and on these links."""
+    """The resources in the records under these keys, under keys that start so, and on these links."""
     links = list(links)
     alone = [*keys, *(f"{kind} {name}" for name in links for kind in ("device", "vlans"))]
     alone += [f"nft netdev {port_table(name)}" for name in links]
@@ -47,162 +50,158 @@ def suspected(store: Store, keys: Iterable[str], starts: Iterable[str], links: I
     return found
 
 
-def amiss(engine: Engine, recorded: Mapping[str, Resource]) -> set[str]:
-    """The keys of those that are not as recorded, and that could be mended now. Needs no lock: who changes them lawfully
-    may be half-way through, so `mend` looks again."""
-    wants, _ = _mendable(engine, recorded)
-    current = engine.kernel.read(wants.values())
+def amiss(session: Session, recorded: Mapping[str, Resource]) -> set[str]:
+    """The keys of those that are not as recorded, and that could be put back now. Needs no lock: a call that changes them may be
+    half-way through, so `mend` looks again."""
+    wants, _ = _mendable(session, recorded)
+    current = session.kernel.read(wants.values())
     return {key for key, want in wants.items() if (have := current.get(key)) is None or not want.covers(have)}
 
 
-def mend(engine: Engine, keys: Collection[str] | None, anew: Collection[str] = ()) -> Mended:
-    """Brings what is recorded under `keys` (None: everything, and the guests whose taps are gone) to what the records say.
+def mend(session: Session, keys: Collection[str] | None, anew: Collection[str] = ()) -> Mended:
+    """Bring what is recorded under `keys` (None: everything, and the guests whose taps are gone) to what the records have.
     Tables in `anew` are made anew even if they look right. Raises VmnetError only if there is no telling what is wrong."""
-    store = engine.store
-    with store.lock():
-        engine._recover()
-        departed, failed = _unplug(engine, engine._dead(store.owners(), set())) if keys is None else ([], {})
+    records, kernel = session.records, session.kernel
+    with records.lock():
+        apply.recover(session)
+        departed, failed = _remove(session, dead(session, records.owners())) if keys is None else ([], {})
         if keys is None:
-            recorded = store.resources()
+            recorded = records.resources()
         else:
-            recorded = {key: known[0] for key in keys if (known := store.recorded(key))}
-        wants, waits = _mendable(engine, _claimed(store, recorded))
-        current = {key: have for key, have in engine.kernel.read(wants.values()).items() if key not in anew}
+            recorded = {key: known[0] for key in keys if (known := records.recorded(key))}
+        wants, waits = _mendable(session, _claimed(records, recorded))
+        current = {key: have for key, have in kernel.read(wants.values()).items() if key not in anew}
         wants = {key: want for key, want in wants.items() if not (key in current and want.covers(current[key]))}
-        wants, current = _with_tables(engine, wants, current)
-        changes = [_replacing(change) for change in _plan(wants, current, failed)]
-        done: list[Change] = []
-        for step in plan.batches(changes):
-            try:
-                engine.kernel.apply(step)
-            except VmnetError as error:
-                failed.update((change.subject.key, str(error)) for change in step)
-            else:
-                done += step
-        checked = [c.want for c in done if c.want is not None and not isinstance(c.want, NftElement | NftTable)]
-        holds = engine.kernel.read(checked)
-        for want in checked:
-            if want.key not in holds or not want.covers(holds[want.key]):
-                failed[want.key] = f"{want.key}: was set, but the kernel does not hold it; is another program at work here?"
-        return Mended([c for c in done if c.subject.key not in failed], failed, waits, departed)
+        wants, current = _with_tables(session, wants, current)
+        changes, refused = _plan(wants, current)
+        done, rejected = _apply(session, changes)
+        failed = {**failed, **refused, **rejected}
+        return Mended([change for change in done if change.subject.key not in failed], failed, waits, departed)
 
 
-def reconcile(engine: Engine, gone: Collection[str]) -> Mended:
-    """What happened while nobody looked: guests that died (`gone` are ids of domains that run no more) are cleaned up after, one
-    by one; then what is not as recorded is put back. The lock is not held while everything is read, so hooks do not wait."""
-    store = engine.store
+def reconcile(session: Session, gone: Collection[str]) -> Mended:
+    """What happened while no agent ran: guests that died (`gone` are ids of domains that do not run any more) are removed, one by
+    one; then what is not as recorded is put back. The lock is not held while everything is read, so hooks do not wait."""
+    records = session.records
     departed: list[Owner] = []
     failed: dict[str, str] = {}
-    for owner in engine._dead(store.owners(), set(gone)):
-        with store.lock():
-            engine._recover()
+    for owner in dead(session, records.owners(), gone):
+        with records.lock():
+            apply.recover(session)
             # Its hook may have come meanwhile, or the guest again.
-            if store.owners(id=owner.id) == [owner]:
-                done, left = _unplug(engine, [owner])
+            if records.owners(id=owner.id) == [owner]:
+                done, left = _remove(session, [owner])
                 departed += done
                 failed.update(left)
-    found = mend(engine, amiss(engine, store.resources()))
+    found = mend(session, amiss(session, records.resources()))
     return Mended(found.changes, {**failed, **found.failed}, found.waits, departed)
 
 
-def depart(engine: Engine, taps: Collection[tuple[int, str]]) -> tuple[list[Owner], dict[str, str]]:
-    """Unplugs the guests' NICs whose taps, as (ifindex, ifname), are gone. Returns whose they were, and what could not be
-    taken away."""
-    if not any(_of_tap(engine, tap) for tap in taps):
+def depart(session: Session, taps: Collection[tuple[int, str]]) -> tuple[list[Owner], dict[str, str]]:
+    """Remove the guests' NICs whose taps, as (ifindex, ifname), are gone. Returns their owners, and by owner's id what could not
+    be removed."""
+    if not any(_of_tap(session.records, tap) for tap in taps):
         return [], {}
-    with engine.store.lock():
-        engine._recover()
-        return _unplug(engine, [owner for tap in taps for owner in _of_tap(engine, tap) if not engine._lives(owner)])
+    with session.records.lock():
+        apply.recover(session)
+        found = [owner for tap in taps for owner in _of_tap(session.records, tap)]
+        return _remove(session, [owner for owner in found if not lives(session, owner)])
 
 
-def _of_tap(engine: Engine, tap: tuple[int, str]) -> list[Owner]:
+def _of_tap(records: Store, tap: tuple[int, str]) -> list[Owner]:
     index, ifname = tap
-    return [owner for owner in engine.store.owners(ifname=ifname) if owner.domain and owner.ifindex == index]
+    return [owner for owner in records.owners(ifname=ifname) if owner.domain and owner.ifindex == index]
 
 
-def _unplug(engine: Engine, owners: Sequence[Owner]) -> tuple[list[Owner], dict[str, str]]:
+def _remove(session: Session, owners: Sequence[Owner]) -> tuple[list[Owner], dict[str, str]]:
     try:
-        engine._unplug(owners)
+        apply.remove(session, owners)
     except VmnetError as error:
         return list(owners), {owner.id: str(error) for owner in owners}
     return list(owners), {}
 
 
-def _claimed(store: Store, recorded: Mapping[str, Resource]) -> dict[str, Resource]:
-    """Without what is only waiting to be taken away."""
-    leaving = [owner.id for owner in store.owners(phase="leftover")]
-    return {key: r for key, r in recorded.items() if not leaving or store.claimed_elsewhere(key, leaving)}
+def _claimed(records: Store, recorded: Mapping[str, Resource]) -> dict[str, Resource]:
+    """Without what is only waiting to be removed."""
+    leaving = [owner.id for owner in records.owners(phase="leftover")]
+    return {key: r for key, r in recorded.items() if not leaving or records.claimed_elsewhere(key, leaving)}
 
 
-def _mendable(engine: Engine, recorded: Mapping[str, Resource]) -> tuple[dict[str, Resource], list[str]]:
-    """What can be mended now, and the keys of what has to wait for its link."""
-    links = {name: engine.kernel.link(name) for name in {r.link for r in recorded.values()} if name}
+def _mendable(session: Session, recorded: Mapping[str, Resource]) -> tuple[dict[str, Resource], list[str]]:
+    """What can be put back now, and the keys of what has to wait for its link."""
+    links = {name: session.kernel.link(name) for name in {r.link for r in recorded.values()} if name}
     made = {r.ifname for r in recorded.values() if isinstance(r, Device) and links[r.ifname] is None}
     wants, waits = {}, []
-    # Recorded by a version that had it in a table with other things: there it is until that one is made anew.
-    elsewhere = engine.store.recorded(NAT.key) is None
+    # Recorded by a version that had NAT in the inet table: it stays there until that table is made anew.
+    elsewhere = session.records.recorded(NAT.key) is None
     for key, resource in recorded.items():
         if elsewhere and isinstance(resource, NftElement) and resource.table == NAT.key:
             continue
-        link = links.get(resource.link)
-        if isinstance(resource, Adoption) or (isinstance(resource, LinkAttribute) and not _restored(resource, made)):
+        if not resource.restorable(made):
             continue
-        if not resource.link or resource.link in made or (link and (link.up or not _goes_down_with_link(resource))):
+        link = links.get(resource.link)
+        if not resource.link or resource.link in made or (link and (link.up or not resource.goes_down_with_link)):
             wants[key] = resource
         else:
             waits.append(key)
     return wants, waits
 
 
-def _restored(attribute: LinkAttribute, made: Collection[str]) -> bool:
-    """Whether an attribute is ours to set: the state only of a link that we make."""
-    return not attribute.stays and (attribute.name != "state" or attribute.ifname in made)
-
-
-def _goes_down_with_link(resource: Resource) -> bool:
-    lladdr = isinstance(resource, LinkAttribute) and resource.name == "lladdr"
-    return lladdr or isinstance(resource, Address | Neighbour | ProxyNeighbour | Route)
-
-
 def _with_tables(
-    engine: Engine, wants: dict[str, Resource], current: dict[str, Resource]
+    session: Session, wants: dict[str, Resource], current: dict[str, Resource]
 ) -> tuple[dict[str, Resource], dict[str, Resource]]:
-    """An element needs its table, and a table that is made anew needs all of its elements, whoever's they are."""
-    store = engine.store
+    """An element needs its table, and a table that is made anew needs the elements of all owners."""
+    records = session.records
     tables = {r.table for r in wants.values() if isinstance(r, NftElement)} - wants.keys()
-    known = {key: found[0] for key in tables if (found := store.recorded(key))}
-    there = engine.kernel.read(known.values())
+    known = {key: found[0] for key in tables if (found := records.recorded(key))}
+    there = session.kernel.read(known.values())
     wants = {**{key: r for key, r in known.items() if there.get(key) != r}, **wants}
     current = {**current, **there}
-    for table in [r for r in wants.values() if isinstance(r, NftTable) and not table_of_link(r)]:
-        wants = {**wants, **_claimed(store, store.elements(table.key))}
+    for table in [r for r in wants.values() if isinstance(r, NftTable) and not r.of_link]:
+        wants = {**wants, **_claimed(records, records.elements(table.key))}
         current = {k: r for k, r in current.items() if not (isinstance(r, NftElement) and r.table == table.key)}
     return wants, current
 
 
+def _plan(wants: Mapping[str, Resource], current: Mapping[str, Resource]) -> tuple[list[Change], dict[str, str]]:
+    """The changes that can be made, and by key why the others can't."""
+    remade = plan.remade(wants, current)
+    failed = {
+        key: f"{key}: {r.link} is not what was made; see `vmnet-hook check`" for key, r in wants.items() if r.link in remade
+    }
+    possible = {key: want for key, want in wants.items() if key not in failed}
+    for key, want in possible.items():
+        try:
+            plan.diff({key: want}, {}, current)
+        except ConflictError as error:
+            failed[key] = f"{key}: {error}"
+    possible = {key: want for key, want in possible.items() if key not in failed}
+    return [_replacing(change) for change in plan.diff(possible, {}, current)], failed
+
+
 def _replacing(change: Change) -> Change:
-    """In a network's own table somebody may have put another route in the place of ours."""
+    """In a network's own table another program may have put a route in the place of ours."""
     route = change.want
     if change.have is None and isinstance(route, Route) and route.table != MAIN_TABLE:
         return Change(route, route)
     return change
 
 
-def table_of_link(table: NftTable) -> bool:
-    """Whether a table is for one link alone: it has no elements."""
-    return table.family == "netdev"
-
-
-def _plan(wants: dict[str, Resource], current: dict[str, Resource], failed: dict[str, str]) -> Plan:
-    """The changes that can be made; why the others can't is added to `failed`."""
-    for name in plan.remade(wants, current):
-        for key in [key for key, r in wants.items() if r.link == name]:
-            failed[key] = f"{key}: {name} is not what was made; see `vmnet-hook check`"
-            del wants[key]
-    for key, want in list(wants.items()):
+def _apply(session: Session, changes: Plan) -> tuple[list[Change], dict[str, str]]:
+    """Make the changes, as many as can be made. Returns those that were, and by key why a change was not, or does not hold."""
+    done: list[Change] = []
+    failed: dict[str, str] = {}
+    for step in plan.batches(changes):
         try:
-            plan.diff({key: want}, {}, current)
-        except ConflictError as error:
-            failed[key] = f"{key}: {error}"
-            del wants[key]
-    return plan.diff(wants, {}, current)
+            session.kernel.apply(step)
+        except VmnetError as error:
+            failed.update((change.subject.key, str(error)) for change in step)
+        else:
+            done += step
+    # What goes in batches is in the kernel if its transaction was accepted.
+    checked = [change.want for change in done if change.want is not None and not change.want.batched]
+    holds = session.kernel.read(checked)
+    for want in checked:
+        if want.key not in holds or not want.covers(holds[want.key]):
+            failed[want.key] = f"{want.key}: was set, but the kernel does not hold it; is another program at work here?"
+    return done, failed

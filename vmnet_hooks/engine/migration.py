@@ -1,20 +1,29 @@
-"""The cut-over of a live migration, on its destination: hears the guest when it begins to run here, and gives it what attracts
-its traffic. The agent does it in a thread of its own (agent/migration.py); without the agent a detached child of the hook does.
+"""The cut-over of a live migration, on its destination: hear the guest when it begins to run here, and give it what attracts its
+traffic. The agent does that in a thread of its own (agent/migration.py); without the agent a detached child of the hook does.
 """
 
 import os
 import syslog
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from select import POLLIN, poll
-from typing import Any
 
-from ..errors import VmnetError
+from ..errors import ConfigError, VmnetError
 from ..kernel import announcement, conntrack
 from ..kernel.first_frame import FirstFrameSocket
+from ..model import plan
 from ..model.declaration import Config
 from ..model.owner import Owner
-from .engine import announcements, untracked
+from ..model.resource import Resource
+from ..model.ruleset import with_nat
+from . import apply
+from . import session as sessions
+from .facts import lives
+from .guests import Announcements, announcements
+from .owners import wants
+from .session import Session
+from .transaction import Transaction
 
 RETRY_SECONDS = 1.0
 """Between tries of a cut-over that fails: the guest runs, and nothing reaches it."""
@@ -22,22 +31,58 @@ RETRY_SECONDS = 1.0
 Tap = tuple[str, int, str]
 """A tap's name and number, and its guest's MAC."""
 
-Calls = Sequence[tuple[str, str, str]]
 
-
-def cut_over(engine: Any, domain_id: str, announce: Callable[[Calls, Callable[[], object]], object]) -> list[Owner]:
-    """The guest runs here. Returns its NICs that were waiting for that: none, and nothing is announced, if somebody else was
-    first or the domain is gone. `announce` calls its second argument once the first announcements are sent. Raises
-    VmnetError, with nothing changed."""
-    owners = engine.arrive(domain_id)
+def cut_over(session: Session, domain_id: str, announce: Callable[[Announcements, Callable[[], object]], object]) -> list[Owner]:
+    """Cut the guest over, which runs here, and announce it. Returns its NICs that were waiting for that: none, and nothing is
+    announced, if another process was first or the domain is gone. `announce` calls its second argument once the first
+    announcements are sent. Raises VmnetError, with nothing changed."""
+    owners = arrive(session, domain_id)
     if owners:
-        addresses = untracked(engine.config, owners)
-        announce(announcements(engine.config, owners), lambda: forget(addresses))
+        addresses = untracked(session.config, owners)
+        announce(announcements(session.config, owners), lambda: forget(addresses))
     return owners
 
 
+def arrive(session: Session, domain_id: str, ifname: str = "") -> list[Owner]:
+    """The guest runs here from now on: its NICs get what attracts their traffic. Returns those that were waiting for it: none
+    if it has arrived already, or was unplugged. Raises VmnetError, with nothing changed."""
+    match = {"domain_id": domain_id, "phase": "incoming"} | ({"ifname": ifname} if ifname else {})
+    with session.records.lock():
+        apply.recover(session)
+        owners = [owner for owner in session.records.owners(**match) if lives(session, owner)]
+        if not owners:
+            return []
+        transaction = _arrival(session, [replace(owner, phase="active") for owner in owners])
+        apply.run(session, transaction, f"arrive {owners[0].domain}")
+    return list(transaction.add)
+
+
+def _arrival(session: Session, owners: Sequence[Owner]) -> Transaction:
+    """Only what was withheld: until it is set up, every packet for the guest is lost."""
+    missing: dict[str, Resource] = {}
+    add: dict[Owner, list[str]] = {}
+    for owner in owners:
+        wanted, problem = wants(session, owner)
+        if problem:
+            raise ConfigError(f"{owner.domain} has arrived, but {problem}")
+        claims = session.records.claims(owner.id)
+        there = with_nat(claims)
+        withheld = {key: resource for key, resource in wanted.items() if key not in there}
+        missing.update(withheld)
+        add[owner] = [*claims, *withheld, *(f"needs {other}" for other in session.records.needs(owner.id))]
+    current = session.kernel.read(missing.values())
+    originals = {key: None if (have := current.get(key)) is None or have.ours else have for key in missing}
+    return Transaction(plan.diff(missing, {}, current), add, (), missing, originals, current)
+
+
+def untracked(declared: Config, owners: Iterable[Owner]) -> list[str]:
+    """The addresses of NICs that have just arrived of whose connections this host has known nothing, or nothing valid."""
+    known = [(owner, network) for owner in owners if (network := declared.networks.get(owner.network))]
+    return [address for owner, network in known for address in network.mode.untracked(owner.vif, network)]
+
+
 def forget(addresses: Iterable[str]) -> None:
-    """Forgets tracked connections. Never raises: what fails goes to the log."""
+    """Forget tracked connections. Never raises: errors go to the log."""
     try:
         conntrack.forget(addresses)
     except OSError as error:
@@ -45,7 +90,7 @@ def forget(addresses: Iterable[str]) -> None:
 
 
 def listeners(taps: Iterable[Tap]) -> list[FirstFrameSocket]:
-    """An ear at every tap that is there still."""
+    """A listener at every tap that still exists."""
     found = []
     for tap in taps:
         try:
@@ -56,7 +101,7 @@ def listeners(taps: Iterable[Tap]) -> list[FirstFrameSocket]:
 
 
 def wait(ears: Sequence[FirstFrameSocket]) -> bool:
-    """Whether the guest came: returns when it is heard on any of its taps, or when they are all gone."""
+    """Whether the guest came: return when it is heard on any of its taps, or when they are all gone."""
     there = {ear.fileno(): ear for ear in ears}
     events = poll()
     for fd in there:
@@ -74,8 +119,8 @@ def wait(ears: Sequence[FirstFrameSocket]) -> bool:
 
 
 def detach(owners: Sequence[Owner], declared: Config) -> None:
-    """Leaves a child behind that waits for the guest of these NICs and does the cut-over, by the configuration as it is now. It
-    ends with the taps. Never raises: what fails goes to the log."""
+    """Leave a child behind that waits for the guest of these NICs and cuts it over, by the configuration as it is now. It ends
+    with the taps. Never raises: errors go to the log."""
     try:
         if not owners or os.fork():
             return
@@ -94,16 +139,15 @@ def detach(owners: Sequence[Owner], declared: Config) -> None:
 
 def _await(owners: Sequence[Owner], declared: Config) -> None:
     ears = listeners((owner.ifname, owner.ifindex, owner.mac) for owner in owners)
-    # It loads the kernel edge, which costs: only now, after the ears are open.
-    from . import session
-
+    # While there is time for it: once the guest is heard, every millisecond counts.
+    sessions.edge()
     if not wait(ears):
         return
     reason = ""
     while not all(ear.is_gone() for ear in ears):
         try:
-            with session.open(declared) as engine:
-                if arrived := cut_over(engine, owners[0].domain_id, announcement.rounds):
+            with sessions.open(declared) as session:
+                if arrived := cut_over(session, owners[0].domain_id, announcement.rounds):
                     syslog.syslog(syslog.LOG_INFO, f"arrived {arrived[0].domain}: {', '.join(o.ifname for o in arrived)}")
             return
         except VmnetError as error:

@@ -1,6 +1,6 @@
 """What each action means: an event is matched with the configuration and the records, and handed to the engine if it matters.
 
-The engine (and with it the kernel edge) is opened only for a domain that has something of ours.
+A session (and with it the kernel edge) is opened only for a domain that has something of ours.
 """
 
 import os
@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from ..declared import compose, configuration
 from ..declared.sections import SECTIONS, implied
-from ..engine.engine import Engine, activate, bind, label_of
+from ..engine import guests
+from ..engine.session import Session
 from ..errors import Abandoned, InputError, VmnetError
 from ..model import declaration
 from ..model.event import Action, Event, GuestEvent, NetworkEvent, NicEvent, PartsEvent
@@ -60,15 +61,15 @@ def _nothing() -> None:
 def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list[Owner]:
     nic = event if isinstance(event, NicEvent) else None
     declared = _with_network(place.declared(), nic) if nic else place.declared()
-    bound = bind(event.domain, declared)
+    bound = guests.bind(event.domain, declared)
     if not bound and not _recorded(event, place):
         conclude()
         return []
-    with place.engine(declared) as engine:
-        is_new = nic is not None and not engine.store.owners(id=nic.owner)
-        with _renamed(engine, nic):
-            incoming = any(map(engine.store.expects, event.domain.marks))
-            owners = engine.plug(event.domain, event.frontend, incoming, bound)
+    with place.session(declared) as session:
+        is_new = nic is not None and not session.records.owners(id=nic.owner)
+        with _renamed(session, nic):
+            incoming = any(map(session.records.expects, event.domain.marks))
+            owners = guests.plug(session, event.domain, event.frontend, incoming, bound)
             try:
                 if event.announce:
                     _activate(event, declared, place)
@@ -77,8 +78,8 @@ def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list
                 # Without the front end's time limit: a NIC that is taken down half-way is worse than a late answer.
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 if nic and is_new:
-                    engine.down_owner(nic.owner)
-                    withdraw(engine)
+                    guests.remove_owner(session, nic.owner)
+                    withdraw(session)
                 raise
     return owners
 
@@ -90,20 +91,20 @@ def _with_network(declared: declaration.Config, event: NicEvent) -> declaration.
 
 
 @contextmanager
-def _renamed(engine: Engine, event: NicEvent | None) -> Iterator[None]:
+def _renamed(session: Session, event: NicEvent | None) -> Iterator[None]:
     """Give the NIC its new name, and the old one again if what follows fails."""
     if event is None or not event.rename:
         yield
         return
-    with engine.store.lock():
-        engine.kernel.rename(event.rename, event.ifname)
+    with session.records.lock():
+        session.kernel.rename(event.rename, event.ifname)
     try:
         yield
     except Abandoned:
         # The hook does it now, and finds the NIC renamed.
         raise
     except BaseException:
-        engine.kernel.rename(event.ifname, event.rename)
+        session.kernel.rename(event.ifname, event.rename)
         raise
 
 
@@ -120,17 +121,21 @@ def _prepare(event: GuestEvent, place: Place) -> str:
     declared = place.declared()
     if not declared.parts:
         return ""
-    bound = bind(event.domain, declared)
+    bound = guests.bind(event.domain, declared)
     networks = [network for _, network in bound if compose.needs(network, declared)]
     if not networks or _are_up({name for network in networks for name in compose.needs(network, declared)}, place):
         return ""
-    with place.engine(declared) as engine:
-        return ", ".join(owner.id.replace(":", " ", 1) for owner in engine.prepare(event.domain, networks, event.frontend))
+    # Few calls get here.
+    from ..engine import host
+
+    with place.session(declared) as session:
+        brought = host.prepare(session, event.domain, networks, event.frontend)
+    return ", ".join(owner.label for owner in brought)
 
 
 def _are_up(names: set[str], place: Place) -> bool:
     """Whether the admin brought these parts up, so that they stay if the guests on them go. Asks the records and sysfs: opening
-    the engine costs more."""
+    a session costs more."""
     if not _has_records():
         return False
     with place.records() as records:
@@ -146,19 +151,19 @@ def _reconnected(event: GuestEvent, place: Place) -> list[Owner]:
     """The guest runs: it keeps what it was started with, above all its filter, whatever its description says by now."""
     try:
         declared = place.declared()
-        if bound := bind(event.domain, declared):
-            with place.engine(declared) as engine:
-                owners = engine.plug(event.domain, event.frontend, bound=bound)
+        if bound := guests.bind(event.domain, declared):
+            with place.session(declared) as session:
+                owners = guests.plug(session, event.domain, event.frontend, bound=bound)
             return _seen(event, declared, place, owners)
     except InputError:
         if _recorded(event, place):
-            with place.engine(RECORDS_ALONE) as engine:
-                engine.reassert(event.domain)
+            with place.session(RECORDS_ALONE) as session:
+                guests.reassert(session, event.domain)
         raise
     if not _recorded(event, place):
         return []
-    with place.engine(declared) as engine:
-        owners = engine.reassert(event.domain)
+    with place.session(declared) as session:
+        owners = guests.reassert(session, event.domain)
     return _seen(event, declared, place, owners)
 
 
@@ -173,7 +178,7 @@ def _activate_recorded(event: GuestEvent, place: Place) -> str:
 
 def _activate(event: GuestEvent, declared: declaration.Config, place: Place) -> list[Owner]:
     with place.records() as records:
-        owners = activate(declared, records, place.announce, event.domain, event.ifname)
+        owners = guests.activate(declared, records, place.announce, event.domain, event.ifname)
     place.await_arrival([owner for owner in owners if owner.phase == "incoming"])
     return owners
 
@@ -181,12 +186,12 @@ def _activate(event: GuestEvent, declared: declaration.Config, place: Place) -> 
 def _unplug(event: GuestEvent, place: Place) -> str:
     if not _recorded(event, place):
         return ""
-    with place.engine(RECORDS_ALONE) as engine:
+    with place.session(RECORDS_ALONE) as session:
         if isinstance(event, NicEvent):
-            owners = engine.down_owner(event.owner)
+            owners = guests.remove_owner(session, event.owner)
         else:
-            owners = engine.unplug(event.domain, event.ifname)
-        withdraw(engine)
+            owners = guests.unplug(session, event.domain, event.ifname)
+        withdraw(session)
     return described(owners)
 
 
@@ -240,46 +245,49 @@ def _network(event: NetworkEvent, place: Place) -> str:
     if network is None:
         if not _has_records():
             return ""
-        with place.engine(RECORDS_ALONE) as engine:
-            gone = engine.down_owner(event.owner)
+        with place.session(RECORDS_ALONE) as session:
+            gone = guests.remove_owner(session, event.owner)
             if os.path.exists(mark):
                 os.unlink(mark)
         return "taken down" if gone else ""
-    with place.engine(RECORDS_ALONE) as engine:
+    # Guests' calls do without it.
+    from ..engine import host
+
+    with place.session(RECORDS_ALONE) as session:
         # Before: a process that is killed half-way leaves something to take down.
         with open(mark, "w"):
             pass
-        changed = engine.up_network(network, event.owner, event.frontend)
+        changed = host.up_network(session, network, event.owner, event.frontend)
     return f"{network['role']}, table {network['table']}" if changed else ""
 
 
 def _parts(event: PartsEvent, place: Place) -> str:
     """Keep the declaration in a file for as long as its parts, or guests on them, are there."""
+    # Guests' calls do without them.
+    from ..engine import host, takeover
+
     path = f"{configuration.RUNTIME}/{event.owner}.toml"
     before = _kept(path)
     if event.action is Action.DOWN:
-        with place.engine(RECORDS_ALONE) as engine:
-            there = [name for name in event.names if engine.store.owners(id=name)]
-            gone = engine.down(there) if there else []
+        with place.session(RECORDS_ALONE) as session:
+            there = [name for name in event.names if session.records.owners(id=name)]
+            gone = host.down(session, there) if there else []
             if before:
                 _keep(path, STOPPED + before.removeprefix(STOPPED))
-            withdraw(engine)
+            withdraw(session)
             if _kept(path):
                 print(f"{event.owner}: what guests use stays until they are gone", file=sys.stderr)
-        return ", ".join(label_of(owner) for owner in gone)
+        return ", ".join(owner.label for owner in gone)
     _keep(path, event.declared)
     try:
-        with place.engine() as engine:
-            # Only parts that are brought up by hand can cut the admin off.
-            from ..engine.takeover import Watch
-
-            return ", ".join(label_of(owner) for owner in engine.up(event.names, Watch()))
+        with place.session() as session:
+            return ", ".join(owner.label for owner in host.up(session, event.names, takeover.Watch()))
     except BaseException:
         _keep(path, before)
         raise
 
 
-def withdraw(engine: Engine) -> None:
+def withdraw(session: Session) -> None:
     """Take back the declarations that were stopped and that nothing uses any more."""
     if not os.path.isdir(configuration.RUNTIME):
         return
@@ -292,9 +300,9 @@ def withdraw(engine: Engine) -> None:
         except VmnetError:
             tables = {}
         names = {f"{row.word}:{name}" for row in SECTIONS.rows.values() for name in tables.get(row.name, ())}
-        used = any(engine.store.owners(id=name) for name in names)
+        used = any(session.records.owners(id=name) for name in names)
         if not used and not any(
-            owner.domain for name in tables.get("networks", ()) for owner in engine.store.owners(network=name)
+            owner.domain for name in tables.get("networks", ()) for owner in session.records.owners(network=name)
         ):
             _keep(path, "")
 

@@ -10,16 +10,16 @@ from ..declared.sections import SECTIONS
 from ..model import declaration
 
 if TYPE_CHECKING:
-    from ..engine.engine import Engine
+    from ..engine.session import Session
     from ..model.owner import Owner
     from ..records.store import Store
 
 
 class Place(Protocol):
-    """What events.py needs of a place. `engine` without a configuration has the declared one."""
+    """What events.py needs of a place. `session` without a configuration has the declared one."""
 
     def declared(self) -> declaration.Config: ...
-    def engine(self, declared: declaration.Config | None = None) -> AbstractContextManager["Engine"]: ...
+    def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]: ...
     def records(self) -> AbstractContextManager["Store"]: ...
     def announce(self, calls: Sequence[tuple[str, str, str]]) -> None: ...
     def await_arrival(self, owners: Sequence["Owner"]) -> None: ...
@@ -37,9 +37,9 @@ class Here:
             self._declared = configuration.load(SECTIONS)
         return self._declared
 
-    def engine(self, declared: declaration.Config | None = None) -> AbstractContextManager["Engine"]:
-        """Give an engine for as long as the context lasts. Raises VmnetError."""
-        # Most guests have nothing of ours, and need no kernel edge.
+    def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]:
+        """Give a session for as long as the context lasts. Raises VmnetError."""
+        # Calls that do not matter do without the engine.
         from ..engine import session
 
         return session.open(declared or self.declared())

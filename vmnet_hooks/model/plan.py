@@ -1,25 +1,23 @@
-"""The difference between what shall be and what is, as an ordered list of invertible changes. Pure."""
+"""The difference between what is wanted and what is there, as an ordered list of invertible changes. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 
 from ..errors import ConflictError
-from .objects import Address, Adoption, Device, LinkAttribute, NftElement, NftTable, Route
+from .objects import Address, Device
 from .resource import Resource, State
-
-_KERNEL = 2
-"""The protocol of routes that the kernel makes, RTPROT_KERNEL."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """From `have` to `want`; None is absence. Prints as the command that does it."""
+    """From `have` to `want`; None is absence. Prints as the command that makes the change."""
 
     have: Resource | None
     want: Resource | None
 
-    @property
+    @cached_property
     def subject(self) -> Resource:
         resource = self.want or self.have
         assert resource is not None
@@ -28,6 +26,17 @@ class Change:
     @property
     def inverse(self) -> "Change":
         return Change(self.want, self.have)
+
+    def is_undone(self, have: Resource | None) -> bool:
+        """Whether nothing of the change is left in the kernel, which holds `have`."""
+        subject, want = self.subject, self.want
+        if want is None and subject.hides:
+            return False
+        if subject.composite or (want is None and subject.setting):
+            return have == self.have
+        if want is None:
+            return have is not None
+        return have is None or not want.covers(have) or have == self.have
 
     def __str__(self) -> str:
         return self.want.set_command(self.have) if self.want else self.subject.unset_command()
@@ -38,69 +47,31 @@ Plan = Sequence[Change]
 
 @dataclass(frozen=True)
 class Release:
-    """A key that nobody claims any more: `ours` is what we put there, `original` what we found before (None: nothing)."""
+    """A key that no owner claims any more: `ours` is what we put there, `original` what we found before (None: nothing)."""
 
     ours: Resource
     original: Resource | None
 
 
 def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
-    """The changes that bring `current` to `want`, clean-up first. A released key goes back to its original, but only if
-    it still holds what we put there: what somebody changed since is theirs. A link of ours that can't become what is wanted
-    is made anew, with all that is on it.
+    """The changes that bring `current` to `want`, removals first. A released key goes back to its original, but only if it still
+    holds what we put there: what another program has changed since is its own. A link of ours that can't become what is wanted
+    is removed and made again, with everything on it.
 
-    Raises ConflictError where a route or a link of somebody else's stands in the way.
+    Raises ConflictError where a route or a link that is not ours is in the way.
     """
-    clean_up, set_up = [], []
-    gone = {item.ours.link for item in release.values() if isinstance(item.ours, Device) and _deleted(item, current)}
-    gone |= remade(want, current)
-    for resource in want.values():
-        have = current.get(resource.key)
-        if isinstance(have, Device) and not have.ours:
-            what = have.type or "plain interface"
-            raise ConflictError(f"link {have.ifname} exists already and is not ours ({what}); remove it, or choose another name")
-        if isinstance(have, Device) and have.ifname in gone:
-            clean_up.append(Change(have, None))
-        if isinstance(have, Adoption) and isinstance(resource, Adoption) and have.bridge != resource.bridge:
-            clean_up.append(Change(have, None))
-            current = {key: r for key, r in current.items() if key != have.key}
-        if isinstance(have, LinkAttribute) and have.name == "master" and have.value in gone and have.link not in gone:
-            # The port of a link that goes leaves it before.
-            left = replace(have, value="")
-            clean_up.append(Change(have, left))
-            current = {**current, have.key: left}
-    for key, item in release.items():
-        have = current.get(key)
-        if have is None or getattr(item.ours, "stays", False):
-            continue
-        # A bond takes a port that leaves it down: that was nobody's wish.
-        was_port = isinstance(have, LinkAttribute) and have.name == "state" and f"link {have.ifname} master" in release
-        if not item.ours.released_by(have) and not was_port:
-            continue
-        if have.link in gone and goes_with_link(have):
-            continue
-        if item.original is None or item.original != have:
-            clean_up.append(Change(have, item.original))
-    leaving = {change.have.ifname for change in clean_up if isinstance(change.have, Address)}
-    for key, resource in want.items():
-        have = current.get(key)
-        if have is not None and have.link in gone:
-            have = None
-        # The kernel's own route to a subnet goes with the address: it does not stand in for ours.
-        goes = isinstance(have, Route) and have.proto == _KERNEL and have.dev in leaving
-        if have is not None and resource.covers(have) and not goes:
-            continue
-        if isinstance(have, Route) and not have.ours and not goes:
-            raise ConflictError(f"somebody else's route is in the way: {have}; remove it, or correct the network's settings")
-        set_up.append(Change(have, resource))
-    clean_up.reverse()
-    clean_up.sort(key=lambda change: -change.subject.order)
-    set_up.sort(key=lambda change: change.subject.order)
-    return [*clean_up, *set_up]
+    gone = remade(want, current) | _removed(release, current)
+    room, current = _vacated(want, gone, current)
+    removals = [*room, *_restored(release, gone, current)]
+    additions = _set(want, gone, removals, current)
+    removals.reverse()
+    removals.sort(key=lambda change: -change.subject.order)
+    additions.sort(key=attrgetter("want.order"))
+    return [*removals, *additions]
 
 
 def remade(want: State, current: State) -> set[str]:
-    """Links of ours that can't become what is wanted, and those that go with them."""
+    """The links of ours that can't become what is wanted, and those that go with them."""
     found: set[str] = set()
     devices = [(r, have) for r in want.values() if isinstance(r, Device) and isinstance(have := current.get(r.key), Device)]
     while new := [
@@ -112,21 +83,69 @@ def remade(want: State, current: State) -> set[str]:
     return found
 
 
-def goes_with_link(resource: Resource) -> bool:
-    """Whether there is nothing to take away once the link is. A bridge goes only after its ports have left it."""
-    is_master = isinstance(resource, LinkAttribute) and resource.name == "master"
-    return not isinstance(resource, Device | NftTable) and not is_master
+def _removed(release: Mapping[str, Release], current: State) -> set[str]:
+    """The released links that are removed: we made them, and they are there."""
+    devices = [item for item in release.values() if isinstance(item.ours, Device) and item.original is None]
+    return {item.ours.link for item in devices if (have := current.get(item.ours.key)) and item.ours.released_by(have)}
 
 
-def _deleted(item: Release, current: State) -> bool:
-    have = current.get(item.ours.key)
-    return have is not None and item.original is None and item.ours.released_by(have)
+def _vacated(want: State, gone: Collection[str], current: State) -> tuple[list[Change], State]:
+    """What must make room before anything that is wanted can be set, and what is there then."""
+    changes: list[Change] = []
+    then = dict(current)
+    for key, resource in want.items():
+        have = current.get(key)
+        if have is None:
+            continue
+        left = have.vacated(resource, gone)
+        if left is have:
+            continue
+        changes.append(Change(have, left))
+        if left is None:
+            del then[key]
+        else:
+            then[key] = left
+    return changes, then
+
+
+def _restored(release: Mapping[str, Release], gone: Collection[str], current: State) -> Iterator[Change]:
+    """What is released goes back to its original, unless its link takes it along."""
+    for key, item in release.items():
+        have = current.get(key)
+        if have is None or have == item.original or item.ours.stays or not item.ours.released_by(have, release):
+            continue
+        if not (have.link in gone and have.goes_with_link):
+            yield Change(have, item.original)
+
+
+def _set(want: State, gone: Collection[str], removals: Plan, current: State) -> list[Change]:
+    """What is wanted and not there, or not there any more after the removals."""
+    # The kernel's own route to a subnet goes with the address: it does not stand in for ours.
+    leaving = {change.have.ifname for change in removals if isinstance(change.have, Address)}
+    changes = []
+    for key, resource in want.items():
+        have = current.get(key)
+        if have is not None and have.link in gone:
+            have = None
+        if have is not None and not (leaving and have.leaves_with(leaving)):
+            if resource.covers(have):
+                continue
+            if conflict := resource.conflict(have):
+                raise ConflictError(conflict)
+        changes.append(Change(have, resource))
+    return changes
 
 
 def batches(plan: Plan) -> Iterator[Plan]:
     """The steps of a plan: neighbouring nft changes go in one transaction, every other change is a step of its own."""
-    for is_nft, group in groupby(plan, lambda change: isinstance(change.subject, NftTable | NftElement)):
-        if is_nft:
-            yield list(group)
-        else:
-            yield from ([change] for change in group)
+    batch: list[Change] = []
+    for change in plan:
+        if change.subject.batched:
+            batch.append(change)
+            continue
+        if batch:
+            yield batch
+            batch = []
+        yield [change]
+    if batch:
+        yield batch

@@ -1,0 +1,141 @@
+"""Carries transactions out: journal, apply, verify, record. All or nothing: a failed step puts everything back; a killed process
+leaves a journal, and the next process that takes the lock puts everything back. Removal does all it can, then reports.
+
+Every function must be called with the lock of the records held.
+"""
+
+from collections.abc import Sequence
+
+from ..errors import InTheWay, KernelError, VmnetError
+from ..model import plan
+from ..model.objects import Device, NftElement
+from ..model.owner import Owner
+from ..model.plan import Change, Plan
+from ..model.resource import Resource
+from .session import Kernel, Session
+from .transaction import Transaction, build
+
+
+def run(session: Session, transaction: Transaction, what: str) -> None:
+    """Carry out the transaction; `what` names it in the journal. Raises VmnetError, with everything put back."""
+    kernel, records, restore = session.kernel, session.records, transaction.restore
+    records.open_journal(what, [*transaction.plan, *restore])
+    done: list[Change] = []
+    try:
+        originals = dict(transaction.originals)
+        made = _made(transaction.plan)
+        for step in plan.batches(transaction.plan):
+            if made:
+                found = _as_made(kernel, step, made)
+                originals |= {key: have for key, have in found.items() if originals.get(key) is None}
+            # Before the call: a step that fails half-way is put back too.
+            done += step
+            kernel.apply(step)
+        _verify(kernel, transaction.plan)
+        records.commit(transaction.drop, transaction.add, transaction.news, originals)
+    except BaseException as error:
+        if not records.journal()[0]:
+            # It is recorded: the signal came too late to take it back.
+            raise
+        if isinstance(error, InTheWay):
+            done.pop()
+        left = _undo(kernel, done, restore if done else ())
+        records.close_journal()
+        if left and isinstance(error, VmnetError):
+            raise type(error)(f"{error} (and putting back failed: {'; '.join(left)})") from None
+        raise
+
+
+def recover(session: Session) -> None:
+    """Take back what a killed process left half-done."""
+    what, changes = session.records.journal()
+    if what:
+        session.kernel.finish()
+        _undo(session.kernel, [c for c in changes if c.have != c.want], [c for c in changes if c.have == c.want])
+        session.records.close_journal()
+
+
+def remove(session: Session, owners: Sequence[Owner]) -> None:
+    """Remove what only these owners claim, and forget them. Does all it can; then raises KernelError with what it could not
+    remove, which stays in the records."""
+    if not owners:
+        return
+    transaction = build(session, {}, [owner.id for owner in owners])
+    # No journal: an interrupted removal is not taken back, and a full disk must not prevent it.
+    failed: dict[str, str] = {}
+    for step in plan.batches(transaction.plan):
+        try:
+            session.kernel.apply(step)
+        except VmnetError:
+            # Half of it may be gone already: one by one, and only what is still there.
+            for change in step:
+                failed.update(take_away(session, change))
+    for owner in transaction.drop:
+        session.records.forget(owner, [key for key in failed if key in session.records.claims(owner)])
+    if failed:
+        raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
+
+
+def take_away(session: Session, change: Change) -> dict[str, str]:
+    """Make one change that removes, if what it removes is still there. Returns the error by key; {} if it is gone."""
+    subject = change.subject
+    try:
+        if session.kernel.read([subject]):
+            session.kernel.apply([change])
+    except VmnetError as error:
+        return {subject.key: str(error)}
+    return {}
+
+
+def _made(changes: Sequence[Change]) -> set[str]:
+    """The links that these changes make."""
+    return {c.want.ifname for c in changes if c.have is None and isinstance(c.want, Device)}
+
+
+def _as_made(kernel: Kernel, step: Plan, made: set[str]) -> dict[str, Resource]:
+    """The settings of links that we have made, as they were before the step: their originals."""
+    wants = [change.want for change in step if change.have is None and change.want]
+    fresh = [want for want in wants if want.setting and want.link in made]
+    return kernel.read(fresh) if fresh else {}
+
+
+def _verify(kernel: Kernel, changes: Plan) -> None:
+    """Raise KernelError if the kernel does not hold what was set."""
+    last = {change.subject.key: change.want for change in changes}
+    lost = {c.have.ifname for c in changes if isinstance(c.have, Device) and last[c.have.key] is None}
+    # Elements are in the kernel if their transaction was accepted.
+    changed = [w for w in last.values() if w is not None and not isinstance(w, NftElement) and w.link not in lost]
+    current = kernel.read(changed)
+    for resource in changed:
+        have = current.get(resource.key)
+        if have is None or not resource.covers(have):
+            found = f" ({resource.difference(have)})" if have else ""
+            raise KernelError(
+                f"{resource.key}: was set, but the kernel does not hold it{found}; is another program at work here?"
+            )
+
+
+def _undo(kernel: Kernel, done: Sequence[Change], restore: Sequence[Change]) -> list[str]:
+    """Take back what holds, newest first; then set what `restore` says must hold. Returns what could not be taken back."""
+    left = []
+    made = _made(done)
+    for change in reversed(done):
+        subject = change.subject
+        if subject.link in made and subject.goes_with_link:
+            continue
+        try:
+            have = kernel.read([subject]).get(subject.key)
+            if not change.is_undone(have):
+                kernel.apply([Change(have, change.have) if subject.composite else change.inverse])
+        except Exception as error:
+            # Whatever it is, the rest must be put back.
+            left.append(str(error))
+    for change in sorted(restore, key=lambda change: change.subject.order):
+        subject = change.subject
+        try:
+            have = kernel.read([subject]).get(subject.key)
+            if have != subject and not (subject.link and kernel.link(subject.link) is None and not subject.composite):
+                kernel.apply([Change(have, subject)])
+        except Exception as error:
+            left.append(str(error))
+    return left

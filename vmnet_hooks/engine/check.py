@@ -1,0 +1,116 @@
+"""Compares three things: the configuration, the records and the kernel. Changes nothing."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from ..model.declaration import Config
+from ..model.objects import FdbEntry, LinkAttribute, Neighbour, NftElement, NftTable
+from ..model.owner import Owner
+from ..model.resource import Resource
+from ..model.ruleset import CLOSED6
+from .owners import dead, wants
+from .session import Session
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A difference: whose it is, what it is, and what `repair` will do about it."""
+
+    owner: str
+    what: str
+    remedy: str
+
+
+def check(session: Session, domain: str = "", gone: Collection[str] = ()) -> list[Drift]:
+    """Every difference between records, configuration and kernel; of one domain, if it is given. `gone` are ids of domains
+    that do not run any more."""
+    records = session.records
+    with records.lock():
+        drifts = list(_interrupted(session))
+        owners = records.owners(domain=domain) if domain else records.owners()
+        claimed = records.resources()
+        current = session.kernel.read(claimed.values())
+        departed = dead(session, owners, gone)
+        reported: set[str] = set()
+        for owner in owners:
+            drifts += [_departed(owner)] if owner in departed else _of_owner(session, owner, claimed, current, reported)
+        if not domain:
+            drifts += [_orphan(session.config, key, resource) for key, resource in orphans(session, claimed).items()]
+    return drifts
+
+
+def _interrupted(session: Session) -> Iterator[Drift]:
+    if session.records.pending():
+        yield Drift("", "a takeover waits to be confirmed", "vmnet-hook confirm")
+    what, changes = session.records.journal()
+    if what:
+        yield Drift("", f"interrupted: {what}, {len(changes)} changes", "take them back")
+
+
+def _departed(owner: Owner) -> Drift:
+    reason = "could not be cleaned up" if owner.phase == "leftover" else f"{owner.ifname} is gone"
+    return Drift(owner.label, f"{owner.network}: {reason}", "remove its state")
+
+
+def _of_owner(
+    session: Session, owner: Owner, claimed: Mapping[str, Resource], current: Mapping[str, Resource], reported: set[str]
+) -> list[Drift]:
+    """What is wrong with one owner; `reported` are the keys of which another owner's differences tell, and grows."""
+    found: list[Drift] = []
+    if owner.phase == "incoming" and session.kernel.has_sent(owner.ifname):
+        what = f"{owner.ifname}: the guest has arrived, and nobody saw it"
+        found.append(Drift(owner.label, what, f"vmnet-hook start {owner.domain}"))
+    wanted, problem = wants(session, owner)
+    if problem:
+        found.append(Drift(owner.label, problem, "keep what was set up"))
+    for key in sorted({*wanted, *session.records.claims(owner.id)} - reported):
+        if drift := _difference(owner.label, key, current.get(key), wanted.get(key), claimed.get(key)):
+            found.append(drift)
+            reported.add(key)
+    for other in session.records.needs(owner.id):
+        if not session.records.owners(id=other):
+            what = f"needs {other.replace(':', ' ', 1)}, which is not up"
+            found.append(Drift(owner.label, what, f"vmnet-hook up {other}"))
+    return found
+
+
+def _difference(label: str, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None) -> Drift | None:
+    if want is None:
+        return Drift(label, f"{key}: no longer wanted by the configuration", "remove it")
+    if recorded != want:
+        return Drift(label, f"{key}: the configuration has changed", want.remedy(have))
+    if have is None:
+        return Drift(label, f"{key}: missing", want.remedy(have))
+    return None if want.covers(have) else Drift(label, f"{key}: {want.difference(have)}", want.remedy(have))
+
+
+def _orphan(config: Config, key: str, resource: Resource) -> Drift:
+    remedy = "vmnet-hook up" if is_declared(config, resource) else resource.unset_command()
+    return Drift("", f"{key}: ours, but in no record", remedy)
+
+
+def orphans(session: Session, claimed: Mapping[str, Resource]) -> dict[str, Resource]:
+    """What carries our mark in the kernel, but is not among what is claimed."""
+    return {key: resource for key, resource in session.kernel.ours().items() if key not in claimed}
+
+
+def is_declared(config: Config, resource: Resource) -> bool:
+    """Whether an object of ours is on a declared link: after the records were lost, what guests use is not torn down."""
+    declared = config.parts.values()
+    links = {name for part in declared for name in part.kind.makes(part)}
+    if isinstance(resource, NftTable):
+        return any(resource.name in part.kind.tables(part) for part in declared)
+    parts = [part.strip('"') for part in resource.parts] if isinstance(resource, NftElement) else []
+    return resource == CLOSED6 or bool(links & {resource.link, *parts})
+
+
+def hazards(session: Session) -> list[str]:
+    """What other programs do that breaks what is set up here, and which of the kernel's limits are near. None of it is ours to
+    repair."""
+    resources = session.records.resources().values()
+    bridged = any(isinstance(r, LinkAttribute) and r.name == "master" and r.value for r in resources)
+    translated = any(isinstance(r, NftElement) and r.set.startswith(("snat", "masquerade")) for r in resources)
+    anycast = translated and any(isinstance(r, FdbEntry) for r in resources)
+    single = [r.address for r in resources if isinstance(r, Neighbour)]
+    permanent = (sum(":" not in address for address in single), sum(":" in address for address in single))
+    return session.kernel.hazards(bridged, anycast, permanent) if resources else []

@@ -1,0 +1,282 @@
+"""Guests' NICs: plugged before the guest runs, announced when it does, unplugged after it. Every front end and the command line
+come through here.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from ..declared import compose
+from ..declared.configuration import claims
+from ..errors import ConflictError, InputError, KernelError
+from ..model import facts
+from ..model.declaration import Config, Network
+from ..model.guest import Domain, Vif
+from ..model.objects import Address, LinkAttribute, Route, Rule
+from ..model.owner import Owner, nic_id
+from ..model.plan import Plan
+from ..model.resource import MAIN_TABLE, Resource
+from ..model.ruleset import with_nat
+from ..records.store import Store
+from . import apply
+from .facts import gather, lives
+from .session import Session
+from .transaction import Transaction, build
+
+Announcements = list[tuple[str, str, str]]
+"""(link, address, tap) each."""
+
+
+def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
+    """The domain's NICs that are claimed for a network. Raises InputError or ConfigError."""
+    return compose.bind(domain, declared, claims(declared, domain.name))
+
+
+def plug(
+    session: Session, domain: Domain, frontend: str, incoming: bool = False, bound: Sequence[compose.Bound] | None = None
+) -> list[Owner]:
+    """Set up every claimed NIC of a domain whose taps exist. Returns the NICs. Raises VmnetError, with nothing changed.
+
+    An `incoming` domain still runs elsewhere: what attracts its traffic waits for migration.arrive. `bound` is what `bind`
+    returns, if that is known already."""
+    bound = bind(domain, session.config) if bound is None else bound
+    if not bound:
+        # Something may have been claimed before.
+        unplug(session, domain)
+        return []
+    with session.records.lock():
+        apply.recover(session)
+        transaction = _plug(session, domain, bound, frontend, incoming=incoming)
+        apply.run(session, transaction, f"plug {domain.name}")
+    return [owner for owner in transaction.add if owner.domain_id == domain.id and owner.domain]
+
+
+def plan_plug(session: Session, domain: Domain, frontend: str) -> Plan:
+    """What `plug` would do now. Taps that do not exist yet are taken to be fresh."""
+    return _plug(session, domain, bind(domain, session.config), frontend, imagine=True).plan
+
+
+def unplug(session: Session, domain: Domain, ifname: str = "") -> list[Owner]:
+    """Remove everything that was set up for a domain (or for one tap of it), from the records alone. Returns the NICs. Does all
+    it can; then raises KernelError with what it could not remove."""
+    records = session.records
+    with records.lock():
+        apply.recover(session)
+        owners = records.of_domain(domain.name, domain.uuid, ifname)
+        if domain.uuid and not ifname:
+            # Plugged while the domain ran, by <script>, which knows no UUID; without <downscript> no other call comes.
+            owners += [owner for owner in records.owners(domain_id=f"name:{domain.name}") if not lives(session, owner)]
+        apply.remove(session, owners)
+    return owners
+
+
+def remove_owner(session: Session, owner_id: str) -> list[Owner]:
+    """Remove what one owner claims, a NIC or a network that a front end described, by the records alone. Returns that owner, if
+    there was one. Raises KernelError as `unplug` does."""
+    with session.records.lock():
+        apply.recover(session)
+        owners = session.records.owners(id=owner_id)
+        apply.remove(session, owners)
+    return owners
+
+
+def plan_unplug(session: Session, domain: Domain) -> Plan:
+    """What `unplug` would do now."""
+    return build(session, {}, [owner.id for owner in session.records.of_domain(domain.name, domain.uuid)]).plan
+
+
+def reassert(session: Session, domain: Domain) -> list[Owner]:
+    """Set up again, from the records alone, what a running domain was given. Returns its NICs."""
+    records = session.records
+    with records.lock():
+        apply.recover(session)
+        owners = [owner for owner in records.of_domain(domain.name, domain.uuid) if lives(session, owner)]
+        if not owners:
+            return []
+        needs = {owner.id: records.needs(owner.id) for owner in owners}
+        staying = {owner: with_nat(records.claims(owner.id)) for owner in owners if owner.phase != "incoming"}
+        wanted = staying | dict(_arrived(session, owner) for owner in owners if owner.phase == "incoming")
+        apply.run(session, build(session, wanted, (), needs), f"reassert {domain.name}")
+    return list(wanted)
+
+
+def _arrived(session: Session, owner: Owner) -> tuple[Owner, dict[str, Resource]]:
+    """A NIC that came in by live migration, and what it wants: its domain is called running, so it has arrived, unseen."""
+    from .owners import wants  # Rare, and a plug does without it.
+
+    arrived = replace(owner, phase="plugged")
+    found, problem = wants(session, arrived)
+    return (owner, with_nat(session.records.claims(owner.id))) if problem else (arrived, found)
+
+
+def activate(
+    declared: Config, records: Store, announce: Callable[[Announcements], None], domain: Domain, ifname: str = ""
+) -> list[Owner]:
+    """The guest runs here: announce its addresses. Needs no kernel but a raw socket, and so no session.
+
+    A guest that comes in by live migration does not run yet when its hypervisor calls it running: it is not announced, and its
+    NICs in phase incoming stay so. Returns the NICs, as they are now.
+    """
+    migrates = any([records.expected(mark) for mark in domain.marks])
+    with records.lock():
+        found = records.of_domain(domain.name, domain.uuid, ifname)
+        owners = [owner if owner.phase == "incoming" else replace(owner, phase="active") for owner in found]
+        for owner in owners:
+            records.set_phase(owner.id, owner.phase)
+    if not migrates:
+        announce(announcements(declared, [owner for owner in owners if owner.phase == "active"]))
+    return owners
+
+
+def announcements(declared: Config, owners: Iterable[Owner]) -> Announcements:
+    """What is to be announced for NICs that run here."""
+    known = [(owner, network) for owner in owners if (network := declared.networks.get(owner.network))]
+    return [(*pair, owner.ifname) for owner, network in known for pair in network.mode.announcements(owner.vif, network)]
+
+
+# --- the transaction of a plug -------------------------------------------------------------------------------------------
+
+
+def _plug(
+    session: Session,
+    domain: Domain,
+    bound: Sequence[compose.Bound],
+    frontend: str,
+    imagine: bool = False,
+    incoming: bool = False,
+) -> Transaction:
+    """`imagine` that taps exist which do not."""
+    compose.check_domain(domain, bound)
+    host = gather(session, [name for vif, network in bound for name in compose.links_of(vif, network)])
+    wanted, needs = _needed(session, [network for _, network in bound], host)
+    nics: dict[str, compose.Bound] = {}
+    for vif, network in bound:
+        if not vif.ifname:
+            raise InputError(f"{domain.name}: NIC {vif.mac} has no tap (no target dev in the XML); start the domain first")
+        if vif.ifname not in host.links and not imagine:
+            raise KernelError(f"{domain.name}: tap {vif.ifname} of NIC {vif.mac} does not exist; was the domain stopped?")
+        nics[nic_id(domain, vif)] = (vif, network)
+    # A record of the same tap's name: its tap was another one, or another front end knows this one too.
+    drop = [owner.id for vif, _ in nics.values() for owner in _others_on(session, vif, domain) if owner.id not in nics]
+    shared = {network.name: compose.compose_part(network, host) for _, network in bound}
+    for identity, (vif, network) in nics.items():
+        twin = [f"{domain.id}/{vif.twin}"] if vif.twin else []
+        drop += _check_holders(session, domain, vif, network, [*nics, *drop, *twin])
+        wants = {**shared[network.name], **compose.compose_vif(vif, network, host)}
+        waits = incoming and bool(compose.withheld(vif, network, wants))
+        owner = _owner(session, domain, vif, network, frontend, host, waits)
+        # Also of what is withheld: a guest that can't arrive is not let in.
+        drop += _check_paths(session, owner, wants, [*nics, *drop, *twin])
+        wanted[owner] = compose.in_phase(owner.phase, vif, network, wants)
+        needs[identity] = list(compose.needs(network, session.config))
+        _check_shared(session, network, shared[network.name], [*nics, *drop])
+    if not domain.partial:
+        # NICs that the domain had and that nothing claims any more.
+        known = [owner.id for owner in session.records.owners(domain_id=domain.id)]
+        drop += [name for name in known if name not in nics and name not in drop]
+    return build(session, wanted, drop, needs)
+
+
+def _needed(
+    session: Session, networks: Sequence[Network], host: facts.Host
+) -> tuple[dict[Owner, dict[str, Resource]], dict[str, list[str]]]:
+    """See parts.needed."""
+    if not any(compose.needs(network, session.config) for network in networks):
+        return {}, {}
+    from .parts import needed  # Most networks stand on links that others declare.
+
+    return needed(session, networks, host)
+
+
+def _owner(session: Session, domain: Domain, vif: Vif, network: Network, frontend: str, host: facts.Host, waits: bool) -> Owner:
+    """The owner of a NIC: one that is plugged already stays in its phase, a new one may wait for its guest's arrival."""
+    link = host.links.get(vif.ifname)
+    owner = Owner.of_nic(domain, vif, network.name, frontend, link.index if link else 0, time.time())
+    known = [old for old in session.records.owners(id=owner.id) if link and old.ifindex == link.index]
+    if known and known[0].phase in ("plugged", "active"):
+        return replace(owner, phase=known[0].phase, since=known[0].since)
+    if waits:
+        before = [old for old in known if old.phase == "incoming"]
+        return replace(owner, phase="incoming", since=before[0].since if before else owner.since)
+    return owner
+
+
+# --- conflicts with other guests -----------------------------------------------------------------------------------------
+
+
+def _others_on(session: Session, vif: Vif, domain: Domain) -> list[Owner]:
+    """Records of the same tap. Raises ConflictError if the tap is another living guest's, and its name is one that an admin chose
+    for both: any other name comes back when its first guest is gone, or two front ends know one guest."""
+    found = session.records.owners(ifname=vif.ifname)
+    for owner in found:
+        if vif.is_named and owner.domain_id != domain.id and lives(session, owner):
+            raise ConflictError(f"{domain.name}: {vif.ifname} is {owner.domain}'s; give NIC {vif.mac} another name (vifname)")
+    return found
+
+
+def _check_holders(session: Session, domain: Domain, vif: Vif, network: Network, but: Sequence[str]) -> list[str]:
+    """Raise ConflictError if another guest that lives holds an address or the MAC. Returns the ids of those that do not."""
+    return _dead(
+        session,
+        (
+            (
+                holder,
+                f"{domain.name}: {what} of network {network.name} is held by {holder.domain} ({holder.ifname}); "
+                f"give NIC {vif.mac} another, or stop {holder.domain}",
+            )
+            for what, holder in _holders(session.records, vif, network, but)
+        ),
+    )
+
+
+def _holders(records: Store, vif: Vif, network: Network, but: Sequence[str]) -> Iterator[tuple[str, Owner]]:
+    for address in compose.held(vif, network):
+        if holder := records.holder(network.name, address, but):
+            yield f"address {address}", holder
+    if holder := records.holder_of_mac(network.name, vif.mac, but):
+        yield f"MAC {vif.mac}", holder
+
+
+def _check_paths(session: Session, owner: Owner, wants: Mapping[str, Resource], but: Sequence[str]) -> list[str]:
+    """Raise ConflictError if a route to this NIC, or its gateway's address, is in the way of another guest's that lives.
+    Returns the ids of those that do not. Networks may share a table: their names do not tell."""
+    records = session.records
+    routes = [r for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname]
+    gateways = [r for r in wants.values() if isinstance(r, Address) and r.ifname == owner.ifname]
+    found = [(r.dst, *other) for r in routes for other in records.claimants(f"route {r.table} {r.dst}")]
+    found += [(r.dst, *other) for r in routes for other in records.claimants_of_address(r.dst)]
+    found += [(r.address, *other) for r in gateways for other in records.claimants(f"route {MAIN_TABLE} {r.address}")]
+    # What a guest shares with its network is in no other guest's way.
+    others = [f for f in found if f[2].id not in (owner.id, *but) and f[2].domain and f[1].link == f[2].ifname]
+    return _dead(
+        session,
+        (
+            (
+                other,
+                f"{owner.domain}: {address.partition('/')[0]} is in use by {other.domain} ({other.ifname}); "
+                f"give NIC {owner.mac} another address, or stop {other.domain}",
+            )
+            for address, _, other in others
+        ),
+    )
+
+
+def _dead(session: Session, holders: Iterable[tuple[Owner, str]]) -> list[str]:
+    """The ids of those whose tap is gone. Raises ConflictError, with the text beside it, for one that lives."""
+    dead = []
+    for holder, conflict in holders:
+        if lives(session, holder):
+            raise ConflictError(conflict)
+        dead.append(holder.id)
+    return dead
+
+
+def _check_shared(session: Session, network: Network, shared: Mapping[str, Resource], but: Sequence[str]) -> None:
+    """Raise ConflictError for an edit that moves the network as a whole: its running guests would no longer be reached."""
+    frame = {key for key, r in shared.items() if isinstance(r, Rule | LinkAttribute | Address)}
+    other = session.records.neighbour(network.name, but) if frame else None
+    if other and not frame <= session.records.claimed(other.id):
+        raise ConflictError(
+            f"network {network.name}: its uplink, table, subnet, role or rule_priority was edited while "
+            f"{other.domain or 'the node'} uses it; move its guests with `vmnet-hook repair`, then try again"
+        )

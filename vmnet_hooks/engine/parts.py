@@ -1,0 +1,86 @@
+"""Declared parts of the host (links, NATs, networks without guests) as owners: which are needed, what they are made of.
+
+A part's owner claims what the part itself is made of, and *needs* the parts below. One that was asked for by name (or with
+all) has frontend ASKED_FOR; one that is up because another part or a guest needs it has NEEDED, and goes with the last of them.
+"""
+
+import time
+from collections.abc import Iterable
+
+from ..declared import compose
+from ..declared.configuration import RUNTIME
+from ..errors import ConfigError
+from ..model import facts
+from ..model.declaration import Config, Declared, Network
+from ..model.owner import ASKED_FOR, NEEDED, Owner
+from ..model.resource import Resource
+from .facts import gather
+from .session import Session
+
+Composed = tuple[dict[Owner, dict[str, Resource]], dict[str, list[str]]]
+"""What owners want, and by their ids what they need."""
+
+
+def find(config: Config, part_id: str) -> Declared:
+    """The part with that id. Raises ConfigError if it is no longer declared."""
+    part = config.part(part_id)
+    if part is None:
+        label = part_id.replace(":", " ", 1)
+        raise ConfigError(f"{label} is no longer declared in {config.directory}; see `vmnet-hook down {part_id}`")
+    return part
+
+
+def is_declared(config: Config, part_id: str) -> bool:
+    try:
+        return bool(find(config, part_id))
+    except ConfigError:
+        return False
+
+
+def composed(session: Session, parts: Iterable[Declared], explicit: Iterable[str] = ()) -> Composed:
+    """What these parts, and all parts that they need, want and need; those with the ids `explicit` were asked for."""
+    config = session.config
+    closure = _closure(config, parts)
+    host = gather(session, (name for part in closure for name in part.links()), adopt=True)
+    wanted: dict[Owner, dict[str, Resource]] = {}
+    needs: dict[str, list[str]] = {}
+    known, asked = standing(session), set(explicit)
+    for part in closure:
+        had = known.get(part.id)
+        frontend = ASKED_FOR if part.id in asked or (had is not None and had.frontend == ASKED_FOR) else NEEDED
+        owner = Owner.of_part(part.id, part.name, frontend, had.since if had else time.time())
+        wanted[owner] = compose.compose_part(part, host)
+        needs[part.id] = list(compose.needs(part, config))
+    return wanted, needs
+
+
+def needed(session: Session, networks: Iterable[Network], host: facts.Host) -> Composed:
+    """The parts that guests on these networks need and that are not up, or whose link is gone."""
+    config = session.config
+    parts = [find(config, other) for network in networks for other in compose.needs(network, config)]
+    missing = [part for part in _closure(config, parts) if part.name not in host.links or not session.records.owners(id=part.id)]
+    for part in missing:
+        if part.adopts and part.source.startswith(RUNTIME):
+            # A command declared it, and a guard put it back or a command took it down: no guest's start repeats that.
+            raise part.error("", f"is not up, and takes over {part.adopts}; bring it up first: vmnet-hook up {part.name}")
+    return composed(session, missing) if missing else ({}, {})
+
+
+def _closure(config: Config, parts: Iterable[Declared]) -> list[Declared]:
+    """`parts` and all that they need, those that stand on nothing first."""
+    found: dict[str, Declared] = {}
+
+    def visit(part: Declared) -> None:
+        if part.id not in found:
+            for other in compose.needs(part, config):
+                visit(find(config, other))
+            found[part.id] = part
+
+    for part in parts:
+        visit(part)
+    return list(found.values())
+
+
+def standing(session: Session) -> dict[str, Owner]:
+    """The owners that are no guests, by id."""
+    return {owner.id: owner for owner in session.records.owners(domain="")}

@@ -1,0 +1,64 @@
+"""Makes `check` clean: sets up again what is missing, removes what no owner claims any more."""
+
+from collections.abc import Callable, Collection
+from functools import partial
+
+from ..errors import KernelError, VmnetError
+from ..model.objects import NftElement
+from ..model.owner import Owner
+from ..model.plan import Change
+from ..model.ruleset import CLOSED6, TABLES
+from . import apply, owners
+from .check import Drift, check, is_declared, orphans
+from .session import Session
+from .transaction import build
+
+
+def repair(session: Session, domain: str = "", gone: Collection[str] = ()) -> list[Drift]:
+    """Make `check` clean. Returns what was repaired. Raises KernelError for what could not be."""
+    drifts = check(session, domain, gone)
+    failed: list[str] = []
+    records = session.records
+    with records.lock():
+        apply.recover(session)
+        known = records.owners(domain=domain) if domain else records.owners()
+        dead = owners.dead(session, known, gone)
+        steps: list[Callable[[], None]] = [partial(apply.remove, session, [owner]) for owner in dead]
+        # Each on its own: a guest that can't be repaired (its uplink is gone) must not keep the others open. Links before
+        # what stands on them.
+        living = sorted((owner for owner in known if owner not in dead), key=partial(owners.depth, session))
+        steps += [partial(_reapply, session, owner) for owner in living]
+        if not domain:
+            steps.append(partial(_remove_orphans, session))
+        for step in steps:
+            try:
+                step()
+            except VmnetError as error:
+                failed.append(str(error))
+    if failed:
+        raise KernelError("; ".join(failed))
+    return drifts
+
+
+def _reapply(session: Session, owner: Owner) -> None:
+    wanted, _ = owners.wants(session, owner)
+    transaction = build(session, {owner: wanted}, (), {owner.id: owners.needs(session, owner)})
+    apply.run(session, transaction, "repair")
+
+
+def _remove_orphans(session: Session) -> None:
+    claimed = session.records.resources()
+    found = orphans(session, claimed).values()
+    kept = [r for r in found if is_declared(session.config, r) and r != CLOSED6]
+    changes = [Change(r, None) for r in found if not (kept and is_declared(session.config, r))]
+    changes.sort(key=lambda change: -change.subject.order)
+    for table in TABLES:
+        if table.key not in claimed and not kept and session.kernel.read([table]):
+            # The elements go with their table.
+            changes = [c for c in changes if not (isinstance(c.subject, NftElement) and c.subject.table == table.key)]
+            changes.append(Change(table, None))
+    failed: dict[str, str] = {}
+    for change in changes:
+        failed.update(apply.take_away(session, change))
+    if failed:
+        raise KernelError("; ".join(failed.values()))
