@@ -14,17 +14,17 @@ import time
 PERIOD = 0.0005
 PARTS = (
     ("/kernel/", "kernel: netlink, nft, sysctl"),
-    ("/store.py", "records"),
-    ("/state.py", "records"),
-    ("/resource.py", "records"),
-    ("/transaction.py", "engine"),
+    ("/records/", "records"),
+    ("/model/encoding.py", "records"),
     ("/frontends/", "parse"),
-    ("/config.py", "configuration"),
-    ("/compose.py", "compose"),
-    ("/modes/", "compose"),
+    ("/declared/configuration.py", "configuration"),
+    ("/model/declaration.py", "configuration"),
+    ("/declared/", "compose"),
+    ("/networks/", "compose"),
+    ("/links/", "compose"),
     ("/values.py", "compose"),
-    ("/resident.py", "agent"),
-    ("/client.py", "hand over"),
+    ("/agent/place.py", "agent"),
+    ("/hook/client.py", "hand over"),
 )
 
 spent = {}
