@@ -14,12 +14,14 @@ from scenario import PUBLIC, V4, Host, guest
 from vmnet_hooks.cli import main
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS, is_part
+from vmnet_hooks.engine import guests, migration
+from vmnet_hooks.engine import host as parts
 from vmnet_hooks.errors import InputError, KernelError
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.model import MISSING
 from vmnet_hooks.importing.draft import Block, Draft, settle, toml
 from vmnet_hooks.importing.live import convert
-from vmnet_hooks.kernel.import_facts import Survey
+from vmnet_hooks.kernel.import_facts import LiveHost
 from vmnet_hooks.model.declaration import parse_options
 from vmnet_hooks.model.registry import Registry, Row
 from vmnet_hooks.model.resource import MAIN_TABLE
@@ -103,26 +105,21 @@ def kind(elsewhere):
 
 def drawn(host, *differences):
     """The graph of a host with a wire and the guest's tap."""
-    engine = host.engine()
-    links = [LinkDetails(name, link.index, link.kind, master=host.kernel.master(name)) for name, link in host.kernel.links.items()]
-    found = build(Facts(links), engine.store.owners(), engine.config, differences)
-    engine.close()
+    there = host.kernel.links.items()
+    links = [LinkDetails(name, link.index, link.kind, master=host.kernel.master(name)) for name, link in there]
+    found = host.call(lambda session: build(Facts(links), session.records.owners(), session.config, differences))
     return {node.name: node for node in found.nodes}, {(edge.source, edge.target) for edge in found.edges}
 
 
-def plan_of(host, method, *arguments):
-    engine = host.engine()
-    try:
-        return "\n".join(map(str, getattr(engine, method)(*arguments)))
-    finally:
-        engine.close()
+def plan_of(host, function, *arguments):
+    return "\n".join(map(str, host.call(function, *arguments)))
 
 
 def guest_comes_and_goes(host, through):
     """Plug with a failure at each step, check, damage, repair, live migration, graph, unplug: all of the guest's mode."""
     host.add_taps(GUEST)
     fresh = host.everything()
-    assert "ip route add 10.9.0.10/32 dev t1.0" in plan_of(host, "plan_plug", GUEST, "libvirt")
+    assert "ip route add 10.9.0.10/32 dev t1.0" in plan_of(host, guests.plan_plug, GUEST, "libvirt")
     for step in range(20):
         host.kernel.clear_faults()
         host.kernel.fail_at = step
@@ -149,9 +146,9 @@ def guest_comes_and_goes(host, through):
     host.unplug(GUEST)
     assert host.everything() == fresh
     # What attracts its traffic waits for a guest that migrates here.
-    incoming = host.call("plug", GUEST, "libvirt", True)
+    incoming = host.call(guests.plug, GUEST, "libvirt", True)
     assert [owner.phase for owner in incoming] == ["incoming"] and ROUTE not in host.kernel.world
-    host.call("arrive", GUEST.id)
+    host.call(migration.arrive, GUEST.id)
     assert ROUTE in host.kernel.world and host.check() == []
     host.unplug(GUEST)
     assert host.everything() == fresh
@@ -191,7 +188,7 @@ def test_a_kind_of_link(kind, tmp_path):
     assert twice.exit_code == 2 and "wire0 is also declared in wires; rename one" in twice.output
     host = Host(tmp_path, WIRE + BRIDGE)
     before = host.everything()[:2]
-    assert "ip link add name wire0 type wire colour black" in plan_of(host, "plan_up")
+    assert "ip link add name wire0 type wire colour black" in plan_of(host, parts.plan_up)
     for step in range(40):
         host.kernel.clear_faults()
         host.kernel.fail_at = step
@@ -224,7 +221,7 @@ def test_a_kind_of_link(kind, tmp_path):
     draft = Draft("wires", "wire0", {"colour": "black", "mtu": 1400})
     settle([block := Block(draft)])
     assert tomllib.loads(toml(["imported"], [block])) == {"wires": {"wire0": {"colour": "black", "mtu": 1400}}}
-    survey = Survey((LinkDetails("wire0", 7, "wire", mac="02:00:00:00:00:01", mtu=1400),), (), (), (), {})
+    survey = LiveHost((LinkDetails("wire0", 7, "wire", mac="02:00:00:00:00:01", mtu=1400),), (), (), (), {})
     assert [block.draft.options for block in convert(survey) if block.draft] == [{"mtu": 1400, "mac": "02:00:00:00:00:01"}]
 
 
