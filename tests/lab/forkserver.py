@@ -78,7 +78,8 @@ def points(attempt: Callable[[int], bool], most: int) -> int:
 
 def die_at(point: int) -> None:
     """Wrap whatever changes something, so that this process is gone just before the point-th of them."""
-    from vmnet_hooks.kernel import device, framing, iproute2, nft, sysctl
+    from vmnet_hooks.kernel import framing, iproute2, rtnl
+    from vmnet_hooks.kernel.objects import nft, sysctl
     from vmnet_hooks.records.store import Store
 
     seen = 0
@@ -106,13 +107,8 @@ def die_at(point: int) -> None:
                 return value
             return before(value, lambda *args: bool(args) and isinstance(args[0], str) and args[0] in CHANGES)
 
-    opened = device.Devices.__init__
-
-    def open_counted(self: Any, *args: Any, **options: Any) -> None:
-        opened(self, *args, **options)
-        self._ip = Socket(self._ip)
-
-    device.Devices.__init__ = open_counted
+    connect = rtnl.connect
+    rtnl.connect = lambda: Socket(connect())
     framing.Socket.change = before(framing.Socket.change)
     nft.Nft.apply = before(nft.Nft.apply)
     sysctl.write_value = before(sysctl.write_value)

@@ -14,14 +14,12 @@ from ipaddress import ip_address, ip_interface
 
 from vmnet_hooks import values
 from vmnet_hooks.errors import InTheWay, KernelError
-from vmnet_hooks.kernel import adoption
+from vmnet_hooks.kernel.objects import adoption
 from vmnet_hooks.model.facts import Host, Link
 from vmnet_hooks.model.objects import (
     Address,
     Adoption,
     Device,
-    FdbEntry,
-    HostName,
     LinkAttribute,
     Neighbour,
     NftElement,
@@ -289,16 +287,8 @@ class FakeKernel:
 
     def ours(self) -> dict[str, Resource]:
         self._alive()
-        found: dict[str, Resource] = {}
-        for key, resource in self.world.items():
-            match resource:
-                case Device() if resource.ours:
-                    found[key] = Device(resource.ifname, resource.type)
-                case Route() | Rule() | NftElement() if resource.ours:
-                    found[key] = resource
-                case NftTable(family="netdev"):
-                    found[key] = NftTable("netdev", "", (), resource.name)
-        return found
+        marked = [resource for resource in self.world.values() if resource.ours]
+        return {resource.key: shown for resource in marked if (shown := _shown(resource)) is not None}
 
     def finish(self) -> None:
         self._alive()
@@ -632,6 +622,10 @@ class FakeKernel:
             self._set_link(want)
             return
         self.put(want)
+        if isinstance(want, TableName):
+            for other in [r for r in self.world.values() if isinstance(r, TableName) and r != want and r.path == want.path]:
+                # One file.
+                del self.world[other.key]
         if isinstance(want, Sysctl) and want.path == f"net/ipv6/conf/{dev}/disable_ipv6":
             self._ipv6_switched(dev, off=want.value == "1")
 
@@ -724,16 +718,18 @@ def _route_words(route: Route) -> str:
     return f"{route.dst}{via} dev {{dev}} table {route.table} proto {route.proto}{src}{metric}"
 
 
+def _shown(resource: Resource) -> Resource | None:
+    """What the edge finds of a resource of ours without records: by its mark alone."""
+    match resource:
+        case Device():
+            return Device(resource.ifname, resource.type)
+        case NftTable():
+            # The others are known by name.
+            return NftTable("netdev", "", (), resource.name) if resource.family == "netdev" else None
+    return resource
+
+
 def _device(resource: Resource) -> str | None:
     """The link that a resource dies with."""
-    match resource:
-        case LinkAttribute() | Address() | Neighbour() | ProxyNeighbour() | Device() | FdbEntry() | PortVlans():
-            return resource.ifname
-        case Route():
-            return resource.dev
-        case Sysctl():
-            dev = resource.path.split("/")[3]
-            return None if dev == "all" else dev
-        case NftTable() | NftElement() | TableName() | HostName() | Rule() | Adoption():
-            return None
-    raise TypeError(resource)
+    # The chains of a table go with their link, the table does not.
+    return None if isinstance(resource, NftTable) else resource.link or None

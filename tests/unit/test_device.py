@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vmnet_hooks.kernel import device
+from vmnet_hooks.kernel.objects import device
 from vmnet_hooks.model.objects import Device
 from vmnet_hooks.model.resource import ALIAS
 

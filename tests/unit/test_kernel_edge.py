@@ -5,7 +5,8 @@ import errno
 import pytest
 
 from vmnet_hooks.errors import KernelError
-from vmnet_hooks.kernel import adoption, device, linux, nft, sysctl
+from vmnet_hooks.kernel import linux
+from vmnet_hooks.kernel.objects import adoption, device, nft, sysctl
 from vmnet_hooks.kernel.wire import NetlinkError
 from vmnet_hooks.links import bond, vlan
 from vmnet_hooks.model.objects import FORWARDING_GATE, LinkAttribute, NftElement, NftTable, Route, Sysctl, TableName

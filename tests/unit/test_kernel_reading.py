@@ -8,8 +8,10 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
 import subprocess, sys
 sys.path.insert(0, sys.argv[1])
-from vmnet_hooks.errors import KernelError
-from vmnet_hooks.kernel import netlink, nft, sysctl
+from vmnet_hooks.errors import ConflictError, KernelError
+from vmnet_hooks.kernel import linux
+from vmnet_hooks.kernel.objects import View, edge, nft, sysctl
+from vmnet_hooks.kernel.wire import NetlinkError
 from vmnet_hooks.model import ruleset
 from vmnet_hooks.model.objects import LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl
 from vmnet_hooks.model.plan import Change
@@ -17,6 +19,15 @@ from vmnet_hooks.model.resource import MAIN_TABLE, PROTO
 
 def sh(text):
     subprocess.run(["sh", "-ec", text], check=True)
+
+def put(want, have):
+    edge(want.kind).set(want, have, View(kernel.netlink, kernel.nft))
+
+def unset(have):
+    kernel.apply([Change(have, None)])
+
+def ours(cls):
+    return {r.key for r in edge(cls.kind).ours(View(kernel.netlink, kernel.nft))}
 """
 
 
@@ -30,7 +41,7 @@ def test_settings_of_a_link():
     """From the link's own message, and from /proc: the same, also where a link has no IPv6."""
     run("""
 sh("ip link add da type veth peer name db; ip tuntap add dc mode tap; ip link set dc mtu 1000")
-kernel = netlink.Netlink()
+kernel = linux.Kernel()
 names = [("ipv4", n) for n in ("forwarding", "proxy_arp", "send_redirects", "rp_filter")]
 names += [("ipv6", n) for n in ("forwarding", "accept_ra", "proxy_ndp", "disable_ipv6", "addr_gen_mode")]
 for turn in range(3):
@@ -63,34 +74,34 @@ wanted = [
     Route(MAIN_TABLE, "198.51.100.9/32", "tap1", src="10.0.0.1"), Route(70000, "203.0.113.1/32", "tap1"),
 ]
 rules = [Rule(22000, side, net, 222) for side in ("from", "to") for net in ("192.0.2.0/24", "2001:db8::/64")]
-kernel = netlink.Netlink()
+kernel = linux.Kernel()
 assert kernel.read([*wanted, *rules]) == {}
 for with_rules in (False, True):
     for want in wanted:
         assert kernel.read([want]) == {}, want
-        kernel.set(want, None)
+        put(want, None)
         have = kernel.read([want])[want.key]
         assert want.covers(have) and have.proto == PROTO and have.table == want.table, have
         try:
-            kernel.set(want, None)
+            put(want, None)
             raise AssertionError(f"added twice: {want}")
-        except netlink.NetlinkError as error:
+        except NetlinkError as error:
             assert error.code == 17
-        kernel.set(want, have)
-    assert set(kernel.read(wanted)) == {want.key for want in wanted} == {r.key for r in kernel.our_routes()}
+        put(want, have)
+    assert set(kernel.read(wanted)) == {want.key for want in wanted} == ours(Route)
     # Through another device it is not ours, and a metric makes it another one.
     assert kernel.read([Route(222, "192.0.2.10/32", "tap1"), Route(222, "192.0.2.10/32", "tap0", metric=7)]) == {}
     for want in wanted:
-        kernel.unset(want)
-        kernel.unset(want)
+        unset(want)
+        unset(want)
         assert kernel.read([want]) == {}, want
     for rule in rules if not with_rules else ():
-        kernel.set(rule, None)
-assert {rule.key for rule in kernel.rules() if rule.ours} == {rule.key for rule in rules} == set(kernel.read(rules))
+        put(rule, None)
+assert ours(Rule) == {rule.key for rule in rules} == set(kernel.read(rules))
 # What a link that is down had is gone.
-kernel.set(wanted[0], None)
+put(wanted[0], None)
 sh("ip link set tap0 down")
-assert kernel.read([wanted[0]]) == {} and not kernel.our_routes()
+assert kernel.read([wanted[0]]) == {} and not ours(Route)
 """)
 
 
@@ -98,25 +109,25 @@ def test_a_process_that_stays_sees_what_others_do_to_routes():
     run("""
 sh("ip link add up0 type veth peer name up1; ip link add up2 type veth peer name up3;"
    "for dev in up0 up1 up2 up3; do ip link set $dev up; done; ip addr add 192.0.2.2/24 dev up0")
-kernel = netlink.Netlink(stays=True)
+kernel = linux.Kernel(memory=object())
 four, six = Route(222, "0.0.0.0/0", "up0", "192.0.2.1"), Route(MAIN_TABLE, "2001:db8::/64", "up0")
-assert kernel.read([four, six]) == {} and kernel.ra_links() == ()
+assert kernel.read([four, six]) == {} and kernel._ra_links() == ()
 for want in (four, six):
-    kernel.set(want, None)
+    put(want, None)
 both = kernel.read([four, six])
 assert set(both) == {four.key, six.key}
 sh("ip route del default table 222; ip -6 route add default via fe80::1 dev up2 proto ra")
-assert set(kernel.read([four, six])) == {six.key} and kernel.ra_links() == ("up2",)
+assert set(kernel.read([four, six])) == {six.key} and kernel._ra_links() == ("up2",)
 sh("ip -6 route del 2001:db8::/64 dev up0; ip route add default via 192.0.2.1 dev up0 table 222 proto 86 onlink")
-assert set(kernel.read([four, six])) == {four.key} and kernel.ra_links() == ("up2",)
+assert set(kernel.read([four, six])) == {four.key} and kernel._ra_links() == ("up2",)
 # Of what goes with an address, or with a link, IPv4 says nothing.
 sh("ip addr del 192.0.2.2/24 dev up0")
 assert kernel.read([four]) == {}
 sh("ip addr add 192.0.2.2/24 dev up0; ip route add default via 192.0.2.1 dev up0 table 222 proto 86")
 assert set(kernel.read([four])) == {four.key}
 sh("ip link set up0 down; ip link set up0 up; ip link del up2")
-assert kernel.read([four]) == {} and kernel.ra_links() == ()
-kernel.set(four, None)
+assert kernel.read([four]) == {} and kernel._ra_links() == ()
+put(four, None)
 # More than the socket holds.
 sh("ip route add default via 192.0.2.1 dev up0 table 223 proto 86; ip route add default via 192.0.2.1 dev up0 table 224 proto 86")
 assert set(kernel.read([four])) == {four.key}
@@ -196,33 +207,33 @@ assert (bare.rules, bare.version) == ((), "")
 def test_neighbours_addresses_and_attributes():
     run("""
 sh("ip link add br0 type bridge; ip tuntap add tap0 mode tap; ip link add bond0 type bond 2>/dev/null || :")
-kernel = netlink.Netlink()
+kernel = linux.Kernel()
 for name, value in (("mtu", "1400"), ("address", "fe:54:00:aa:00:10"), ("master", "br0"), ("isolated", "on"), ("state", "up")):
-    kernel.set(LinkAttribute("tap0", name, value), None)
+    put(LinkAttribute("tap0", name, value), None)
     assert kernel.read([LinkAttribute("tap0", name, "")])[f"link tap0 {name}"].value == value
 assert (kernel.link("tap0").master, kernel.link("br0").kind, kernel.link("br0").vlan_filtering) == ("br0", "bridge", False)
-kernel.unset(LinkAttribute("tap0", "isolated", "on"))
-kernel.unset(LinkAttribute("tap0", "master", "br0"))
+unset(LinkAttribute("tap0", "isolated", "on"))
+unset(LinkAttribute("tap0", "master", "br0"))
 assert kernel.read([LinkAttribute("tap0", "isolated", "on")]) == {} and kernel.link("tap0").master == ""
 for want in (
     Neighbour("tap0", "192.0.2.10", "52:54:00:aa:00:10"), Neighbour("tap0", "2001:db8::10", "52:54:00:aa:00:10"),
     ProxyNeighbour("tap0", "192.0.2.1"), ProxyNeighbour("tap0", "2001:db8::1"),
 ):
     assert kernel.read([want]) == {}
-    kernel.set(want, None)
-    kernel.set(want, want)
+    put(want, None)
+    put(want, want)
     assert kernel.read([want]) == {want.key: want}
-    kernel.unset(want)
-    kernel.unset(want)
+    unset(want)
+    unset(want)
     assert kernel.read([want]) == {}
 lladdr = LinkAttribute("tap0", "lladdr", "fe80::1/64,fe80::2/64")
-kernel.set(lladdr, None)
+put(lladdr, None)
 assert kernel.read([lladdr])[lladdr.key] == lladdr
 kernel.rename("br0", "br1")
 assert kernel.link("br0") is None and kernel.link("br1") is not None
 try:
     kernel.rename("br1", "tap0")
     raise AssertionError("two links of one name")
-except netlink.NetlinkError as error:
-    assert error.code == 17
+except ConflictError as error:
+    assert str(error).startswith("br1 can't be called tap0: there is an interface of that name already")
 """)

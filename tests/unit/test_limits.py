@@ -2,7 +2,8 @@
 
 import pytest
 
-from vmnet_hooks.kernel import limits, sysctl, sysfs
+from vmnet_hooks.kernel import limits, sysfs
+from vmnet_hooks.kernel.objects import sysctl
 
 
 @pytest.fixture

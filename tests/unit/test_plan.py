@@ -92,7 +92,7 @@ def test_no_record():
 
 def test_keys_differ():
     assert len({r.key for r in ONE_OF_EACH}) == len(ONE_OF_EACH)
-    assert {type(r) for r in ONE_OF_EACH} == set(encoding.KINDS.values())
+    assert {type(r) for r in ONE_OF_EACH} == {kind.resource for kind in encoding.KINDS.values()}
 
 
 @each

@@ -62,7 +62,7 @@ def test_nft_takes_the_tables(ifname):
 
 ROUND_TRIP = """
 from vmnet_hooks.model import ruleset
-from vmnet_hooks.kernel import nft
+from vmnet_hooks.kernel.objects import nft
 from vmnet_hooks.model.plan import Change
 from vmnet_hooks.model.objects import NftElement
 

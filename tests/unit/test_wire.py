@@ -240,7 +240,7 @@ def kept():
         asked.append(key)
         return [wire.RouteMessage(key[1], "::/0", 3, "", 9, "", 1024)]
 
-    made = object.__new__(routes.Routes)
+    made = object.__new__(routes.RouteCache)
     made._ask, made._told, made._kept = ask, Told(), {}
     made.asked = asked
     return made

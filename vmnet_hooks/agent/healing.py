@@ -22,7 +22,7 @@ from ..kernel.monitor.nftables import NftMonitor
 from ..kernel.monitor.proxies import ProxyMonitor
 from ..kernel.monitor.rtnetlink import RtnetlinkMonitor
 from ..kernel.monitor.suspects import Suspects
-from ..model.objects import NftElement, NftTable, table_key, table_of
+from ..model.objects import NftElement, NftTable, is_nft_key
 from ..model.owner import Owner
 from .fail_closed import Keeper
 
@@ -63,9 +63,7 @@ class Patience:
 
     def allows(self, key: str, now: float) -> bool:
         """Whether it may be tried; an element only if its table may."""
-        kind, *words = key.split(" ", 3)
-        table = table_key(words[0], table_of(words[0], words[1])) if kind == "nft" and len(words) == 3 else key
-        return all(self._until.get(name, now) <= now for name in (key, table))
+        return all(self._until.get(name, now) <= now for name in (key, NftElement.table_of_key(key)))
 
     def mended(self, keys: Iterable[str], now: float) -> dict[str, float]:
         """These were put back. Returns those that somebody fights about, with the seconds for which they are left alone: once,
@@ -112,7 +110,7 @@ class Patience:
         return min((self._until[key] for key in self._waiting), default=None)
 
     def _rest(self, key: str, pause: float, now: float) -> float:
-        pause = min(pause, FILTER_PAUSE if key.startswith("nft ") else LONGEST_PAUSE)
+        pause = min(pause, FILTER_PAUSE if is_nft_key(key) else LONGEST_PAUSE)
         self._pause[key], self._until[key] = pause, now + pause
         self._waiting.add(key)
         return pause

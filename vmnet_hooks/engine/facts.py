@@ -28,7 +28,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
     adoptions: dict[str, Adoption] = {}
     for part in parts.values():
         port = part.adopts
-        if port and port in host.links and (adopt or session.records.recorded(f"adoption {port}")):
+        if port and port in host.links and (adopt or session.records.recorded(Adoption.key_of(port))):
             adoptions[port] = _adoption(session, port, part.name, host)
     return replace(
         host,
@@ -42,7 +42,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
 
 def _forwards6(session: Session, host: facts.Host) -> bool:
     """Whether the host forwarded IPv6 before us."""
-    gate = session.records.recorded(f"sysctl {FORWARDING_GATE}")
+    gate = session.records.recorded(Sysctl.key_of(FORWARDING_GATE))
     if gate and isinstance(gate[1], Sysctl):
         return gate[1].value == "1"
     # If the records are lost, the filter for a host that did not forward is still there.
@@ -51,7 +51,7 @@ def _forwards6(session: Session, host: facts.Host) -> bool:
 
 def _adoption(session: Session, port: str, bridge: str, host: facts.Host) -> Adoption:
     """What a bridge takes over from a port. Once moved it is not on the port any more: the record has it."""
-    found = session.records.recorded(f"adoption {port}")
+    found = session.records.recorded(Adoption.key_of(port))
     if found and isinstance(found[0], Adoption):
         return replace(found[0], bridge=bridge)
     if bridge in host.links and host.links[bridge].ours and host.links[port].master == bridge:

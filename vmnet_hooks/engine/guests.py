@@ -243,9 +243,9 @@ def _check_paths(session: Session, owner: Owner, wants: Mapping[str, Resource], 
     records = session.records
     routes = [r for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname]
     gateways = [r for r in wants.values() if isinstance(r, Address) and r.ifname == owner.ifname]
-    found = [(r.dst, *other) for r in routes for other in records.claimants(f"route {r.table} {r.dst}")]
+    found = [(r.dst, *other) for r in routes for other in records.claimants(Route.key_of(r.table, r.dst))]
     found += [(r.dst, *other) for r in routes for other in records.claimants_of_address(r.dst)]
-    found += [(r.address, *other) for r in gateways for other in records.claimants(f"route {MAIN_TABLE} {r.address}")]
+    found += [(r.address, *other) for r in gateways for other in records.claimants(Route.key_of(MAIN_TABLE, r.address))]
     # What a guest shares with its network is in no other guest's way.
     others = [f for f in found if f[2].id not in (owner.id, *but) and f[2].domain and f[1].link == f[2].ifname]
     return _dead(

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from ..errors import ConflictError, VmnetError
 from ..model import plan
-from ..model.objects import Device, NftElement, NftTable, Route
+from ..model.objects import KINDS, Device, NftElement, NftTable, Route
 from ..model.owner import Owner
 from ..model.plan import Change, Plan
 from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import NAT, port_table
+from ..model.ruleset import NAT
 from ..records.store import Store
 from . import apply
 from .facts import lives
@@ -35,19 +35,14 @@ class Mended:
 def suspected(store: Store, keys: Iterable[str], starts: Iterable[str], links: Iterable[str]) -> dict[str, Resource]:
     """The resources in the records under these keys, under keys that start so, and on these links."""
     links = list(links)
-    alone = [*keys, *(f"{kind} {name}" for name in links for kind in ("device", "vlans"))]
-    alone += [f"nft netdev {port_table(name)}" for name in links]
-    found = {key: known[0] for key, known in store.records(alone).items()} if alone else {}
-    for start in starts:
-        found.update(store.under(start))
+    on_links = [row.resource.keys_on(name) for name in links for row in KINDS.values()]
+    exact = [*keys, *(key for found in on_links for key in found.exact)]
+    known = {key: found[0] for key, found in store.records(exact).items()} if exact else {}
+    for start in (*starts, *(start for found in on_links for start in found.starts)):
+        known.update(store.under(start))
     for name in links:
-        for start in (
-            *(f"{kind} {name} " for kind in ("link", "addr", "neigh", "proxy", "fdb")),
-            *(f"sysctl net/ipv{version}/{kind}/{name}/" for version in (4, 6) for kind in ("conf", "neigh")),
-        ):
-            found.update(store.under(start))
-        found.update(store.routes_through(name))
-    return found
+        known.update(store.routes_through(name))
+    return known
 
 
 def amiss(session: Session, recorded: Mapping[str, Resource]) -> set[str]:

@@ -37,7 +37,7 @@ def _composed(session: Session, owner: Owner) -> dict[str, Resource]:
         return compose.compose_part(part, gather(session, part.links()))
     network = session.config.network(owner.network, owner.domain)
     # The port's MAC as it was given: it is no part of the record of the NIC.
-    found = session.records.recorded(f"link {owner.ifname} address")
+    found = session.records.recorded(LinkAttribute.key_of(owner.ifname, "address"))
     port_mac = found[0].value if found and isinstance(found[0], LinkAttribute) else ""
     vif = network.mode.bind(replace(owner.vif, port_mac=port_mac), network, owner.domain)
     host = gather(session, compose.links_of(vif, network))

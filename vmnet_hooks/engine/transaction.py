@@ -152,7 +152,7 @@ class _Draft:
 
     def _original(self, have: Resource) -> Resource:
         """The value to restore later, ignoring our own leftovers whose record was lost."""
-        if isinstance(have, LinkAttribute) and have.name == "master" and f"device {have.value}" in self.wants:
+        if isinstance(have, LinkAttribute) and have.name == "master" and Device.key_of(have.value) in self.wants:
             return replace(have, value="")
         gate = isinstance(have, Sysctl) and have.path == FORWARDING_GATE and have.value == "1"
         return Sysctl(FORWARDING_GATE, "0") if gate and self.session.kernel.read([CLOSED6]) else have

@@ -14,9 +14,12 @@ from ..errors import KernelError
 from ..model.objects import Route, Rule
 from ..model.topology import LinkDetails, Table
 from ..values import ranges
-from . import device, sysfs
+from . import sysfs
 from .framing import NetlinkError as Refused
 from .netlink import Netlink
+from .objects import View, device, edge
+from .objects.nft import Nft
+from .objects.route import rules
 from .rtnl import IPRoute, NetlinkError, dump
 
 _UP, _LOWER_UP = 0x1, 0x10000
@@ -27,8 +30,9 @@ _PORT_STATES = {"0": "disabled", "1": "listening", "2": "learning", "3": "forwar
 def read() -> tuple[list[LinkDetails], list[Table]]:
     """Return the links of this network namespace and our routing tables. Raises KernelError."""
     try:
-        with IPRoute() as ip, closing(Netlink()) as ours:
-            return links(ip), _tables(ours.rules(), ours.our_routes())
+        with IPRoute() as ip, closing(Netlink()) as netlink:
+            view = View(netlink, Nft())
+            return links(ip), _tables(rules(view), edge(Route.kind).ours(view))
     except (NetlinkError, Refused, OSError) as error:
         raise KernelError(f"reading the kernel's links: {error}") from None
 

@@ -3,7 +3,8 @@ packets are lost, and no call fails."""
 
 import os
 
-from . import sysctl, sysfs
+from . import sysfs
+from .objects import sysctl
 
 MAX_PORTS = 1023
 """Ports of one bridge: BR_MAX_PORTS is 1 << 10, and port 0 is not used (net/bridge/br_private.h)."""

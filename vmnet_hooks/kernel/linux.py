@@ -1,30 +1,34 @@
-"""The kernel of this process's network namespace, behind one face: netlink, nftables, sysctls and iproute2's table names."""
+"""The kernel of this process's network namespace: what the engine reads and changes, and the facts that it asks for.
+
+What is known of one kind of object is in objects/; here the kinds are only told apart.
+"""
 
 import errno
 import os
 from collections.abc import Iterable
 from functools import cache
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import ConflictError, InTheWay, KernelError
+from ..errors import ConflictError, KernelError
 from ..model.facts import Host, Link
-from ..model.objects import FORWARDING_GATE, Adoption, Device, HostName, NftElement, NftTable, Route, Sysctl, TableName
+from ..model.objects import FORWARDING_GATE, KINDS, Adoption
 from ..model.plan import Plan
-from ..model.resource import Resource
-from ..model.ruleset import TABLES
-from . import sysctl, sysfs
+from ..model.resource import ALIAS, MAIN_TABLE, Resource
+from . import sysfs, wire
 from .framing import NetlinkError
 from .netlink import Netlink
-from .nft import Nft
+from .objects import View, edge, sysctl
+from .objects.nft import Nft
 
 if TYPE_CHECKING:
     from .monitor.table_cache import TableCache
 
+_RTPROT_RA = 9
+
 
 class Kernel:
-    """Reads and changes the network namespace of this process. With a `memory` (in a process that stays), our nft
-    tables and the networks' routes are only read once somebody has touched them."""
+    """Reads and changes the network namespace of this process. With a `memory` (in a process that stays), our nft tables and
+    the networks' routes are read again only after a change."""
 
     def __init__(self, memory: "TableCache | None" = None) -> None:
         try:
@@ -37,137 +41,126 @@ class Kernel:
         self.netlink.close()
         self.nft.close()
 
+    # --- objects -----------------------------------------------------------------------------------------------------
+
+    def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
+        """What there is now under the keys of `wanted`. Raises KernelError."""
+        by_kind: dict[str, list[Resource]] = {}
+        for resource in wanted:
+            by_kind.setdefault(resource.kind, []).append(resource)
+        view = View(self.netlink, self.nft)
+        found: dict[str, Resource] = {}
+        try:
+            for kind, group in by_kind.items():
+                for have in edge(kind).read(group, view):
+                    found[have.key] = have
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+        return found
+
+    def apply(self, step: Plan) -> None:
+        """Do one step of `plan.batches`: one change, or several nft changes as one transaction. Raises KernelError that names
+        the step."""
+        subject = step[0].subject
+        kind = edge(subject.kind)
+        try:
+            kind.apply(step, View(self.netlink, self.nft))
+        except (KernelError, NetlinkError, OSError) as error:
+            label = str(step[0]) if len(step) == 1 else f"nft transaction of {len(step)} changes on {subject.key}"
+            exists = isinstance(error, NetlinkError) and error.code == errno.EEXIST
+            reason = kind.in_the_way if exists else _reason(error)
+            raise (kind.refused if exists else KernelError)(f"{label.splitlines()[0]}: {reason}") from None
+
+    def ours(self) -> dict[str, Resource]:
+        """Everything in the kernel that carries a mark of ours: what is found without records. Raises KernelError."""
+        view = View(self.netlink, self.nft)
+        try:
+            marked = (kind for kind, row in KINDS.items() if row.resource.marked)
+            return {found.key: found for kind in marked for found in edge(kind).ours(view)}
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+
+    def finish(self) -> None:
+        """Complete the one step that a process can be killed in the middle of. Needs the lock. Raises KernelError."""
+        try:
+            sysctl.finish()
+        except OSError as error:
+            raise KernelError(f"{sysctl.SAVED}: {_reason(error)}") from None
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
     def link(self, ifname: str) -> Link | None:
-        """What the kernel says of a link; None if there is none of that name."""
-        return self.netlink.link(ifname)
+        """The facts of a link; None if there is none of that name."""
+        found = self.netlink.link(ifname)
+        return None if found is None else self._facts(found)
+
+    def _facts(self, link: wire.LinkMessage) -> Link:
+        up, master = bool(link.flags & wire.UP), self.netlink.name(link.master)
+        return Link(link.index, link.mtu, link.address, link.kind, up, master, link.alias == ALIAS, link.vlan_filtering)
 
     def has_sent(self, ifname: str) -> bool:
         """Whether a tap's guest is known to have sent anything."""
         return sysfs.has_sent(ifname)
 
+    def ports(self, ifname: str) -> list[str]:
+        """The links whose master is `ifname`."""
+        return sysfs.ports(ifname)
+
     def rename(self, ifname: str, name: str) -> None:
-        """Calls a link, which must be down, `name`. Raises ConflictError if another one is called so, or KernelError."""
+        """Rename a link, which must be down. Raises ConflictError if there is a link of that name, or KernelError."""
         try:
-            self.netlink.rename(ifname, name)
+            self.netlink.set_link(self.netlink.index(ifname), wire.name(name))
         except (NetlinkError, OSError) as error:
             if isinstance(error, NetlinkError) and error.code == errno.EEXIST:
                 reason = "there is an interface of that name already; choose another vifname, or remove that one"
                 raise ConflictError(f"{ifname} can't be called {name}: {reason}") from None
             raise KernelError(f"{ifname} can't be called {name}: {_reason(error)}") from None
 
-    def ports(self, ifname: str) -> list[str]:
-        """The links whose master is `ifname`."""
-        return self.netlink.ports(ifname)
-
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> Host:
-        """The facts that a composition depends on. Links that do not exist are left out; of `ports`, the addresses are
-        looked at too."""
+        """The facts that a composition depends on. Links that do not exist are left out; of `ports`, the addresses are read
+        too. Raises KernelError."""
         ipv6 = os.path.exists(f"{sysctl.ROOT}/net/ipv6/conf")
-        found = {name: link for name in dict.fromkeys(links) if name and (link := self.netlink.link(name))}
-        ra_links = self.netlink.ra_links() if ipv6 else ()
+        found = {name: link for name in dict.fromkeys(links) if name and (link := self.link(name))}
+        ra_links = self._ra_links() if ipv6 else ()
         rp_filter = int(sysctl.read("net/ipv4/conf/all/rp_filter") or 0)
         router6 = sysctl.read(FORWARDING_GATE) == "1"
-        addresses = {name: self.netlink.addresses(name) for name in ports if name in found}
+        addresses = {name: self._addresses(found[name]) for name in ports if name in found}
         return Host(found, ipv6, ra_links, rp_filter, router6, addresses, _vlans(), machine=_machine())
 
+    def _ra_links(self) -> tuple[str, ...]:
+        """Links with a default route that was learned from a router advertisement."""
+        routes = self.netlink.dump_routes(wire.AF_INET6, MAIN_TABLE, 0, _RTPROT_RA)
+        names = {self.netlink.name(route.oif) for route in routes if route.dst == "::/0"}
+        return tuple(sorted(filter(None, names)))
+
+    def _addresses(self, link: Link) -> tuple[str, ...]:
+        """The addresses of a link, without link-local ones, in the kernel's order: IPv4 first, primary ones before others."""
+        return tuple(address for address in self.netlink.addresses(link.index) if not address.startswith("fe80:"))
+
     def survey(self, port: str, bridge: str) -> Adoption:
-        """What `bridge` has to take over if it adopts `port`. Raises KernelError."""
-        return _rare("adoption").survey(port, bridge)
+        """What `bridge` takes over if it adopts `port`. Raises KernelError."""
+        # Few bridges adopt a port.
+        from .objects import adoption
+
+        return adoption.survey(port, bridge)
 
     def obstacle(self, port: str) -> str:
-        """Why a bridge must not adopt `port`; "" if it may."""
-        return _rare("adoption_obstacle").obstacle(port)
+        """Why a bridge must not adopt `port`; "" if it may. Raises KernelError."""
+        # Few bridges adopt a port.
+        from . import adoption_obstacle
+
+        return adoption_obstacle.obstacle(port)
 
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
         """What of other firewalls breaks what we set up, and what is nearly full: see other_firewalls and limits."""
-        return [*_rare("other_firewalls").hazards(self.nft, bridged, anycast), *_rare("limits").ceilings(permanent)]
+        # Only `check` asks.
+        from . import limits, other_firewalls
 
-    def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
-        """What is there now under the keys of `wanted`. Raises KernelError."""
-        found: dict[str, Resource] = {}
-        elements, rest = [], []
-        for resource in wanted:
-            match resource:
-                case NftTable():
-                    have: Resource | None = self.nft.table(resource)
-                case NftElement():
-                    elements.append(resource)
-                    continue
-                case TableName():
-                    have = resource if os.path.exists(resource.path) else None
-                case HostName():
-                    have = _read_host_name(resource)
-                case _:
-                    rest.append(resource)
-                    continue
-            if have is not None:
-                found[resource.key] = have
-        try:
-            found.update(self.netlink.read(rest))
-        except (NetlinkError, OSError) as error:
-            raise KernelError(f"reading the kernel's state: {_reason(error)}") from None
-        found.update(self.nft.elements(elements))
-        return found
-
-    def apply(self, step: Plan) -> None:
-        """Does one step of `plan.batches`: one change, or several nft changes as one transaction. Raises KernelError that
-        names the step."""
-        first = step[0]
-        try:
-            match first.subject:
-                case NftTable() | NftElement():
-                    self.nft.apply(step)
-                case Sysctl() as value:
-                    if first.want:
-                        sysctl.write(value)
-                case TableName() as name:
-                    _write(name, f"{name.table} {name.name}\n" if first.want else "")
-                case HostName() as name:
-                    _write(name, name.text if first.want else "")
-                case _:
-                    if first.want:
-                        self.netlink.set(first.want, first.have)
-                    else:
-                        self.netlink.unset(first.subject)
-        except (KernelError, NetlinkError, OSError) as error:
-            label = str(first) if len(step) == 1 else f"nft transaction of {len(step)} changes on {first.subject.key}"
-            reason = _reason(error)
-            if isinstance(error, NetlinkError) and error.code == errno.EEXIST and isinstance(first.subject, Route):
-                reason = "the host has another such route; remove that one, or `gateway` from the declaration"
-            is_taken = isinstance(error, NetlinkError) and error.code == errno.EEXIST and isinstance(first.subject, Device)
-            raise (InTheWay if is_taken else KernelError)(f"{label.splitlines()[0]}: {reason}") from None
-
-    def finish(self) -> None:
-        """Ends the one step that a process can be killed in the middle of. Needs the lock. Raises KernelError."""
-        try:
-            sysctl.finish()
-        except OSError as error:
-            raise KernelError(f"{sysctl.SAVED}: {_reason(error)}") from None
-
-    def ours(self) -> dict[str, Resource]:
-        """Everything in the kernel that shows by itself that it is ours: routes and rules by their protocol number, and
-        the elements of our nft tables."""
-        found: dict[str, Resource] = {}
-        try:
-            rules = (rule for rule in self.netlink.rules() if rule.ours)
-            for resource in (*self.netlink.our_devices(), *self.netlink.our_routes(), *rules):
-                found[resource.key] = resource
-        except (NetlinkError, OSError) as error:
-            raise KernelError(f"reading the kernel's state: {_reason(error)}") from None
-        for family in dict.fromkeys(table.family for table in TABLES):
-            found.update(self.nft.listing(family))
-        for table in self.nft.port_tables():
-            found[table.key] = table
-        return found
-
-
-def _rare(name: str) -> Any:
-    """A module that few calls need, and that takes longer to load than a guest takes to plug in."""
-    return import_module(f"vmnet_hooks.kernel.{name}")
+        return [*other_firewalls.hazards(self.nft, bridged, anycast), *limits.ceilings(permanent)]
 
 
 def _vlans() -> dict[tuple[str, int], str]:
-    """The VLAN devices of this namespace by (parent, ID). From proc: a dump of all links costs more with every guest."""
+    """The VLAN devices of this namespace by (parent, ID). From /proc: a dump of all links costs more with every guest."""
     try:
         with open("/proc/net/vlan/config") as file:
             rows = [[cell.strip() for cell in line.split("|")] for line in file if line.count("|") == 2]
@@ -177,7 +170,7 @@ def _vlans() -> dict[tuple[str, int], str]:
 
 
 def _machine() -> str:
-    """What tells this machine from others, machine-id(5); "" if it has none, or none yet."""
+    """What tells this machine from others, machine-id(5); "" while it has none."""
     try:
         return _machine_id()
     except OSError:
@@ -192,10 +185,12 @@ def _machine_id() -> str:
         return text
 
 
+def _unreadable(error: Exception) -> KernelError:
+    return KernelError(f"reading the kernel's state: {_reason(error)}")
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, NetlinkError):
-        if error.code == errno.EEXIST:
-            return "something is in the way there already; remove it, or see `vmnet-hook check`"
         return os.strerror(error.code) + ("; run as root" if error.code == errno.EPERM else "")
     if isinstance(error, FileNotFoundError):
         return "no such setting; is the link gone, or its MTU below 1280 (IPv6)?"
@@ -204,27 +199,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error)
-
-
-def _read_host_name(want: HostName) -> HostName | None:
-    try:
-        with open(want.path) as file:
-            rows = [line.split() for line in file]
-    except FileNotFoundError:
-        return None
-    names = {row[1] for row in rows if len(row) == 2}
-    return HostName(want.ifname, ",".join(sorted(names)), tuple(row[0] for row in rows if row))
-
-
-def _write(file: TableName | HostName, text: str) -> None:
-    """Writes a file, or removes it where there is nothing to write."""
-    if not text:
-        if os.path.exists(file.path):
-            os.unlink(file.path)
-        return
-    os.makedirs(file.DIRECTORY, exist_ok=True)
-    with open(file.path, "w") as opened:
-        opened.write(text)
-    # Others read them: iproute2 for everybody, dnsmasq. Our umask is our caller's.
-    for path, bits in ((file.DIRECTORY, 0o755), (file.path, 0o644)):
-        os.chmod(path, bits)

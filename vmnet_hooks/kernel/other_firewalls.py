@@ -5,8 +5,8 @@ import json
 import os
 import subprocess
 
-from . import sysctl
-from .nft import Nft
+from .objects import sysctl
+from .objects.nft import Nft
 
 _FORWARD = {"ip": "IPv4", "ip6": "IPv6", "inet": "IPv4 and IPv6", "bridge": "bridged"}
 

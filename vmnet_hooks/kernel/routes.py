@@ -1,8 +1,8 @@
-"""What a process that stays knows of routes without asking.
+"""Dumps of routes that a process which stays keeps.
 
-A dump goes through a whole table: one for each guest plugged in, and a table has a route for each. What was read of one device
-(or of one protocol) stands until the kernel tells of a route that would be among it, or of the device. IPv4 routes that go with
-a link, or with an address, go without a word: so a link and its addresses count too.
+The kernel walks a whole table for a dump, and a network's table has a route for each guest. A dump (of one device, or one
+protocol) is kept until the kernel reports a change of a route that could be in it, or of its device. The kernel does not
+report IPv4 routes that it removes with a link or an address; so changes of links and addresses count too.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ Key = tuple[int, int, int, int]
 """Family, table, index of the device, protocol; 0 is any."""
 
 
-class Routes:
-    """Dumps of routes, kept. One per thread."""
+class RouteCache:
+    """Kept dumps of routes. One per thread."""
 
     def __init__(self, ask: Callable[[int, int, int, int], list[RouteMessage]]) -> None:
         self._ask = ask
@@ -34,8 +34,8 @@ class Routes:
         self._told.close()
 
     def read(self, family: int, table: int, oif: int, proto: int) -> list[RouteMessage]:
-        """What wire.Rtnetlink.routes gives. Raises NetlinkError."""
-        # What is told while we ask is for the next time: then it is asked again, maybe for nothing.
+        """The same as wire.Rtnetlink.routes. Raises NetlinkError."""
+        # A change during the dump is noticed at the next call, which then dumps again.
         self._listen()
         key = (family, table, oif, proto)
         if key not in self._kept:
@@ -55,12 +55,12 @@ class Routes:
 
     def _route(self, body: bytes, replaces: bool) -> None:
         items = attributes(body, 12)
-        # A route of several hops names no device.
+        # A multipath route names no device.
         oif = INT.unpack(items[wire.RTA_OIF])[0] if wire.RTA_OIF in items else 0
         table = INT.unpack(items[wire.RTA_TABLE])[0] if wire.RTA_TABLE in items else body[4]
         family, proto = body[0], body[5]
         for key in list(self._kept):
-            # Nothing is said of the one that was replaced.
+            # The kernel does not report the route that was replaced.
             if key[:2] == (family, table) and (replaces or (key[2] in (0, oif or key[2]) and key[3] in (0, proto))):
                 del self._kept[key]
 

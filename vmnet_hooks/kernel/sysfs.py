@@ -1,4 +1,4 @@
-"""What the links of this process's network namespace show under /sys/class/net, where netlink's messages say less."""
+"""/sys/class/net, for what netlink's messages do not say of links. It shows the network namespace in which /sys was mounted."""
 
 import os
 
@@ -12,7 +12,7 @@ def exists(ifname: str) -> bool:
 
 
 def read(ifname: str, file: str) -> str | None:
-    """A link's attribute, as `mtu` or `brport/isolated`; None if it has none of that name, or it can't be read."""
+    """A link's attribute, as `mtu` or `brport/isolated`; None if the link has none of that name, or it can't be read."""
     try:
         with open(f"{ROOT}/{ifname}/{file}") as opened:
             return opened.read().strip()
@@ -21,16 +21,27 @@ def read(ifname: str, file: str) -> str | None:
 
 
 def files(ifname: str, folder: str = "") -> list[str]:
-    """The names in a link's folder, or in one below it; none if it has no such folder."""
+    """The names in a link's folder, or in one below it; none if there is no such folder."""
     try:
         return os.listdir(f"{ROOT}/{ifname}/{folder}")
     except OSError:
         return []
 
 
+def write(ifname: str, file: str, value: str) -> None:
+    """Set a link's attribute. Raises OSError."""
+    with open(f"{ROOT}/{ifname}/{file}", "w") as opened:
+        opened.write(value)
+
+
+def ports(ifname: str) -> list[str]:
+    """The links whose master is `ifname`."""
+    return sorted(name.removeprefix("lower_") for name in files(ifname) if name.startswith("lower_"))
+
+
 def has_sent(ifname: str) -> bool:
-    """Whether a tap's guest has sent anything: the tap lives no longer than its QEMU, and counts. One that is made to stay may
-    have counted another guest's frames."""
+    """Whether a tap's guest has sent anything, by the tap's counter. A persistent tap may have counted another guest's frames:
+    False."""
     flags = read(ifname, "tun_flags")
     if flags is None or int(flags, 16) & _IFF_PERSIST:
         return False

@@ -2,15 +2,17 @@
 
 import json
 from dataclasses import fields
-from functools import lru_cache
+from functools import cache, lru_cache
 from json.encoder import encode_basestring_ascii as _quoted
 
-from .objects import CLASSES, KINDS
+from .objects import KINDS
 from .resource import Resource
 
-# What is encoded: the order is that of the class, and `line` is kept beside the fields once it is made.
-_NAMES = {cls: tuple(item.name for item in fields(cls)) for cls in CLASSES}
-_HEADS = {cls: f'{{"kind": "{cls.kind}", ' for cls in CLASSES}
+
+@cache
+def _names(kind: str) -> tuple[str, ...]:
+    """The fields that are encoded, in the order of the class. The resource keeps its `line` beside them."""
+    return tuple(item.name for item in fields(KINDS[kind].resource))
 
 
 def encode(resource: Resource | None) -> str | None:
@@ -20,16 +22,16 @@ def encode(resource: Resource | None) -> str | None:
     there = vars(resource)
     line: str | None = there.get("line")
     if line is None:
-        cls = type(resource)
-        line = _HEADS[cls] + ", ".join([f'"{name}": {_json(there[name])}' for name in _NAMES[cls]]) + "}"
+        kind = resource.kind
+        line = f'{{"kind": "{kind}", ' + ", ".join([f'"{name}": {_json(there[name])}' for name in _names(kind)]) + "}"
         there["line"] = line
     return line
 
 
 def same(one: Resource, other: Resource) -> bool:
-    """Whether they are equal in every field, those that == leaves out too: the records of one are the records of the other."""
-    cls, mine, theirs = type(one), vars(one), vars(other)
-    return cls is type(other) and all([mine[name] == theirs[name] for name in _NAMES[cls]])
+    """Whether their records are equal: every field counts, also those that == leaves out."""
+    mine, theirs = vars(one), vars(other)
+    return type(one) is type(other) and all([mine[name] == theirs[name] for name in _names(one.kind)])
 
 
 def _json(value: object) -> str:
@@ -45,11 +47,11 @@ def decode(line: str | None) -> Resource | None:
     return None if line is None else _decode(line)
 
 
-# What guests share is read with each of them.
+# Each guest's records repeat what all guests of a network share.
 @lru_cache(maxsize=4096)
 def _decode(line: str) -> Resource:
     values = json.loads(line)
-    cls = KINDS[values.pop("kind")]
+    cls = KINDS[values.pop("kind")].resource
     resource = cls(**{name: _tuples(value) if isinstance(value, list) else value for name, value in values.items()})
     vars(resource)["line"] = line
     return resource

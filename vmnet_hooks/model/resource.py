@@ -1,21 +1,21 @@
-"""What every kernel object that we set up has in common, and the marks by which we know our own."""
+"""What all kernel objects that we set up have in common, and the marks by which we recognise our own."""
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 PROTO = 86
-"""Our number in rt_protos: every route and rule of ours carries it, so that a process with no memory knows what is ours."""
+"""Our number in rt_protos. Every route and rule of ours carries it, so that they are recognised without records."""
 
 MAIN_TABLE = 254
 TABLE = "vmnet"
-"""The name of our nft table in each family. A table for one link alone (family netdev) has `-` and the link's name after it."""
+"""The name of our nft table in each family. A table for a single link (family netdev) has `-` and the link's name after it."""
 
 NAT_TABLE = f"{TABLE}-nat"
-"""Of family inet, with the chain of NAT: wherever there is one, the kernel tracks every connection of the host."""
+"""Of family inet, with the chain of NAT. Where such a chain exists the kernel tracks every connection of the host."""
 NAT_SETS = ("masquerade", "private", "snat")
-"""How the names of its sets start."""
+"""The starts of the names of its sets."""
 
 ALIAS = "vmnet-hooks"
 """The ifalias of every link that we made."""
@@ -29,24 +29,40 @@ def ip(words: str) -> str:
     return "ip -6" if ":" in words else "ip"
 
 
+class Keys(NamedTuple):
+    """Keys of the records, and starts of keys."""
+
+    exact: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Resource:
-    """A kernel object. `rank` orders set-up (ascending) and clean-up (descending)."""
+    """A kernel object. `rank` orders set-up (ascending) and clean-up (descending). A class writes the formula of its key once,
+    as `key_of`."""
 
     kind: ClassVar[str]
     rank: ClassVar[int]
     composite: ClassVar[bool] = False
-    """Whether a step of it can be done by half: then it is taken back whatever is found of it."""
+    """Whether a step of it can be half done: then undo restores it whatever it finds."""
     hides: ClassVar[bool] = False
     """Whether half of its removal may be done and reading does not show it."""
     setting: ClassVar[bool] = False
     """Whether it exists as long as its link does, with one value or another."""
     batched: ClassVar[bool] = False
     """Whether neighbouring changes are applied in one transaction of the kernel's."""
+    marked: ClassVar[bool] = False
+    """Whether an object of ours carries a mark, by which the kernel edge finds it without records."""
 
     @cached_property
     def key(self) -> str:
+        """The object's identity in the kernel: the records' key, a line of text."""
         raise NotImplementedError
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        """The keys of all objects of this kind on a link, where keys name the link."""
+        return Keys()
 
     @property
     def order(self) -> float:
@@ -54,13 +70,13 @@ class Resource:
 
     @property
     def link(self) -> str:
-        """The link that takes this along when it goes; "" if none does."""
+        """The link whose removal removes this too; "" if there is none."""
         return ""
 
     @property
     def ours(self) -> bool:
-        """Whether the object itself shows that we made it."""
-        return False
+        """Whether the object carries a mark of ours."""
+        return self.marked
 
     @property
     def stays(self) -> bool:
@@ -129,4 +145,4 @@ class Resource:
 
 
 State = Mapping[str, Resource]
-"""What is, or shall be, there: resources by key."""
+"""Resources by key: those that exist, or those that are wanted."""

@@ -5,12 +5,11 @@ table's chain from dropping the packet.
 """
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address
 
 from .. import values
-from .objects import NftElement, NftTable
+from .objects import NftElement, NftTable, port_table
 from .resource import NAT_TABLE, TABLE, Resource
 
 # Sets are keyed by interface name: an element outlives the tap, and binds again by name. Single addresses are in sets of their
@@ -277,8 +276,3 @@ def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
         lines.append("\t}")
     counts = tuple((hook, len(rules)) for hook in ("egress", "ingress"))
     return _table("netdev", "\n".join(lines), counts, port_table(ifname))
-
-
-def port_table(ifname: str) -> str:
-    """The name of the table for one link. nft's identifiers know no @ and no +, and an interface's name holds no slash."""
-    return f"{TABLE}-" + re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", ifname)

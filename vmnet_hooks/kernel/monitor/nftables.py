@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ...model.objects import table_key
+from ...model.objects import NftElement, NftTable
 from ...model.resource import NAT_SETS, TABLE
 from ..framing import NETLINK_NETFILTER, NFGENMSG, Socket, attributes, messages, text, values
 from ..nft_tables import (
@@ -66,18 +66,18 @@ def our_table(body: bytes) -> str:
     """Return the key of the table that a message is about; "" if it is not one of ours."""
     family = _FAMILY_NAMES.get(body[0], "")
     name = text(attributes(body, NFGENMSG.size).get(TABLE_NAME, b""))
-    return table_key(family, name) if family and (name == TABLE or name.startswith(f"{TABLE}-")) else ""
+    return NftTable.key_of(family, name) if family and (name == TABLE or name.startswith(f"{TABLE}-")) else ""
 
 
 def _elements(table: str, body: bytes) -> set[str]:
     """Return the starts of the keys of the elements that a message is about."""
     items = attributes(body, NFGENMSG.size)
     name = text(items.get(LIST_SET, b""))
-    start = f"nft {table.split()[1]} {name} "
+    family = table.split()[1]
     if name.startswith(NAT_SETS) or name == "closed":
         # The interface does not come first; there are few elements, one for each network.
-        return {start}
-    return {f'{start}"{tap}"' for tap in _taps(items.get(LIST_ELEMENTS, b""))}
+        return {NftElement.key_of(family, name)}
+    return {NftElement.key_of(family, name, f'"{tap}"') for tap in _taps(items.get(LIST_ELEMENTS, b""))}
 
 
 def _taps(elements: bytes) -> Iterator[str]:

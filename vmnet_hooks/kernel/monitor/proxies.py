@@ -2,6 +2,7 @@
 
 from _socket import if_indextoname, inet_ntop
 
+from ...model.objects import ProxyNeighbour
 from ..framing import Socket, attributes
 from ..wire import GETNEIGH, NDA_DST, NEIGHBOUR, PROXY
 from .suspects import Suspects
@@ -35,5 +36,5 @@ class ProxyMonitor:
                     # It went with its link.
                     continue
                 if NDA_DST in items:
-                    found.keys.add(f"proxy {name} {inet_ntop(family, items[NDA_DST])}")
+                    found.keys.add(ProxyNeighbour.key_of(name, inet_ntop(family, items[NDA_DST])))
         return found

@@ -6,6 +6,7 @@ Settings: RTM_NEWNETCONF, linux/netconf.h. The rest: see wire.py.
 from _socket import AF_INET, AF_INET6, NETLINK_ROUTE, inet_ntop
 from contextlib import closing
 
+from ...model.objects import FdbEntry, LinkAttribute, Neighbour, ProxyNeighbour, Route, Rule, Sysctl
 from ...model.resource import PROTO
 from .. import wire
 from ..framing import INT, REPLACE, SIGNED, Socket, attributes, messages
@@ -53,7 +54,6 @@ _NEWNETCONF = 80
 _NETCONFA_IFINDEX, _NETCONFA_FORWARDING, _NETCONFA_RP_FILTER, _NETCONFA_PROXY_NEIGH = 1, 2, 3, 5
 _IFINDEX_ALL = -1
 _VERSIONS = {AF_INET: 4, AF_INET6: 6}
-_DEFAULT_METRIC = {AF_INET: 0, AF_INET6: 1024}
 
 
 class RtnetlinkMonitor:
@@ -129,9 +129,9 @@ class RtnetlinkMonitor:
         if _state(link) > _state(before) or link.master != before.master:
             found.links.add(link.name)
         if link.address != before.address:
-            found.keys |= {f"link {link.name} address", f"link {link.name} lladdr"}
+            found.keys |= {LinkAttribute.key_of(link.name, name) for name in ("address", "lladdr")}
         if link.mtu != before.mtu:
-            found.keys.add(f"link {link.name} mtu")
+            found.keys.add(LinkAttribute.key_of(link.name, "mtu"))
 
     def _judge_neighbour(self, kind: int, body: bytes, found: Suspects) -> None:
         family, index, state, flags, _ = NEIGHBOUR.unpack_from(body)
@@ -141,9 +141,10 @@ class RtnetlinkMonitor:
         items = attributes(body, NEIGHBOUR.size)
         for name in self._named(index):
             if family == AF_BRIDGE and NDA_LLADDR in items:
-                found.keys.add(f"fdb {name} {items[NDA_LLADDR].hex(':')}")
+                found.keys.add(FdbEntry.key_of(name, items[NDA_LLADDR].hex(":")))
             elif family in _VERSIONS and NDA_DST in items:
-                found.keys.add(f"{'proxy' if flags & PROXY else 'neigh'} {name} {inet_ntop(family, items[NDA_DST])}")
+                kept = ProxyNeighbour if flags & PROXY else Neighbour
+                found.keys.add(kept.key_of(name, inet_ntop(family, items[NDA_DST])))
 
     def _judge_setting(self, body: bytes, found: Suspects) -> None:
         items = attributes(body, 4)
@@ -157,9 +158,10 @@ class RtnetlinkMonitor:
             _NETCONFA_PROXY_NEIGH: "proxy_arp" if version == 4 else "proxy_ndp",
         }
         for name in {"all"} if index == _IFINDEX_ALL else self._named(index):
-            found.keys |= {f"sysctl net/ipv{version}/conf/{name}/{word}" for number, word in words.items() if number in items}
+            paths = (f"net/ipv{version}/conf/{name}/{word}" for number, word in words.items() if number in items)
+            found.keys.update(map(Sysctl.key_of, paths))
             if index == _IFINDEX_ALL and version == 4:
-                found.keys.add("sysctl net/ipv4/ip_forward")
+                found.keys.add(Sysctl.key_of("net/ipv4/ip_forward"))
 
 
 def _links() -> dict[int, LinkMessage]:
@@ -181,11 +183,10 @@ def _judge_route(kind: int, body: bytes, found: Suspects) -> None:
 
 def _route_key(family: int, length: int, table: int, items: dict[int, bytes]) -> str:
     metric = INT.unpack(items[RTA_PRIORITY])[0] if RTA_PRIORITY in items else 0
-    metric = 0 if metric == _DEFAULT_METRIC[family] else metric
     dst = inet_ntop(family, items[RTA_DST]) if RTA_DST in items else "::" if family == AF_INET6 else "0.0.0.0"
     if RTA_TABLE in items:
         table = INT.unpack(items[RTA_TABLE])[0]
-    return f"route {table} {dst}/{length}" + (f" metric {metric}" if metric else "")
+    return Route.key_of(table, f"{dst}/{length}", Route.declared_metric(metric, family == AF_INET6))
 
 
 def _judge_rule(body: bytes, found: Suspects) -> None:
@@ -199,4 +200,4 @@ def _judge_rule(body: bytes, found: Suspects) -> None:
         table = INT.unpack(items[FRA_TABLE])[0]
     for selector, number, length in (("from", FRA_SRC, src_length), ("to", FRA_DST, dst_length)):
         if number in items:
-            found.keys.add(f"rule {priority} {selector} {inet_ntop(family, items[number])}/{length} {table}")
+            found.keys.add(Rule.key_of(priority, selector, f"{inet_ntop(family, items[number])}/{length}", table))

@@ -4,6 +4,9 @@ A resource has a `key`, its identity in the kernel, and renders itself as the ip
 admin would type. `covers(have)` tells whether what the kernel holds is good enough.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from ..resource import Resource
 from .address import Address
 from .adoption import Adoption
@@ -12,7 +15,7 @@ from .device import Device
 from .link_attribute import LinkAttribute
 from .names import HostName, TableName
 from .neighbour import Neighbour, ProxyNeighbour
-from .nft import NftElement, NftTable, table_key, table_of
+from .nft import NftElement, NftTable, is_nft_key, port_table, table_of
 from .route import Route
 from .rule import Rule
 from .sysctl import FORWARDING_GATE, Sysctl
@@ -24,6 +27,8 @@ __all__ = [
     "FORWARDING_GATE",
     "FdbEntry",
     "HostName",
+    "KINDS",
+    "Kind",
     "LinkAttribute",
     "Neighbour",
     "NftElement",
@@ -34,25 +39,39 @@ __all__ = [
     "Rule",
     "Sysctl",
     "TableName",
-    "table_key",
+    "is_nft_key",
+    "port_table",
     "table_of",
 ]
 
-CLASSES: tuple[type[Resource], ...] = (
-    NftTable,
-    NftElement,
-    Device,
-    Sysctl,
-    LinkAttribute,
-    FdbEntry,
-    PortVlans,
-    Adoption,
-    Address,
-    Neighbour,
-    ProxyNeighbour,
-    TableName,
-    HostName,
-    Route,
-    Rule,
-)
-KINDS = {cls.kind: cls for cls in CLASSES}
+
+class Kind(NamedTuple):
+    """A row of the registry: a class of resources, and the module that holds its kernel edge (see kernel/objects). The module is
+    named, not imported: most calls need few of them."""
+
+    resource: type[Resource]
+    edge: str
+
+
+_EDGES = "vmnet_hooks.kernel.objects"
+KINDS: Mapping[str, Kind] = {
+    row.resource.kind: row
+    for row in (
+        Kind(NftTable, f"{_EDGES}.nft"),
+        Kind(NftElement, f"{_EDGES}.nft"),
+        Kind(Device, f"{_EDGES}.device"),
+        Kind(Sysctl, f"{_EDGES}.sysctl"),
+        Kind(LinkAttribute, f"{_EDGES}.link_attribute"),
+        Kind(FdbEntry, f"{_EDGES}.bridge_port"),
+        Kind(PortVlans, f"{_EDGES}.bridge_port"),
+        Kind(Adoption, f"{_EDGES}.adoption"),
+        Kind(Address, f"{_EDGES}.address"),
+        Kind(Neighbour, f"{_EDGES}.neighbour"),
+        Kind(ProxyNeighbour, f"{_EDGES}.neighbour"),
+        Kind(TableName, f"{_EDGES}.names"),
+        Kind(HostName, f"{_EDGES}.names"),
+        Kind(Route, f"{_EDGES}.route"),
+        Kind(Rule, f"{_EDGES}.route"),
+    )
+}
+"""By `kind`, the name that the records use."""

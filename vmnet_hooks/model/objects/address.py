@@ -5,7 +5,7 @@ from functools import cached_property
 from ipaddress import ip_interface
 from typing import Self
 
-from ..resource import Resource, dev, ip
+from ..resource import Keys, Resource, dev, ip
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,15 @@ class Address(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"addr {self.ifname} {self.address}"
+        return self.key_of(self.ifname, self.address)
+
+    @staticmethod
+    def key_of(ifname: str, address: str) -> str:
+        return f"addr {ifname} {address}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(starts=(cls.key_of(ifname, ""),))
 
     @property
     def link(self) -> str:
@@ -32,7 +40,7 @@ class Address(Resource):
 
     @property
     def broadcast(self) -> str:
-        """The standard broadcast address, which everybody else sets too; "" for IPv6 and for /31 and /32."""
+        """The standard broadcast address, as other network programs set it; "" for IPv6 and for /31 and /32."""
         network = ip_interface(self.address).network
         return str(network.broadcast_address) if network.version == 4 and network.prefixlen < 31 else ""
 

@@ -11,8 +11,8 @@ from ..resource import PROTO, Resource
 @dataclass(frozen=True)
 class Adoption(Resource):
     """A bridge that stands in for one of its ports: the port joins it, and what the host had on the port moves to the bridge
-    in one go. Every item is the words of `ip addr`, `ip route` or `ip neigh`, with {dev} for the link, the object's own
-    identity first; a sysctl is `net/ipv4/conf/{dev}/rp_filter=1`, for what on the port is unlike the default."""
+    in one step. An item is the words of `ip addr`, `ip route` or `ip neigh`, with {dev} for the link and the object's identity
+    first; a sysctl, as `net/ipv4/conf/{dev}/rp_filter=1`, is listed where the port's value is not the default."""
 
     ifname: str
     bridge: str
@@ -21,7 +21,7 @@ class Adoption(Resource):
     neighbours: tuple[str, ...] = ()
     sysctls: tuple[str, ...] = ()
     ipv6: bool = False
-    """Whether the port had IPv6 on: as a port it must not."""
+    """Whether the port had IPv6 enabled; a port must not."""
     master: str = field(default="", compare=False)
     """The bridge that the port is in now."""
 
@@ -32,7 +32,11 @@ class Adoption(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"adoption {self.ifname}"
+        return self.key_of(self.ifname)
+
+    @staticmethod
+    def key_of(ifname: str) -> str:
+        return f"adoption {ifname}"
 
     @property
     def takes_along(self) -> bool:
@@ -53,7 +57,7 @@ class Adoption(Resource):
 
     @staticmethod
     def is_ours(item: str) -> bool:
-        """Whether an item is there for guests, put there by us: a route with our number, or an entry of proxy ARP or ND."""
+        """Whether we put an item there for guests: a route with our protocol number, or an entry of proxy ARP or ND."""
         return f" proto {PROTO} " in f"{item} " or item.startswith("proxy ")
 
     def _lacking(self, have: "Adoption") -> list[str]:
@@ -70,8 +74,8 @@ class Adoption(Resource):
         return f"move it to {self.bridge}"
 
     def commands(self, to_bridge: bool) -> tuple[list[str], list[str]]:
-        """The switch as words for `ip`: what must succeed, and what may have happened by itself. The new link has the
-        addresses before the old one loses them: a connection never sees a host without them."""
+        """The switch as words for `ip`: those that must succeed, and those that the kernel may have done already. The new link
+        gets the addresses before the old one loses them, so that the host always has them."""
         old, new = (self.ifname, self.bridge) if to_bridge else (self.bridge, self.ifname)
         must = [f"addr replace {item} dev {new}" for item in self.addresses]
         must.insert(
@@ -80,12 +84,13 @@ class Adoption(Resource):
         must += [f"route replace {item}" for item in self.routes]
         must += [f"neigh replace {item} dev {new}" for item in self.neighbours]
         may = [f"neigh del {item.partition(' lladdr')[0]} dev {old}" for item in self.neighbours]
-        # Last: as long as the old link has one, the switch is not over.
+        # Last: while the old link has an address, the switch is not complete.
         may += [f"addr del {item.split()[0]} dev {old}" for item in self.addresses]
         return [line.format(dev=new) for line in must], may
 
     def sysctl_writes(self, to_bridge: bool) -> list[tuple[str, str]]:
-        """(path, value) before the switch. The port's IPv6 goes off after it: that takes its addresses."""
+        """What is written before the switch, as (path, value). IPv6 on the port is disabled after it, as that removes its
+        addresses."""
         if not to_bridge:
             return [(f"net/ipv6/conf/{self.ifname}/disable_ipv6", "0")] if self.ipv6 else []
         pairs = (item.format(dev=self.bridge).partition("=") for item in self.sysctls)

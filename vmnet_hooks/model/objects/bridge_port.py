@@ -6,12 +6,12 @@ from functools import cached_property
 from typing import Self
 
 from ...values import numbers, ranges
-from ..resource import Resource, dev
+from ..resource import Keys, Resource, dev
 
 
 @dataclass(frozen=True)
 class FdbEntry(Resource):
-    """A MAC address that a bridge takes for its own (`self permanent`): frames to it go to the host, and to no port."""
+    """A MAC address that a bridge takes for its own (`self permanent`): frames to it go to the host and to no port."""
 
     ifname: str
     lladdr: str
@@ -21,7 +21,15 @@ class FdbEntry(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"fdb {self.ifname} {self.lladdr}"
+        return self.key_of(self.ifname, self.lladdr)
+
+    @staticmethod
+    def key_of(ifname: str, lladdr: str) -> str:
+        return f"fdb {ifname} {lladdr}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(starts=(cls.key_of(ifname, ""),))
 
     @property
     def link(self) -> str:
@@ -36,8 +44,8 @@ class FdbEntry(Resource):
 
 @dataclass(frozen=True)
 class PortVlans(Resource):
-    """The VLANs of a port of a VLAN-aware bridge, and no others: `untagged` is its PVID (0: none), `tagged` ranges as
-    `10,20-30`. With `own` the bridge itself is meant, as the host's port."""
+    """All VLANs of a port of a VLAN-aware bridge: `untagged` is its PVID (0: none), `tagged` are ranges, as `10,20-30`.
+    With `own` they are those of the bridge itself, as the host's port."""
 
     ifname: str
     untagged: int
@@ -50,7 +58,15 @@ class PortVlans(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"vlans {self.ifname}"
+        return self.key_of(self.ifname)
+
+    @staticmethod
+    def key_of(ifname: str) -> str:
+        return f"vlans {ifname}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(exact=(cls.key_of(ifname),))
 
     @property
     def link(self) -> str:
@@ -60,7 +76,7 @@ class PortVlans(Resource):
         return f"has untagged {have.untagged or 'none'}, tagged {have.tagged or 'none'}"
 
     def commands(self, have: Self | None) -> list[tuple[str, str, bool]]:
-        """(add|del, VID or range, untagged) from `have` to this."""
+        """The steps from `have` to this, as (add|del, VID or range, untagged)."""
         steps = []
         if have and have.untagged and have.untagged != self.untagged:
             steps.append(("del", str(have.untagged), False))

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
-from ..resource import ALIAS, Resource, dev
+from ..resource import ALIAS, Keys, Resource, dev
 
 
 @dataclass(frozen=True)
 class Device(Resource):
-    """A link that we make. `fixed` are settings that it must be made anew for, `options` those that can be changed; both
-    are (iproute2 word, value). `level` is how many declared links it stands on."""
+    """A link that we make. `fixed` are settings that only a new link can have, `options` those that can be changed; both are
+    (iproute2 word, value). `level` is the number of declared links below it."""
 
     ifname: str
     type: str
@@ -25,10 +25,19 @@ class Device(Resource):
     kind = "device"
     rank = 5
     composite = True
+    marked = True
 
     @cached_property
     def key(self) -> str:
-        return f"device {self.ifname}"
+        return self.key_of(self.ifname)
+
+    @staticmethod
+    def key_of(ifname: str) -> str:
+        return f"device {ifname}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(exact=(cls.key_of(ifname),))
 
     @property
     def order(self) -> float:

@@ -1,4 +1,4 @@
-"""Attributes of links, whoever made the link."""
+"""Attributes of links, of ours and of others."""
 
 import shlex
 from collections.abc import Container, Mapping
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Self
 
-from ..resource import Resource, dev
+from ..resource import Keys, Resource, dev
 
 
 @dataclass(frozen=True)
 class LinkAttribute(Resource):
     """One attribute of a link: `mtu`, `address`, `master` ("" is none), `isolated` (on|off), `lladdr` (the link-local
     addresses, comma-separated, each with /64), `primary` (of a bond; "" is none), `tx` (checksums by the device: on|off),
-    `no_linklocal_learn` (of a bridge: 1 is that it learns no MAC from frames to 01:80:c2:00:00:0x, which no filter of it sees),
+    `no_linklocal_learn` (of a bridge; 1: it learns no MAC from frames to 01:80:c2:00:00:0x, which bypass its filters),
     `state` (up|down).
 
-    With `stays` it is left as it is when nobody needs it any more."""
+    With `stays`, clean-up leaves the attribute as it is."""
 
     ifname: str
     name: str
@@ -40,7 +40,15 @@ class LinkAttribute(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"link {self.ifname} {self.name}"
+        return self.key_of(self.ifname, self.name)
+
+    @staticmethod
+    def key_of(ifname: str, name: str) -> str:
+        return f"link {ifname} {name}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(starts=(cls.key_of(ifname, ""),))
 
     @property
     def order(self) -> float:
@@ -81,7 +89,7 @@ class LinkAttribute(Resource):
 
     def covers(self, have: Resource) -> bool:
         if self.name == "lladdr" and self.value and isinstance(have, LinkAttribute):
-            # More than one for as long as the change takes: a process killed in between leaves them.
+            # During a change the link has old and new addresses; a process killed there leaves both.
             return self.addresses <= have.addresses
         return self == have
 
@@ -107,7 +115,7 @@ class LinkAttribute(Resource):
         return f"ip link set {dev(self.ifname)} {self.name} {self.value}"
 
     def unset_command(self) -> str:
-        # Of a link that we made, or `isolated`, which only a port of a bridge has: before, there was nothing.
+        # Only these can have had no value before: the master of a link that we made, and `isolated`, which only ports have.
         if self.name == "master":
             return f"ip link set {dev(self.ifname)} nomaster"
         return f"bridge link set {dev(self.ifname)} isolated off"

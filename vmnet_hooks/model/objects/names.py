@@ -17,19 +17,26 @@ class TableName(Resource):
 
     kind = "table-name"
     rank = 45
+    marked = True
     DIRECTORY: ClassVar[str] = "/etc/iproute2/rt_tables.d"
+    PREFIX: ClassVar[str] = "vmnet-"
+    SUFFIX: ClassVar[str] = ".conf"
 
     @property
     def path(self) -> str:
-        return f"{self.DIRECTORY}/vmnet-{self.name}.conf"
+        return f"{self.DIRECTORY}/{self.PREFIX}{self.name}{self.SUFFIX}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.table} {self.name}\n"
 
     @cached_property
     def key(self) -> str:
-        return f"table-name {self.table} {self.name}"
+        return self.key_of(self.table, self.name)
 
-    @property
-    def ours(self) -> bool:
-        return True
+    @staticmethod
+    def key_of(table: int, name: str) -> str:
+        return f"table-name {table} {name}"
 
     def set_command(self, have: Self | None) -> str:
         return f"mkdir -p {self.DIRECTORY}; echo '{self.table} {self.name}' > {self.path}"
@@ -40,8 +47,8 @@ class TableName(Resource):
 
 @dataclass(frozen=True)
 class HostName(Resource):
-    """A guest's name in a file of its own, hosts(5): dnsmasq reads the folder with --hostsdir, and sees by itself what comes
-    and goes."""
+    """A guest's name in a file of its own, hosts(5). dnsmasq reads the folder with --hostsdir, and notices files that come and
+    go."""
 
     ifname: str
     name: str
@@ -49,6 +56,7 @@ class HostName(Resource):
 
     kind = "host-name"
     rank = 46
+    marked = True
     DIRECTORY: ClassVar[str] = "/run/vmnet-hosts"
 
     @property
@@ -61,11 +69,11 @@ class HostName(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"host-name {self.ifname}"
+        return self.key_of(self.ifname)
 
-    @property
-    def ours(self) -> bool:
-        return True
+    @staticmethod
+    def key_of(ifname: str) -> str:
+        return f"host-name {ifname}"
 
     def set_command(self, have: Self | None) -> str:
         return f"mkdir -p {self.DIRECTORY}; printf %s {shlex.quote(self.text)} > {self.path}"

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from ..resource import Resource, dev, ip
+from ..resource import Keys, Resource, dev, ip
 
 
 @dataclass(frozen=True)
 class Neighbour(Resource):
-    """A permanent neighbour: no ARP or ND from the host, and no share of gc_thresh3."""
+    """A permanent neighbour: the host sends no ARP or ND for it, and it does not count towards gc_thresh3."""
 
     ifname: str
     address: str
@@ -20,7 +20,15 @@ class Neighbour(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"neigh {self.ifname} {self.address}"
+        return self.key_of(self.ifname, self.address)
+
+    @staticmethod
+    def key_of(ifname: str, address: str) -> str:
+        return f"neigh {ifname} {address}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(starts=(cls.key_of(ifname, ""),))
 
     @property
     def link(self) -> str:
@@ -49,7 +57,15 @@ class ProxyNeighbour(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"proxy {self.ifname} {self.address}"
+        return self.key_of(self.ifname, self.address)
+
+    @staticmethod
+    def key_of(ifname: str, address: str) -> str:
+        return f"proxy {ifname} {address}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(starts=(cls.key_of(ifname, ""),))
 
     @property
     def link(self) -> str:

@@ -1,22 +1,28 @@
 """nftables: our tables, and the elements of their sets and maps."""
 
+import re
 import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
-from ..resource import NAT_SETS, NAT_TABLE, TABLE, Resource
+from ..resource import NAT_SETS, NAT_TABLE, TABLE, Keys, Resource
 from .device import Device
 
 
-def table_key(family: str, name: str) -> str:
-    """The key of a nft table of ours."""
-    return f"nft {family}" + ("" if name == TABLE else f" {name}")
+def is_nft_key(key: str) -> bool:
+    """Whether a key is that of a table or of an element."""
+    return key.startswith("nft ")
 
 
 def table_of(family: str, set_name: str) -> str:
     """The name of the table that a set or map of ours is in."""
     return NAT_TABLE if family == "inet" and set_name.startswith(NAT_SETS) else TABLE
+
+
+def port_table(ifname: str) -> str:
+    """The name of the table for one link. nft's identifiers know no @ and no +, and an interface's name holds no slash."""
+    return f"{TABLE}-" + re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", ifname)
 
 
 @dataclass(frozen=True)
@@ -26,32 +32,37 @@ class NftTable(Resource):
     family: str
     body: str = field(compare=False)
     rules: tuple[tuple[str, int], ...]
-    """How many rules each chain holds: what a foreign flush of the table changes."""
+    """The number of rules of each chain, which another program's flush of the table changes."""
     name: str = TABLE
     version: str = ""
-    """Which body it is: stands in the table's comment."""
+    """Identifies the body. The table's comment holds it."""
 
     kind = "nft-table"
     rank = 0
     batched = True
+    marked = True
 
     @cached_property
     def key(self) -> str:
-        return table_key(self.family, self.name)
+        return self.key_of(self.family, self.name)
+
+    @staticmethod
+    def key_of(family: str, name: str = TABLE) -> str:
+        return f"nft {family}" + ("" if name == TABLE else f" {name}")
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(exact=(cls.key_of("netdev", port_table(ifname)),))
 
     @property
     def order(self) -> float:
-        # A chain at a link can't be made before the link.
+        # A chain on a link needs the link.
         return Device.rank + 1 if self.of_link else self.rank
 
     @cached_property
     def link(self) -> str:
-        """The link whose frames the chains see: they go with it, the table does not."""
+        """The link whose frames the chains see. They go with it; the table does not."""
         return self.body.partition('device "')[2].partition('"')[0]
-
-    @property
-    def ours(self) -> bool:
-        return True
 
     @property
     def of_link(self) -> bool:
@@ -72,7 +83,7 @@ class NftTable(Resource):
         return f"make table {self.family} {self.name} anew"
 
     def statement(self) -> str:
-        # Added first so that the deletion can't fail: a table left over from a lost record must not keep its elements.
+        # Added first so that the deletion can't fail. Deleted because a table whose record was lost must not keep elements.
         name = f"{self.family} {self.name}"
         comment = f'\tcomment "vmnet-hooks {self.version}"'
         return f"add table {name}\ndelete table {name}\ntable {name} {{\n{comment}\n{self.body}\n}}\n"
@@ -99,19 +110,27 @@ class NftElement(Resource):
     kind = "nft-element"
     rank = 1
     batched = True
+    marked = True
 
     @cached_property
     def key(self) -> str:
-        return f"nft {self.family} {self.set} {' . '.join(self.parts)}"
+        return self.key_of(self.family, self.set, *self.parts)
+
+    @staticmethod
+    def key_of(family: str, set_name: str, *parts: str) -> str:
+        """The key of an element; with only the first of its parts (or none), the start of the keys of all such elements."""
+        return f"nft {family} {set_name} {' . '.join(parts)}"
 
     @cached_property
     def table(self) -> str:
-        """The key of the table that it is in."""
-        return table_key(self.family, table_of(self.family, self.set))
+        """The key of its table."""
+        return NftTable.key_of(self.family, table_of(self.family, self.set))
 
-    @property
-    def ours(self) -> bool:
-        return True
+    @staticmethod
+    def table_of_key(key: str) -> str:
+        """The key of the table of the element with that key; "" if it is no element's."""
+        kind, *words = key.split(" ", 3)
+        return NftTable.key_of(words[0], table_of(words[0], words[1])) if kind == "nft" and len(words) == 3 else ""
 
     def _statement(self, verb: str, with_value: bool = True) -> str:
         data = f" : {self.value}" if self.value and with_value else ""

@@ -27,6 +27,7 @@ class Route(Resource):
 
     kind = "route"
     rank = 50
+    marked = True
 
     @property
     def family(self) -> int:
@@ -39,7 +40,16 @@ class Route(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"route {self.table} {self.dst}" + (f" metric {self.metric}" if self.metric else "")
+        return self.key_of(self.table, self.dst, self.metric)
+
+    @staticmethod
+    def key_of(table: int, dst: str, metric: int = 0) -> str:
+        return f"route {table} {dst}" + (f" metric {metric}" if metric else "")
+
+    @staticmethod
+    def declared_metric(shown: int, is_ipv6: bool) -> int:
+        """The `metric` of a route that the kernel shows with metric `shown`: the inverse of `priority`."""
+        return 0 if shown == (1024 if is_ipv6 else 0) else shown
 
     @property
     def link(self) -> str:

@@ -19,6 +19,7 @@ class Rule(Resource):
 
     kind = "rule"
     rank = 60
+    marked = True
 
     @property
     def family(self) -> int:
@@ -26,7 +27,11 @@ class Rule(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"rule {self.priority} {self.selector} {self.subnet} {self.table}"
+        return self.key_of(self.priority, self.selector, self.subnet, self.table)
+
+    @staticmethod
+    def key_of(priority: int, selector: str, subnet: str, table: int) -> str:
+        return f"rule {priority} {selector} {subnet} {table}"
 
     @property
     def ours(self) -> bool:

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
-from ..resource import Resource
+from ..resource import Keys, Resource
 
-# Written to every device by a write to `all`, and by nothing else: see kernel/sysctl.py.
+# A write to this one sets every device's value too: see kernel/objects/sysctl.py.
 FORWARDING_GATE = "net/ipv6/conf/all/forwarding"
 
 
 @dataclass(frozen=True)
 class Sysctl(Resource):
-    """A value under /proc/sys. `path` has slashes: an interface's name may hold dots."""
+    """A value under /proc/sys. `path` has slashes, as an interface's name may hold dots."""
 
     path: str
     value: str
@@ -23,7 +23,16 @@ class Sysctl(Resource):
 
     @cached_property
     def key(self) -> str:
-        return f"sysctl {self.path}"
+        return self.key_of(self.path)
+
+    @staticmethod
+    def key_of(path: str) -> str:
+        return f"sysctl {path}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        folders = (f"net/ipv{version}/{folder}" for version in (4, 6) for folder in ("conf", "neigh"))
+        return Keys(starts=tuple(cls.key_of(f"{folder}/{ifname}/") for folder in folders))
 
     @cached_property
     def link(self) -> str:

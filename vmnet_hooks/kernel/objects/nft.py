@@ -1,32 +1,32 @@
-"""Our nft tables and their elements: told to the kernel by libnftables, read by it where a table's own face does not do."""
+"""Our nft tables and their elements: by netlink where that suffices, else by libnftables."""
 
 import json
 import re
-from collections.abc import Iterable
-from importlib import import_module
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
-from ..errors import KernelError, one_line
-from ..model.objects import NftElement, NftTable, table_of
-from ..model.plan import Change, Plan
-from ..model.resource import NAT_SETS, TABLE
-from ..model.ruleset import TABLES
-from . import nft_tables
-from .framing import NETLINK_NETFILTER, Socket
+from ...errors import KernelError, one_line
+from ...model.objects import NftElement, NftTable, table_of
+from ...model.plan import Change, Plan
+from ...model.resource import NAT_SETS, TABLE, Resource
+from ...model.ruleset import TABLES
+from .. import nft_tables
+from ..framing import NETLINK_NETFILTER, Socket
+from . import Edge, View
 
 if TYPE_CHECKING:
-    from .monitor.table_cache import TableCache
+    from ..monitor.table_cache import TableCache
 
 _STATELESS, _JSON = 1 << 1, 1 << 4
-# Few elements are looked up one by one, which does not depend on the set's size; many by one listing.
 _LISTING_PAYS = 24
-# So many elements fit into one message to the kernel with room to spare.
+"""Elements of one set from which one listing is faster than a look-up each, whose cost does not depend on the set's size."""
 _BATCH = 200
+"""Elements that fit into one message to the kernel."""
 
 
 class Nft:
-    """nftables in this network namespace. One per thread: it keeps its sockets."""
+    """nftables in this network namespace. It keeps its sockets: one per thread."""
 
     def __init__(self, memory: "TableCache | None" = None) -> None:
         self._memory = memory
@@ -34,10 +34,13 @@ class Nft:
         self._context: Any = None
 
     def run(self, statements: str, flags: int = 0) -> tuple[str, str]:
-        """Runs statements as one transaction. Returns what was printed, and the error ("" if it went well). Raises KernelError if
-        there is no libnftables."""
+        """Run statements as one transaction. Return the output, and the error ("" if there is none). Raises KernelError without
+        libnftables."""
         if self._context is None:
-            self._context = import_module("vmnet_hooks.kernel.libnftables").Context()
+            # Guests need it only for sets of intervals; it loads ctypes.
+            from ..libnftables import Context
+
+            self._context = Context()
         return self._context.run(statements, flags)
 
     def close(self) -> None:
@@ -48,7 +51,7 @@ class Nft:
         self._context = self._socket = None
 
     def table(self, want: NftTable) -> NftTable | None:
-        """Our table of that family as it is. Its rules are counted: another program's flush empties the chains."""
+        """A table of ours, with its rules counted: another program's flush empties the chains. None if there is none."""
         if self._memory and (known := self._memory.known(want)):
             return known
         have = nft_tables.read(self._asking(), want)
@@ -61,14 +64,8 @@ class Nft:
             self._socket = Socket(NETLINK_NETFILTER)
         return self._socket
 
-    def port_tables(self) -> list[NftTable]:
-        """Our tables for one link alone."""
-        output, error = self.run("list tables netdev")
-        names = [line.split()[2] for line in output.splitlines() if line.startswith(f"table netdev {TABLE}-")]
-        return [] if error else [NftTable("netdev", "", (), name) for name in names]
-
     def elements(self, wanted: Iterable[NftElement]) -> dict[str, NftElement]:
-        """Those of the wanted elements that are there, with the value that they have."""
+        """The wanted elements that exist, with the values that they have."""
         by_set: dict[tuple[str, str], list[NftElement]] = {}
         for element in wanted:
             by_set.setdefault((element.family, element.set), []).append(element)
@@ -90,13 +87,13 @@ class Nft:
                 return None
             raise KernelError(f"nft {element.get_statement().strip()}: {_reason(error)}")
         found = re.search(r"elements = \{ (.*?)(?: : (\S+))? \}", output)
-        # Asked for a prefix, a set of intervals answers with the wider one that holds it.
+        # A set of intervals answers with the interval that holds the wanted one.
         if not found or [_spelled(part) for part in found[1].split(" . ")] != [_spelled(part) for part in element.parts]:
             return None
         return NftElement(element.family, element.set, element.parts, found[2] or "")
 
     def listing(self, family: str, name: str = "") -> dict[str, NftElement]:
-        """Every element of our tables of that family (of one set, if named); nothing if there is no table."""
+        """All elements of our tables of a family, or of one set by its name."""
         names = [table_of(family, name)] if name else [table.name for table in TABLES if table.family == family]
         result: dict[str, NftElement] = {}
         for table in names:
@@ -110,7 +107,7 @@ class Nft:
         result = {}
         for item in json.loads(output)["nftables"]:
             body = item.get("set") or item.get("map")
-            # A table of another version may have sets that are elsewhere by now.
+            # In a table of another version, a set may be one that is now in another table.
             if not body or (name and body["name"] != name) or table_of(family, body["name"]) != table:
                 continue
             for raw in body.get("elem", ()):
@@ -119,7 +116,7 @@ class Nft:
         return result
 
     def apply(self, plan: Plan) -> None:
-        """One transaction: all of the changes or none. Raises KernelError."""
+        """Make all changes as one transaction, or none. Raises KernelError."""
         steps = _elements(plan)
         if steps and nft_tables.change(self._asking(), steps):
             return
@@ -129,8 +126,35 @@ class Nft:
             raise KernelError(_reason(error))
 
 
+class Tables(Edge[NftTable]):
+    def read_one(self, want: NftTable, view: View) -> NftTable | None:
+        return view.nft.table(want)
+
+    def apply(self, step: Plan, view: View) -> None:
+        view.nft.apply(step)
+
+    def ours(self, view: View) -> Iterator[NftTable]:
+        """Those for one link. The others are known by name: see ruleset.TABLES."""
+        output, error = view.nft.run("list tables netdev")
+        if not error:
+            names = [line.split()[2] for line in output.splitlines() if line.startswith(f"table netdev {TABLE}-")]
+            yield from (NftTable("netdev", "", (), name) for name in names)
+
+
+class Elements(Edge[NftElement]):
+    def read(self, wanted: Sequence[NftElement], view: View) -> Iterable[NftElement]:
+        return view.nft.elements(wanted).values()
+
+    def apply(self, step: Plan, view: View) -> None:
+        view.nft.apply(step)
+
+    def ours(self, view: View) -> Iterator[NftElement]:
+        for family in dict.fromkeys(table.family for table in TABLES):
+            yield from view.nft.listing(family).values()
+
+
 def _elements(plan: Plan) -> list[tuple[NftElement, bool]]:
-    """The plan as elements to add (True) or to delete; empty where it is more than that."""
+    """The plan as elements to add (True) or to delete; empty if it needs libnftables."""
     steps = []
     for item in plan:
         for resource, adds in ((item.have, False), (item.want, True)):
@@ -156,7 +180,7 @@ def _reason(error: str) -> str:
 
 
 def _spelled(part: str, subnet: bool = True) -> str:
-    """An address as we write it, as a subnet or alone: nft leaves out /32 and /128, and writes ::ffff:192.0.2.1."""
+    """An address as we write it, as a subnet or alone. nft omits /32 and /128, and writes ::ffff:192.0.2.1."""
     try:
         found = ip_network(part)
     except ValueError:
@@ -165,7 +189,7 @@ def _spelled(part: str, subnet: bool = True) -> str:
 
 
 def _text(item: Any) -> str:
-    """A part of a key as nft's own syntax has it: a prefix, a range, or one value. Numbers are hexadecimal there."""
+    """A part of a key in nft's syntax: a prefix, a range, or one value. Numbers are hexadecimal."""
     if isinstance(item, dict) and "range" in item:
         return "-".join(map(_text, item["range"]))
     if isinstance(item, dict):
@@ -181,8 +205,11 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     parts = [_text(item) for item in items]
     if name == "closed":
         return NftElement(family, name, tuple(parts), str(value))
-    # The interface comes first, but in the sets of NAT: subnet . interface.
+    # The interface comes first, except in the sets of NAT: subnet . interface.
     position = 1 if name.startswith(NAT_SETS) else 0
     subnets = name.startswith(("masquerade", "prefixes", "snat"))
     parts = [f'"{part}"' if at == position else _spelled(part, subnets) for at, part in enumerate(parts)]
     return NftElement(family, name, tuple(parts), str(value))
+
+
+EDGES: Mapping[type[Resource], Edge] = {NftTable: Tables(), NftElement: Elements()}

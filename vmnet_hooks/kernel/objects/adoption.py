@@ -1,22 +1,34 @@
-"""A bridge takes over what the host has on one of its ports: read, moved and moved back with iproute2.
+"""A bridge takes over what the host has on one of its ports: read, moved and moved back by iproute2.
 
-iproute2 and not netlink: the words of `ip route show` are the words of `ip route replace`, with every attribute that a route
-can have, also those that we have never heard of.
+`ip route replace` takes the words that `ip route show` prints, with all attributes of a route, also those that we do not know.
 """
 
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from ..model.objects import Adoption
-from . import iproute2, sysctl, sysfs
+from ...model.objects import Adoption
+from ...model.resource import Resource
+from .. import iproute2, sysfs
+from . import Edge, View, sysctl
 
-# What the kernel tells of a route, and does not take.
+# Words that iproute2 prints for a route, and does not take.
 _NOT_WORDS = frozenset({"linkdown", "dead", "offload", "trap", "notify", "rt_offload", "rt_trap"})
-# Numbers are how -N writes them, and not how they are read.
+# -N prints types as numbers, which iproute2 does not take.
 _TYPES: Mapping[str, str] = {"2": "local", "3": "broadcast", "4": "anycast", "5": "multicast", "10": "nat"}
-# Of the device itself, or made by the kernel for each.
+# Those of the device itself, or chosen by the kernel for each device.
 _OWN_SYSCTLS = frozenset({"disable_ipv6", "stable_secret", "addr_gen_mode", "mtu", "mc_forwarding"})
+
+
+class Adoptions(Edge[Adoption]):
+    def read_one(self, want: Adoption, view: View) -> Adoption | None:
+        return _read(want, view.netlink.master(want.ifname))
+
+    def set(self, want: Adoption, have: Adoption | None, view: View) -> None:
+        _move(want, to_bridge=True)
+
+    def unset(self, have: Adoption, view: View) -> None:
+        _move(have, to_bridge=False)
 
 
 def survey(port: str, bridge: str) -> Adoption:
@@ -37,11 +49,11 @@ def _addresses(dev: str) -> list[str]:
     items = []
     for link in iproute2.rows("ip", "-N", "addr", "show", "dev", dev):
         for entry in link.get("addr_info", ()):
-            # Link-local ones come by themselves, with the MAC; temporary ones are the kernel's to renew.
+            # The kernel makes link-local addresses from the MAC, and renews temporary ones.
             if entry["scope"] in ("link", "253") and entry["family"] == "inet6" or entry.get("temporary"):
                 continue
             items.append(_address_words(entry, dev))
-    # The kernel puts a new IPv6 address first, a new IPv4 address last; the first is the one that it speaks with.
+    # The kernel puts a new IPv6 address first and a new IPv4 address last; the first is the source that it prefers.
     ipv6 = [item for item in items if ":" in item.split()[0]]
     return [*(item for item in items if item not in ipv6), *reversed(ipv6)]
 
@@ -71,7 +83,7 @@ def _lifetime(seconds: int | None) -> str:
 
 
 def routes(dev: str, family: str) -> list[str]:
-    """The routes through `dev` that somebody made, in the words of `ip route`. Raises KernelError."""
+    """The routes through `dev` that the kernel has not made itself, in the words of `ip route`. Raises KernelError."""
     items = []
     for line in iproute2.run("ip", "-N", "-o", family, "route", "show", "table", "all").splitlines():
         words = line.replace("\\", " ").split()
@@ -81,12 +93,12 @@ def routes(dev: str, family: str) -> list[str]:
         if _value(words, "proto") == "2":
             continue
         items.append(_route_words(words, dev, family))
-    # Gateways are reached through routes: those without one first.
+    # Gateways are reached by routes without one: those first.
     return sorted(items, key=lambda item: " via " in item)
 
 
 def add_routes(items: list[str], dev: str) -> None:
-    """Makes those of the routes that are not there. Raises KernelError."""
+    """Make those of the routes that are not there. Raises KernelError."""
     if items:
         iproute2.batch((f"route add {item}".format(dev=dev) for item in items), force=True)
 
@@ -103,7 +115,7 @@ def _route_words(words: list[str], dev: str, family: str) -> str:
             continue
         before = words[number - 1] if number else ""
         if word == "lock" and before == "rto_min":
-            # It always is, and is not said.
+            # rto_min is always locked; iproute2 does not take the word.
             continue
         if word == dev and before == "dev":
             word = "{dev}"
@@ -137,13 +149,13 @@ def _sysctls(dev: str) -> list[str]:
     return items
 
 
-def read(want: Adoption, master: str) -> Adoption | None:
-    """How much of an adoption there is; None if nothing. `master` is the port's now."""
+def _read(want: Adoption, master: str) -> Adoption | None:
+    """How much of an adoption there is; None if nothing. `master` is the port's current one."""
     there = survey(want.bridge, want.bridge) if sysfs.exists(want.bridge) else Adoption("", "")
 
     def found(wanted: tuple[str, ...], present: tuple[str, ...]) -> tuple[str, ...]:
         known = {_identity(item): item for item in wanted}
-        # What came later is there for the host too, but not what we put there for others.
+        # What was added later is the host's too, except for what we put there for guests.
         return tuple(
             known.get(_identity(item), item) for item in present if _identity(item) in known or not Adoption.is_ours(item)
         )
@@ -163,19 +175,19 @@ def read(want: Adoption, master: str) -> Adoption | None:
 
 
 def _identity(item: str) -> tuple[str, ...]:
-    """What makes an address, route or neighbour that one, leaving out what changes with time."""
+    """What identifies an address, route or neighbour, without what changes with time."""
     words = item.split()
     keys = ("via", "table", "metric", "lladdr", "peer", "tos")
     return (*words[: 2 if words[0] in (*_TYPES.values(), "proxy") else 1], *(_value(words, key) for key in keys))
 
 
-def move(adoption: Adoption, to_bridge: bool) -> None:
-    """The whole switch, or the way back. Raises KernelError."""
+def _move(adoption: Adoption, to_bridge: bool) -> None:
+    """Do the whole switch, or undo it. Raises KernelError."""
     for path, value in adoption.sysctl_writes(to_bridge):
         if sysctl.read(path) not in (None, value):
             sysctl.write_value(path, value)
     if not to_bridge:
-        # Half of them went, and will come back: behind the others, if those stay.
+        # Half of them are on the bridge. The others would stay first: take them off, so that all come back in order.
         left = [item for item in _addresses(adoption.ifname) if item in adoption.addresses]
         if left and len(left) < len(adoption.addresses):
             iproute2.batch((f"addr del {item.split()[0]} dev {adoption.ifname}" for item in left), force=True)
@@ -185,3 +197,6 @@ def move(adoption: Adoption, to_bridge: bool) -> None:
         iproute2.batch(may, force=True)
     if to_bridge and adoption.ipv6:
         sysctl.write_value(f"net/ipv6/conf/{adoption.ifname}/disable_ipv6", "1")
+
+
+EDGES: Mapping[type[Resource], Edge] = {Adoption: Adoptions()}

@@ -1,0 +1,36 @@
+"""Addresses of links."""
+
+from collections.abc import Mapping
+
+from ...model.objects import Address
+from ...model.resource import Resource
+from . import Edge, View, adoption
+
+_NODAD = 2
+"""IFA_F_NODAD: no duplicate address detection. The address must work when the hook returns."""
+
+
+class Addresses(Edge[Address]):
+    def read_one(self, want: Address, view: View) -> Address | None:
+        return want if want.address in view.addresses(want.ifname) else None
+
+    def set(self, want: Address, have: Address | None, view: View) -> None:
+        add(view, view.netlink.index(want.ifname), want.address, want.broadcast)
+
+    def unset(self, have: Address, view: View) -> None:
+        index = view.netlink.index(have.ifname)
+        routes: list[str] = []
+        ipv4 = [address for address in view.netlink.addresses(index) if ":" not in address]
+        if ipv4 == [have.address] and not have.address.endswith("/32"):
+            # With the last IPv4 address of a link the kernel drops every route through it, also those of others.
+            routes = adoption.routes(have.ifname, "-4")
+        view.netlink.delete_address(index, have.address)
+        adoption.add_routes(routes, have.ifname)
+
+
+def add(view: View, index: int, address: str, broadcast: str = "") -> None:
+    """Put an address on a link. Raises NetlinkError."""
+    view.netlink.add_address(index, address, broadcast, _NODAD if ":" in address else 0)
+
+
+EDGES: Mapping[type[Resource], Edge] = {Address: Addresses()}

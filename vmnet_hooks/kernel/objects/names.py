@@ -1,0 +1,99 @@
+"""Files of our own that hold names. A file is ours by its place, its name and what it says; others are not touched."""
+
+import os
+from collections.abc import Iterator, Mapping
+
+from ...errors import KernelError
+from ...model.objects import HostName, TableName
+from ...model.resource import Resource
+from . import Edge, View
+
+
+class TableNames(Edge[TableName]):
+    def read_one(self, want: TableName, view: View) -> TableName | None:
+        return want if _text(want.path) == want.text else None
+
+    def set(self, want: TableName, have: TableName | None, view: View) -> None:
+        if _is_foreign(want.path):
+            raise KernelError(f"{want.path} is not ours; remove or rename it, or choose another table_name")
+        _write(want)
+
+    def unset(self, have: TableName, view: View) -> None:
+        if not _is_foreign(have.path):
+            _remove(have.path)
+
+    def ours(self, view: View) -> Iterator[TableName]:
+        paths = (f"{TableName.DIRECTORY}/{file}" for file in _files(TableName.DIRECTORY))
+        yield from filter(None, map(_table_name, paths))
+
+
+class HostNames(Edge[HostName]):
+    def read_one(self, want: HostName, view: View) -> HostName | None:
+        text = _text(want.path)
+        return None if text is None else _host_name(want.ifname, text)
+
+    def set(self, want: HostName, have: HostName | None, view: View) -> None:
+        _write(want)
+
+    def unset(self, have: HostName, view: View) -> None:
+        _remove(have.path)
+
+    def ours(self, view: View) -> Iterator[HostName]:
+        # The folder is ours alone.
+        for file in _files(HostName.DIRECTORY):
+            if (text := _text(f"{HostName.DIRECTORY}/{file}")) is not None:
+                yield _host_name(file, text)
+
+
+def _table_name(path: str) -> TableName | None:
+    """What a file says, if it is as we write it: one line, NUMBER NAME, in the file of that name."""
+    text = _text(path) or ""
+    number, _, name = text.strip().partition(" ")
+    if not (number.isascii() and number.isdecimal()):
+        return None
+    found = TableName(int(number), name)
+    return found if (found.path, found.text) == (path, text) else None
+
+
+def _is_foreign(path: str) -> bool:
+    """Whether another wrote a file. An empty one is ours: a process was killed before it had written."""
+    return bool(_text(path)) and _table_name(path) is None
+
+
+def _host_name(ifname: str, text: str) -> HostName:
+    rows = [line.split() for line in text.splitlines()]
+    names = {row[1] for row in rows if len(row) == 2}
+    return HostName(ifname, ",".join(sorted(names)), tuple(row[0] for row in rows if row))
+
+
+def _files(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def _text(path: str) -> str | None:
+    """What a file holds; None if there is no such file."""
+    try:
+        with open(path, errors="replace") as file:
+            return file.read()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+
+
+def _write(name: TableName | HostName) -> None:
+    os.makedirs(name.DIRECTORY, exist_ok=True)
+    with open(name.path, "w") as file:
+        file.write(name.text)
+    # Others read them: iproute2 for all users, dnsmasq. Our umask is our caller's.
+    for path, mode in ((name.DIRECTORY, 0o755), (name.path, 0o644)):
+        os.chmod(path, mode)
+
+
+def _remove(path: str) -> None:
+    if os.path.exists(path):
+        os.unlink(path)
+
+
+EDGES: Mapping[type[Resource], Edge] = {TableName: TableNames(), HostName: HostNames()}

@@ -1,0 +1,118 @@
+"""Routes and policy rules in rtnetlink's words."""
+
+from _socket import AF_INET, AF_INET6
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from ...model.objects import Route, Rule
+from ...model.resource import MAIN_TABLE, PROTO, Resource
+from .. import wire
+from . import Edge, View
+
+_FAMILY = {4: AF_INET, 6: AF_INET6}
+_KERNEL, _BOOT, _STATIC = 2, 3, 4
+"""Protocols of routes, RTPROT_*."""
+
+Dumps = dict[tuple[int, int, str, int], dict[str, Route]]
+"""Routes by key, of dumps by family, table, device and protocol."""
+
+
+class Routes(Edge[Route]):
+    in_the_way = "the host has another such route; remove that one, or `gateway` from the declaration"
+
+    def read(self, wanted: Sequence[Route], view: View) -> Iterable[Route]:
+        dumps: Dumps = {}
+        return [have for want in wanted if (have := self._read(want, view, dumps)) is not None]
+
+    def _read(self, want: Route, view: View, dumps: Dumps) -> Route | None:
+        # Only on its device: the kernel refuses a second route of the same key, whatever its device.
+        link = view.link(want.dev)
+        # The kernel has no routes through a link that is down.
+        if link is None or not link.flags & wire.UP:
+            return None
+        # A dump takes longer with every route in the table, a look-up does not; but a look-up may miss a route.
+        met = _lookup(want, view)
+        if met and (met.table, met.dst, met.oif, met.metric) == (want.table, want.dst, link.index, want.priority):
+            return _route(met, want.dev)
+        length = "/128" if want.family == 6 else "/32"
+        is_host = want.dst.endswith(length)
+        if is_host and met and met.table == want.table and not met.dst.endswith(length) and link.flags & wire.LOWER_UP:
+            # The kernel searched the table, and found no route to this address alone.
+            return None
+        # A router may hold a million routes in the main table: only those are dumped that we made, and those of the protocols
+        # that may have put a subnet of ours there.
+        for proto in (PROTO, _KERNEL, _BOOT, _STATIC) if want.table == MAIN_TABLE else (0,):
+            key = (want.family, want.table, want.dev, proto)
+            if key not in dumps:
+                found = view.netlink.dump_routes(_FAMILY[want.family], want.table, link.index, proto)
+                dumps[key] = {made.key: made for route in found for made in (_route(route, want.dev),)}
+            if have := dumps[key].get(want.key):
+                return have
+        return None
+
+    def set(self, want: Route, have: Route | None, view: View) -> None:
+        view.netlink.set_route(_encoded(want, view), replace=have is not None)
+
+    def unset(self, have: Route, view: View) -> None:
+        view.netlink.delete_route(_encoded(have, view))
+
+    def ours(self, view: View) -> Iterator[Route]:
+        names: dict[int, str] = {}
+        for family in _FAMILY.values():
+            for route in view.netlink.routes(family, proto=PROTO):
+                dev = names.get(route.oif) or names.setdefault(route.oif, view.netlink.name(route.oif))
+                yield _route(route, dev)
+
+
+def _lookup(want: Route, view: View) -> wire.RouteMessage | None:
+    """The route that the kernel takes to the first address of a destination, where that may be the wanted one."""
+    address, _, length = want.dst.partition("/")
+    if length != "0":
+        # The rules for the guests' table come before the main table's.
+        return view.netlink.lookup(address) if want.table != MAIN_TABLE or length in ("32", "128") else None
+    rules = view.rules(_FAMILY[want.family])
+    source = next((rule.subnet for rule in rules if rule.selector == "from" and rule.table == want.table), "")
+    # For IPv4 the kernel takes only addresses of the host as a source.
+    return view.netlink.lookup(address, source.partition("/")[0]) if source and want.family == 6 else None
+
+
+def _route(found: wire.RouteMessage, dev: str) -> Route:
+    metric = Route.declared_metric(found.metric, ":" in found.dst)
+    return Route(found.table, found.dst, dev, found.via, found.proto, found.src, metric)
+
+
+def _encoded(route: Route, view: View) -> wire.RouteMessage:
+    index = view.netlink.index(route.dev)
+    return wire.RouteMessage(route.table, route.dst, index, route.via, route.proto, route.src, route.priority)
+
+
+class Rules(Edge[Rule]):
+    def read(self, wanted: Sequence[Rule], view: View) -> Iterable[Rule]:
+        found: dict[str, Rule] = {}
+        for family in dict.fromkeys(want.family for want in wanted):
+            found.update((rule.key, rule) for rule in _rules(family, view))
+        return [found[want.key] for want in wanted if want.key in found]
+
+    def set(self, want: Rule, have: Rule | None, view: View) -> None:
+        view.netlink.add_rule(_encoded_rule(want))
+
+    def unset(self, have: Rule, view: View) -> None:
+        view.netlink.delete_rule(_encoded_rule(have))
+
+    def ours(self, view: View) -> Iterable[Rule]:
+        return [rule for rule in rules(view) if rule.ours]
+
+
+def rules(view: View) -> list[Rule]:
+    """Every rule that selects by one subnet."""
+    return [rule for family in _FAMILY for rule in _rules(family, view)]
+
+
+def _rules(family: int, view: View) -> list[Rule]:
+    return [Rule(*rule) for rule in view.rules(_FAMILY[family])]
+
+
+def _encoded_rule(rule: Rule) -> wire.RuleMessage:
+    return wire.RuleMessage(rule.priority, rule.selector, rule.subnet, rule.table, rule.proto)
+
+
+EDGES: Mapping[type[Resource], Edge] = {Route: Routes(), Rule: Rules()}
