@@ -7,7 +7,7 @@ import json
 import pytest
 from lab.nodes import settled, without_anycast
 from lab.routed import GATEWAY4, GATEWAY6, WORLD4, WORLD6, RoutedLab, reach
-from lab.single import PUBLIC, Single, bridged, routed, same
+from lab.single import LAN, PUBLIC, Single, bridged, routed, same
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,11 @@ ORPHANS = {
         "nft add element arp vmnet arp_source '{ \"tap-zz\" : 192.0.2.1 }'",
         ["tap-zz", "192.0.2.99"],
     ),
+    "table name": ("echo 777 old > /etc/iproute2/rt_tables.d/vmnet-old.conf", ["table-name 777 old"]),
+    "host name": (
+        "mkdir -p /run/vmnet-hosts; echo 192.0.2.99 web > /run/vmnet-hosts/tap-zz",
+        ["host-name tap-zz"],
+    ),
 }
 
 
@@ -145,6 +150,28 @@ def test_orphans(lab, orphan):
     repair(lab.a)
     check(lab.a, status=0)
     same(before, settled(lab.a))
+
+
+def test_the_name_of_a_table_does_not_outlive_its_network():
+    """A reboot leaves what is in /etc, and no records. While the network is declared the file waits for its next guest."""
+    with Single() as one:
+        nic, file = routed(10), "/etc/iproute2/rt_tables.d/vmnet-snf_routed.conf"
+        one.tap(nic.tap, nic.mac)
+        before = one.state()
+        one.start("dom", nic)
+        text = one.host.path(file).read_text()
+        one.stop("dom", nic)
+        same(before, one.state())
+        one.host.write(file, text)
+        one.host.write("/etc/iproute2/rt_tables.d/vmnet-mine.conf", "# of the admin\n")
+        check(one.host, status=0)
+        repair(one.host)
+        assert one.host.path(file).read_text() == text
+        one.host.config(LAN)
+        check(one.host, "table-name 222 snf_routed", "in no record", f"rm -f {file}", status=1)
+        repair(one.host)
+        check(one.host, status=0)
+        assert sorted(one.host.sh("ls /etc/iproute2/rt_tables.d").split()) == ["admin.conf", "vmnet-mine.conf"]
 
 
 def test_what_others_did_is_not_drift(lab):

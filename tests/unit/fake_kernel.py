@@ -118,6 +118,9 @@ class FakeKernel:
 
     def put(self, *resources: Resource) -> None:
         for resource in resources:
+            if isinstance(resource, TableName):
+                # One file has one line.
+                self.world = {k: r for k, r in self.world.items() if getattr(r, "path", "") != resource.path}
             self.world[resource.key] = resource
 
     def add_link(
@@ -622,10 +625,6 @@ class FakeKernel:
             self._set_link(want)
             return
         self.put(want)
-        if isinstance(want, TableName):
-            for other in [r for r in self.world.values() if isinstance(r, TableName) and r != want and r.path == want.path]:
-                # One file.
-                del self.world[other.key]
         if isinstance(want, Sysctl) and want.path == f"net/ipv6/conf/{dev}/disable_ipv6":
             self._ipv6_switched(dev, off=want.value == "1")
 

@@ -5,11 +5,11 @@ import errno
 import pytest
 
 from vmnet_hooks.errors import KernelError
-from vmnet_hooks.kernel import linux
+from vmnet_hooks.kernel import linux, objects
 from vmnet_hooks.kernel.objects import adoption, device, nft, sysctl
 from vmnet_hooks.kernel.wire import NetlinkError
 from vmnet_hooks.links import bond, vlan
-from vmnet_hooks.model.objects import FORWARDING_GATE, LinkAttribute, NftElement, NftTable, Route, Sysctl, TableName
+from vmnet_hooks.model.objects import FORWARDING_GATE, HostName, LinkAttribute, NftElement, NftTable, Route, Sysctl, TableName
 from vmnet_hooks.model.plan import Change
 
 
@@ -77,6 +77,71 @@ def test_a_table_name_comes_and_goes(tmp_path, monkeypatch):
     edge.apply([Change(name, None)])
     edge.apply([Change(name, None)])
     assert not list((tmp_path / "rt_tables.d").iterdir())
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """rt_tables.d and vmnet-hosts, with files of an admin in the first."""
+    tables, hosts = tmp_path / "rt_tables.d", tmp_path / "vmnet-hosts"
+    monkeypatch.setattr(TableName, "DIRECTORY", str(tables))
+    monkeypatch.setattr(HostName, "DIRECTORY", str(hosts))
+    tables.mkdir()
+    for name, text in THEIRS.items():
+        (tables / name).write_text(text)
+    (tables / "vmnet-folder.conf").mkdir()
+    return tables, hosts
+
+
+THEIRS = {
+    "admin.conf": "333 admin\n",
+    "vmnet-mine.conf": "# of the admin\n444 mine\n",
+    "vmnet-two.conf": "444 two\n445 three\n",
+    "vmnet-other.conf": "444 another\n",
+    "vmnet-word.conf": "0x1bc word\n",
+    "vmnet-bare.conf": "444 bare",
+    "vmnet-old.conf.dpkg-old": "444 old\n",
+    "vmnet-half.conf": "",
+}
+
+
+def found(*classes) -> dict:
+    view = objects.View(Refusing(OSError()), Refusing(OSError()))
+    return {resource.key: resource for cls in classes for resource in objects.edge(cls.kind).ours(view)}
+
+
+def test_names_in_files_are_found_without_records(folders):
+    tables, hosts = folders
+    edge = kernel(OSError())
+    assert found(TableName, HostName) == {}
+    names = [TableName(222, "a_b"), TableName(4000000000, "c"), HostName("tap0", "web", ("192.0.2.9", "2001:db8::9"))]
+    for name in names:
+        edge.apply([Change(None, name)])
+    assert found(TableName, HostName) == {name.key: name for name in names} == edge.read(names)
+    (hosts / "tap1").write_bytes(b"\xff\n")
+    assert [r.key for r in found(HostName).values()] == ["host-name tap0", "host-name tap1"]
+    for resource in found(TableName, HostName).values():
+        edge.apply([Change(resource, None)])
+    assert {path.name: path.read_text() for path in tables.iterdir() if path.is_file()} == THEIRS
+    assert not list(hosts.iterdir())
+
+
+def test_a_file_of_another_is_not_touched(folders):
+    tables, _ = folders
+    edge = kernel(OSError())
+    for name in ("mine", "two", "other", "word", "bare"):
+        assert edge.read([TableName(444, name)]) == {}
+        with pytest.raises(
+            KernelError, match=f"vmnet-{name}.conf is not ours; remove or rename it, or choose another table_name"
+        ):
+            edge.apply([Change(None, TableName(444, name))])
+        edge.apply([Change(TableName(444, name), None)])
+    assert {path.name: path.read_text() for path in tables.iterdir() if path.is_file()} == THEIRS
+    # Cut off when a process was killed; of another number since an edit.
+    for number in (444, 445):
+        edge.apply([Change(None, TableName(number, "half"))])
+        assert edge.read([TableName(444, "half"), TableName(445, "half")]) == {
+            f"table-name {number} half": TableName(number, "half")
+        }
 
 
 # --- the forwarding gate ---------------------------------------------------------------------------------------------

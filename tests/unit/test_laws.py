@@ -16,7 +16,18 @@ from scenario import EVERYTHING, LAN, PUBLIC, V4, V6, Host, difference, guest
 from vmnet_hooks.engine import guests
 from vmnet_hooks.errors import ConflictError, InputError, KernelError, VmnetError
 from vmnet_hooks.model.guest import Domain
-from vmnet_hooks.model.objects import LinkAttribute, Neighbour, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
+from vmnet_hooks.model.objects import (
+    HostName,
+    LinkAttribute,
+    Neighbour,
+    NftElement,
+    NftTable,
+    ProxyNeighbour,
+    Route,
+    Rule,
+    Sysctl,
+    TableName,
+)
 from vmnet_hooks.model.resource import NAT_SETS
 from vmnet_hooks.model.ruleset import NAT
 
@@ -862,6 +873,26 @@ def test_repair_removes_orphans(tmp_path):
         isinstance(pair[1][0], Sysctl | LinkAttribute | Neighbour | ProxyNeighbour) or k.startswith("table-name")
         for k, pair in left.items()
     )
+
+
+def test_names_in_files_do_not_outlive_their_network(tmp_path):
+    """A reboot leaves /etc, and no records. While the network is declared the file waits for its next guest."""
+    host = Host(tmp_path)
+    before = host.kernel.snapshot()
+    name, guest_name = TableName(222, "routed"), HostName("t9.0", "nine", ("192.0.2.9",))
+    host.kernel.put(name)
+    assert_clean(host)
+    assert host.repair() == [] and name.key in host.kernel.world
+    host.kernel.put(TableName(223, "routed"), guest_name)
+    host.configure(EDITED)
+    assert [(drift.what, drift.remedy) for drift in host.check()] == [
+        (f"{guest_name.key}: ours, but in no record", f"rm -f {guest_name.path}")
+    ]
+    host.configure(LAN)
+    assert {drift.what.partition(":")[0] for drift in host.check()} == {"table-name 223 routed", guest_name.key}
+    host.repair()
+    assert_clean(host)
+    assert not difference(before, host.kernel.snapshot())
 
 
 def test_repair_removes_domains_that_are_gone(tmp_path):

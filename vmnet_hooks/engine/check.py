@@ -91,7 +91,9 @@ def _orphan(config: Config, key: str, resource: Resource) -> Drift:
 
 def orphans(session: Session, claimed: Mapping[str, Resource]) -> dict[str, Resource]:
     """What carries our mark in the kernel, but is not among what is claimed."""
-    return {key: resource for key, resource in session.kernel.ours().items() if key not in claimed}
+    networks = session.config.networks.values()
+    kept = {resource.key for network in networks for resource in network.mode.kept_over_boots(network)}
+    return {key: r for key, r in session.kernel.ours().items() if key not in claimed and key not in kept}
 
 
 def is_declared(config: Config, resource: Resource) -> bool:

@@ -122,6 +122,10 @@ class Mode:
         """Return the number of the network's own routing table; 0 if there is none."""
         return 0
 
+    def kept_over_boots(self, network: Network) -> Iterable[Resource]:
+        """Return those of the network's resources that a reboot leaves: without a record they wait for the next guest."""
+        return ()
+
     def home(self, network: Network) -> str:
         """Return the node of the graph that guests of the network hang on."""
         return next(iter(self.links(network)), "")

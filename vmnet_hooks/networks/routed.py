@@ -236,6 +236,10 @@ class Routed(Mode):
     def table_of(self, network: Network) -> int:
         return int(network["table"])
 
+    def kept_over_boots(self, network: Network) -> Iterator[Resource]:
+        if network["table_name"]:
+            yield TableName(network["table"], network["table_name"])
+
     def home(self, network: Network) -> str:
         return f"table {network['table']}"
 
@@ -290,8 +294,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
             yield from tap.proxy_ndp(uplink)
     # The uplink stays up at the end: others may use it by then.
     yield LinkAttribute(uplink, "state", "up", stays=True)
-    if network["table_name"]:
-        yield TableName(table, network["table_name"])
+    yield from network.mode.kept_over_boots(network)
     for key, side in _sides(network):
         subnet = str(side["subnet"])
         if network["masquerade"]:

@@ -19,7 +19,7 @@ class TableNames(Edge[TableName]):
         _write(want)
 
     def unset(self, have: TableName, view: View) -> None:
-        if not _is_foreign(have.path):
+        if _text(have.path) in ("", have.text):
             _remove(have.path)
 
     def ours(self, view: View) -> Iterator[TableName]:
