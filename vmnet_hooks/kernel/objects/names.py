@@ -87,8 +87,8 @@ def _write(name: TableName | HostName) -> None:
     with open(name.path, "w") as file:
         file.write(name.text)
     # Others read them: iproute2 for all users, dnsmasq. Our umask is our caller's.
-    for path, mode in ((name.DIRECTORY, 0o755), (name.path, 0o644)):
-        os.chmod(path, mode)
+    for path, bits in ((name.DIRECTORY, 0o755), (name.path, 0o644)):
+        os.chmod(path, bits)
 
 
 def _remove(path: str) -> None:
