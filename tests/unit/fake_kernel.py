@@ -32,7 +32,7 @@ from vmnet_hooks.model.objects import (
     TableName,
 )
 from vmnet_hooks.model.plan import Change, Plan
-from vmnet_hooks.model.resource import ALIAS, Resource
+from vmnet_hooks.model.resource import ALIAS, MAIN_TABLE, Resource
 
 
 class Killed(BaseException):
@@ -90,7 +90,8 @@ class FakeKernel:
         self.enslaved: dict[str, tuple[str, str]] = {}
         """By port of a bond: the MAC and the MTU that it gets back."""
         self.unnamed: set[str] = set()
-        """Bonds that nobody gave a MAC: they take their first port's. VLAN devices: they have their parent's."""
+        """Links with no MAC of their own: a bond takes its first port's, a bridge the lowest of its ports', a VLAN device its
+        parent's."""
         self.ipv6, self.ra_links, self.rp_filter = ipv6, ra_links, rp_filter
         self.machine = "4c4c4544"
         self.obstacles: dict[str, str] = {}
@@ -135,6 +136,8 @@ class FakeKernel:
     ) -> Link:
         """A link of somebody else's, or the one of ours that is `made`."""
         index = next(self._indexes)
+        if kind in ("bond", "vlan") or (kind == "bridge" and not made and not address):
+            self.unnamed.add(name)
         address = address or f"02:00:00:00:00:{index % 256:02x}"
         self.links[name] = Link(index, mtu, address, kind, up=False)
         defaults = _DEFAULTS.get(kind, {})
@@ -152,8 +155,6 @@ class FakeKernel:
         )
         if kind == "bond":
             self.put(LinkAttribute(name, "primary", ""))
-        if kind in ("bond", "vlan"):
-            self.unnamed.add(name)
         if kind == "bridge":
             self.put(LinkAttribute(name, "no_linklocal_learn", "0"))
             self._default_vlan(name, name)
@@ -215,17 +216,18 @@ class FakeKernel:
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> Host:
         self._alive()
         found = {name: link for name in dict.fromkeys(links) if name and (link := self.link(name))}
-        addresses = {
-            name: tuple(sorted(r.address for r in self.world.values() if isinstance(r, Address) and r.ifname == name))
-            for name in ports
-            if name in found
-        }
+        addresses = {name: tuple(self._addresses(name)) for name in ports if name in found}
         vlans = {
             (r.parent, int(dict(r.fixed)["id"])): r.ifname
             for r in self.world.values()
             if isinstance(r, Device) and r.type == "vlan"
         }
         return Host(found, self.ipv6, self.ra_links, self.rp_filter, self._gate(), addresses, vlans, machine=self.machine)
+
+    def _addresses(self, ifname: str) -> list[str]:
+        """In the kernel's order: IPv4 first."""
+        found = [r.address for r in self.world.values() if isinstance(r, Address) and r.ifname == ifname]
+        return sorted(found, key=lambda address: ":" in address)
 
     def survey(self, port: str, bridge: str) -> Adoption:
         self._alive()
@@ -239,8 +241,8 @@ class FakeKernel:
         return Adoption(
             port,
             bridge,
-            tuple(f"{r.address} scope global{' nodad' if ':' in r.address else ''}" for r in items if isinstance(r, Address)),
-            tuple(_route_words(r) for r in sorted(routes, key=lambda r: bool(r.via))),
+            tuple(_address_words(Address(port, address)) for address in self._addresses(port)),
+            tuple(_route_words(r) for r in sorted(routes, key=_dump_order)),
             tuple(f"{r.address} lladdr {r.lladdr} nud permanent" for r in items if isinstance(r, Neighbour)),
             tuple(sysctls),
             self._value(f"sysctl net/ipv6/conf/{port}/disable_ipv6") == "0",
@@ -478,8 +480,15 @@ class FakeKernel:
             self.world.setdefault(f"link {port} isolated", LinkAttribute(port, "isolated", "off"))
             self._default_vlan(port, master)
 
+    def _name_bridge(self, name: str) -> None:
+        """A bridge with no MAC of its own takes the lowest of its ports'; without ports it has none."""
+        if name in self.unnamed and self.links[name].kind == "bridge":
+            ports = [self.links[port].address for port in self.ports(name)]
+            self._set_link(LinkAttribute(name, "address", min(ports, default="00:00:00:00:00:00")))
+            self.unnamed.add(name)
+
     def _default_vlan(self, port: str, bridge: str) -> None:
-        pvid = int(dict(self._made(bridge).options)["vlan_default_pvid"])
+        pvid = int(dict(self._made(bridge).options).get("vlan_default_pvid", "0"))
         self.vlans[port] = {pvid: True} if pvid else {}
         self.pvids[port] = pvid
 
@@ -572,8 +581,10 @@ class FakeKernel:
                 mine = [r.address for r in self.world.values() if isinstance(r, Address) and r.ifname == dev]
                 if via and "onlink" not in words and not any(ip_address(via) in ip_interface(a).network for a in mine):
                     raise KernelError(f"ip {line}: Nexthop has invalid gateway")
-                more = (option.get("src", ""), int(option.get("metric", "0")))
-                self.put(Route(int(option["table"]), words[0], dev, via, int(option["proto"]), *more))
+                metric = Route.declared_metric(int(option.get("metric", "0")), ":" in words[0])
+                more = (option.get("src", ""), metric)
+                table, proto = int(option.get("table", "254")), int(option.get("proto", "3"))
+                self.put(Route(table, words[0], dev, via, proto, *more))
             case _:
                 raise AssertionError(line)
 
@@ -642,11 +653,17 @@ class FakeKernel:
             self._join(name, want.value)
         self.put(LinkAttribute(name, want.name, want.value))
         match want.name:
+            case "master":
+                for bridge in filter(None, (was, want.value)):
+                    self._name_bridge(bridge)
+                    self._make_link_local(bridge)
             case "mtu":
                 self.links[name] = replace(link, mtu=int(want.value))
             case "address":
                 self.unnamed.discard(name)
                 self.links[name] = replace(link, address=want.value)
+                if master := self.master(name):
+                    self._name_bridge(master)
                 for other in [r.ifname for r in self.world.values() if isinstance(r, Device) and r.parent == name]:
                     if other in self.unnamed:
                         self._set_link(LinkAttribute(other, "address", want.value))
@@ -657,6 +674,8 @@ class FakeKernel:
                     self._down(name)
                 elif was in ("", "down"):
                     self._make_link_local(name)
+                    if master := self.master(name):
+                        self._make_link_local(master)
         if want.name in ("mtu", "address") and link.kind == "bond":
             for port in self.ports(name):
                 self._set_link(LinkAttribute(port, want.name, want.value))
@@ -675,6 +694,9 @@ class FakeKernel:
         up = self.world[f"link {dev} state"].value == "up"
         have = self.world[f"link {dev} lladdr"]
         if not up or not disabled or disabled.value != "0" or mode.value != "0" or have.value:
+            return
+        if self.links[dev].kind == "bridge" and not any(self._value(f"link {port} state") == "up" for port in self.ports(dev)):
+            # It has no carrier.
             return
         made = values.eui64(values.LINK_LOCAL, self.links[dev].address)
         self.put(LinkAttribute(dev, "lladdr", f"{made}/64"))
@@ -710,11 +732,33 @@ def _seen(want: Device, have: Device) -> Device:
     return Device(have.ifname, have.type, parent, fixed, options, have.alias, want.level)
 
 
+def _address_words(address: Address) -> str:
+    """An address as iproute2 shows it."""
+    broadcast = f" broadcast {address.broadcast}" if address.broadcast else ""
+    return f"{address.address}{broadcast} scope 0" + (" nodad" if ":" in address.address else "")
+
+
+def _dump_order(route: Route) -> tuple:
+    """The order in which adoption.routes has them: those without a gateway first, then as the kernel walks its tables."""
+    return route.family, bool(route.via), route.table, ip_interface(route.dst)
+
+
 def _route_words(route: Route) -> str:
-    via = f" via {route.via}" if route.via else ""
-    src = f" src {route.src}" if route.src else ""
-    metric = f" metric {route.metric}" if route.metric else ""
-    return f"{route.dst}{via} dev {{dev}} table {route.table} proto {route.proto}{src}{metric}"
+    """A route as iproute2 shows it: it leaves out the main table, and the protocol that it has from iproute2."""
+    is_ipv6 = route.family == 6
+    words = [
+        route.dst,
+        f"via {route.via}" if route.via else "",
+        "dev {dev}",
+        f"table {route.table}" if route.table != MAIN_TABLE else "",
+        f"proto {route.proto}" if route.proto != 3 else "",
+        "scope 253" if not route.via and not is_ipv6 else "",
+        f"src {route.src}" if route.src else "",
+        f"metric {route.priority}" if route.priority else "",
+        "onlink" if route.via else "",
+        "pref medium" if is_ipv6 else "",
+    ]
+    return " ".join(filter(None, words))
 
 
 def _shown(resource: Resource) -> Resource | None:
