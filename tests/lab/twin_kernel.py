@@ -73,27 +73,23 @@ class TwinKernel:
 
     # --- building the world ------------------------------------------------------------------------------------------
 
-    def add_link(self, name: str, kind: str = "", mtu: int = 1500, address: str = "", up: bool = False, **options: str) -> Link:
+    def add_link(self, name: str, kind: str = "", mtu: int = 1500, address: str = "", up: bool = False, master: str = "") -> Link:
         if kind == "tun":
             self.taps[name] = open_tap(name)
         else:
             peer = f" peer name p-{name}" if not kind else ""
             sh(f"ip link add {name} type {kind or 'veth'}{peer}; " + (f"ip link set p-{name} up" if peer else ""))
-        sh(f"ip link set {name} mtu {mtu} {f'address {address}' if address else ''} {'up' if up else ''}")
+        words = [f"address {address}" if address else "", "up" if up else "", f"master {master}" if master else ""]
+        sh(f"ip link set {name} mtu {mtu} {' '.join(words)}")
         found = self.real.link(name)
         assert found
-        made = self.fake.add_link(name, found.kind, mtu, address or ("" if kind == "bridge" else found.address), up, **options)
+        given = address or ("" if kind == "bridge" else found.address)
+        made = self.fake.add_link(name, found.kind, mtu, given, up, master=master)
         # Where a link's settings start is the machine's business.
         there = [r for r in self.fake.world.values() if r.link == name and (isinstance(r, Sysctl) or r.key.endswith(" tx"))]
         self.fake.put(*self.real.read(there).values())
         if name in self.fake.ra_links:
             sh(f"ip -6 route add default via fe80::1 dev {name} proto ra metric {1024 + made.index}")
-        if kind == "bridge":
-            # With a port it has a carrier.
-            self.add_link(f"u-{name}", up=up)
-            port = LinkAttribute(f"u-{name}", "master", name)
-            self.real.apply([Change(None, port)])
-            self.fake._set_link(port)
         return made
 
     def remove_link(self, name: str) -> None:

@@ -132,6 +132,7 @@ class FakeKernel:
         address: str = "",
         up: bool = False,
         made: Device | None = None,
+        master: str = "",
         **options: str,
     ) -> Link:
         """A link of somebody else's, or the one of ours that is `made`."""
@@ -162,6 +163,8 @@ class FakeKernel:
             self.put(Sysctl(path.format(name), value))
         if up:
             self._set_link(LinkAttribute(name, "state", "up"))
+        if master:
+            self._set_link(LinkAttribute(name, "master", master))
         return self.links[name]
 
     def remove_link(self, name: str) -> None:

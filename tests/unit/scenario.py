@@ -64,6 +64,8 @@ class Host:
         for name in ("eth0", "eth1", "eth2", "eth3", "eth9"):
             self.kernel.add_link(name, up=True)
         self.kernel.add_link("br0", "bridge", mtu=1400, address="02:00:00:00:0b:00", up=True)
+        # With a port it has a carrier.
+        self.kernel.add_link("lan0", up=True, master="br0")
         self.kernel.put(
             # Somebody else's.
             Route(254, "0.0.0.0/0", "eth0", "203.0.113.1", 3),

@@ -81,7 +81,7 @@ class LinkAttribute(Resource):
 
     def released_by(self, have: Self, keys: Container[str] = ()) -> bool:
         # The kernel sets a port down that leaves a bond: that is no change of an admin's.
-        return self.covers(have) or (self.name == "state" and f"link {self.ifname} master" in keys)
+        return self.covers(have) or (self.name == "state" and self.key_of(self.ifname, "master") in keys)
 
     def restorable(self, made: Container[str]) -> bool:
         # A link that an admin has set down stays down, unless it is made again.
