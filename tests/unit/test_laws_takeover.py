@@ -364,6 +364,8 @@ def test_an_implied_bridge_lives_from_the_first_guest_to_the_last(tmp_path):
 def test_an_implied_bridge_that_was_there_stays(tmp_path):
     host = Act(IMPLIED, up(), domains=(FORTY,)).host(tmp_path / "host")
     host.kernel.add_link("br40", "bridge", up=True)
+    # A bridge without ports has no carrier, and changes its MAC with the first.
+    host.kernel.add_link("own40", up=True, master="br40")
     fresh = everything(host)
     host.plug(FORTY)
     assert host.kernel.master("eth3.40") == "br40" and host.check() == []
@@ -395,6 +397,8 @@ def test_an_admins_vlan_aware_bridge_leaks_no_pvid_either(tmp_path):
     toml = '[networks.ten]\nmode = "bridged"\nbridge = "brX"\nvlan = 10\n'
     host = Act(toml, up(), domains=(TEN,)).host(tmp_path / "host")
     host.kernel.add_link("brX", "bridge", up=True, vlan_filtering="1")
+    # A bridge without ports has no carrier, and changes its MAC with the first.
+    host.kernel.add_link("ownX", up=True, master="brX")
     fresh = everything(host)
     host.plug(TEN)
     assert host.kernel.vlans["t1.0"] == {10: True}
