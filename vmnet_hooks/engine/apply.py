@@ -104,7 +104,7 @@ def _verify(kernel: Kernel, changes: Plan) -> None:
     last = {change.subject.key: change.want for change in changes}
     lost = {c.have.ifname for c in changes if isinstance(c.have, Device) and last[c.have.key] is None}
     # Elements are in the kernel if their transaction was accepted.
-    changed = [w for w in last.values() if w is not None and not isinstance(w, NftElement) and w.link not in lost]
+    changed = [w for w in last.values() if w is not None and not isinstance(w, NftElement) and not (lost and w.link in lost)]
     current = kernel.read(changed)
     for resource in changed:
         have = current.get(resource.key)

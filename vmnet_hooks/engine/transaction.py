@@ -46,7 +46,8 @@ class Transaction:
     @property
     def restore(self) -> list[Change]:
         """What must hold again if the plan is taken back: a link that is removed takes along what no change of the plan names."""
-        deep = any(map(attrgetter("subject.takes_along"), self.plan))
+        subjects = [change.subject for change in self.plan]
+        deep = any(map(attrgetter("takes_along"), subjects))
         return [Change(resource, resource) for resource in self.before.values()] if deep else []
 
 
@@ -65,6 +66,7 @@ def build(session: Session, wanted: Wanted, drop: Sequence[str] = (), needs: Nee
     draft.follow_remade_links()
     draft.read_settings()
     draft.find_originals()
+    draft.ignore_leftovers()
     draft.refill_remade_tables()
     add = {owner: [*resources, *(f"needs {other}" for other in needs.get(owner.id, ()))] for owner, resources in wanted.items()}
     add |= {owner: [*session.records.claimed(owner.id), NAT.key] for owner in heirs}
@@ -148,14 +150,16 @@ class _Draft:
             if key in self.recorded:
                 continue
             have = self.current.get(key)
-            self.originals[key] = None if have is None or have.ours or isinstance(have, Adoption) else self._original(have)
+            self.originals[key] = None if have is None or have.ours or isinstance(have, Adoption) else have
 
-    def _original(self, have: Resource) -> Resource:
-        """The value to restore later, ignoring our own leftovers whose record was lost."""
-        if isinstance(have, LinkAttribute) and have.name == "master" and Device.key_of(have.value) in self.wants:
-            return replace(have, value="")
-        gate = isinstance(have, Sysctl) and have.path == FORWARDING_GATE and have.value == "1"
-        return Sysctl(FORWARDING_GATE, "0") if gate and self.session.kernel.read([CLOSED6]) else have
+    def ignore_leftovers(self) -> None:
+        """What we left there ourselves is no original, though its record was lost."""
+        for key, have in self.originals.items():
+            if isinstance(have, LinkAttribute) and have.name == "master" and Device.key_of(have.value) in self.wants:
+                self.originals[key] = replace(have, value="")
+        gate = Sysctl(FORWARDING_GATE, "1")
+        if self.originals.get(gate.key) == gate and self.session.kernel.read([CLOSED6]):
+            self.originals[gate.key] = replace(gate, value="0")
 
     def refill_remade_tables(self) -> None:
         """A table that is made anew loses the elements of every guest: they are wanted again, too."""

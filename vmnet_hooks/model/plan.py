@@ -125,7 +125,7 @@ def _set(want: State, gone: Collection[str], removals: Plan, current: State) -> 
     changes = []
     for key, resource in want.items():
         have = current.get(key)
-        if have is not None and have.link in gone:
+        if gone and have is not None and have.link in gone:
             have = None
         if have is not None and not (leaving and have.leaves_with(leaving)):
             if resource.covers(have):
