@@ -11,6 +11,8 @@ for folder in (ROOT, Path(__file__).parent):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
+from scenario import SAVED  # noqa: E402
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
@@ -19,3 +21,9 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and os.environ.get("VMNET_CI") == "1":
         report.outcome = "failed"
         report.longrepr = f"VMNET_CI=1 and skipped: {report.longrepr}"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_saved():
+    yield
+    SAVED.clear()

@@ -7,7 +7,7 @@ adding what is there already and deleting nft elements that are not fail, a link
 down. What the edge does in several system calls happens here in several small steps, with room for a fault between any two.
 """
 
-import itertools
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
@@ -96,7 +96,7 @@ class FakeKernel:
         self.machine = "4c4c4544"
         self.obstacles: dict[str, str] = {}
         self.heard: set[str] = set()
-        self._indexes = itertools.count(1)
+        self._last_index = 0
         self.put(Sysctl("net/ipv4/conf/all/send_redirects", "1"))
         if ipv6:
             self.put(Sysctl("net/ipv6/conf/all/forwarding", "0"))
@@ -114,6 +114,15 @@ class FakeKernel:
         self.lost: set[str] = set()
         self.vanish: tuple[int, str] | None = None
         self.dead = False
+
+    def copy(self) -> "FakeKernel":
+        """Another kernel with the same world, and no faults."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(other, name, copy.copy(value))
+        other.vlans = {port: dict(vids) for port, vids in self.vlans.items()}
+        other.clear_faults()
+        return other
 
     # --- building the world ------------------------------------------------------------------------------------------
 
@@ -136,7 +145,7 @@ class FakeKernel:
         **options: str,
     ) -> Link:
         """A link of somebody else's, or the one of ours that is `made`."""
-        index = next(self._indexes)
+        self._last_index = index = self._last_index + 1
         if kind in ("bond", "vlan") or (kind == "bridge" and not made and not address):
             self.unnamed.add(name)
         address = address or f"02:00:00:00:00:{index % 256:02x}"

@@ -4,21 +4,23 @@ import io
 import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from fake_kernel import FakeKernel
+from fake_kernel import FakeKernel, Killed
 
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.engine import apply, check, guests, host, repair
 from vmnet_hooks.engine.session import Session
 from vmnet_hooks.frontends.front_end import Request
+from vmnet_hooks.model.declaration import Config
 from vmnet_hooks.model.guest import Claim, Domain, Vif
 from vmnet_hooks.model.objects import Route, Rule, Sysctl
 from vmnet_hooks.model.owner import Owner
 from vmnet_hooks.model.resource import Resource
-from vmnet_hooks.records.store import Store
+from vmnet_hooks.records.store import Store, identity
 
 T = TypeVar("T")
 V4 = 'ipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }\n'
@@ -57,9 +59,42 @@ def guest(number: int, *nics: tuple[str, Sequence[str]], filter: bool = True) ->
     return Domain(f"d{number}", uuid(number), vifs, claims)
 
 
+@dataclass(frozen=True)
+class Saved:
+    """A host as it was at some time."""
+
+    kernel: FakeKernel
+    toml: str
+    records: bytes
+
+
+SAVED: dict[object, Saved] = {}
+"""By what builds them, see `Build`. Emptied after each test: records age."""
+
+PARSED: dict[str, Config] = {}
+"""Configurations by their text."""
+
+
+class Build:
+    """A recipe for a host, followed once in a test: every further host is a copy of the first."""
+
+    def build(self, path: Path) -> "Host":
+        raise NotImplementedError
+
+    def host(self, path: Path) -> "Host":
+        path.mkdir(exist_ok=True)
+        if self in SAVED:
+            return Host.restored(path, SAVED[self])
+        made = self.build(path)
+        made.kernel.clear_faults()
+        SAVED[self] = made.save()
+        return made
+
+
 class Host:
     def __init__(self, path: Path, toml: str = EVERYTHING, **facts) -> None:
         self.path = path
+        self._store: Store | None = None
         self.kernel = FakeKernel(**facts)
         for name in ("eth0", "eth1", "eth2", "eth3", "eth9"):
             self.kernel.add_link(name, up=True)
@@ -75,16 +110,50 @@ class Host:
         )
         self.configure(toml)
 
+    def save(self) -> Saved:
+        database = self.path / "run" / "state.db"
+        return Saved(self.kernel.copy(), self.toml, database.read_bytes() if database.exists() else b"")
+
+    @classmethod
+    def restored(cls, path: Path, saved: Saved) -> "Host":
+        made = cls.__new__(cls)
+        made.path, made.kernel, made._store = path, saved.kernel.copy(), None
+        made.configure(saved.toml)
+        if saved.records:
+            (path / "run").mkdir(exist_ok=True)
+            (path / "run" / "state.db").write_bytes(saved.records)
+        return made
+
     def configure(self, toml: str) -> None:
+        self.toml = toml
         (self.path / "etc").mkdir(exist_ok=True)
         (self.path / "etc" / "vmnet.toml").write_text(toml)
 
+    def declared(self) -> Config:
+        if self.toml not in PARSED:
+            PARSED[self.toml] = configuration.load(SECTIONS, str(self.path / "etc"))
+        return PARSED[self.toml]
+
     def session(self) -> Session:
-        """A fresh process on this host."""
-        return Session(configuration.load(SECTIONS, str(self.path / "etc")), self.kernel, self.store())
+        """A fresh process on this host, with the records to itself."""
+        return Session(self.declared(), self.kernel, Store(str(self.path / "run")))
 
     def store(self) -> Store:
-        return Store(str(self.path / "run"))
+        """The records: open from one call to the next, until a process is killed, or the file is another one."""
+        if self._store and identity(self._store.directory) != self._identity:
+            self.close()
+        if not self._store:
+            self._store = Store(str(self.path / "run"))
+            self._identity = identity(self._store.directory)
+        return self._store
+
+    def close(self) -> None:
+        if self._store:
+            self._store.close()
+        self._store = None
+
+    def __del__(self) -> None:
+        self.close()
 
     def add_taps(self, domain: Domain) -> None:
         for vif in domain.vifs:
@@ -134,20 +203,18 @@ class Host:
         return self.call(repair.repair, **kw)
 
     def call(self, function: Callable[..., T], *arguments, **kw) -> T:
-        """One call of the engine, in a process of its own."""
-        session = self.session()
+        """One call of the engine, as in a process of its own but for the records, which stay open."""
         try:
-            return function(session, *arguments, **kw)
-        finally:
-            session.records.close()
+            return function(Session(self.declared(), self.kernel, self.store()), *arguments, **kw)
+        except Killed:
+            self.close()
+            raise
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
     def records(self) -> dict[str, list]:
         """Every row of every table, and the journal."""
-        store = self.store()
-        journal = store.journal()[1]
-        store.close()
+        journal = self.store().journal()[1]
         db = sqlite3.connect(self.path / "run" / "state.db")
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         dump = {name: sorted(db.execute(f"SELECT * FROM {name}"), key=repr) for name in tables}
@@ -162,11 +229,7 @@ class Host:
         assert not left, left
 
     def claimed(self) -> dict[str, Resource]:
-        store = self.store()
-        try:
-            return store.resources()
-        finally:
-            store.close()
+        return self.store().resources()
 
 
 def difference(before: dict, after: dict) -> dict:

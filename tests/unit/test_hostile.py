@@ -4,6 +4,7 @@ kill a guest that runs), nothing changed."""
 
 import io
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -510,11 +511,26 @@ def _parts_by_type():
     yield "a circle of 1500 VLANs", chain
 
 
-BROKEN_TOML |= {key: text.encode() for key, text in (*_by_type(), *_parts_by_type())}
+WRONG_VALUES: dict[str, dict[str, bytes]] = {}
+for key, text in (*_by_type(), *_parts_by_type()):
+    WRONG_VALUES.setdefault(re.split(" is | holds |: name | ['\"]", key)[0], {})[key] = text.encode()
 
 
 @pytest.mark.parametrize("data", BROKEN_TOML.values(), ids=BROKEN_TOML.keys())
 def test_toml(data, host, monkeypatch, capsys):
+    refused_toml(data, host, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("texts", WRONG_VALUES.values(), ids=WRONG_VALUES.keys())
+def test_wrong_values_of(texts, host, monkeypatch, capsys):
+    for what, data in texts.items():
+        try:
+            refused_toml(data, host, monkeypatch, capsys)
+        except AssertionError as error:
+            raise AssertionError(what) from error
+
+
+def refused_toml(data: bytes, host, monkeypatch, capsys) -> None:
     (host / "etc" / "vmnet.toml").write_bytes(data)
     before = snapshot(host)
     for operation in ("start", "reconnect"):
@@ -649,4 +665,4 @@ def test_a_closed_stdin_and_a_reader_that_is_gone():
 
 
 def test_there_are_enough():
-    assert len(XML) + len(WRONG) + len(BROKEN_TOML) + len(list(_domain_files())) + len(IFNAMES) >= 200
+    assert len(XML) + len(WRONG) + len(BROKEN_TOML) + sum(map(len, WRONG_VALUES.values())) + len(list(_domain_files())) + len(IFNAMES) >= 200

@@ -28,11 +28,7 @@ def incoming(host: Host, domain: Domain) -> list:
 
 
 def phases(host: Host) -> list[str]:
-    store = host.store()
-    try:
-        return [owner.phase for owner in store.owners()]
-    finally:
-        store.close()
+    return [owner.phase for owner in host.store().owners()]
 
 
 def twins(tmp_path, domain, facts) -> tuple[Host, Host]:

@@ -546,6 +546,7 @@ def test_the_grammar(tmp_path):
         (b"#" * (5 << 20), "larger than"),
         ("x" * 100_000, "stands in no stanza"),
     ],
+    ids=lambda value: repr(value)[:40],
 )
 def test_files_that_ifup_would_refuse(imported, text, why):
     status, output, errors = imported(text)

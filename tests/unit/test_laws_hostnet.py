@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from fake_kernel import Killed, label
-from scenario import LAN, PUBLIC, V4, V6, Host, difference, guest
+from scenario import LAN, PUBLIC, V4, V6, Build, Host, difference, guest
 
 from vmnet_hooks.engine import guests
 from vmnet_hooks.engine import host as engine_host
@@ -63,7 +63,7 @@ class Call:
         return [str(change) for change in host.call(self.plan_of, *self.arguments)]
 
 
-class Act:
+class Act(Build):
     """`call`, on a host that `toml` and the calls `first` made; `like` is what makes the same host from nothing."""
 
     def __init__(self, toml: str, call, *first, then: str = "", like=None, domains=(), stays=(), **facts) -> None:
@@ -88,13 +88,12 @@ class Act:
             host.add_taps(domain)
         return host
 
-    def host(self, path) -> Host:
+    def build(self, path) -> Host:
         host = self.fresh(path)
         for call in self.first:
             call(host)
         if self.then:
             host.configure(self.then)
-        host.kernel.clear_faults()
         return host
 
 
@@ -262,9 +261,9 @@ def test_a_failure_at_every_point(act, tmp_path):
 
 @adding
 def test_killed_at_every_point(act, tmp_path):
+    before = everything(act.host(tmp_path / "before"))
     for number, (step, done) in enumerate(points(act, tmp_path / "count")):
         host = act.host(tmp_path / f"{number}")
-        before = everything(host)
         host.kernel.kill_at, host.kernel.after = step, done
         with pytest.raises(Killed):
             act.call(host)

@@ -58,11 +58,7 @@ def adopting(path, toml: str = ADOPT, *first, then: str = "") -> Host:
 
 
 def pending(host: Host):
-    store = host.store()
-    try:
-        return store.pending()
-    finally:
-        store.close()
+    return host.store().pending()
 
 
 def revert(host: Host) -> None:

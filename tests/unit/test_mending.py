@@ -255,7 +255,6 @@ def test_the_records_say_the_same_to_everybody(host):
     store = host.store()
     assert set(store.keys_under("nft inet guarded ")) == set(store.under("nft inet guarded "))
     assert {r.dev for r in store.routes_through("t1.0").values()} == {"t1.0"}
-    store.close()
 
 
 # --- who takes it away again and again ---------------------------------------------------------------------------------
