@@ -21,30 +21,24 @@ The plan is made by the real engine, on the fake kernel of tests/unit; then it i
 import json
 import os
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from fake_kernel import FakeKernel
+from fake_store import FakeStore
+from scenario import request
+
+from vmnet_hooks.declared import configuration
+from vmnet_hooks.declared.sections import SECTIONS, implied
+from vmnet_hooks.engine import guests, host
+from vmnet_hooks.engine.session import Session
+from vmnet_hooks.frontends import libvirt, qemu, xen
+from vmnet_hooks.kernel import sysfs
+from vmnet_hooks.model.objects import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl
+from vmnet_hooks.records.store import Store
 
 HERE = Path(__file__).resolve().parent
-for folder in (HERE.parents[1], HERE.parent / "unit"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-from fake_kernel import FakeKernel  # noqa: E402
-from fake_store import FakeStore  # noqa: E402
-from scenario import request  # noqa: E402
-
-from vmnet_hooks.declared import configuration  # noqa: E402
-from vmnet_hooks.declared.sections import SECTIONS, implied  # noqa: E402
-from vmnet_hooks.engine import guests, host  # noqa: E402
-from vmnet_hooks.engine.session import Session  # noqa: E402
-from vmnet_hooks.frontends import libvirt, qemu, xen  # noqa: E402
-from vmnet_hooks.kernel import sysfs  # noqa: E402
-from vmnet_hooks.model.objects import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl  # noqa: E402
-from vmnet_hooks.records.store import Store  # noqa: E402
-
 CASES = (
     sorted(path.parent.name for path in HERE.glob("*/plan.txt"))
     if "UPDATE_CASES" not in os.environ

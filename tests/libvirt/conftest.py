@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import guest_image  # noqa: E402
 import lvhost  # noqa: E402
+from lab import tier  # noqa: E402
 from lab.nodes import changes, settled  # noqa: E402
 
 
@@ -52,23 +52,15 @@ class Lab:
         host.config(lvhost.CONFIG)
 
 
-def _refuse(reason: str) -> None:
-    """Skip; where CI has prepared the machine, a skip is a failure."""
-    if os.environ.get("VMNET_CI") == "1":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
-
-
 @pytest.fixture(scope="session")
 def machine() -> None:
     """What the tier needs of the machine."""
     lacking = lvhost.missing()
-    if lacking:
-        _refuse("the libvirt tier needs: " + "; ".join(lacking))
+    tier.refuse("libvirt", "needs: " + "; ".join(lacking) if lacking else "")
     try:
         guest_image.build()
     except guest_image.MissingPiece as error:
-        _refuse(f"the libvirt tier needs: {error}")
+        tier.refuse("libvirt", f"needs: {error}")
 
 
 @pytest.fixture(scope="session")

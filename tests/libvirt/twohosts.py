@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 """Two libvirt hosts and the router between them, and what is seen on their wires while a guest moves from one to the other.
 
-    public0 of the router == eth1 of host a, of host b     the routed network; `asker` sits there too, and asks who has the guest
-    lan0 of the router    == br0 of host a, of host b      a plain bridge of libvirt's; the migration itself goes here
+public0 of the router == eth1 of host a, of host b     the routed network; `asker` sits there too, and asks who has the guest
+lan0 of the router    == br0 of host a, of host b      a plain bridge of libvirt's; the migration itself goes here
 """
 
 from __future__ import annotations

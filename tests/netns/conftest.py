@@ -1,18 +1,12 @@
-"""The netns tier needs root, namespaces and a few tools. Without them it is skipped, with the remedy; in CI that is a
-failure.
-"""
+"""The netns tier needs root, namespaces and a few tools."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
-
-from lab import tier  # noqa: E402
+from lab import tier
 
 TOOLS = {**tier.TOOLS, "ifup": "ifupdown", "brctl": "bridge-utils", "gcc": "gcc libc6-dev"}
 

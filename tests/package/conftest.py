@@ -1,9 +1,8 @@
-"""The package tier needs root and packaging tools. It is skipped without them, with the remedy; in CI it fails."""
+"""The package tier needs root and packaging tools."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from building import build  # noqa: E402
 from clean_root import CleanRoot  # noqa: E402
+from lab import tier  # noqa: E402
 
 TOOLS = {
     "dpkg-buildpackage": "build-essential",
@@ -26,21 +26,11 @@ TOOLS = {
 }
 
 
-def missing() -> str:
-    packages = sorted({package for tool, package in TOOLS.items() if not shutil.which(tool)})
-    if packages:
-        return f"needs tools that are not installed: apt-get install {' '.join(packages)}"
-    return "" if os.geteuid() == 0 else "needs root: run `sudo make check`"
-
-
-REASON = missing()
+REASON = tier.lacks(TOOLS, "check")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if REASON and item.path.name != "test_docs.py":
-        if os.environ.get("VMNET_CI") == "1":
-            pytest.fail(f"VMNET_CI=1 and the package tier {REASON}", pytrace=False)
-        pytest.skip(f"package tier {REASON}")
+    tier.refuse("package", REASON)
 
 
 @pytest.fixture(scope="session")

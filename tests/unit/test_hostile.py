@@ -665,4 +665,12 @@ def test_a_closed_stdin_and_a_reader_that_is_gone():
 
 
 def test_there_are_enough():
-    assert len(XML) + len(WRONG) + len(BROKEN_TOML) + sum(map(len, WRONG_VALUES.values())) + len(list(_domain_files())) + len(IFNAMES) >= 200
+    assert (
+        len(XML)
+        + len(WRONG)
+        + len(BROKEN_TOML)
+        + sum(map(len, WRONG_VALUES.values()))
+        + len(list(_domain_files()))
+        + len(IFNAMES)
+        >= 200
+    )

@@ -5,21 +5,16 @@ from __future__ import annotations
 import ipaddress
 import random
 import struct
-import sys
-from pathlib import Path
 
 import pytest
+from lab import frames
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
-
-from lab import frames  # noqa: E402
-
-from vmnet_hooks.agent.neighbour_discovery import Bucket, Prefixes  # noqa: E402
+from vmnet_hooks.agent.neighbour_discovery import Bucket, Prefixes
 from vmnet_hooks.kernel import (
     announcement,
-    neighbour_solicitation,  # noqa: E402
+    neighbour_solicitation,
 )
-from vmnet_hooks.kernel.neighbour_solicitation import MAX_FRAME, PROGRAM, Solicitation, parse  # noqa: E402
+from vmnet_hooks.kernel.neighbour_solicitation import MAX_FRAME, PROGRAM, Solicitation, parse
 
 MAC, TAP = "52:54:00:aa:00:0b", "fe:ff:ff:ff:ff:ff"
 SOURCE, TARGET = "2001:db8::b", "2001:db8::c"

@@ -1,19 +1,13 @@
-"""The xen tier runs in the dom0 of a real Xen: `make check-xen` boots one under QEMU. Elsewhere its tests are skipped, saying
-so; in CI that is a failure.
-"""
+"""The xen tier runs in the dom0 of a real Xen: `make check-xen` boots one under QEMU."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
-
-from lab.xen import Dom0, World, idle  # noqa: E402
+from lab import tier
+from lab.xen import Dom0, World, idle
 
 # Made by lab/xen_image.py: these tests change the machine's own interfaces.
 MADE = Path("/sbin/lab-init")
@@ -29,17 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if not MADE.exists():
-        reason = "needs a dom0 of its own: `make check-xen` boots one under QEMU, as root"
-        if os.environ.get("VMNET_CI") == "1":
-            pytest.fail(f"VMNET_CI=1 and the xen tier {reason}", pytrace=False)
-        pytest.skip(f"xen tier {reason}")
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """A failure is told at once: the machine may not live until the summary."""
-    if report.failed:
-        print(f"\n{report.longreprtext}")
+    tier.refuse("xen", "" if MADE.exists() else "needs a dom0 of its own: `sudo make check-xen` boots one under QEMU")
 
 
 @pytest.fixture(scope="session")
