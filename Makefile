@@ -1,10 +1,11 @@
 # make demo      a throw-away lab in network namespaces: a guest starts, talks, stops (root)
-# make check     the tests (root); installs the Debian packages that it lacks. Not in it, for their time: the next two
-# make check-service  the agent under a systemd of its own: installed, killed, restarted while guests start, upgraded, removed
+# make test      what needs no root, in two minutes: lint, unit, cases. ONE=tests/unit/test_plan.py (or a node, or words of its
+#                name): that alone
+# make check     all tests (root), installing the Debian packages that they need; two of its tiers at a time, see JOBS
+# make check-netns check-libvirt check-package check-pypi check-vm check-xen  each of its tiers alone
 # make check-xen SUITES="bookworm trixie"  Debian 13's Xen too
+# make check-service  not in `check`: the agent under a systemd of its own: installed, killed, restarted, upgraded, removed
 # make bench     what it costs, against an empty interpreter and Xen's own scripts, in a table (root)
-# make check-vm  of these, those that need Debian's kernel, which they boot under QEMU
-# make check-xen of these, those that need a real Xen with its dom0, which they boot under QEMU
 # make deb       the Debian package, in dist/
 # make install   without packaging, below $(DESTDIR)$(PREFIX)
 # make clean
@@ -21,17 +22,19 @@ DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-s
 	libvirt-clients qemu-system-x86 busybox-static cpio linux-image-amd64 tcpdump iputils-ping iputils-arping procps kmod
 BUILD_PACKAGES := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-pytest python3-pyfakefs \
 	lintian man-db
-CHECK_PACKAGES := $(DEMO_PACKAGES) $(BUILD_PACKAGES) python3-venv python3-pytest-xdist arptables mmdebstrap util-linux \
+TEST_PACKAGES := $(RUN_PACKAGES) python3-venv python3-pytest python3-pytest-xdist python3-pyfakefs man-db
+CHECK_PACKAGES := $(TEST_PACKAGES) $(DEMO_PACKAGES) $(BUILD_PACKAGES) arptables mmdebstrap util-linux \
 	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan net-tools
 
 # A skip in these tiers is a failure, see tests/conftest.py. Nothing is written beside the sources.
 PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1
 TIER = $(PYTEST) $(PYTHON) -m pytest -q -p no:cacheprovider
 
-.PHONY: help demo bench check lint check-debian check-pypi check-bench check-vm check-service check-xen packages-demo packages-check packages-deb deb install clean
+.PHONY: help demo bench test check lint $(addprefix check-,unit netns libvirt package pypi bench vm service xen) \
+	$(addprefix packages-,demo test check deb) deb install clean
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -10
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -11
 
 # The services that come with the packages (libvirtd, virtlogd) are installed but not started: SYSTEMD_OFFLINE keeps
 # systemctl, and RUNLEVEL=1 keeps invoke-rc.d, from starting anything. The labs run daemons of their own.
@@ -49,6 +52,8 @@ endef
 
 packages-demo:
 	$(call need,$(DEMO_PACKAGES))
+packages-test:
+	$(call need,$(TEST_PACKAGES))
 packages-check:
 	$(call need,$(CHECK_PACKAGES))
 packages-deb:
@@ -62,9 +67,22 @@ bench: packages-check
 	@[ "$$(id -u)" = 0 ] || { echo "make bench: needs root (network namespaces); run: sudo make bench" >&2; exit 1; }
 	@$(PYTHON) tests/bench/run.py
 
-check: packages-check
+# A file or a node is a path, anything else words that pytest's -k takes.
+ONE ?=
+test: packages-test $(if $(ONE),,lint)
+	@$(if $(ONE),$(TIER) $(if $(findstring .py,$(ONE)),'$(ONE)',-k '$(ONE)' tests/unit tests/cases),$(TIER) -n auto tests/unit tests/cases)
+
+# Most tests wait for something most of the time, and a machine under QEMU keeps hardly more than one core busy: so two tiers run
+# at a time, the longest first, each of which shows its output when it ends. What measures time runs alone.
+JOBS ?= 2
+check: packages-check .venv-check/ready
 	@[ "$$(id -u)" = 0 ] || { echo "make check: needs root (network namespaces); run: sudo make check" >&2; exit 1; }
-	@$(MAKE) --no-print-directory --keep-going lint check-debian check-pypi check-bench check-vm check-xen
+	@failed=; \
+	$(MAKE) --no-print-directory lint || failed=1; \
+	$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=target \
+	    $(addprefix check-,netns vm xen libvirt package unit pypi) || failed=1; \
+	$(MAKE) --no-print-directory check-bench || failed=1; \
+	[ -z "$$failed" ]
 	@echo "== make check: all passed"
 
 # Debian 12 has no ruff, and a mypy that is old. /usr/bin/python3 and not whatever else is in PATH: the venv must have the
@@ -82,23 +100,32 @@ lint: .venv-check/ready
 	.venv-check/bin/ruff check --no-cache .
 	.venv-check/bin/mypy --cache-dir=/dev/null
 
-check-debian: .venv-check/ready
-	@echo "== tests with Debian's Python packages"
-	@failed=; \
-	for tier in unit cases netns libvirt package; do \
-	    echo "== tests/$$tier"; \
-	    $(TIER) $$([ $$tier != unit ] || echo "-n auto") $$([ $$tier != netns ] || echo "-n 2") tests/$$tier || failed+=" tests/$$tier"; \
-	done; \
-	[ -z "$$failed" ] || { echo "== failed:$$failed" >&2; exit 1; }
+check-unit: packages-test
+	@echo "== tests/unit, tests/cases"
+	@$(TIER) -n auto tests/unit tests/cases
 
-# What depends on a library's version: what every guest needs is spoken in words of our own, and pyroute2 makes links.
-PYPI_TESTS = $(addprefix tests/unit/test_,kernel_edge.py wire.py netlink_encoding.py cli.py libvirt_frontend.py import_budget.py) tests/cases \
-	$(addprefix tests/netns/test_,hostnet.py anycast.py graph_live.py import_state.py)
+check-netns: packages-check
+	@echo "== tests/netns"
+	@$(TIER) -n 3 tests/netns
 
-check-pypi: .venv-check/ready
+check-libvirt: packages-check
+	@echo "== tests/libvirt"
+	@$(TIER) tests/libvirt
+
+check-package: packages-check
+	@echo "== tests/package"
+	@$(TIER) tests/package
+
+# What depends on a library's version: what every guest needs is spoken in words of our own; pyroute2 makes links, and lists what
+# is drawn and imported.
+PYPI = env PATH="$(CURDIR)/.venv-check/bin:$$PATH" VIRTUAL_ENV=$(CURDIR)/.venv-check $(PYTEST) .venv-check/bin/python -m pytest -q -p no:cacheprovider -n 2
+PYPI_TESTS = $(addprefix tests/unit/test_,kernel_edge.py wire.py netlink_encoding.py cli.py libvirt_frontend.py import_budget.py) tests/cases
+PYPI_NETNS = $(addprefix tests/netns/test_,hostnet.py anycast.py graph_live.py import_state.py)
+
+check-pypi: packages-check .venv-check/ready
 	@echo "== tests with PyPI's newest Python packages"
-	@PATH="$(CURDIR)/.venv-check/bin:$$PATH" VIRTUAL_ENV=$(CURDIR)/.venv-check \
-	    $(PYTEST) .venv-check/bin/python -m pytest -q -p no:cacheprovider -n 2 $(PYPI_TESTS)
+	@$(PYPI) $(PYPI_TESTS)
+	@$(PYPI) $(PYPI_NETNS) -k 'down_after_up or edit or text or model or test_bridges'
 
 # With limits that a busy machine keeps; what takes longest is left out.
 check-bench: packages-check

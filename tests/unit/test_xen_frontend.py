@@ -264,7 +264,7 @@ def test_xenbr_is_eth_where_only_that_is_there(host):
 
 ROUTED = {
     "named": ({"ip": "10.0.0.1", "network": "public"}, "", "public"),
-    "by bridge": ({"ip": "192.0.2.10", "bridge": "public"}, "", "public"),
+    "by bridge": ({"ip": "10.0.0.1", "bridge": "public"}, "", "public"),
     "by argument": ({"ip": "10.0.0.1"}, "network=public", "public"),
     "by the first address": ({"ip": "192.0.2.10 10.0.0.1"}, "", "public"),
     "by the first address, IPv6": ({"ip": "2001:db8:1::7"}, "", "edge"),
