@@ -36,6 +36,14 @@ def in_namespaces(flags: str, script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
+def own_network() -> list[str]:
+    """The words that run a command in a network namespace of its own; without root, in a user namespace too."""
+    words = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
+    if subprocess.run([*words, "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs root, or user namespaces for everybody: sysctl -w kernel.unprivileged_userns_clone=1")
+    return words
+
+
 def refuse(tier: str, reason: str) -> None:
     """Skip a test of a tier, if there is a reason."""
     if reason:

@@ -29,6 +29,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "run"))
     monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(tmp_path / "run"),))
     monkeypatch.setattr(libvirt_connection, "known_macs", set)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
 
     def call(*argv: str):
         result = CliRunner().invoke(cli.main, list(argv), prog_name="vmnet-hook")

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lab.tier import own_network
+
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
 import subprocess, sys
@@ -32,7 +34,7 @@ def ours(cls):
 
 
 def run(script: str) -> None:
-    command = ["unshare", "-n", sys.executable, "-c", HEAD + script, str(ROOT)]
+    command = [*own_network(), sys.executable, "-c", HEAD + script, str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
 

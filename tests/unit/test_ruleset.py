@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from lab.tier import own_network
 
 from vmnet_hooks.model import ruleset
 from vmnet_hooks.model.objects import Device, NftElement, NftTable, Sysctl
@@ -56,7 +57,7 @@ def test_nft_takes_the_tables(ifname):
     text += NftElement("inet", "snat4", ("10.5.5.0/24", f'"{ifname}"'), "192.0.2.1").statement()
     text += NftElement("inet", "masquerade6", ("2001:db8::/64", f'"{ifname}"')).statement()
     link = f"ip link add {ifname} type veth peer name other && exec nft -f -"
-    done = subprocess.run(["unshare", "-n", "sh", "-c", link], input=text, text=True, capture_output=True)
+    done = subprocess.run([*own_network(), "sh", "-c", link], input=text, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -119,14 +120,14 @@ def test_elements_come_back_as_they_were_added():
         ("bridge", "target_prefixes", (port, mac, f"0x0-{(1 << 128) - 1:#x}"), (port, mac, "0x0-0xff")),
     ]
     script = ROUND_TRIP.replace("TABLES", "ruleset.TABLES").replace("ELEMENTS", repr(elements))
-    done = subprocess.run(["unshare", "-n", sys.executable, "-"], input=script, text=True, capture_output=True)
+    done = subprocess.run([*own_network(), sys.executable, "-"], input=script, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_nft_takes_the_keepers():
     """Each is its owner's; what stands in it is what the filters take off, at every place where something passes."""
     text = "".join(ruleset.KEEPERS.values()) + ruleset.KEEP_CLOSED
-    done = subprocess.run(["unshare", "-n", "nft", "-f", "-"], input=text, text=True, capture_output=True)
+    done = subprocess.run([*own_network(), "nft", "-f", "-"], input=text, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
     for family, table in (("inet", ruleset.INET), ("arp", ruleset.ARP), ("bridge", ruleset.BRIDGE)):
         assert "flags owner;" in ruleset.KEEPERS[family] and ruleset.KEEPER in ruleset.KEEPERS[family]
