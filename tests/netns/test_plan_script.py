@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from lab.domains import domain_xml
 from lab.single import LAN, PUBLIC, V4, V6, Single, bridged, routed, same
@@ -30,6 +32,12 @@ def plan(one: Single, *options: str) -> str:
     return done.stdout
 
 
+def same_by_script(hooks: str, script: str) -> None:
+    """Assert that the hooks' dump is the script's, but for the mark of who made the taps' link-local addresses: the `ip` of
+    Debian 12 cannot set it, so a script does not."""
+    same(*(re.sub(r"( tap\S* +inet6 fe80:\S+ scope 253) proto 0x3 ", r"\1 ", state) for state in (hooks, script)))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_plan_is_a_script(case):
     config, nics = CASES[case]
@@ -45,14 +53,14 @@ def test_plan_is_a_script(case):
         after = one.state()
         assert after != before
         twin.host.sh(script)
-        same(after, twin.state())
+        same_by_script(after, twin.state())
 
         script = plan(one, "--stop")
         same(after, one.state())
         twin.host.sh(script)
         one.stop("dom", *nics)
         same(before, one.state())
-        same(before, twin.state())
+        same_by_script(before, twin.state())
 
 
 def test_plan_of_the_second_guest_holds_only_what_is_missing():
@@ -65,11 +73,11 @@ def test_plan_of_the_second_guest_holds_only_what_is_missing():
         assert "rule add" not in script and "onlink" not in script and "up0/proxy_arp" not in script, script
         one.start("dom", routed(10))
         twin.host.sh(script)
-        same(one.state(), twin.state())
+        same_by_script(one.state(), twin.state())
         script = plan(one, "--stop")
         twin.host.sh(script)
         one.stop("dom", routed(10))
-        same(one.state(), twin.state())
+        same_by_script(one.state(), twin.state())
 
 
 def test_plan_of_what_is_there_already_is_empty():

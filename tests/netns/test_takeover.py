@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -158,6 +159,9 @@ MORE = {
     ],
     "proxy neighbours": ["neigh add proxy 192.0.2.99 dev eth0", "-6 neigh add proxy 2001:db8::99 dev eth0"],
 }
+# The mark of who made an address. Debian 12's `ip` can neither set nor show it.
+if "proto ADDRPROTO" in subprocess.run(["ip", "addr", "help"], capture_output=True, text=True).stderr:
+    MORE["marked addresses"] = ["addr add 198.18.91.1/24 dev eth0 proto 18", "-6 addr add fd91::1/64 dev eth0 nodad proto 18"]
 
 
 @pytest.mark.parametrize("what", ["all the others", "route with rto_min", "proxy neighbours"])

@@ -314,6 +314,10 @@ def test_words_of_a_route(line, words):
             {"family": "inet6", "local": "2001:db8::1", "prefixlen": 64, "scope": "0", "noprefixroute": True, "metric": 100},
             "2001:db8::1/64 scope 0 metric 100 noprefixroute nodad",
         ),
+        (
+            {"family": "inet6", "local": "2001:db8::1", "prefixlen": 64, "scope": "0", "protocol": "0x12"},
+            "2001:db8::1/64 scope 0 proto 0x12 nodad",
+        ),
     ],
 )
 def test_words_of_an_address(entry, words):

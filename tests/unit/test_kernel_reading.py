@@ -228,9 +228,11 @@ for want in (
     unset(want)
     unset(want)
     assert kernel.read([want]) == {}
-lladdr = LinkAttribute("tap0", "lladdr", "fe80::1/64,fe80::2/64")
+# The mark of the second and the third tells of another maker than the kernel.
+lladdr = LinkAttribute("tap0", "lladdr", "fe80::1/64,fe80::2/64 proto 0,fe80::3/64 proto 18")
 put(lladdr, None)
 assert kernel.read([lladdr])[lladdr.key] == lladdr
+assert LinkAttribute("tap0", "lladdr", "fe80::2/64").covers(lladdr)
 kernel.rename("br0", "br1")
 assert kernel.link("br0") is None and kernel.link("br1") is not None
 try:

@@ -48,7 +48,7 @@ _INET6_ADDR_GEN_MODE = 8
 AF_BRIDGE = 7
 UP, LOWER_UP = 1, 0x10000
 
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PROTO = 1, 2, 4, 11
 NDA_DST, NDA_LLADDR = 1, 2
 PROXY, PERMANENT = 8, 0x80
 RTA_DST, _RTA_SRC, RTA_OIF, _RTA_GATEWAY, RTA_PRIORITY, _RTA_PREFSRC, RTA_TABLE = 1, 2, 4, 5, 6, 7, 15
@@ -185,19 +185,21 @@ class Rtnetlink(Socket):
 
     # --- addresses ---------------------------------------------------------------------------------------------------
 
-    def addresses(self, index: int) -> list[str]:
-        """Return the addresses of a link with their prefix lengths: IPv4 first, each family in the kernel's order."""
-        found = []
+    def addresses(self, index: int) -> dict[str, int]:
+        """Return the addresses of a link with their prefix lengths: IPv4 first, each family in the kernel's order; each with the
+        mark of its maker (IFA_PROTO), which is 0 before Linux 5.18."""
+        found = {}
         for data in self.dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, index)):
             family, length, _, _, at = _ADDRESS.unpack_from(data)
             if at == index and family in (AF_INET, AF_INET6):
                 items = attributes(data, 8)
-                found.append(f"{inet_ntop(family, items.get(_IFA_LOCAL) or items[_IFA_ADDRESS])}/{length}")
+                address = inet_ntop(family, items.get(_IFA_LOCAL) or items[_IFA_ADDRESS])
+                found[f"{address}/{length}"] = items.get(_IFA_PROTO, b"\0")[0]
         return found
 
-    def add_address(self, index: int, address: str, broadcast: str = "", flags: int = 0) -> None:
-        """Add an ADDRESS/LENGTH. `flags` are IFA_F_*."""
-        self.change(NEWADDR, _address(index, address, broadcast, flags), CREATE | EXCLUSIVE)
+    def add_address(self, index: int, address: str, broadcast: str = "", flags: int = 0, mark: int = 0) -> None:
+        """Add an ADDRESS/LENGTH. `flags` are IFA_F_*; `mark` tells its maker."""
+        self.change(NEWADDR, _address(index, address, broadcast, flags, mark), CREATE | EXCLUSIVE)
 
     def delete_address(self, index: int, address: str) -> None:
         self.change(DELADDR, _address(index, address))
@@ -349,14 +351,16 @@ def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
 
-def _address(index: int, address: str, broadcast: str = "", flags: int = 0) -> bytes:
+def _address(index: int, address: str, broadcast: str = "", flags: int = 0, mark: int = 0) -> bytes:
     host, _, length = address.partition("/")
     family = family_of(host)
     packed = inet_pton(family, host)
     body = _ADDRESS.pack(family, int(length), flags, _UNIVERSE, index) + attribute(_IFA_ADDRESS, packed)
     if family == AF_INET:
         body += attribute(_IFA_LOCAL, packed)
-    return body + attribute(_IFA_BROADCAST, inet_pton(family, broadcast)) if broadcast else body
+    if broadcast:
+        body += attribute(_IFA_BROADCAST, inet_pton(family, broadcast))
+    return body + attribute(_IFA_PROTO, bytes([mark])) if mark else body
 
 
 def _route_of(data: bytes) -> RouteMessage | None:

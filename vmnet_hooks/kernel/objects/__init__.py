@@ -35,7 +35,7 @@ class View:
         self.netlink = netlink
         self.nft = nft
         self._links: dict[str, LinkMessage | None] = {}
-        self._addresses: dict[str, list[str]] = {}
+        self._addresses: dict[str, dict[str, int]] = {}
         self._rules: dict[int, list[RuleMessage]] = {}
 
     def link(self, ifname: str) -> LinkMessage | None:
@@ -44,11 +44,11 @@ class View:
             self._links[ifname] = self.netlink.link(ifname)
         return self._links[ifname]
 
-    def addresses(self, ifname: str) -> list[str]:
-        """The addresses of a link, with prefix lengths, in the kernel's order; IPv4 first."""
+    def addresses(self, ifname: str) -> dict[str, int]:
+        """The addresses of a link, with prefix lengths, in the kernel's order, IPv4 first; each with the mark of its maker."""
         if ifname not in self._addresses:
             link = self.link(ifname)
-            self._addresses[ifname] = self.netlink.addresses(link.index) if link else []
+            self._addresses[ifname] = self.netlink.addresses(link.index) if link else {}
         return self._addresses[ifname]
 
     def rules(self, family: int) -> list[RuleMessage]:

@@ -65,6 +65,8 @@ def _address_words(entry: dict[str, Any], dev: str) -> str:
     if broadcast := entry.get("broadcast"):
         words += ["broadcast", broadcast]
     words += ["scope", entry["scope"]]
+    if mark := entry.get("protocol"):
+        words += ["proto", mark]
     if label := entry.get("label", dev).removeprefix(dev):
         words += ["label", f"{{dev}}{label}"]
     if metric := entry.get("metric"):

@@ -42,11 +42,11 @@ class LinkAttributes(Edge[LinkAttribute]):
             case "state":
                 netlink.set_link(index, up=want.value == "up")
             case "lladdr":
-                have_now = {a for a in netlink.addresses(index) if a.startswith("fe80:")}
+                wanted, have_now = want.addresses, {a for a in netlink.addresses(index) if a.startswith("fe80:")}
                 # New before old: a process killed in between leaves both, which `covers` accepts and `released_by` finds.
-                for address in sorted(want.addresses - have_now):
-                    netlink.add_address(index, address, flags=_NODAD)
-                for address in sorted(have_now - want.addresses):
+                for address in sorted(wanted.keys() - have_now):
+                    netlink.add_address(index, address, flags=_NODAD, mark=wanted[address])
+                for address in sorted(have_now - wanted.keys()):
                     netlink.delete_address(index, address)
 
     def unset(self, have: LinkAttribute, view: View) -> None:
@@ -76,7 +76,7 @@ def _value(want: LinkAttribute, link: wire.LinkMessage, view: View) -> str | Non
         case "no_linklocal_learn":
             return sysfs.read(want.ifname, _NO_LINKLOCAL_LEARN)
         case "lladdr":
-            return ",".join(sorted(a for a in view.addresses(want.ifname) if a.startswith("fe80:")))
+            return LinkAttribute.spelled({a: mark for a, mark in view.addresses(want.ifname).items() if a.startswith("fe80:")})
     raise TypeError(f"not a link attribute: {want}")
 
 

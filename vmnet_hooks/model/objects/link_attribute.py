@@ -8,11 +8,15 @@ from typing import ClassVar, Self
 
 from ..resource import Keys, Resource, dev
 
+KERNEL_LINK_LOCAL = 3
+"""The mark (IFA_PROTO) of a link-local address that the kernel generates."""
+
 
 @dataclass(frozen=True)
 class LinkAttribute(Resource):
     """One attribute of a link: `mtu`, `address`, `master` ("" is none), `isolated` (on|off), `lladdr` (the link-local
-    addresses, comma-separated, each with /64), `primary` (of a bond; "" is none), `tx` (checksums by the device: on|off),
+    addresses, comma-separated, each with /64, followed by ` proto MARK` unless the kernel generates it),
+    `primary` (of a bond; "" is none), `tx` (checksums by the device: on|off),
     `no_linklocal_learn` (of a bridge; 1: it learns no MAC from frames to 01:80:c2:00:00:0x, which bypass its filters),
     `state` (up|down).
 
@@ -59,8 +63,15 @@ class LinkAttribute(Resource):
         return self.ifname
 
     @property
-    def addresses(self) -> set[str]:
-        return set(filter(None, self.value.split(",")))
+    def addresses(self) -> dict[str, int]:
+        """The addresses of `lladdr`, each with the mark of its maker."""
+        items = (item.partition(" proto ") for item in self.value.split(",") if item)
+        return {address: int(mark or KERNEL_LINK_LOCAL) for address, _, mark in items}
+
+    @staticmethod
+    def spelled(addresses: Mapping[str, int]) -> str:
+        """The inverse of `addresses`."""
+        return ",".join(a if mark == KERNEL_LINK_LOCAL else f"{a} proto {mark}" for a, mark in sorted(addresses.items()))
 
     @property
     def goes_with_link(self) -> bool:
@@ -90,7 +101,7 @@ class LinkAttribute(Resource):
     def covers(self, have: Resource) -> bool:
         if self.name == "lladdr" and self.value and isinstance(have, LinkAttribute):
             # During a change the link has old and new addresses; a process killed there leaves both.
-            return self.addresses <= have.addresses
+            return self.addresses.keys() <= have.addresses.keys()
         return self == have
 
     def set_command(self, have: Self | None) -> str:
@@ -108,9 +119,10 @@ class LinkAttribute(Resource):
             case "tx":
                 return f"ethtool -K {self.ifname} tx {self.value}"
             case "lladdr":
-                old = have.addresses if have else set()
-                lines = [f"ip -6 addr add {a} {dev(self.ifname)} nodad" for a in sorted(self.addresses - old)]
-                lines += [f"ip -6 addr del {a} {dev(self.ifname)}" for a in sorted(old - self.addresses)]
+                # Without the mark: the `ip` of Debian 12 cannot set it.
+                new, old = set(self.addresses), set(have.addresses if have else ())
+                lines = [f"ip -6 addr add {a} {dev(self.ifname)} nodad" for a in sorted(new - old)]
+                lines += [f"ip -6 addr del {a} {dev(self.ifname)}" for a in sorted(old - new)]
                 return "\n".join(lines)
         return f"ip link set {dev(self.ifname)} {self.name} {self.value}"
 
