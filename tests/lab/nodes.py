@@ -255,6 +255,10 @@ class Switch(Node):
 
 def wire(a: Node, ifa: str, b: Node, ifb: str, mac_a: str | None = None, mac_b: str | None = None) -> None:
     """A cable (veth) between two nodes, both ends down."""
+    # The kernel takes a namespace down, and the cables in it, a moment after its last process: one of the same name may be going.
+    gone_by = time.monotonic() + 5
+    while a.path(f"/sys/class/net/{ifa}").exists() and time.monotonic() < gone_by:
+        time.sleep(0.005)
     words_a = ["address", mac_a] if mac_a else []
     words_b = ["address", mac_b] if mac_b else []
     a.run(["ip", "link", "add", ifa, *words_a, "type", "veth", "peer", "name", ifb, *words_b, "netns", b.pid])
@@ -287,6 +291,7 @@ NOISE = (
     (re.compile(r" (valid_lft|preferred_lft|expires) +\w+"), ""),  # lifetimes run down
     (re.compile(r" (tentative|optimistic|nodad)\b"), ""),  # duplicate address detection runs on its own clock
     (re.compile(r" age [0-9]+sec"), ""),  # route ages
+    (re.compile(r" fdb_n_learned \d+"), " fdb_n_learned *"),  # what a bridge has learnt from traffic
     (re.compile(r" promiscuity \d+ "), " promiscuity * "),  # a tcpdump that has just ended
     (re.compile(r" linkdown\b"), ""),  # follows the carrier, which the guest's end decides
 )

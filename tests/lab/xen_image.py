@@ -17,10 +17,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-CACHE = Path("/var/cache/vmnet-hooks-tests")
-MIRROR, SECURITY = "http://deb.debian.org/debian", "http://deb.debian.org/debian-security"
-# Debian's release, and its version of Xen.
-XEN = {"bookworm": "4.17", "trixie": "4.20"}
+from . import debian
+from .debian import CACHE, XEN
+
 PACKAGES = (
     "xenstore-utils xen-utils-common mount iproute2 bridge-utils kmod procps ethtool iputils-ping iputils-arping net-tools "
     "iptables tcpdump busybox-static qemu-system-xen nftables python3 python3-pyroute2 python3-lxml python3-click python3-pytest"
@@ -106,7 +105,7 @@ class Image:
 
 def image(suite: str) -> Image:
     """The image of a release; it is made when CACHE lacks it, which takes a minute and the network."""
-    key = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    key = hashlib.sha256(Path(__file__).read_bytes() + Path(debian.__file__).read_bytes()).hexdigest()[:12]
     directory = CACHE / f"xen-{suite}-{key}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / f"xen-{suite}.lock", "w") as lock:
@@ -171,43 +170,20 @@ def modules_folder(root: Path) -> Path:
 
 def bootstrap(suite: str, root: Path) -> None:
     """Debian's packages, and in /kernel that of the kernel, which is only unpacked: no initramfs of its own is wanted."""
-    # How the machine reaches its package mirror (a proxy, a certificate) is configured for apt.
-    options = root.parent / "apt.conf"
-    options.write_text(run(["apt-config", "dump", "--no-empty", "Acquire"]))
     kernel = (
         "cd /; apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: //p' | head -1 >/kernel.name && "
         "mkdir /kernel && cd /kernel && apt-get -q download $(cat /kernel.name)"
     )
-    mirror, security = mirrors()
     included = [*PACKAGES, f"xen-utils-{XEN[suite]}", f"xen-hypervisor-{XEN[suite]}-amd64"]
-    run(
-        [
-            "mmdebstrap",
-            "--mode=root",
-            "--variant=apt",
-            f"--aptopt={options}",
-            '--aptopt=Apt::Install-Recommends "false"',
-            *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc")),
-            "--dpkgopt=force-unsafe-io",
-            f"--include={','.join(included)}",
-            f'--customize-hook=chroot "$1" sh -ec {shlex.quote(kernel)}',
-            suite,
-            root,
-            f"deb {mirror} {suite} main",
-            f"deb {mirror} {suite}-updates main",
-            f"deb {security} {suite}-security main",
-        ],
-        env=os.environ | {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
+    debian.bootstrap(
+        suite,
+        root,
+        included,
+        "apt",
+        '--aptopt=Apt::Install-Recommends "false"',
+        *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc")),
+        f'--customize-hook=chroot "$1" sh -ec {shlex.quote(kernel)}',
     )
-
-
-def mirrors() -> tuple[str, str]:
-    """Where this machine gets Debian's packages, and its security updates."""
-    files = [Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")]
-    lines = [line for file in files if file.exists() for line in file.read_text().splitlines() if not line.startswith("#")]
-    found = [word for line in lines for word in line.split() if "://" in word]
-    plain = [word for word in found if "security" not in word]
-    return (plain or [MIRROR])[0], next((word for word in found if "security" in word), SECURITY)
 
 
 def vmlinux(image: bytes) -> bytes:

@@ -1,7 +1,7 @@
-"""A dom0 without Xen: a `Node` with Debian's Xen 4.17 userland, where a real xenstored runs (see noxen.c).
+"""A dom0 without Xen: a `Node` with the Xen userland of the machine's own Debian, where a real xenstored runs (see noxen.c).
 
 The packages are unpacked into a folder of the tests' cache, nothing is installed: overlays show their files where a dom0 has
-them (the binding under /usr/lib/xen-4.17, the xenstore-* programs in PATH, Xen's own scripts in /etc/xen/scripts), in the
+them (the binding under /usr/lib/xen-VERSION, the xenstore-* programs in PATH, Xen's own scripts in /etc/xen/scripts), in the
 node's mount namespace alone. vmnet-NAME in /etc/xen/scripts is hooks/xen/NAME of the checkout.
 
 A `Vif` is what libxl and netback make before they run a script, and its `call` runs one as libxl does (recorded on a
@@ -17,16 +17,18 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from .debian import CACHE, XEN, codename
 from .guest import Nic, configure
 from .nodes import ENV, ROOT, CommandFailed, Node, wire
 
+RELEASE = codename()
+VERSION = XEN[RELEASE]
 PACKAGES = (
-    *("xen-utils-4.17", "xen-utils-common", "xenstore-utils", "libxenstore4", "libxenmisc4.17", "libxencall1"),
+    *(f"xen-utils-{VERSION}", "xen-utils-common", "xenstore-utils", "libxenstore4", f"libxenmisc{VERSION}", "libxencall1"),
     *("libxenevtchn1", "libxenforeignmemory1", "libxengnttab1", "libxentoollog1", "libxentoolcore1", "libxendevicemodel1"),
     "net-tools",  # Xen's own vif-route runs ifconfig
 )
 SHIM = Path(__file__).with_name("noxen.c")
-CACHE = Path("/var/cache/vmnet-hooks-tests")
 SCRIPTS = ("vif-bridge", "vif-route", "vif-nat", "vif-setup", "network-bridge", "network-route", "network-nat")
 MAC = "fe:ff:ff:ff:ff:ff"
 """What netback gives every vif."""
@@ -36,6 +38,7 @@ apt-cache policy {PACKAGES[0]} | grep -q 'Candidate: [0-9]' || apt-get -qq updat
 apt-get -qq -o APT::Sandbox::User=root download {" ".join(PACKAGES)}
 for deb in *.deb; do dpkg -x "$deb" .; done
 rm *.deb
+[ -d sbin ] || ln -s usr/sbin sbin
 gcc -shared -fPIC -O1 -Wall -o noxen.so {SHIM} -ldl
 """
 # As in a dom0, /etc can be written to; what is written is the node's own.
@@ -55,7 +58,7 @@ for name in {scripts}; do ln -s "{hooks}/$name" "vmnet-$name"; done
 def fetched() -> Path:
     """Where Xen's userland is unpacked and the shim compiled: downloaded at the first call. Raises CommandFailed."""
     key = hashlib.sha256(" ".join(PACKAGES).encode() + SHIM.read_bytes()).hexdigest()[:12]
-    done = CACHE / f"xen-userland-{key}"
+    done = CACHE / f"xen-userland-{RELEASE}-{key}"
     if done.exists():
         return done
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -63,13 +66,13 @@ def fetched() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if done.exists():
             return done
-        for old in CACHE.glob("xen-userland-*"):
+        for old in CACHE.glob(f"xen-userland-{RELEASE}-*"):
             shutil.rmtree(old)
         partial = CACHE / f"{done.name}.partial"
         partial.mkdir()
         ran = subprocess.run(["sh", "-ec", FETCH], cwd=partial, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if ran.returncode:
-            raise CommandFailed(f"Xen's userland (Debian 12's, from a mirror, and gcc): {ran.stdout}{ran.stderr}")
+            raise CommandFailed(f"Xen's userland (Debian's, from a mirror, and gcc): {ran.stdout}{ran.stderr}")
         partial.rename(done)
     return done
 
@@ -119,7 +122,7 @@ class Dom0(Node):
 
     def xenstored(self, root: Path | None = None) -> None:
         """Start xenstored, with an empty store."""
-        command = ["/usr/lib/xen-4.17/bin/xenstored", "--no-fork", "--pid-file", "/run/xenstored/pid"]
+        command = [f"/usr/lib/xen-{VERSION}/bin/xenstored", "--no-fork", "--pid-file", "/run/xenstored/pid"]
         # Preloaded by env: nsenter has no libxenctrl to stand in for.
         words = ["env", f"LD_PRELOAD={(root or fetched()) / 'noxen.so'}", "XENSTORED_ROOTDIR=/run/xenstored", *command]
         self.daemon = self.popen(words, stderr=subprocess.DEVNULL)
@@ -127,7 +130,7 @@ class Dom0(Node):
 
     def hide_binding(self) -> None:
         """Xen's Python binding is not there."""
-        self.run("mount -t tmpfs -o ro tmpfs /usr/lib/xen-4.17/lib/python")
+        self.run(f"mount -t tmpfs -o ro tmpfs /usr/lib/xen-{VERSION}/lib/python")
 
     def hide_programs(self) -> str:
         """The xenstore-* programs are not there, also not for `store`, until what is returned is run."""

@@ -1,7 +1,7 @@
-"""A clean Debian of the machine's own release, in a mount namespace of its own; what is done in it is gone with it.
+"""A clean Debian, in mount and process namespaces of its own; what is done in it is gone with it.
 
 Its base is bootstrapped once from the machine's own package sources and kept in CACHE. Each `CleanRoot` is an overlay
-on it that its processes have as `/` (pivot_root, so that they can make namespaces in turn).
+on it that its processes have as `/` (pivot_root, so that they can make namespaces in turn). They end with it.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-CACHE = Path("/var/cache/vmnet-hooks-tests")
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab`
+
+from lab.debian import CACHE, bootstrap, codename  # noqa: E402
+
 ENV = {
     "LC_ALL": "C.UTF-8",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -44,7 +48,9 @@ PACKAGES = (
     "python3-pytest",
 )
 
-# Shown to the root: what the test guest is made of, and the device nodes.
+# Shown to the root: the device nodes, the cache of the tests, what the test guest is made of unless the root has a kernel of its
+# own, and read-only the paths that the caller names. Process 1 is a shell that ends with our end of its standard input, and reaps
+# orphans.
 HOLDER = """
 mount -t tmpfs tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
@@ -55,59 +61,39 @@ mount -t sysfs sysfs sys
 mount --rbind /dev dev
 mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p run/lock boot lib/modules
-mount --bind /boot boot
-mount --bind /lib/modules lib/modules
+if ! [ -e boot/vmlinuz-* ]; then
+    mount --bind /boot boot
+    mount --bind /lib/modules lib/modules
+fi
+cache=$3
+mkdir -p ".$cache"
+mount --bind "$cache" ".$cache"
+shift 3
+for path; do
+    if [ -d "$path" ]; then mkdir -p ".$path"; else mkdir -p ".${path%/*}"; : >>".$path"; fi
+    mount --bind "$path" ".$path"
+    mount -o remount,bind,ro ".$path"
+done
 pivot_root . mnt
 umount -l /mnt
 echo ready
-exec cat >/dev/null
+exec bash -c 'read -r _'
 """
 
 
-def base() -> Path:
-    """The bootstrapped root; about a minute when the cache lacks it."""
-    codename = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)[
-        "VERSION_CODENAME"
-    ].strip('"')
-    key = hashlib.sha256(f"{codename} {PACKAGES}".encode()).hexdigest()[:12]
-    root = CACHE / f"root-{codename}-{key}"
+def base(suite: str = "", packages: Sequence[str] = PACKAGES) -> Path:
+    """The bootstrapped root of a release, by default of the machine's own; a minute or two when CACHE lacks it."""
+    suite = suite or codename()
+    key = hashlib.sha256(f"{suite} {tuple(packages)}".encode()).hexdigest()[:12]
+    root = CACHE / f"root-{suite}-{key}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / "root.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if root.exists():
-            return root
-        partial = root.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        # How the machine reaches its package mirror (a proxy, a certificate) is configured for apt.
-        options = subprocess.run(["apt-config", "dump", "--no-empty", "Acquire"], capture_output=True, text=True, check=True)
-        sources = [
-            str(path)
-            for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*")))
-            if path.suffix in (".list", ".sources") and path.exists()
-        ]
-        opts = CACHE / "apt.conf"
-        opts.write_text(options.stdout)
-        done = subprocess.run(
-            [
-                "mmdebstrap",
-                "--mode=root",
-                "--variant=minbase",
-                f"--aptopt={opts}",
-                f"--include={','.join(PACKAGES)}",
-                "--dpkgopt=force-unsafe-io",
-                codename,
-                str(partial),
-                *sources,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=ENV | _proxies(),
-        )
-        if done.returncode:
-            raise AssertionError(f"mmdebstrap: exit status {done.returncode}\n{done.stdout[-3000:]}")
-        partial.rename(root)
+        if not root.exists():
+            partial = root.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            bootstrap(suite, partial, packages, "minbase")
+            partial.rename(root)
     return root
 
 
@@ -124,15 +110,15 @@ def download(where: Path, *packages: str) -> list[Path]:
     return [deb for package in packages for deb in where.glob(f"{package}_*.deb")]
 
 
-def _proxies() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy")}
-
-
 class CleanRoot:
-    def __init__(self, where: Path):
+    """`where`: an empty folder to mount it at. `over`: another base than that of the machine's release. `shown`: files and
+    folders of the machine that are seen in it, read-only."""
+
+    def __init__(self, where: Path, over: Path | None = None, shown: Iterable[Path] = ()):
         where.mkdir(parents=True, exist_ok=True)
+        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
         self.holder = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-ec", HOLDER, "holder", str(where), str(base())],
+            [*command, "sh", "-ec", HOLDER, "holder", str(where), str(over or base()), str(CACHE), *map(str, shown)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -142,6 +128,8 @@ class CleanRoot:
         if self.holder.stdout.readline().strip() != "ready":
             self.holder.kill()
             raise AssertionError(f"the clean root did not start: {self.holder.stderr.read()}")
+        # unshare's only child is process 1 of the root.
+        self.pid = int(Path(f"/proc/{self.holder.pid}/task/{self.holder.pid}/children").read_text())
 
     def __enter__(self) -> CleanRoot:
         return self
@@ -152,9 +140,13 @@ class CleanRoot:
         self.holder.stdout.close()
         self.holder.stderr.close()
 
+    def enter(self, argv: Iterable[object]) -> list[str]:
+        """The command line that runs `argv` in the root, from outside."""
+        return ["nsenter", "-t", str(self.pid), "-m", "-p", "--", *map(str, argv)]
+
     def path(self, path: str) -> Path:
         """Where the root's file `path` is for us."""
-        return Path(f"/proc/{self.holder.pid}/root{path}")
+        return Path(f"/proc/{self.pid}/root{path}")
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         self.path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -170,9 +162,8 @@ class CleanRoot:
         env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command (a string: by sh) in the root. Its standard error is part of its output."""
-        words = ["sh", "-ec", argv] if isinstance(argv, str) else [str(word) for word in argv]
         done = subprocess.run(
-            ["nsenter", "-t", str(self.holder.pid), "-m", "--", *words],
+            self.enter(["sh", "-ec", argv] if isinstance(argv, str) else argv),
             input=input,
             text=True,
             stdout=subprocess.PIPE,
@@ -193,7 +184,7 @@ class CleanRoot:
 
     def files(self) -> set[str]:
         """Every file, except for dpkg's own lists and logs, and what the kernel shows."""
-        return set(_files(Path(f"/proc/{self.holder.pid}/root"), ""))
+        return set(_files(Path(f"/proc/{self.pid}/root"), ""))
 
 
 SKIPPED = (

@@ -19,7 +19,7 @@ from lab.domains import Interface
 from lab.guest import Nic, wired
 from lab.nodes import ENV, CommandFailed, Node, dump, ran, wire
 from lab.routed import call
-from lab.xenstore import SCRIPTS, Xenstore
+from lab.xenstore import SCRIPTS, VERSION, Xenstore
 
 SERVICE, SOCKET = "vmnet-hookd.service", "vmnet-hookd.socket"
 LIBVIRT = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service")
@@ -48,9 +48,9 @@ ip link set eth1 up; ip link set eth2 up
 ip link add link eth2 name eth2.100 type vlan id 100; ip link set eth2.100 up; ip addr add 10.7.0.254/24 dev eth2.100
 """
 # Where they are in Debian; nothing else of it is wanted here.
-XEN = """
-mkdir -p /usr/lib/xen-4.17 /run/xenstored /var/log/xen
-cp -a /lab/xen/usr/lib/xen-4.17/. /usr/lib/xen-4.17/
+XEN = f"""
+mkdir -p /usr/lib/xen-{VERSION} /run/xenstored /var/log/xen
+cp -a /lab/xen/usr/lib/xen-{VERSION}/. /usr/lib/xen-{VERSION}/
 cp -a /lab/xen/usr/bin/xenstore* /usr/bin/
 cp -a /lab/xen/usr/lib/x86_64-linux-gnu/. /usr/lib/x86_64-linux-gnu/
 ldconfig
@@ -192,7 +192,7 @@ class World:
         self.host.sh(XEN)
         for name in SCRIPTS:
             assert os.path.islink(f"/etc/xen/scripts/vmnet-{name}"), name
-        command = ["/usr/lib/xen-4.17/bin/xenstored", "--no-fork", "--pid-file", "/run/xenstored/pid"]
+        command = [f"/usr/lib/xen-{VERSION}/bin/xenstored", "--no-fork", "--pid-file", "/run/xenstored/pid"]
         daemon = self.host.popen(["env", "LD_PRELOAD=/lab/xen/noxen.so", "XENSTORED_ROOTDIR=/run/xenstored", *command])
         self.host.sh("for i in $(seq 100); do xenstore-exists / && exit 0; sleep 0.1; done; exit 1")
         self.host.store = Xenstore(self.host)
