@@ -1,11 +1,12 @@
 # make demo      a throw-away lab in network namespaces: a guest starts, talks, stops (root)
 # make test      what needs no root, in two minutes: lint, unit, cases. ONE=tests/unit/test_plan.py (or a node, or words of its
 #                name): that alone
-# make check     all tests (root), installing the Debian packages that they need; two of its tiers at a time, see JOBS
+# make check     all tests (root), installing the Debian packages that they need; JOBS=2 runs two tiers at a time
 # make check-netns check-libvirt check-package check-pypi check-vm check-xen  each of its tiers alone
 # make check-xen SUITES="bookworm trixie"  Debian 13's Xen too
 # make check-service  not in `check`: the agent under a systemd of its own: installed, killed, restarted, upgraded, removed
 # make bench     what it costs, against an empty interpreter and Xen's own scripts, in a table (root)
+# make check-trixie  all tiers, the package and the demo on Debian 13, in a root of its own
 # make deb       the Debian package, in dist/
 # make install   without packaging, below $(DESTDIR)$(PREFIX)
 # make clean
@@ -30,11 +31,11 @@ CHECK_PACKAGES := $(TEST_PACKAGES) $(DEMO_PACKAGES) $(BUILD_PACKAGES) arptables 
 PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1
 TIER = $(PYTEST) $(PYTHON) -m pytest -q -p no:cacheprovider
 
-.PHONY: help demo bench test check lint $(addprefix check-,unit netns libvirt package pypi bench vm service xen) \
-	$(addprefix packages-,demo test check deb) deb install clean
+.PHONY: help demo bench test check lint $(addprefix check-,unit netns libvirt package pypi bench vm service xen trixie trixie-short) \
+	$(addprefix packages-,demo test check deb) list-packages deb install clean
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -11
+	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -13
 
 # The services that come with the packages (libvirtd, virtlogd) are installed but not started: SYSTEMD_OFFLINE keeps
 # systemctl, and RUNLEVEL=1 keeps invoke-rc.d, from starting anything. The labs run daemons of their own.
@@ -50,6 +51,8 @@ define need
 	apt-get -q update && apt-get -q -y --no-install-recommends install $$missing
 endef
 
+list-packages:
+	@echo $(CHECK_PACKAGES)
 packages-demo:
 	$(call need,$(DEMO_PACKAGES))
 packages-test:
@@ -72,9 +75,8 @@ ONE ?=
 test: packages-test $(if $(ONE),,lint)
 	@$(if $(ONE),$(TIER) $(if $(findstring .py,$(ONE)),'$(ONE)',-k '$(ONE)' tests/unit tests/cases),$(TIER) -n auto tests/unit tests/cases)
 
-# Most tests wait for something most of the time, and a machine under QEMU keeps hardly more than one core busy: so two tiers run
-# at a time, the longest first, each of which shows its output when it ends. What measures time runs alone.
-JOBS ?= 2
+# The number of tiers that run at a time, each of which then shows its output when it ends. What measures time runs alone.
+JOBS ?= 1
 check: packages-check .venv-check/ready
 	@[ "$$(id -u)" = 0 ] || { echo "make check: needs root (network namespaces); run: sudo make check" >&2; exit 1; }
 	@failed=; \
@@ -106,7 +108,7 @@ check-unit: packages-test
 
 check-netns: packages-check
 	@echo "== tests/netns"
-	@$(TIER) -n 3 tests/netns
+	@$(TIER) -n 2 tests/netns
 
 check-libvirt: packages-check
 	@echo "== tests/libvirt"
@@ -141,6 +143,15 @@ check-vm: packages-check .venv-check/ready
 check-service: packages-check
 	@echo "== the service under Debian's systemd: installed, restarted, killed, upgraded, removed"
 	@$(PYTHON) tests/service/run.py
+
+# On this machine's kernel, but for some of the vm tier. The root is made of Debian's packages and kept in
+# /var/cache/vmnet-hooks-tests.
+check-trixie: packages-check
+	@$(PYTHON) tests/trixie/run.py
+
+check-trixie-short: packages-check
+	@echo "== tests on Debian 13: unit, cases, some of netns and libvirt"
+	@$(PYTHON) tests/trixie/run.py --short
 
 # Xen, dom0, xl and guests, without KVM: images made of Debian's packages, kept in /var/cache/vmnet-hooks-tests.
 SUITES ?= bookworm
