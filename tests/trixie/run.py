@@ -34,8 +34,7 @@ VNG = ("virtme-ng", "virtiofsd")
 SHOWN = (ROOT, Path("/etc/resolv.conf"), Path("/etc/hosts"), Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pip.conf"))
 PYTEST = ("/usr/bin/python3", "-m", "pytest", "-q", "-p", "no:cacheprovider")
 VENV = ".venv-check"
-# The linters are those of `make lint` on any release.
-UNIT = (*PYTEST, "-n", "auto", "--deselect=tests/unit/test_style.py::test_ruff", "--deselect=tests/unit/test_style.py::test_mypy")
+UNIT = (*PYTEST, "-n", "auto")
 # What reads and writes the words of `ip` and `nft`, pyroute2's answers, Xen's binding and libvirt's calls.
 NETNS = ("plan_script.py", "import_state.py", "takeover.py::test_carried_along", "xen.py::test_either_way_into_the_store")
 LIBVIRT = ("guest_reaches_the_world_until_destroy", "defined_domain_that_powers_itself_off", "qemu_is_killed")
