@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
-from scenario import SAVED
+from scenario import PARSED, SAVED
 
 
 @pytest.fixture(autouse=True)
-def _nothing_saved() -> Iterator[None]:
+def _nothing_kept() -> Iterator[None]:
     yield
     SAVED.clear()
+    PARSED.clear()

@@ -69,10 +69,10 @@ class Saved:
 
 
 SAVED: dict[object, Saved] = {}
-"""By what builds them, see `Build`. Emptied after each test: records age."""
+"""Hosts by what builds them, see `Build`. Emptied after each test: records age."""
 
 PARSED: dict[str, Config] = {}
-"""Configurations by their text."""
+"""Configurations by their text. Emptied after each test: a test may register a mode or a kind of its own."""
 
 
 class Build:
@@ -136,14 +136,17 @@ class Host:
 
     def session(self) -> Session:
         """A fresh process on this host, with the records to itself."""
-        return Session(self.declared(), self.kernel, Store(str(self.path / "run")))
+        return Session(self.declared(), self.kernel, self.store())
 
     def store(self) -> Store:
+        return Store(str(self.path / "run"))
+
+    def kept(self) -> Store:
         """The records: open from one call to the next, until a process is killed, or the file is another one."""
         if self._store and identity(self._store.directory) != self._identity:
             self.close()
         if not self._store:
-            self._store = Store(str(self.path / "run"))
+            self._store = self.store()
             self._identity = identity(self._store.directory)
         return self._store
 
@@ -205,7 +208,7 @@ class Host:
     def call(self, function: Callable[..., T], *arguments, **kw) -> T:
         """One call of the engine, as in a process of its own but for the records, which stay open."""
         try:
-            return function(Session(self.declared(), self.kernel, self.store()), *arguments, **kw)
+            return function(Session(self.declared(), self.kernel, self.kept()), *arguments, **kw)
         except Killed:
             self.close()
             raise
@@ -214,7 +217,7 @@ class Host:
 
     def records(self) -> dict[str, list]:
         """Every row of every table, and the journal."""
-        journal = self.store().journal()[1]
+        journal = self.kept().journal()[1]
         db = sqlite3.connect(self.path / "run" / "state.db")
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         dump = {name: sorted(db.execute(f"SELECT * FROM {name}"), key=repr) for name in tables}
@@ -229,7 +232,7 @@ class Host:
         assert not left, left
 
     def claimed(self) -> dict[str, Resource]:
-        return self.store().resources()
+        return self.kept().resources()
 
 
 def difference(before: dict, after: dict) -> dict:

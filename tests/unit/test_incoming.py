@@ -28,7 +28,7 @@ def incoming(host: Host, domain: Domain) -> list:
 
 
 def phases(host: Host) -> list[str]:
-    return [owner.phase for owner in host.store().owners()]
+    return [owner.phase for owner in host.kept().owners()]
 
 
 def twins(tmp_path, domain, facts) -> tuple[Host, Host]:

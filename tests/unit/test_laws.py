@@ -701,11 +701,11 @@ def test_unplug_continues_reports_and_keeps_a_leftover(case, tmp_path):
         host.kernel.clear_faults()
         left = set(difference(want, host.kernel.snapshot()))
         assert left <= {key} | {k for k in left if _depends(k, key)}, f"more than {key} is left"
-        assert [owner.phase for owner in host.store().owners(domain=case.domain.name)] == ["leftover"]
+        assert [owner.phase for owner in host.kept().owners(domain=case.domain.name)] == ["leftover"]
         assert [drift for drift in host.check() if "could not be cleaned up" in drift.what]
         host.repair()
         assert not difference(want, host.kernel.snapshot()), key
-        assert not [o for o in host.store().owners(domain=case.domain.name)]
+        assert not [o for o in host.kept().owners(domain=case.domain.name)]
 
 
 def _depends(key: str, stuck: str) -> bool:
@@ -748,7 +748,7 @@ def test_unplug_when_half_of_it_is_gone(case, tmp_path):
         host.unplug(case.domain)
         left = difference(want, host.kernel.snapshot())
         assert set(left) <= {k for k in left if k == key or k.startswith(f"{key} ") or _depends(k, key)}, key
-        assert not host.store().owners(domain=case.domain.name)
+        assert not host.kept().owners(domain=case.domain.name)
 
 
 def delete(kernel: FakeKernel, key: str) -> None:
@@ -920,7 +920,7 @@ def test_a_tap_that_came_back_as_another_domains(tmp_path):
     host.add_taps(newcomer)
     before = host.kernel.snapshot()
     host.plug(newcomer)
-    assert [owner.domain for owner in host.store().owners()] == ["d2"]
+    assert [owner.domain for owner in host.kept().owners()] == ["d2"]
     assert_clean(host)
     plugged = host.kernel.snapshot()
     host.unplug(ROUTED)
@@ -937,10 +937,10 @@ def test_a_tap_that_came_back_as_another_domains(tmp_path):
 def assert_invariant(host: Host, base: dict, running: set[str]) -> None:
     """The kernel is what it was, plus the union of the claims."""
     claims = host.claimed()
-    alive = {owner.ifname for owner in host.store().owners() if owner.ifname in host.kernel.links}
+    alive = {owner.ifname for owner in host.kept().owners() if owner.ifname in host.kernel.links}
     for key, want in claims.items():
         if (have := host.kernel.world.get(key)) is None or not want.covers(have):
-            owners = [o for o in host.store().owners() if key in host.store().claims(o.id)]
+            owners = [o for o in host.kept().owners() if key in host.kept().claims(o.id)]
             assert all(o.ifname not in alive or o.domain not in running for o in owners), f"{key} is claimed, but not there"
     # The kernel makes and removes link-local addresses with a link's state.
     skip = {*claims, *(k.replace(" state", " lladdr") for k in claims if k.endswith(" state"))}
@@ -1159,7 +1159,7 @@ def test_each_half_of_a_nic_leaves_by_itself(domain, toml, first, tmp_path):
     ids = [f"{domain.id}/{half.vifs[0].id}" for half in both]
     host.call(guests.remove_owner, ids[first])
     left = both[1 - first].vifs[0].ifname
-    assert [owner.ifname for owner in host.store().owners()] == [left] and host.check() == []
+    assert [owner.ifname for owner in host.kept().owners()] == [left] and host.check() == []
     assert host.call(guests.remove_owner, ids[first]) == []
     host.remove_taps(both[1 - first])
     host.call(guests.remove_owner, ids[1 - first])

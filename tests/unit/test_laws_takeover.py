@@ -58,7 +58,7 @@ def adopting(path, toml: str = ADOPT, *first, then: str = "") -> Host:
 
 
 def pending(host: Host):
-    return host.store().pending()
+    return host.kept().pending()
 
 
 def revert(host: Host) -> None:
@@ -291,7 +291,7 @@ def test_names(tmp_path):
     refused(host, ConfigError, "br0 is not declared: there is nothing to bring up without a guest", lambda host: host.up("lan"))
     refused(host, InputError, "guestbr0 is not up; see `vmnet-hook status`", lambda host: host.down("guestbr0"))
     host.up("five")
-    owners = {owner.id: owner.frontend for owner in host.store().owners()}
+    owners = {owner.id: owner.frontend for owner in host.kept().owners()}
     assert owners == {"bond:bond0": "auto", "vlan:bond0.100": "auto", "bridge:guestbr0": "cli"}
 
 
@@ -299,7 +299,7 @@ def test_names(tmp_path):
 
 
 def ids(host: Host) -> dict[str, str]:
-    return {owner.id: owner.frontend for owner in host.store().owners(domain="")}
+    return {owner.id: owner.frontend for owner in host.kept().owners(domain="")}
 
 
 def test_what_somebody_needs_stays(tmp_path):

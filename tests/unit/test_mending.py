@@ -252,7 +252,7 @@ def test_proxies_of_a_link_that_is_gone(host):
 def test_the_records_say_the_same_to_everybody(host):
     """The engine's face of the records has all that mending asks for."""
     assert {"under", "keys_under", "routes_through"} <= set(dir(Store))
-    store = host.store()
+    store = host.kept()
     assert set(store.keys_under("nft inet guarded ")) == set(store.under("nft inet guarded "))
     assert {r.dev for r in store.routes_through("t1.0").values()} == {"t1.0"}
 
