@@ -279,11 +279,11 @@ def test_addresses(socket, kernel, dice, family):
     said(kernel, ifaddrmsg, 20, ACK | CREATE | EXCL, fields, attrs + ([("IFA_BROADCAST", broadcast)] if broadcast else []))
     socket.delete_address(index, f"{host}/{length}")
     said(kernel, ifaddrmsg, 21, ACK, fields | {"flags": 0}, attrs)
-    peer = dice.host(family)
-    point = [("IFA_ADDRESS", peer), ("IFA_LOCAL", host)]
+    peer, other = dice.host(family), dice.host(family)
+    point = [("IFA_ADDRESS", peer), ("IFA_LOCAL", other)]
     there = [(fields, attrs), (fields, point), (fields | {"index": 0}, attrs)]
     kernel.answers = [(ifaddrmsg, 20, *one) for one in there]
-    assert socket.addresses(index) == [f"{host}/{length}"] * 2, "and no other link's"
+    assert socket.addresses(index) == {f"{host}/{length}": 0, f"{other}/{length}": 0}, "and no other link's"
     said(kernel, ifaddrmsg, 22, DUMP, {"family": 0, "prefixlen": 0, "flags": 0, "scope": 0, "index": index}, [])
 
 
