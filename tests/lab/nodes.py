@@ -257,7 +257,7 @@ def wire(a: Node, ifa: str, b: Node, ifb: str, mac_a: str | None = None, mac_b: 
     """A cable (veth) between two nodes, both ends down."""
     # The kernel takes a namespace down, and the cables in it, a moment after its last process: one of the same name may be going.
     gone_by = time.monotonic() + 5
-    while a.path(f"/sys/class/net/{ifa}").exists() and time.monotonic() < gone_by:
+    while a.run(["ip", "link", "show", "dev", ifa], check=False).returncode == 0 and time.monotonic() < gone_by:
         time.sleep(0.005)
     words_a = ["address", mac_a] if mac_a else []
     words_b = ["address", mac_b] if mac_b else []
