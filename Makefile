@@ -126,8 +126,7 @@ PYPI_NETNS = $(addprefix tests/netns/test_,hostnet.py anycast.py graph_live.py i
 
 check-pypi: packages-check .venv-check/ready
 	@echo "== tests with PyPI's newest Python packages"
-	@$(PYPI) $(PYPI_TESTS)
-	@$(PYPI) $(PYPI_NETNS) -k 'down_after_up or edit or text or model or test_bridges'
+	@$(PYPI) $(PYPI_TESTS) $(PYPI_NETNS)
 
 # With limits that a busy machine keeps; what takes longest is left out.
 check-bench: packages-check
