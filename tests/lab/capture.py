@@ -33,10 +33,14 @@ class Capture:
     def __enter__(self) -> Capture:
         self.process = self.node.popen(self.argv, stdout=-1, stderr=-1)
         # It says "listening on" when its socket is bound; what is sent before that is lost.
+        said = ""
         for line in self.process.stderr:
+            said += line
             if "listening on" in line:
                 return self
-        raise AssertionError(f"tcpdump on {self.node.name} did not start: {' '.join(self.argv)}")
+        raise AssertionError(
+            f"tcpdump on {self.node.name} did not start: {' '.join(self.argv)}: {said}status {self.process.wait()}"
+        )
 
     def __exit__(self, *_exc: object) -> None:
         time.sleep(0.15)  # the last packet is still on its way to tcpdump

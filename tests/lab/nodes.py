@@ -79,7 +79,9 @@ class Node:
             self.holder.kill()
             raise CommandFailed(f"node {name} did not start: {self.holder.stderr.read()}")
         self.pid = self.holder.pid
-        self.netns = os.stat(f"/proc/{self.pid}/ns/net").st_ino
+        # While this is open, the namespace is there and its inode number is nobody else's: numbers are used again.
+        self.opened: int | None = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.netns = os.fstat(self.opened).st_ino
 
     def __repr__(self) -> str:
         return f"Node({self.name})"
@@ -91,7 +93,10 @@ class Node:
         self.close()
 
     def close(self) -> None:
-        """Kill every process of this node, also those that detached themselves, and with them its namespaces."""
+        """Kill every process of this node, also those that detached themselves, and with them its namespaces. Once is enough:
+        a test may close a guest that its host's stack closes too."""
+        if self.opened is None:
+            return
         for child in self.children:
             if child.poll() is None:
                 child.kill()
@@ -115,6 +120,8 @@ class Node:
                         stream.close()
                     except BrokenPipeError:
                         pass
+        os.close(self.opened)
+        self.opened = None
 
     def processes(self) -> list[int]:
         """Process ids of all that runs in this node's network namespace."""
