@@ -14,7 +14,7 @@ from .resource import NAT_TABLE, TABLE, Resource
 
 # Sets are keyed by interface name: an element outlives the tap, and binds again by name. Single addresses are in sets of their
 # own (sources, private): a set of intervals refuses one that overlaps another, and a look-up in it costs more. A set's name says
-# which table it is in, state.table_of.
+# which table it is in, see objects.table_of.
 #
 # What passes a filter goes to `approved`, and from there on its way: it takes off the marks that KEEPERS put on it, two bits of
 # the packet's priority (the second: of a port whose addresses are known). Without a keeper they are not set: nothing changes.
@@ -55,7 +55,6 @@ _INET = """\
 		iifname != @forwarding counter drop
 		goto approved
 	}"""
-_INET_RULES = (("approved", 1), ("forward", 1), ("gate", 2), ("guard", 1), ("guest", 7), ("unnumbered", 2))
 
 _NAT = """\
 	set masquerade4 { type ipv4_addr . ifname; flags interval; }
@@ -75,7 +74,6 @@ _NAT = """\
 		ip saddr . oifname @private4 masquerade
 		ip6 saddr . oifname @private6 masquerade
 	}"""
-_NAT_RULES = (("nat", 8),)
 
 _ARP = """\
 	set guarded { type ifname; }
@@ -102,7 +100,6 @@ _ARP = """\
 		type filter hook output priority filter; policy accept;
 		arp operation request arp saddr ip set oifname map @arp_source
 	}"""
-_ARP_RULES = (("approved", 1), ("guest", 4), ("input", 2), ("output", 1))
 
 # Judges what comes from a bridge's port, before the bridge does. A frame's one VLAN tag is taken off by then: `meta protocol`
 # and the headers are what is behind it, `ether type` (the tag itself) shows that it was there.
@@ -173,30 +170,25 @@ _BRIDGE = """\
 		meta protocol ip6 iifname . ether saddr . ip6 saddr @prefixes6 goto approved
 		counter drop
 	}"""
-_BRIDGE_RULES = (
-    ("addressed", 4),
-    ("advert", 3),
-    ("approved", 1),
-    ("from_arp", 4),
-    ("from_icmpv6", 8),
-    ("from_ipv4", 4),
-    ("from_ipv6", 3),
-    ("guard", 1),
-    ("guest", 4),
-    ("source6", 3),
-)
 
 
-def _table(family: str, body: str, rules: tuple[tuple[str, int], ...], name: str = TABLE) -> NftTable:
-    return NftTable(family, body, rules, name, hashlib.sha256(body.encode()).hexdigest()[:12])
+def _table(family: str, body: str, name: str = TABLE) -> NftTable:
+    """The table with that body. A line of a chain is a rule, but for the one that makes it a base chain."""
+    rules: dict[str, int] = {}
+    for line in body.split("\n"):
+        if line.startswith("\tchain "):
+            rules[chain := line[len("\tchain ") : -len(" {")]] = 0
+        elif line.startswith("\t\t") and not line.startswith("\t\ttype "):
+            rules[chain] += 1
+    return NftTable(family, body, tuple(sorted(rules.items())), name, hashlib.sha256(body.encode()).hexdigest()[:12])
 
 
-INET = _table("inet", _INET, _INET_RULES)
-NAT = _table("inet", _NAT, _NAT_RULES, NAT_TABLE)
+INET = _table("inet", _INET)
+NAT = _table("inet", _NAT, NAT_TABLE)
 """Apart from INET: a chain of type nat makes the kernel track every connection of the host, which costs each packet that is
 forwarded, and is limited by nf_conntrack_max. Only for those who translate."""
-ARP = _table("arp", _ARP, _ARP_RULES)
-BRIDGE = _table("bridge", _BRIDGE, _BRIDGE_RULES)
+ARP = _table("arp", _ARP)
+BRIDGE = _table("bridge", _BRIDGE)
 """Of a bridged guest with addresses: ARP, IPv4 and IPv6 from them, what asks for them (DHCP, and probes for its own), QEMU's
 RARP after a migration. Not: advertisements of routers, redirects, advertisements of others' addresses (the target stands at
 @th,64,128: RFC 4861, 4.3 and 4.4), ICMPv6 whose type is cut off by fragmentation (RFC 7113, 3)."""
@@ -274,5 +266,4 @@ def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
         lines.append(f'\t\ttype filter hook {hook} device "{ifname}" priority filter; policy accept;')
         lines += [f"\t\t{rule}" for rule in rules]
         lines.append("\t}")
-    counts = tuple((hook, len(rules)) for hook in ("egress", "ingress"))
-    return _table("netdev", "\n".join(lines), counts, port_table(ifname))
+    return _table("netdev", "\n".join(lines), port_table(ifname))
