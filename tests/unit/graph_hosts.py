@@ -1,13 +1,17 @@
 """Hosts to draw, as data: what the kernel, the records and the declaration say."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.engine.check import Drift
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.model import Graph
 from vmnet_hooks.model.declaration import Config, Declared, Network, Option
+from vmnet_hooks.model.objects import LinkAttribute, Sysctl
 from vmnet_hooks.model.owner import Owner
-from vmnet_hooks.model.topology import Difference, Facts, LinkDetails, Nat, Table
+from vmnet_hooks.model.resource import Resource
+from vmnet_hooks.model.topology import Facts, LinkDetails, Nat, Table
 from vmnet_hooks.networks import MODES
 
 
@@ -31,6 +35,16 @@ def with_defaults(rows: Sequence[Option], options: Mapping[str, object]) -> dict
 def guest(domain: str, ifname: str, network: str, last: int, *addresses: str) -> Owner:
     mac = f"52:54:00:aa:00:{last:02x}"
     return Owner(f"{domain}/{mac}", domain, f"name:{domain}", ifname, 0, mac, network, "libvirt", "active", addresses)
+
+
+def drift(resource: Resource, what: str = "missing", owner: str = "") -> Drift:
+    """What `check` finds of an object; `owner` is the id of one without a domain."""
+    kind = "missing" if what == "missing" else "different"
+    return Drift(kind, f"{resource.key}: {what}", "", owner.replace(":", " ", 1), owner, resource)
+
+
+def gone(owner: Owner) -> Drift:
+    return Drift("gone", f"{owner.network}: {owner.ifname} is gone", "", owner.label, owner.id)
 
 
 def vlan(parent: str, vid: int, index: int, **more) -> LinkDetails:
@@ -157,15 +171,24 @@ def crossed() -> tuple[Facts, list[Owner], Config]:
 
 
 HOSTS = {host.__name__: host for host in (ring, bond, routed, aware, hostroutes, crossed)}
-DIFFERENCES = {
-    "hostroutes": (Difference("lost", "route:eth0: vif4.0 is gone"),),
-    "ring": (
-        Difference("bridge:guestbr0", "link eth1.100 state: is down"),
-        Difference("web1", "sysctl net/ipv6/conf/vif1.0/disable_ipv6: is 0"),
-    ),
-    "routed": (Difference("web3", "public: tap12 is gone"), Difference("web2", "link tap11 state: is down")),
-}
+
+
+def _differences(name: str) -> tuple[Drift, ...]:
+    guests = {owner.domain: owner for owner in HOSTS[name]()[1]}
+    match name:
+        case "hostroutes":
+            return (gone(guests["lost"]),)
+        case "ring":
+            disabled = Sysctl("net/ipv6/conf/vif1.0/disable_ipv6", "1")
+            return (
+                drift(LinkAttribute("eth1.100", "state", "up"), "is down", "bridge:guestbr0"),
+                replace(drift(disabled, "is 0"), owner="web1", owner_id=guests["web1"].id),
+            )
+        case "routed":
+            down = drift(LinkAttribute("tap11", "state", "up"), "is down")
+            return gone(guests["web3"]), replace(down, owner="web2", owner_id=guests["web2"].id)
+    return ()
 
 
 def graph(name: str) -> Graph:
-    return build(*HOSTS[name](), DIFFERENCES.get(name, ()))
+    return build(*HOSTS[name](), _differences(name))

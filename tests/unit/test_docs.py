@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 
 from vmnet_hooks import cli
+from vmnet_hooks.engine.check import Kind
 from vmnet_hooks.frontends import libvirt_connection
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,6 +121,11 @@ def test_every_key_is_in_the_man_page_and_nothing_else() -> None:
                 lacking.append(f"{row['key']}: default {default}")
     assert not lacking
     assert set(described) == used
+
+
+def test_every_kind_of_difference_is_in_the_man_page() -> None:
+    described = MAN8.read_text().partition("The kinds are:")[2].partition(".El")[0]
+    assert tuple(re.findall(r"^\.It Li (\S+)$", described, flags=re.M)) == get_args(Kind)
 
 
 def test_exit_codes_and_files_are_in_the_man_page() -> None:

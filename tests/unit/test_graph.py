@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from graph_hosts import HOSTS, declared, graph, guest, network, ring
+from graph_hosts import HOSTS, declared, drift, graph, guest, network, ring
 from lxml import etree
 
 from vmnet_hooks.cli import graph as command
+from vmnet_hooks.engine.check import Drift
 from vmnet_hooks.errors import VmnetError
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.dot import dot
@@ -25,7 +26,26 @@ from vmnet_hooks.graph.model import Edge, Graph, Node
 from vmnet_hooks.graph.placement import cells
 from vmnet_hooks.graph.svg import svg
 from vmnet_hooks.graph.text import STYLES, text
-from vmnet_hooks.model.topology import Difference, Facts, LinkDetails, Nat, Table
+from vmnet_hooks.model import ruleset
+from vmnet_hooks.model.objects import (
+    Address,
+    Adoption,
+    Device,
+    FdbEntry,
+    HostName,
+    LinkAttribute,
+    Neighbour,
+    NftElement,
+    PortVlans,
+    ProxyNeighbour,
+    Route,
+    Rule,
+    Sysctl,
+    TableName,
+)
+from vmnet_hooks.model.resource import MAIN_TABLE, Resource
+from vmnet_hooks.model.ruleset import guarded_port
+from vmnet_hooks.model.topology import Facts, LinkDetails, Nat, Table
 
 GRAPHS = Path(__file__).with_name("graphs")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -141,44 +161,67 @@ def test_colours_only_for_what_differs():
 
 
 @pytest.mark.parametrize(
-    ("what", "owner", "marked"),
+    ("resource", "what", "marked"),
     [
-        ("link eth1 state: is down", "vlan:eth1.100", {"eth1"}),
-        ("device guestbr0: stp_state is 0", "bridge:guestbr0", {"guestbr0"}),
-        ("device gone0: missing", "bridge:gone0", {"gone0"}),
-        ("addr xenbr0 192.168.122.13/24: missing", "", {"xenbr0"}),
-        ("adoption eth0: is in no bridge, not in xenbr0", "", {"eth0"}),
-        ("vlans vif2.0: has untagged none, tagged none", "", {"vif2.0"}),
-        ("sysctl net/ipv6/conf/eth2.100/disable_ipv6: is 0", "", {"eth2.100"}),
-        ("nft netdev vmnet-eth1.100: missing", "", {"eth1.100"}),
-        ('nft arp arp_source "guestbr0": is 0.0.0.0', "", {"guestbr0"}),
-        ("nft inet vmnet-nat: missing", "", {"nat 10.5.5.0/24 xenbr0"}),
-        ('nft inet snat4 10.5.5.0/24 . "xenbr0": missing', "nat:guests", {"nat 10.5.5.0/24 xenbr0"}),
-        ("lan: the uplink was edited", "db1", {"vif2.0"}),
-        ("vmnet.toml: nonsense", "network lan", {"guestbr0"}),
-        ("vmnet.toml: nonsense", "network:lan", {"guestbr0"}),
-        ("needs bridge guestbr0, which is not up", "nat guests", {"nat 10.5.5.0/24 xenbr0"}),
-        ("needs bridge guestbr0, which is not up", "vlan eth1.100", {"eth1.100"}),
-        ("interrupted: up, 3 changes", "", set()),
+        (LinkAttribute("eth1", "state", "up"), "is down", {"eth1"}),
+        (Device("guestbr0", "bridge"), "stp_state is 0", {"guestbr0"}),
+        (Device("gone0", "bridge"), "missing", {"gone0"}),
+        (Address("xenbr0", "192.168.122.13/24"), "missing", {"xenbr0"}),
+        (Adoption("eth0", "xenbr0"), "is in no bridge, not in xenbr0", {"eth0"}),
+        (PortVlans("vif2.0", 7, ""), "has untagged none, tagged none", {"vif2.0"}),
+        (FdbEntry("guestbr0", "02:00:00:00:00:01"), "missing", {"guestbr0"}),
+        (Neighbour("vif2.0", "10.5.5.2", "02:00:00:00:00:01"), "missing", {"vif2.0"}),
+        (ProxyNeighbour("eth2", "10.5.5.2"), "missing", {"eth2"}),
+        (HostName("vif2.0", "db1", ()), "missing", {"vif2.0"}),
+        (Route(MAIN_TABLE, "10.5.5.2/32", "vif2.0"), "missing", {"vif2.0"}),
+        (Sysctl("net/ipv6/conf/eth2.100/disable_ipv6", "1"), "is 0", {"eth2.100"}),
+        (guarded_port("eth1.100", "02:00:00:00:00:01", ("10.5.5.1",)), "missing", {"eth1.100"}),
+        (NftElement("arp", "arp_source", ('"guestbr0"',), "10.5.5.1"), "is 0.0.0.0", {"guestbr0"}),
+        (ruleset.NAT, "missing", {"nat 10.5.5.0/24 xenbr0"}),
+        (NftElement("inet", "snat4", ("10.5.5.0/24", '"xenbr0"'), "192.0.2.1"), "missing", {"nat 10.5.5.0/24 xenbr0"}),
+    ],
+    ids=lambda value: value.key if isinstance(value, Resource) else None,
+)
+def test_what_an_object_marks(resource, what, marked):
+    facts, owners, config = ring()
+    config = declared(*config.networks.values(), bridges={"gone0": {"ports": ("eth9",)}})
+    drawn = build(facts, owners, config, [drift(resource, what)])
+    assert {node.name for node in drawn.nodes if node.differs} == marked
+    assert drawn.differences == (f"{resource.key}: {what}",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "owner", "marked"),
+    [
+        ("refused", "lan: the uplink was edited", "db1/52:54:00:aa:00:0c", {"vif2.0"}),
+        ("refused", "vmnet.toml: nonsense", "network:lan", {"guestbr0"}),
+        ("not-up", "needs bridge guestbr0, which is not up", "nat:guests", {"nat 10.5.5.0/24 xenbr0"}),
+        ("not-up", "needs bridge guestbr0, which is not up", "vlan:eth1.100", {"eth1.100"}),
+        ("interrupted", "interrupted: up, 3 changes", "", set()),
     ],
 )
-def test_what_is_marked(what, owner, marked):
+def test_what_an_owner_marks(kind, what, owner, marked):
     facts, owners, config = ring()
-    config = declared(*config.networks.values(), bridges={"gone0": {"ports": ("eth9",)}}, nat={"guests": NAT})
-    drawn = build(facts, owners, config, [Difference(owner, what)])
+    assert not owner.startswith("db1/") or owner in {guest.id for guest in owners}
+    config = declared(*config.networks.values(), nat={"guests": NAT})
+    drawn = build(facts, owners, config, [Drift(kind, what, "", owner, owner)])
     assert {node.name for node in drawn.nodes if node.differs} == marked
     assert len(drawn.differences) == 1 and what in drawn.differences[0]
 
 
-@pytest.mark.parametrize("key", ["route 222 192.0.2.10/32", "rule 22000 from 192.0.2.0/24 222", "table-name 222 routed"])
-def test_a_table_is_marked(key):
-    drawn = build(*HOSTS["routed"](), [Difference("web1", f"{key}: missing")])
+@pytest.mark.parametrize(
+    "resource",
+    [Route(222, "192.0.2.10/32", "tap10"), Rule(22000, "from", "192.0.2.0/24", 222), TableName(222, "routed")],
+    ids=lambda resource: resource.key,
+)
+def test_a_table_is_marked(resource):
+    drawn = build(*HOSTS["routed"](), [drift(resource)])
     assert "table 222" in {node.name for node in drawn.nodes if node.differs}
 
 
 def test_what_is_missing_is_drawn_where_it_belongs():
     config = declared(bridges={"br7": {"ports": ("eth1",)}}, vlans={"eth1.7": {"parent": "eth1"}})
-    missing = [Difference("", f"device {name}: missing") for name in ("br7", "eth1.7")]
+    missing = [drift(Device("br7", "bridge")), drift(Device("eth1.7", "vlan", "eth1"))]
     drawn = build(Facts((LinkDetails("eth1", 2),)), [], config, missing)
     assert {(node.name, node.kind, node.state) for node in drawn.nodes} >= {
         ("br7", "bridge", "missing"),
@@ -192,10 +235,15 @@ def test_a_link_of_ours_that_is_gone():
     facts, owners, config = ring()
     links = tuple(link for link in facts.links if link.name != "guestbr0-gw")
     facts = Facts(links, absent=(LinkDetails("guestbr0-gw", kind="macvlan", parent="guestbr0"),))
-    told = ["device guestbr0-gw: missing", "addr guestbr0 10.5.5.1/24: missing"]
-    follows = ["addr guestbr0-gw 10.5.5.254/32: missing", "sysctl net/ipv4/conf/guestbr0-gw/forwarding: missing"]
-    drawn = build(facts, owners, config, [Difference("bridge guestbr0", what) for what in (*told, *follows)])
-    assert drawn.differences == tuple(f"bridge guestbr0: {what}" for what in told)
+    told = [Device("guestbr0-gw", "macvlan", "guestbr0"), Address("guestbr0", "10.5.5.1/24")]
+    follows = [
+        Address("guestbr0-gw", "10.5.5.254/32"),
+        Sysctl("net/ipv4/conf/guestbr0-gw/forwarding", "1"),
+        NftElement("inet", "forwarding", ('"guestbr0-gw"',)),
+        Route(MAIN_TABLE, "10.5.5.0/24", "guestbr0-gw"),
+    ]
+    drawn = build(facts, owners, config, [drift(resource, "missing", "bridge:guestbr0") for resource in (*told, *follows)])
+    assert drawn.differences == tuple(f"bridge guestbr0: {resource.key}: missing" for resource in told)
     assert Edge("guestbr0", "guestbr0-gw", "missing") in drawn.edges
     assert {node.name: node.kind for node in drawn.nodes if node.state == "missing"} == {"guestbr0-gw": "macvlan"}
 
@@ -204,12 +252,12 @@ def test_ports_that_were_taken_out():
     facts, owners, config = ring()
     out = ("eth2.100", "vif1.0")
     links = tuple(replace(link, master="") if link.name in out else link for link in facts.links)
-    drawn = build(Facts(links), owners, config, [Difference("", f"link {name} master: is none") for name in out])
+    drawn = build(Facts(links), owners, config, [drift(LinkAttribute(name, "master", "guestbr0"), "is none") for name in out])
     assert {Edge("eth2.100", "guestbr0", "missing"), Edge("guestbr0", "vif1.0", "missing")} <= set(drawn.edges)
 
 
 def test_a_long_list_of_differences_is_cut():
-    drawn = build(*ring(), [Difference("", f"link eth1 a{n}: is b") for n in range(100)])
+    drawn = build(*ring(), [drift(LinkAttribute("eth1", f"a{n}", "c"), "is b") for n in range(100)])
     assert len(drawn.differences) == 100
     for what in (text(drawn), words(svg(drawn)), dot(drawn)):
         assert "a19:" in what and "a20:" not in what and "and 80 more; see `vmnet-hook check`" in what
@@ -259,7 +307,7 @@ def test_hostile_names(evil):
     facts = Facts(links, (Table(7, (evil,), ((evil, evil, evil), ("192.0.2.1/32", "", "tap0"))),), (Nat(evil, evil, evil),))
     owners = [guest(evil, "tap0", evil, 1, evil), guest("d", evil, "net", 2), guest(evil, "gone", "net", 3)]
     config = declared(network("net", "routed", uplink="eth0", table=7, role=evil))
-    drawn = build(facts, owners, config, [Difference(evil, f"link tap0 {evil}: {evil}")])
+    drawn = build(facts, owners, config, [replace(drift(LinkAttribute("tap0", evil, "c"), evil), owner=evil, owner_id=evil)])
     for width in (40, 80, 100):
         for unicode in (True, False):
             plain = text(drawn, width, unicode)

@@ -25,7 +25,7 @@ from vmnet_hooks.kernel.import_facts import LiveHost
 from vmnet_hooks.model.declaration import parse_options
 from vmnet_hooks.model.registry import Registry, Row
 from vmnet_hooks.model.resource import MAIN_TABLE
-from vmnet_hooks.model.topology import Difference, Facts, LinkDetails
+from vmnet_hooks.model.topology import Facts, LinkDetails
 from vmnet_hooks.networks import MODES
 
 PACKAGE = Path(__file__).resolve().parents[2] / "vmnet_hooks"
@@ -207,7 +207,7 @@ def test_a_kind_of_link(kind, tmp_path):
     host.kernel.remove_link("wire0")
     missing = [drift for drift in host.check() if drift.what == "device wire0: missing"]
     assert [drift.owner for drift in missing] == ["wire wire0"]
-    nodes, _ = drawn(host, Difference("wire wire0", "device wire0: missing"))
+    nodes, _ = drawn(host, *missing)
     assert (nodes["wire0"].kind, nodes["wire0"].state, nodes["wire0"].differs) == ("wire", MISSING, True)
     host.repair()
     assert host.check() == [] and host.kernel.snapshot() == made

@@ -55,11 +55,11 @@ def look() -> tuple["Facts", "Graph"]:
     from ..graph.build import build
     from ..kernel import graph_facts
     from ..model.objects import Device, NftElement
-    from ..model.topology import Difference, Facts, LinkDetails, Nat
+    from ..model.topology import Facts, LinkDetails, Nat
 
     with opened() as session:
         owners = session.records.owners()
-        differences = [Difference(drift.owner, drift.what) for drift in check(session, "", gone(owners))]
+        drifts = check(session, "", gone(owners))
         links, tables = graph_facts.read()
         resources, declared = session.records.resources(), session.config
     there = {link.name for link in links}
@@ -71,7 +71,7 @@ def look() -> tuple["Facts", "Graph"]:
         elif isinstance(resource, Device) and resource.ifname not in there:
             absent.append(LinkDetails(resource.ifname, kind=resource.type, up=False, parent=resource.parent))
     facts = Facts(links, tables, nats, absent)
-    return facts, build(facts, owners, declared, differences)
+    return facts, build(facts, owners, declared, drifts)
 
 
 def _fancy() -> bool:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -36,7 +35,7 @@ def columns(
 def differences(drifts: Sequence["Drift"], to_json: bool, nothing: str) -> None:
     """Print what `check` found, or `nothing`."""
     if to_json:
-        as_json([asdict(drift) for drift in drifts])
+        as_json([{name: getattr(drift, name) for name in ("owner", "kind", "key", "what", "remedy")} for drift in drifts])
     elif not drifts:
         click.echo(nothing)
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ..model.declaration import Config
 from ..model.objects import FdbEntry, LinkAttribute, Neighbour, NftElement, NftTable
@@ -11,14 +12,37 @@ from ..model.ruleset import CLOSED6
 from .owners import dead, wants
 from .session import Session
 
+Kind = Literal[
+    "missing",  # not in the kernel
+    "different",  # in the kernel, with other values
+    "edited",  # the configuration asks for something else than was set up
+    "unwanted",  # the configuration no longer asks for it
+    "unrecorded",  # carries our mark, and no record has it
+    "refused",  # what the owner needs can't be derived from the configuration any more
+    "gone",  # the owner is gone, its objects are not
+    "arrived",  # a guest that came by live migration, and that nobody activated
+    "not-up",  # what the owner stands on
+    "unconfirmed",  # a takeover
+    "interrupted",  # a command
+]
+
 
 @dataclass(frozen=True)
 class Drift:
-    """A difference: whose it is, what it is, and what `repair` will do about it."""
+    """A difference: `owner` and `owner_id` say whose it is, `what` and `remedy` what an admin reads of it and of what `repair`
+    does about it. `resource` is the object in question, where it is one: as it is wanted, else as it was found."""
 
-    owner: str
+    kind: Kind
     what: str
     remedy: str
+    owner: str = ""
+    owner_id: str = ""
+    resource: Resource | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of the object; "" where the difference is not one object's."""
+        return self.resource.key if self.resource else ""
 
 
 def check(session: Session, domain: str = "", gone: Collection[str] = ()) -> list[Drift]:
@@ -41,15 +65,15 @@ def check(session: Session, domain: str = "", gone: Collection[str] = ()) -> lis
 
 def _interrupted(session: Session) -> Iterator[Drift]:
     if session.records.pending():
-        yield Drift("", "a takeover waits to be confirmed", "vmnet-hook confirm")
+        yield Drift("unconfirmed", "a takeover waits to be confirmed", "vmnet-hook confirm")
     what, changes = session.records.journal()
     if what:
-        yield Drift("", f"interrupted: {what}, {len(changes)} changes", "take them back")
+        yield Drift("interrupted", f"interrupted: {what}, {len(changes)} changes", "take them back")
 
 
 def _departed(owner: Owner) -> Drift:
     reason = "could not be cleaned up" if owner.phase == "leftover" else f"{owner.ifname} is gone"
-    return Drift(owner.label, f"{owner.network}: {reason}", "remove its state")
+    return Drift("gone", f"{owner.network}: {reason}", "remove its state", owner.label, owner.id)
 
 
 def _of_owner(
@@ -59,34 +83,37 @@ def _of_owner(
     found: list[Drift] = []
     if owner.phase == "incoming" and session.kernel.has_sent(owner.ifname):
         what = f"{owner.ifname}: the guest has arrived, and nobody saw it"
-        found.append(Drift(owner.label, what, f"vmnet-hook start {owner.domain}"))
+        found.append(Drift("arrived", what, f"vmnet-hook start {owner.domain}", owner.label, owner.id))
     wanted, problem = wants(session, owner)
     if problem:
-        found.append(Drift(owner.label, problem, "keep what was set up"))
+        found.append(Drift("refused", problem, "keep what was set up", owner.label, owner.id))
     for key in sorted({*wanted, *session.records.claims(owner.id)} - reported):
-        if drift := _difference(owner.label, key, current.get(key), wanted.get(key), claimed.get(key)):
+        if drift := _difference(owner, key, current.get(key), wanted.get(key), claimed.get(key)):
             found.append(drift)
             reported.add(key)
     for other in session.records.needs(owner.id):
         if not session.records.owners(id=other):
             what = f"needs {other.replace(':', ' ', 1)}, which is not up"
-            found.append(Drift(owner.label, what, f"vmnet-hook up {other}"))
+            found.append(Drift("not-up", what, f"vmnet-hook up {other}", owner.label, owner.id))
     return found
 
 
-def _difference(label: str, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None) -> Drift | None:
+def _difference(owner: Owner, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None) -> Drift | None:
+    def drift(kind: Kind, what: str, remedy: str) -> Drift:
+        return Drift(kind, f"{key}: {what}", remedy, owner.label, owner.id, want or have or recorded)
+
     if want is None:
-        return Drift(label, f"{key}: no longer wanted by the configuration", "remove it")
+        return drift("unwanted", "no longer wanted by the configuration", "remove it")
     if recorded != want:
-        return Drift(label, f"{key}: the configuration has changed", want.remedy(have))
+        return drift("edited", "the configuration has changed", want.remedy(have))
     if have is None:
-        return Drift(label, f"{key}: missing", want.remedy(have))
-    return None if want.covers(have) else Drift(label, f"{key}: {want.difference(have)}", want.remedy(have))
+        return drift("missing", "missing", want.remedy(have))
+    return None if want.covers(have) else drift("different", want.difference(have), want.remedy(have))
 
 
 def _orphan(config: Config, key: str, resource: Resource) -> Drift:
     remedy = "vmnet-hook up" if is_declared(config, resource) else resource.unset_command()
-    return Drift("", f"{key}: ours, but in no record", remedy)
+    return Drift("unrecorded", f"{key}: ours, but in no record", remedy, resource=resource)
 
 
 def orphans(session: Session, claimed: Mapping[str, Resource]) -> dict[str, Resource]:

@@ -3,10 +3,14 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from ..engine.check import Drift
 from ..errors import one_line
 from ..model.declaration import Config, Network
+from ..model.objects import Device
 from ..model.owner import Owner
-from ..model.topology import Difference, Facts, LinkDetails, Nat, Table
+from ..model.resource import Resource
+from ..model.ruleset import NAT
+from ..model.topology import Facts, LinkDetails, Nat, Table, table_name
 from .labels import cleaned, destination, guest_words, home, inside, link_words, natural, to_guest
 from .model import MISSING, NBSP, Edge, Graph, Node
 
@@ -16,13 +20,13 @@ BEHIND = re.compile(r"(vif\d+\.|vnet\d|tap|veth)")
 """Names that hypervisors and container engines give to the host's side of a guest's link."""
 
 
-def build(facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Difference] = ()) -> Graph:
+def build(facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Drift] = ()) -> Graph:
     """The graph of a host. What `owners` (the records) and `declared` know of a link decides where it is drawn, and how."""
     return _Builder(facts, owners, declared, differences).graph()
 
 
 class _Builder:
-    def __init__(self, facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Difference]) -> None:
+    def __init__(self, facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Drift]) -> None:
         self.facts = facts
         links = sorted(facts.links, key=lambda link: natural(link.name))
         self.links = {link.name: link for link in links if link.name != "lo"}
@@ -189,43 +193,42 @@ class _Builder:
 
     # --- differences -----------------------------------------------------------------------------------------------
 
-    def _told(self) -> list[Difference]:
+    def _told(self) -> list[Drift]:
         """The differences without those that only follow from a link that is gone."""
-        gone = self.absent.keys() & {d.what.removeprefix("device ").removesuffix(": missing") for d in self.differences}
-        return [
-            difference
-            for difference in self.differences
-            if not difference.what.endswith(": missing")
-            or difference.what.startswith("device ")
-            or not gone & set(re.split("[ /:]", difference.what))
-        ]
+        lost = {d.resource.ifname for d in self.differences if d.kind == "missing" and isinstance(d.resource, Device)}
+        gone = self.absent.keys() & lost
 
-    def _concerned(self, difference: Difference) -> set[str]:
-        """The nodes that a difference is of, by the words of the resource's key; else by its owner."""
-        key = difference.what.partition(": ")[0]
-        words = [word.strip('"') for word in key.replace("vmnet-", " ").split()]
-        found: set[str] = set()
-        match words:
-            case ["nft", "inet", "nat"]:
-                found = {nat.name for nat in self.facts.nats}
-            case ["route" | "table-name", number, *_]:
-                found = {f"table {number}"}
-            case ["rule", *_, number]:
-                found = {f"table {number}"}
-            case ["nft", *_]:
-                found = {nat.name for nat in self.facts.nats if {nat.subnet, nat.out} <= set(words)}
-                found = found or {word for word in words if word in self.links}
-            case ["sysctl", path, *_]:
-                found = {word for word in path.split("/") if word in self.links}
-            case [_, name, *_] if name in self.links or name in self.wires or name in self.absent:
-                found = {name}
-        return found or self._owned(difference.owner)
+        def follows(drift: Drift) -> bool:
+            resource = drift.resource
+            return drift.kind == "missing" and not isinstance(resource, Device) and not gone.isdisjoint(self._places(resource))
 
-    def _owned(self, label: str) -> set[str]:
-        """The nodes of an owner, by what it is called: a domain's name, or `bridge br0`."""
-        found = {ifname for ifname, owner in self.guests.items() if owner.domain == label}
-        part = self.declared.part(label.replace(" ", ":", 1))
-        name = part.node() if part else label.replace(":", " ", 1).rpartition(" ")[2]
+        return [drift for drift in self.differences if not follows(drift)]
+
+    @staticmethod
+    def _places(resource: Resource | None) -> set[str]:
+        """The names of nodes that may show an object."""
+        if not resource:
+            return set()
+        places = {resource.link, *resource.drawn_in}
+        return {place if isinstance(place, str) else table_name(place) for place in places}
+
+    def _concerned(self, drift: Drift) -> set[str]:
+        """The nodes that a difference is of: those that show the object, else those of its owner."""
+        places = self._places(drift.resource)
+        if drift.resource and drift.resource.key == NAT.key:
+            return {nat.name for nat in self.facts.nats}
+        return (
+            {nat.name for nat in self.facts.nats if {nat.subnet, nat.out} <= places}
+            or places & {table.name for table in self.facts.tables}
+            or places & (self.links.keys() | self.wires | self.absent.keys())
+            or self._owned(drift.owner_id)
+        )
+
+    def _owned(self, owner_id: str) -> set[str]:
+        """The nodes of an owner: a guest's NIC, or a part of the host, as `bridge:br0`."""
+        found = {ifname for ifname, owner in self.guests.items() if owner.id == owner_id}
+        part = self.declared.part(owner_id)
+        name = part.node() if part else owner_id.partition(":")[2]
         if isinstance(part, Network) or name in self.links or name in (nat.name for nat in self.facts.nats):
             found.add(name)
         return found

@@ -74,6 +74,11 @@ class Resource:
         return ""
 
     @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        """What shows it in a drawing of the host, if that has it: names of links, subnets, numbers of routing tables."""
+        return (self.link,)
+
+    @property
     def ours(self) -> bool:
         """Whether the object carries a mark of ours."""
         return self.marked

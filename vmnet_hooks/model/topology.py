@@ -36,6 +36,11 @@ class LinkDetails:
         return "down" if not self.up else "up" if self.carrier else "no carrier"
 
 
+def table_name(number: int) -> str:
+    """The name of the node of a routing table."""
+    return f"table {number}"
+
+
 @dataclass(frozen=True)
 class Table:
     """A routing table with routes or rules of ours. `routes` are (destination, gateway, link). A route to a single address leads
@@ -47,7 +52,7 @@ class Table:
 
     @property
     def name(self) -> str:
-        return f"table {self.number}"
+        return table_name(self.number)
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,3 @@ class Facts:
     tables: Sequence[Table] = ()
     nats: Sequence[Nat] = ()
     absent: Sequence[LinkDetails] = ()
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference between the host and the declaration, of an `owner`. `what` starts with the key of the resource."""
-
-    owner: str
-    what: str

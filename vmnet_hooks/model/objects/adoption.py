@@ -39,6 +39,10 @@ class Adoption(Resource):
         return f"adoption {ifname}"
 
     @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        return (self.ifname,)
+
+    @property
     def takes_along(self) -> bool:
         return True
 

@@ -38,6 +38,10 @@ class TableName(Resource):
     def key_of(table: int, name: str) -> str:
         return f"table-name {table} {name}"
 
+    @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        return (self.table,)
+
     def set_command(self, have: Self | None) -> str:
         return f"mkdir -p {self.DIRECTORY}; echo '{self.table} {self.name}' > {self.path}"
 
@@ -74,6 +78,10 @@ class HostName(Resource):
     @staticmethod
     def key_of(ifname: str) -> str:
         return f"host-name {ifname}"
+
+    @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        return (self.ifname,)
 
     def set_command(self, have: Self | None) -> str:
         return f"mkdir -p {self.DIRECTORY}; printf %s {shlex.quote(self.text)} > {self.path}"

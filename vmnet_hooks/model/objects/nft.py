@@ -126,6 +126,10 @@ class NftElement(Resource):
         """The key of its table."""
         return NftTable.key_of(self.family, table_of(self.family, self.set))
 
+    @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        return tuple(part.strip('"') for part in self.parts)
+
     @staticmethod
     def table_of_key(key: str) -> str:
         """The key of the table of the element with that key; "" if it is no element's."""

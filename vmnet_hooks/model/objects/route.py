@@ -56,6 +56,10 @@ class Route(Resource):
         return self.dev
 
     @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        return (self.table,)
+
+    @property
     def ours(self) -> bool:
         return self.proto == PROTO
 

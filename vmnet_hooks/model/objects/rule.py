@@ -34,6 +34,10 @@ class Rule(Resource):
         return f"rule {priority} {selector} {subnet} {table}"
 
     @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        return (self.table,)
+
+    @property
     def ours(self) -> bool:
         return self.proto == PROTO
 
