@@ -1,6 +1,7 @@
 """The shape of the program, read from its syntax trees: imports point down and stand at the top; no state, no eval."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,27 @@ def test_imports_stand_at_the_top_or_say_why_not(path):
                 first = before
             beside, above = lines[node.lineno - 1], lines[first.lineno - 2]
             assert "# " in beside or above.lstrip().startswith("# "), f"{path}:{node.lineno}: an import without a reason"
+
+
+REGISTRIES = ("model/registry.py", "frontends/front_end.py", "kernel/objects/__init__.py", "cli/__init__.py")
+# Libraries that are loaded by parts (pyroute2), or are not in Python's path (Xen's binding).
+LIBRARIES = ("kernel/rtnl.py", "frontends/xenstore.py")
+
+
+def test_only_registries_load_by_name():
+    """What is looked up by a name in data is a row of a registry."""
+    found = {str(path.relative_to(PACKAGE)) for path in FILES if "import_module(" in path.read_text()}
+    assert found == {*REGISTRIES, *LIBRARIES}
+
+
+MODE_BY_NAME = re.compile(r"\bmode (==|!=|in)\b.*|\.mode\b.*(==|!=)")
+
+
+@each_file
+def test_a_mode_is_asked_and_not_compared(path):
+    """What differs between modes is a method or an attribute of the mode."""
+    if module_of(path) != "networks":
+        assert not MODE_BY_NAME.search(path.read_text())
 
 
 @each_file

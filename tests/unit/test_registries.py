@@ -1,10 +1,12 @@
-"""The registries: a mode or a kind of link is one file and one row. A dummy of each, outside the program, goes all the way."""
+"""The registries: a mode, a kind of link, a kernel object is one file and one row. A dummy of each, outside the program, goes
+all the way."""
 
 import json
 import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from scenario import PUBLIC, V4, Host, guest
 from vmnet_hooks.cli import main
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS, is_part
-from vmnet_hooks.engine import guests, migration
+from vmnet_hooks.engine import guests, healing, migration
 from vmnet_hooks.engine import host as parts
 from vmnet_hooks.errors import InputError, KernelError
 from vmnet_hooks.graph.build import build
@@ -22,7 +24,11 @@ from vmnet_hooks.graph.model import MISSING
 from vmnet_hooks.importing.draft import Block, Draft, settle, toml
 from vmnet_hooks.importing.live import convert
 from vmnet_hooks.kernel.import_facts import LiveHost
+from vmnet_hooks.kernel.linux import Kernel
+from vmnet_hooks.kernel.objects import edge
 from vmnet_hooks.model.declaration import parse_options
+from vmnet_hooks.model.objects import KINDS, Kind
+from vmnet_hooks.model.plan import Change
 from vmnet_hooks.model.registry import Registry, Row
 from vmnet_hooks.model.resource import MAIN_TABLE
 from vmnet_hooks.model.topology import Facts, LinkDetails
@@ -73,6 +79,83 @@ class Wire(link.LinkKind):
         yield link.device(part, "wire", host, fixed=(("colour", part["colour"]),))
         yield from link.attributes(part, host, link.mac_of(part.name, host))
 '''
+OBJECT = '''"""A file for each guest's tap, which some program that runs beside us reads."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+from dummy_mode import Dummy
+from vmnet_hooks.kernel.objects import Edge
+from vmnet_hooks.model.resource import Keys, Resource
+
+FOLDER = {folder!r}
+
+
+@dataclass(frozen=True)
+class Beacon(Resource):
+    ifname: str
+    text: str
+
+    kind = "beacon"
+    rank = 47
+    marked = True
+
+    @cached_property
+    def key(self):
+        return self.key_of(self.ifname)
+
+    @staticmethod
+    def key_of(ifname):
+        return f"beacon {{ifname}}"
+
+    @classmethod
+    def keys_on(cls, ifname):
+        return Keys(exact=(cls.key_of(ifname),))
+
+    @property
+    def drawn_in(self):
+        return (self.ifname,)
+
+    @property
+    def path(self):
+        return f"{{FOLDER}}/{{self.ifname}}"
+
+    def set_command(self, have):
+        return f"echo {{self.text}} > {{self.path}}"
+
+    def unset_command(self):
+        return f"rm -f {{self.path}}"
+
+
+class BeaconEdge(Edge):
+    def read_one(self, want, view):
+        try:
+            with open(want.path) as file:
+                return Beacon(want.ifname, file.read().strip())
+        except FileNotFoundError:
+            return None
+
+    def set(self, want, have, view):
+        with open(want.path, "w") as file:
+            file.write(want.text)
+
+    def unset(self, have, view):
+        if os.path.exists(have.path):
+            os.unlink(have.path)
+
+    def ours(self, view):
+        return [self.read_one(Beacon(name, ""), view) for name in os.listdir(FOLDER)]
+
+
+EDGES = {{Beacon: BeaconEdge()}}
+
+
+class Lit(Dummy):
+    def vif_resources(self, vif, network, host):
+        yield from super().vif_resources(vif, network, host)
+        yield Beacon(vif.ifname, vif.domain)
+'''
 WIRE = '[wires.wire0]\ncolour = "black"\naddresses = ["10.9.0.1/24"]\n'
 BRIDGE = '[wires.wire1]\n[bridges.br7]\nports = ["wire1"]\n'
 NETWORK = '[networks.far]\nmode = "dummy"\nthrough = "{}"\n'
@@ -87,10 +170,13 @@ def elsewhere(tmp_path, monkeypatch):
     package.mkdir()
     (package / "dummy_mode.py").write_text(MODE)
     (package / "dummy_kind.py").write_text(KIND)
+    (package / "dummy_object.py").write_text(OBJECT.format(folder=str(tmp_path / "beacons")))
+    (tmp_path / "beacons").mkdir()
     monkeypatch.syspath_prepend(str(package))
     yield monkeypatch
-    for name in ("dummy_mode", "dummy_kind"):
+    for name in ("dummy_mode", "dummy_kind", "dummy_object"):
         sys.modules.pop(name, None)
+    edge.cache_clear()
 
 
 @pytest.fixture
@@ -101,6 +187,15 @@ def mode(elsewhere):
 @pytest.fixture
 def kind(elsewhere):
     elsewhere.setitem(SECTIONS.rows, "wires", Row("wires", "dummy_kind", "Wire", "wire"))
+
+
+@pytest.fixture
+def beacon(mode, elsewhere):
+    """The class of a kernel object, which the mode wants for each guest's tap."""
+    beacon = import_module("dummy_object").Beacon
+    elsewhere.setitem(KINDS, beacon.kind, Kind(beacon, "dummy_object"))
+    elsewhere.setitem(MODES.rows, "dummy", Row("dummy", "dummy_object", "Lit"))
+    return beacon
 
 
 def drawn(host, *differences):
@@ -231,6 +326,60 @@ def test_a_mode_on_a_kind_of_link(mode, kind, tmp_path):
     guest_comes_and_goes(host, "wire0")
     assert host.everything()[:2] == before, "the link went with its last guest"
     host.assert_no_records()
+
+
+def test_a_kernel_object(beacon, tmp_path):
+    toml = NETWORK.format("eth3")
+    assert validated(tmp_path, toml).exit_code == 0
+    host = Host(tmp_path, toml)
+    before = host.everything()[:2]
+    guest_comes_and_goes(host, "eth3")
+
+    # Plan, then what the object means for check, repair, the agent and the graph.
+    host.add_taps(GUEST)
+    plan = plan_of(host, guests.plan_plug, GUEST, "libvirt")
+    assert f"echo d1 > {tmp_path}/beacons/t1.0" in plan
+    host.plug(GUEST)
+    plugged, want = host.kernel.snapshot(), beacon("t1.0", "d1")
+    assert host.kernel.world[want.key] == want and host.claimed()[want.key] == want
+    for have, what in ((None, "missing"), (beacon("t1.0", "red"), f"is {beacon('t1.0', 'red')}")):
+        for mended in (host.repair, lambda: host.call(healing.mend, None)):
+            host.kernel.world.pop(want.key)
+            host.kernel.put(*filter(None, [have]))
+            found = host.check()
+            assert [(drift.what, drift.key) for drift in found] == [(f"{want.key}: {what}", want.key)]
+            nodes, _ = drawn(host, *found)
+            assert nodes["t1.0"].differs
+            assert host.call(lambda session: healing.amiss(session, healing.suspected(session.records, (), (), ["t1.0"])))
+            mended()
+            assert host.check() == [] and host.kernel.snapshot() == plugged
+
+    # Removed from the kernel though its link goes first; found by its mark when the records are lost.
+    host.remove_taps(GUEST)
+    host.unplug(GUEST)
+    assert want.key not in host.kernel.world
+    host.assert_no_records()
+    host.kernel.put(beacon("t9.0", "lost"))
+    assert [(drift.kind, drift.remedy) for drift in host.check()] == [("unrecorded", f"rm -f {tmp_path}/beacons/t9.0")]
+    host.repair()
+    assert host.check() == [] and host.everything()[:2] == before
+
+
+def test_the_kernels_side_of_an_object(beacon, tmp_path):
+    """What the fake kernel does for the dummy in the test above, the real edge does by the row alone."""
+    kernel, want, other = Kernel(), beacon("t1.0", "d1"), beacon("t1.0", "red")
+    try:
+        assert kernel.read([want]) == {}
+        kernel.apply([Change(None, want)])
+        assert (tmp_path / "beacons" / "t1.0").read_text() == "d1" and kernel.read([want]) == {want.key: want}
+        assert list(edge("beacon").ours(None)) == [want]
+        kernel.apply([Change(want, other)])
+        assert kernel.read([want]) == {want.key: other} and not want.covers(other)
+        for _ in range(2):
+            kernel.apply([Change(other, None)])
+        assert kernel.read([want]) == {}
+    finally:
+        kernel.close()
 
 
 def test_a_kind_that_goes_while_its_parts_are_up(kind, elsewhere, tmp_path):
