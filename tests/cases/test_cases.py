@@ -30,7 +30,7 @@ from fake_store import FakeStore
 from scenario import request
 
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS, implied
+from vmnet_hooks.declared.sections import implied
 from vmnet_hooks.engine import guests, host
 from vmnet_hooks.engine.session import Session
 from vmnet_hooks.frontends import libvirt, qemu, xen
@@ -50,7 +50,6 @@ class Case:
     def __init__(self, name: str, path: Path, monkeypatch) -> None:
         self.source, self.etc, self.run = HERE / name, path / "etc", path / "run"
         (self.etc / "domains.d").mkdir(parents=True)
-        monkeypatch.setattr(configuration.load, "__defaults__", (str(self.etc),))
         monkeypatch.setattr(configuration, "DIRECTORY", str(self.etc))
         self.configure("config.toml")
         if claims := self.text("domains.d.toml"):
@@ -80,7 +79,7 @@ class Case:
     def xen_event(self, script: str, argv: str, environ: dict, name: str, backend: dict):
         call = xen.read_call(script, argv.split(), environ)
         store = FakeStore({f"/local/domain/0/{environ['XENBUS_PATH']}": backend}, **{f"d{call.domid}": name})
-        event = xen.event(call, store, configuration.load(SECTIONS))
+        event = xen.event(call, store, configuration.load())
         self.network, self.frontend = event.network, "xen"
         return event.domain
 
@@ -117,7 +116,7 @@ class Case:
         return kernel
 
     def session(self) -> Session:
-        declared = configuration.load(SECTIONS)
+        declared = configuration.load()
         if self.network:
             declared = declared.plus(self.network, implied(self.network))
         return Session(declared, self.kernel, Store(str(self.run)))

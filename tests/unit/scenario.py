@@ -11,7 +11,6 @@ from typing import TypeVar
 from fake_kernel import FakeKernel, Killed
 
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.engine import apply, check, guests, host, repair
 from vmnet_hooks.engine.session import Session
 from vmnet_hooks.frontends.front_end import Request
@@ -38,7 +37,7 @@ EVERYTHING = PUBLIC + V4 + V6 + ROUTER + LAN
 def request(argv: Sequence[str], stdin: bytes = b"", environ: Mapping[str, str] | None = None) -> Request:
     """A call as a hook's own process sees it."""
     environ = os.environ if environ is None else environ
-    return Request(argv, environ, io.BytesIO(stdin), os.getppid(), lambda: configuration.load(SECTIONS))
+    return Request(argv, environ, io.BytesIO(stdin), os.getppid(), lambda: configuration.load())
 
 
 def uuid(number: int) -> str:
@@ -131,7 +130,7 @@ class Host:
 
     def declared(self) -> Config:
         if self.toml not in PARSED:
-            PARSED[self.toml] = configuration.load(SECTIONS, str(self.path / "etc"))
+            PARSED[self.toml] = configuration.load(str(self.path / "etc"))
         return PARSED[self.toml]
 
     def session(self) -> Session:

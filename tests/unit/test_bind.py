@@ -7,7 +7,6 @@ import pytest
 from scenario import EVERYTHING, PUBLIC, V4
 
 from vmnet_hooks.declared import compose, configuration
-from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.errors import ConfigError, ConflictError, InputError
 from vmnet_hooks.model.guest import Claim, Domain, Vif
 
@@ -18,7 +17,7 @@ TAP = Vif(MAC, "tap0")
 @pytest.fixture
 def declared(tmp_path):
     (tmp_path / "vmnet.toml").write_text(EVERYTHING)
-    return configuration.load(SECTIONS, str(tmp_path))
+    return configuration.load(str(tmp_path))
 
 
 def claim(network="public", *addresses, mac=MAC, source="metadata", **kw) -> Claim:
@@ -93,7 +92,7 @@ def test_a_multicast_subnet_gives_no_guest_address(tmp_path):
         (tmp_path / "vmnet.toml").write_text(
             PUBLIC + 'ipv4 = { subnet = "224.0.0.0/24", gateway = "224.0.0.1", arp_source = "224.0.0.2" }\n'
         )
-        configuration.load(SECTIONS, str(tmp_path))
+        configuration.load(str(tmp_path))
 
 
 def test_an_address_twice(declared):
@@ -103,7 +102,7 @@ def test_an_address_twice(declared):
 
 def test_a_family_that_the_network_lacks(tmp_path):
     (tmp_path / "vmnet.toml").write_text(PUBLIC + V4)
-    declared = configuration.load(SECTIONS, str(tmp_path))
+    declared = configuration.load(str(tmp_path))
     with pytest.raises(InputError, match="network public has no ipv6; declare it, or drop the address"):
         bind(declared, [TAP], [claim("public", "2001:db8::10")])
     with pytest.raises(InputError, match=f"NIC {MAC} has no address on routed network public; give it one with --ip"):
@@ -159,4 +158,4 @@ def test_one_domain_with_one_address_twice(declared):
 def test_a_router_runs_no_guests(tmp_path):
     (tmp_path / "vmnet.toml").write_text(EVERYTHING.replace("router+host", "router"))
     with pytest.raises(InputError, match="network edge has role router on this node, which runs no guests; use router.host"):
-        bind(configuration.load(SECTIONS, str(tmp_path)), [TAP], [claim("edge", "198.51.100.10")])
+        bind(configuration.load(str(tmp_path)), [TAP], [claim("edge", "198.51.100.10")])

@@ -25,9 +25,8 @@ from vmnet_hooks.records import store
 def run(tmp_path, monkeypatch):
     (tmp_path / "domains.d").mkdir()
     (tmp_path / "vmnet.toml").write_text(EVERYTHING)
-    monkeypatch.setattr(configuration.load, "__defaults__", (str(tmp_path),))
+    monkeypatch.setattr(configuration, "DIRECTORY", str(tmp_path))
     monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "run"))
-    monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(tmp_path / "run"),))
     monkeypatch.setattr(libvirt_connection, "known_macs", set)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 

@@ -27,7 +27,7 @@ def load(path, *texts: str) -> declaration.Config:
     path.joinpath("conf.d").mkdir(exist_ok=True)
     for number, text in enumerate(texts):
         path.joinpath(*(["vmnet.toml"] if not number else ["conf.d", f"{number}.toml"])).write_text(text)
-    return configuration.load(SECTIONS, str(path))
+    return configuration.load(str(path))
 
 
 def side(**keys: str) -> str:
@@ -113,7 +113,7 @@ def test_rule(text, message, tmp_path):
 
 
 def test_no_file_is_an_empty_configuration(tmp_path):
-    assert not configuration.load(SECTIONS, str(tmp_path / "nowhere")).networks
+    assert not configuration.load(str(tmp_path / "nowhere")).networks
 
 
 def test_everything(tmp_path):

@@ -18,7 +18,7 @@ def load(path, *texts: str) -> declaration.Config:
     path.joinpath("conf.d").mkdir(exist_ok=True)
     for number, text in enumerate(texts):
         path.joinpath(*(["vmnet.toml"] if not number else ["conf.d", f"{number}.toml"])).write_text(text)
-    return configuration.load(SECTIONS, str(path))
+    return configuration.load(str(path))
 
 
 def table(section: str, name: str, *lines: str) -> str:

@@ -17,7 +17,6 @@ from scenario import Host, guest
 from vmnet_hooks import frontends, hook
 from vmnet_hooks.agent import server
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.engine import guests
 from vmnet_hooks.frontends import FRONT_ENDS, Row, front_end, hooks, of, xen_diversion
 from vmnet_hooks.frontends.front_end import Request, load
@@ -125,7 +124,7 @@ def test_nothing_else_depends_on_one_front_end(path):
             assert re.split("[/:]", text)[0] not in names, f"{path}:{node.lineno}: {text}"
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "frontends":
             modules = {alias.name for alias in node.names} if node.module == "frontends" else {node.module.partition(".")[2]}
-            of_all = {"front_end", "running", "watch", "CONFIGURATION", "FRONT_ENDS", "Row", "hooks", "of"}
+            of_all = {"front_end", "running", "watch", "FRONT_ENDS", "Row", "hooks", "of"}
             assert modules - of_all <= ABOUT_ONE.get(where, set()), f"{path}:{node.lineno}: {modules}"
 
 
@@ -229,7 +228,7 @@ class Lab:
     # --- a place -------------------------------------------------------------------------------------------------------
 
     def declared(self):
-        return configuration.load(SECTIONS, str(self.host.path / "etc"))
+        return configuration.load(str(self.host.path / "etc"))
 
     @contextmanager
     def session(self, _declared=None):

@@ -18,7 +18,7 @@ from vmnet_hooks.records.pending import Pending
 
 @pytest.fixture
 def records(tmp_path, monkeypatch):
-    monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(tmp_path),))
+    monkeypatch.setattr(store, "DIRECTORY", str(tmp_path))
     opened = store.Store()
     yield opened
     opened.close()

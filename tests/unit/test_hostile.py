@@ -53,9 +53,7 @@ def host(tmp_path, monkeypatch):
     (etc / "domains.d").mkdir(parents=True)
     (etc / "vmnet.toml").write_text(NETWORKS)
     monkeypatch.setattr(configuration, "DIRECTORY", str(etc))
-    monkeypatch.setattr(configuration.load, "__defaults__", (str(etc),))
     monkeypatch.setattr(store, "DIRECTORY", str(run))
-    monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(run),))
     monkeypatch.setattr(linux, "Kernel", NoKernel)
     return tmp_path
 

@@ -13,7 +13,6 @@ import pytest
 from vmnet_hooks.agent import hotplug
 from vmnet_hooks.agent.hotplug import Hotplug
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.errors import InputError, KernelError
 from vmnet_hooks.frontends import libvirt_events
 from vmnet_hooks.frontends.libvirt_connection import LibvirtError
@@ -74,7 +73,7 @@ class Agent:
         self.failure: Exception | None = None
 
     def declared(self) -> declaration.Config:
-        return configuration.load(SECTIONS, self.folder)
+        return configuration.load(self.folder)
 
     @contextmanager
     def records(self):

@@ -125,9 +125,8 @@ def test_called_by_nobody():
 
 
 def test_the_filter_sees_the_mark_of_the_event(tmp_path, monkeypatch):
-    """The filter must not import what names the folder."""
-    assert hook.RECORDS == store.DIRECTORY.encode()
-    monkeypatch.setattr(hook, "RECORDS", str(tmp_path).encode())
+    """The filter looks for it without an import of the records."""
+    monkeypatch.setattr(hook, "RUN", str(tmp_path))
     monkeypatch.setattr(store, "DIRECTORY", str(tmp_path))
     row, environ = hooks()["ifupdown/vmnet"], {b"IFACE": b"eth1", b"ADDRFAM": b"inet6"}
     assert not hook.has_mark(row, environ)

@@ -69,8 +69,6 @@ sys.path.insert(0, sys.argv[1])
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.records import store
 configuration.DIRECTORY, store.DIRECTORY = sys.argv[2] + "/etc", sys.argv[2] + "/run"
-configuration.load.__defaults__ = (configuration.DIRECTORY,)
-store.Store.__init__.__defaults__ = (store.DIRECTORY,)
 from vmnet_hooks.hook import matters
 sys.stdin = io.TextIOWrapper(io.BytesIO(open(sys.argv[4], "rb").read()))
 argv = [sys.argv[1] + "/hooks/libvirt/qemu", "dom1", sys.argv[3], "begin", "-"]

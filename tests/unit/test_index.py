@@ -27,8 +27,7 @@ class Heard:
     """An index that runs, and what it told."""
 
     def __init__(self, folder, monkeypatch) -> None:
-        monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(folder),))
-        monkeypatch.setattr(store.identity, "__defaults__", (str(folder),))
+        monkeypatch.setattr(store, "DIRECTORY", str(folder))
         monkeypatch.setattr(module, "DIRECTORY", str(folder))
         monkeypatch.setattr(module, "LOOK_SECONDS", 0.02)
         self.folder, self.news = folder, []

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from vmnet_hooks.cli import main
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.errors import InputError
 from vmnet_hooks.importing import interfaces, live, option_values, stanzas
 from vmnet_hooks.importing.draft import settle, toml
@@ -153,7 +152,7 @@ def imported(tmp_path):
         assert "Traceback" not in done.stderr
         if done.exit_code == 0:
             (tmp_path / "vmnet.toml").write_text(done.stdout)
-            configuration.load(SECTIONS, str(tmp_path))
+            configuration.load(str(tmp_path))
         return done.exit_code, done.stdout.replace(str(path), "FILE"), done.stderr.replace(str(path), "FILE")
 
     return imported

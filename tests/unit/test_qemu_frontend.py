@@ -22,7 +22,6 @@ MAC = "52:54:00:aa:00:10"
 def etc(tmp_path, monkeypatch):
     (tmp_path / "domains.d").mkdir()
     (tmp_path / "vmnet.toml").write_text(EVERYTHING)
-    monkeypatch.setattr(configuration.load, "__defaults__", (str(tmp_path),))
     monkeypatch.setattr(configuration, "DIRECTORY", str(tmp_path))
     (tmp_path / "domains.d" / "web.toml").write_text(
         f'[[interfaces]]\nmac = "{MAC}"\nifname = "tap0"\nnetwork = "public"\nips = ["192.0.2.10"]\n'

@@ -428,7 +428,7 @@ def test_a_routed_start_loads_no_other_kind_and_no_other_mode(tmp_path):
     command = (
         "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.engine.session\n"
         "from vmnet_hooks.declared import configuration, sections\n"
-        "configuration.load(sections.SECTIONS, sys.argv[2]); print(*sys.modules)"
+        "configuration.load(sys.argv[2]); print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", command, str(PACKAGE.parent), str(tmp_path)], capture_output=True, text=True, timeout=60

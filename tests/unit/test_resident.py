@@ -25,7 +25,7 @@ def untold(ids):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where the records are: there are none yet."""
-    monkeypatch.setattr(store.Store.__init__, "__defaults__", (str(tmp_path / "records"),))
+    monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "records"))
     return tmp_path / "records"
 
 

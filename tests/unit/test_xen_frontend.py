@@ -8,7 +8,6 @@ from fake_store import FakeStore
 from scenario import EVERYTHING, request
 
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.errors import InputError, VmnetError
 from vmnet_hooks.frontends import xen
 from vmnet_hooks.frontends.xen import METRIC, METRIC_EMULATED, PORT_MAC
@@ -72,7 +71,7 @@ def configured(host, text: str = "", **files: str) -> declaration.Config:
     (host / "etc" / "vmnet.toml").write_text(text)
     for name, claims in files.items():
         (host / "etc" / "domains.d" / f"{name}.toml").write_text(claims)
-    return configuration.load(SECTIONS, str(host / "etc"))
+    return configuration.load(str(host / "etc"))
 
 
 def event(host, words: str, environ: dict[str, str], tree: dict[str, str], declared=None, name: str = "web", script="vif-bridge"):

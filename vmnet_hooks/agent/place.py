@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ..declared import configuration
-from ..declared.sections import SECTIONS
 from ..engine.session import Session
 from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel
@@ -86,7 +85,7 @@ class Resident:
             signature = _signature()
             if signature != self._signature or self._config is None:
                 try:
-                    self._config = configuration.load(SECTIONS)
+                    self._config = configuration.load()
                 except ConfigError as error:
                     if self._config is None:
                         raise

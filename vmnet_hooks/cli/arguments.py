@@ -27,10 +27,9 @@ def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     """The declared networks."""
     # Needed for completion only.
     from ..declared import configuration
-    from ..declared.sections import SECTIONS
 
     try:
-        return [name for name in configuration.load(SECTIONS).networks if name.startswith(incomplete)]
+        return [name for name in configuration.load().networks if name.startswith(incomplete)]
     except VmnetError:
         return []
 
@@ -39,10 +38,9 @@ def part_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     """What `up` brings up: the declared networks and host links."""
     # Needed for completion only.
     from ..declared import configuration
-    from ..declared.sections import SECTIONS
 
     try:
-        declared = configuration.load(SECTIONS)
+        declared = configuration.load()
     except VmnetError:
         return []
     names = [*declared.networks, *(part.name for part in declared.parts.values())]

@@ -19,10 +19,9 @@ def validate(config_dir: str, to_json: bool) -> None:
     """Check every configuration file, those in domains.d included."""
     # Not needed for completion.
     from ..declared import compose, configuration
-    from ..declared.sections import SECTIONS
     from ..model.guest import Vif
 
-    declared = configuration.load(SECTIONS, config_dir)
+    declared = configuration.load(config_dir)
     domains = [os.path.basename(path).removesuffix(".toml") for path in configuration.toml_files(f"{config_dir}/domains.d")]
     seen: dict[tuple[str, str], str] = {}
     for name in domains:

@@ -61,14 +61,13 @@ def _start_described(domain: str, by: str) -> None:
     """Set up every NIC of a guest that a front end describes, as its hook does."""
     # Not needed for completion.
     from ..declared import configuration
-    from ..declared.sections import SECTIONS
     from ..frontends.front_end import load
     from ..hook import events
     from ..kernel import root
 
     root.require("kernel state and the guest's description can't be read")
     front_end = next(load(row) for row in FRONT_ENDS if row.name == by)
-    for event in front_end.nics(domain, configuration.load(SECTIONS)):
+    for event in front_end.nics(domain, configuration.load()):
         click.echo(one_line(f"start {domain}: {events.act(event, front_end.conclude)}"))
 
 
@@ -108,11 +107,10 @@ def set_(
     """
     # Not needed for completion.
     from ..declared import configuration
-    from ..declared.sections import SECTIONS
     from ..frontends import libvirt_connection
 
     mac = _mac(mac)
-    declared = configuration.load(SECTIONS).network(network, "--network")
+    declared = configuration.load().network(network, "--network")
     try:
         trunk = values.vids([int(t) if t.isdecimal() else t for t in tagged]) if tagged else None
     except ValueError as error:

@@ -6,17 +6,15 @@ what they mean.
 
 import os
 import tomllib
-from collections.abc import Mapping
 from typing import Any
 
-from .. import values
+from .. import RUN, values
 from ..errors import ConfigError, one_line
 from ..model.declaration import DIRECTORY, Config, Declared, Network, Option, Required, nearest, parse_options
 from ..model.guest import Claim
-from ..model.kind import Kind
-from .sections import implied
+from .sections import SECTIONS, implied
 
-RUNTIME = "/run/vmnet-hooks/conf.d"
+RUNTIME = f"{RUN}/conf.d"
 """Where a command (Xen's network-bridge) declares parts, until it takes them back or the host boots: read beside conf.d."""
 MAX_BYTES = 4 << 20
 
@@ -70,9 +68,9 @@ def read_toml(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: nested too deeply to be read as TOML") from None
 
 
-def load(sections: Mapping[str, Kind], directory: str = DIRECTORY) -> Config:
-    """Read and check the whole configuration by the registry of sections. No file at all is an empty configuration.
-    Raise ConfigError."""
+def load(directory: str | None = None) -> Config:
+    """Read and check a whole configuration, by default the host's. No file at all is an empty one. Raise ConfigError."""
+    directory = directory or DIRECTORY
     paths = [f"{directory}/vmnet.toml"] if os.path.exists(f"{directory}/vmnet.toml") else []
     paths += toml_files(f"{directory}/conf.d")
     if directory == DIRECTORY and os.access(RUNTIME, os.R_OK | os.X_OK):
@@ -80,12 +78,12 @@ def load(sections: Mapping[str, Kind], directory: str = DIRECTORY) -> Config:
     found: dict[str, Declared] = {}
     for path in paths:
         for section, tables in read_toml(path).items():
-            if section not in sections:
-                raise ConfigError(f"{path}: unknown key {one_line(repr(section))}{nearest(section, sections)}")
+            if section not in SECTIONS:
+                raise ConfigError(f"{path}: unknown key {one_line(repr(section))}{nearest(section, SECTIONS)}")
             if not isinstance(tables, dict):
                 raise ConfigError(f"{path}: {section}: must be tables, [{section}.NAME]")
             for name, table in tables.items():
-                part = sections[section].read(name, table, path)
+                part = SECTIONS[section].read(name, table, path)
                 if part.id in found:
                     raise part.error("", f"already declared in {found[part.id].source}; remove one")
                 found[part.id] = part

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..declared import configuration
-from ..declared.sections import SECTIONS
 from ..model import facts
 from ..model.declaration import Config
 from ..model.objects import Adoption
@@ -50,7 +49,7 @@ class Session:
 def open(declared: Config | None = None) -> Iterator[Session]:
     """A session on this host with sockets and records of its own, which are closed at the end. Without `declared`, load the
     configuration. Raises VmnetError."""
-    declared = declared or configuration.load(SECTIONS)
+    declared = declared or configuration.load()
     with closing(edge()()) as kernel, closing(Store()) as records:
         yield Session(declared, kernel, records)
 

@@ -4,8 +4,6 @@ A hook is one installed script, hooks/FOLDER/SCRIPT; "FOLDER/SCRIPT" names it wh
 is in the module that its row names, see front_end.py.
 """
 
-CONFIGURATION = "/etc/vmnet-hooks"
-
 
 class Row:
     """What is known of a front end before its module is loaded.

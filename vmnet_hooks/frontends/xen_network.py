@@ -14,7 +14,6 @@ from typing import Any
 
 from .. import values
 from ..declared import configuration
-from ..declared.sections import SECTIONS
 from ..errors import ConfigError, InputError, one_line
 from ..kernel import sysfs
 from ..model import declaration
@@ -87,7 +86,7 @@ def _bridge(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
     stem = f"network-bridge-{bridge}"
     tables: dict[str, dict[str, Any]] = {}
     # A broken file must not keep `stop` from working.
-    declared = configuration.load(SECTIONS) if command == "start" else declaration.Config({})
+    declared = configuration.load() if command == "start" else declaration.Config({})
     part = declared.parts.get(f"bridge:{bridge}")
     if command == "start" and part and not part.source.startswith(configuration.RUNTIME):
         if netdev not in part["ports"]:

@@ -3,10 +3,8 @@
 import posix
 import sys
 
-from ..frontends import CONFIGURATION, Row, hooks, of
-
-RECORDS = b"/run/vmnet-hooks"
-"""As records.store.DIRECTORY, which costs an import."""
+from .. import CONFIGURATION, RUN
+from ..frontends import Row, hooks, of
 
 
 def matters(path: str, argv: list[str]) -> str:
@@ -57,7 +55,7 @@ def has_mark(row: Row, environ: dict[bytes, bytes]) -> bool:
     description may have been edited since, and be none of ours now."""
     values = b"-".join([environ.get(variable, b"") for variable in row.mark])
     try:
-        posix.stat(b"%b/%b:%b" % (RECORDS, row.name.encode(), values))
+        posix.stat(b"%b/%b:%b" % (RUN.encode(), row.name.encode(), values))
     except (OSError, ValueError):
         return False
     return True

@@ -10,10 +10,10 @@ import posix
 import sys
 from _socket import AF_UNIX, SO_PEERCRED, SOCK_STREAM, SOL_SOCKET, socket
 
-from .. import __version__
+from .. import RUN, __version__
 from ..frontends import hooks
 
-SOCKET = "/run/vmnet-hooks/agent.sock"
+SOCKET = f"{RUN}/agent.sock"
 SECONDS = 10.0
 """How long the agent has; then the call is done here. libvirt waits for ever, xl for 40 s."""
 

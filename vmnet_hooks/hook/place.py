@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from ..declared import configuration
-from ..declared.sections import SECTIONS
 from ..model import declaration
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class Here:
     def declared(self) -> declaration.Config:
         """Return the configuration, read once: a call sees one state of it. Raises ConfigError."""
         if self._declared is None:
-            self._declared = configuration.load(SECTIONS)
+            self._declared = configuration.load()
         return self._declared
 
     def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]:

@@ -174,7 +174,7 @@ def toml(header: Sequence[str], blocks: Iterable[Block]) -> str:
         with open(f"{folder}/vmnet.toml", "w") as file:
             file.write(text)
         try:
-            load(SECTIONS, folder)
+            load(folder)
         except ConfigError as error:
             raise VmnetError(f"internal error: what was imported is not valid: {error}; please report it") from None
     return text

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .. import CONFIGURATION
 from ..errors import ConfigError, InputError, one_line
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from .mode import Mode
     from .resource import Resource
 
-DIRECTORY = "/etc/vmnet-hooks"
+DIRECTORY = CONFIGURATION
 
 
 class Required:

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import replace
 from typing import Any
 
+from .. import RUN
 from ..errors import StoreError
 from ..model.encoding import decode, encode
 from ..model.objects import NftElement
@@ -29,7 +30,7 @@ from ..model.resource import Resource
 from .journal import Journal
 from .pending import Pending
 
-DIRECTORY = "/run/vmnet-hooks"
+DIRECTORY = RUN
 LOCK_SECONDS = 30.0
 """Limit on the wait for the lock: libvirt sets none for a hook, xl kills it after 40 s."""
 
@@ -57,10 +58,11 @@ _CLAIMED = (
 )
 
 
-def identity(directory: str = DIRECTORY) -> object:
-    """Return the identity of the database file, which changes when another file takes its place; None without a file."""
+def identity(directory: str | None = None) -> object:
+    """Return the identity of the database file (by default the host's), which changes when another file takes its place; None
+    without a file."""
     try:
-        return identity_of(os.stat(f"{directory}/state.db"))
+        return identity_of(os.stat(f"{directory or DIRECTORY}/state.db"))
     except OSError:
         return None
 
@@ -73,8 +75,8 @@ def identity_of(found: os.stat_result) -> object:
 class Store:
     """The records. Call every method but `lock` and the readers with the lock held. All raise StoreError."""
 
-    def __init__(self, directory: str = DIRECTORY) -> None:
-        self.directory = directory
+    def __init__(self, directory: str | None = None) -> None:
+        self.directory = directory = directory or DIRECTORY
         self._journal = Journal(directory)
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)

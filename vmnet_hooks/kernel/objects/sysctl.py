@@ -3,12 +3,13 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
+from ... import RUN
 from ...model.objects import FORWARDING_GATE, Sysctl
 from ...model.resource import Resource
 from . import Edge, View
 
 ROOT = "/proc/sys"
-SAVED = "/run/vmnet-hooks/forwarding"
+SAVED = f"{RUN}/forwarding"
 """The devices' own values, while the gate is written."""
 
 
