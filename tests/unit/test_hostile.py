@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from vmnet_hooks import values
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import SECTIONS
 from vmnet_hooks.hook.call import handle
 from vmnet_hooks.kernel import linux
+from vmnet_hooks.model.declaration import Option
 from vmnet_hooks.networks import bridged, routed
 from vmnet_hooks.records import store
 
@@ -437,14 +439,15 @@ RIGHT = {
     "bridged": {"bridge": '"br0"'},
 }
 ACCEPTED = {
-    "bool": {
-        *("isolated", "permanent_neighbours", "filter", "stp", "mcast_snooping", "vlan_filtering", "tx_checksum", "forwarding"),
-        *("masquerade", "antispoof"),
-    },
     "list": {"tagged"},
     # Empty is "none" where an interface or MAC may be left out.
     "empty": {"tap_mac", "gateway_mac"},
 }
+
+
+def accepts(row: Option, kind: str) -> bool:
+    """Whether a value of a wrong type is a right one for this option."""
+    return row.name in ACCEPTED.get(kind, ()) or (kind == "bool" and (row.parse is values.boolean or row.name == "masquerade"))
 
 
 def _by_type():
@@ -452,7 +455,7 @@ def _by_type():
     for mode, module in (("routed", routed), ("bridged", bridged)):
         for row in module.OPTIONS:
             for kind, value in WRONG_TYPES.items():
-                if row.name in ACCEPTED.get(kind, ()):
+                if accepts(row, kind):
                     continue
                 keys = {**RIGHT[mode], row.name: value}
                 text = f'[networks.n]\nmode = "{mode}"\n' + "".join(f"{k} = {v}\n" for k, v in keys.items())
@@ -485,9 +488,7 @@ def _parts_by_type():
     for section, right in PARTS.items():
         for row in SECTIONS[section].options:
             for kind, value in {**WRONG_TYPES, "huge": "9" * 4000, "long": f'"{"a" * 10_000}"'}.items():
-                if row.name not in ACCEPTED.get(kind, ()) and not (
-                    section == "nat" and (row.name, kind) == ("masquerade", "bool")
-                ):
+                if not accepts(row, kind):
                     yield f"{section}.{row.name} is {kind}", _part(section, {**right, row.name: value})
             if row.name in ("ports", "addresses", "gateway", "vlans"):
                 for kind, value in {
@@ -546,7 +547,7 @@ def _domain_files():
     good = {"network": '"public"', "mac": f'"{MAC}"', "ifname": '"tap0"', "ips": '["192.0.2.10"]', "filter": "true"}
     for row in configuration.INTERFACE_OPTIONS:
         for kind, value in WRONG_TYPES.items():
-            if row.name not in ACCEPTED.get(kind, ()):
+            if not accepts(row, kind):
                 keys = {**good, row.name: value}
                 yield f"{row.name} is {kind}", "[[interfaces]]\n" + "".join(f"{k} = {v}\n" for k, v in keys.items())
     yield "ips holds numbers", f'[[interfaces]]\nmac = "{MAC}"\nnetwork = "public"\nips = [1]\n'
