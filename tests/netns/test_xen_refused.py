@@ -16,49 +16,26 @@ table = 222
 ipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }
 """
 HOSTILE = {
-    "substitution": "$(touch /run/pwned)",
-    "backquotes": "`touch /run/pwned`",
-    "two commands": "br0; touch /run/pwned",
-    "lines": "br0\ntouch /run/pwned",
-    "escapes": "\x1b[31mbr0",
-    "path": "../../../run/pwned",
-    "option": "--help",
-    "long": "a" * 2000,
-    "blank": " ",
-    "not ASCII": "brücke",
+    "bridge": "br0\ntouch /run/pwned",
+    "vifname": "\x1b[31mbr0",
+    "ip": "$(touch /run/pwned)",
+    "mac": "a" * 2000,
+    "vlan": "br0; touch /run/pwned",
+    "mtu": "`touch /run/pwned`",
 }
+"""One of each sort for one of each key: what else a value must not be is in tests/unit/test_xen_frontend.py."""
 # case: (script, keys of the store, words of the message, exit status or None)
 CASES = {
-    **{f"bridge: {name}": ("vif-bridge", {"bridge": value}, (), 2) for name, value in HOSTILE.items() if name != "blank"},
-    **{f"vifname: {name}": ("vif-bridge", {"bridge": "br0", "vifname": value}, (), 2) for name, value in HOSTILE.items()},
-    **{f"ip: {name}": ("vif-bridge", {"bridge": "br0", "ip": v}, (), 2) for name, v in HOSTILE.items() if name != "blank"},
-    **{f"mac: {name}": ("vif-bridge", {"bridge": "br0", "mac": value}, (), 2) for name, value in HOSTILE.items()},
-    **{f"vlan: {name}": ("vif-bridge", {"bridge": "br0", "vlan": v}, (), 2) for name, v in HOSTILE.items() if name != "blank"},
-    **{f"mtu: {name}": ("vif-bridge", {"bridge": "br0", "mtu": value}, (), 2) for name, value in HOSTILE.items()},
+    **{f"hostile {key}": ("vif-bridge", {"bridge": "br0", key: value}, (), 2) for key, value in HOSTILE.items()},
     "a bridge that is not there": ("vif-bridge", {"bridge": "br7"}, ("br7",), None),
     "a bridge that is none": ("vif-bridge", {"bridge": "eth9"}, ("eth9", "bridge"), None),
     "xenbr without eth": ("vif-bridge", {"bridge": "xenbr7"}, ("xenbr7",), None),
-    "address too big": ("vif-bridge", {"bridge": "br0", "ip": "10.7.0.300"}, ("10.7.0.300",), 2),
-    "address with a zone": ("vif-bridge", {"bridge": "br0", "ip": "fe80::1%eth0"}, ("fe80::1%eth0",), 2),
-    "prefix too long": ("vif-bridge", {"bridge": "br0", "ip": "10.7.0.0/33"}, ("10.7.0.0/33",), 2),
-    "second address": ("vif-route", {"ip": "10.0.1.10 10.0.1"}, ("10.0.1",), 2),
     "no address": ("vif-route", {}, ("ip",), 2),
-    "multicast": ("vif-route", {"ip": "224.0.0.5"}, ("224.0.0.5",), 2),
-    "loopback": ("vif-route", {"ip": "127.0.0.1"}, ("127.0.0.1",), 2),
-    "everything": ("vif-route", {"ip": "0.0.0.0/0"}, ("0.0.0.0/0",), 2),
     "the host's own address": ("vif-route", {"ip": "10.0.1.1"}, ("10.0.1.1",), None),
     "no such netdev": ("vif-route", {"ip": "10.0.1.10", "gatewaydev": "eth7"}, ("eth7",), None),
     "a hostile netdev": ("vif-route", {"ip": "10.0.1.10", "gatewaydev": "$(touch /run/pwned)"}, (), 2),
     "gateway's address": ("vif-route", {"ip": "192.0.2.1"}, ("192.0.2.1",), None),
     "two addresses for NAT": ("vif-nat", {"ip": "10.9.0"}, ("10.9.0",), 2),
-    "VLAN 0": ("vif-bridge", {"bridge": "br0", "vlan": "0"}, ("vlan",), 2),
-    "VLAN 4095": ("vif-bridge", {"bridge": "br0", "vlan": "4095"}, ("4095",), 2),
-    "VLANs backwards": ("vif-bridge", {"bridge": "br0", "vlan": "103-100"}, ("103-100",), 2),
-    "VLANs beyond": ("vif-bridge", {"bridge": "br0", "vlan": "4000+100x4"}, ("4000+100x4",), 2),
-    "two untagged": ("vif-bridge", {"bridge": "br0", "vlan": "10p/20p"}, ("10p/20p",), 2),
-    "MTU too big": ("vif-bridge", {"bridge": "br0", "mtu": "99999"}, ("99999",), 2),
-    "MTU too small": ("vif-bridge", {"bridge": "br0", "mtu": "20"}, ("20",), 2),
-    "name too long": ("vif-bridge", {"bridge": "br0", "vifname": "a-name-of-sixteen"}, ("a-name-of-sixteen",), 2),
     "name in use": ("vif-bridge", {"bridge": "br0", "vifname": "eth9"}, ("eth9",), None),
 }
 
@@ -105,9 +82,7 @@ def test_online(script, keys, words, status, one):
 
 ARGUMENTS = {
     "no command": ["type_if=vif"],
-    "unknown command": ["start", "type_if=vif"],
     "hostile command": ["$(touch /run/pwned)", "type_if=vif"],
-    "unknown type": ["online", "type_if=vlan"],
     "hostile type": ["online", "type_if=$(touch /run/pwned)"],
 }
 
@@ -121,9 +96,14 @@ def test_arguments(words, one):
 
 
 @pytest.mark.parametrize(
-    "word", ["x=$(touch /run/pwned)", "x=`touch /run/pwned`", "x=1;touch /run/pwned", "x[$(touch /run/pwned)]=1"]
+    "script, word",
+    {
+        "vif-bridge": "x=$(touch /run/pwned)",
+        "vif-route": "x=`touch /run/pwned`",
+        "vif-nat": "x=1;touch /run/pwned",
+        "vif-setup": "x[$(touch /run/pwned)]=1",
+    }.items(),
 )
-@pytest.mark.parametrize("script", ["vif-bridge", "vif-route", "vif-nat", "vif-setup"])
 def test_arguments_are_never_evaluated(script, word, one):
     """As Xen's own scripts evaluate them. Whether the call succeeds is not the point: `bridge` is none of the host's."""
     vif = described(one, {"bridge": "br7", "ip": "10.0.1.300"}, script)
@@ -133,9 +113,6 @@ def test_arguments_are_never_evaluated(script, word, one):
 
 ENVIRONMENTS = {
     "no XENBUS_PATH": {"XENBUS_PATH": None},
-    "empty XENBUS_PATH": {"XENBUS_PATH": ""},
-    "another device's XENBUS_PATH": {"XENBUS_PATH": "backend/vbd/1/0"},
-    "XENBUS_PATH is no path": {"XENBUS_PATH": "backend/vif/1/0/../../../../../tool"},
     "hostile XENBUS_PATH": {"XENBUS_PATH": "backend/vif/$(touch /run/pwned)/0"},
     "no tree": {"XENBUS_PATH": "backend/vif/77/0"},
     "hostile vif": {"vif": "$(touch /run/pwned)"},

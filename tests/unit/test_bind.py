@@ -1,6 +1,7 @@
 """Which NIC is on which network, and what addresses it gets."""
 # ruff: noqa: E501  (tables of inputs and messages)
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -159,3 +160,13 @@ def test_a_router_runs_no_guests(tmp_path):
     (tmp_path / "vmnet.toml").write_text(EVERYTHING.replace("router+host", "router"))
     with pytest.raises(InputError, match="network edge has role router on this node, which runs no guests; use router.host"):
         bind(configuration.load(str(tmp_path)), [TAP], [claim("edge", "198.51.100.10")])
+
+
+@pytest.mark.parametrize("address", ["224.0.0.5", "127.0.0.1", "0.0.0.0/0", "0.0.0.0", "255.255.255.255", "::", "::1", "ff02::1"])
+def test_what_is_no_guests_address_anywhere(tmp_path, address):
+    """A network without a subnet takes any address but these."""
+    (tmp_path / "vmnet.toml").write_text('[networks.out]\nmode = "hostroute"\nnetdev = "eth0"\n')
+    declared = configuration.load(str(tmp_path))
+    assert bind(declared, [TAP], [claim("out", "203.0.113.5")])
+    with pytest.raises(InputError, match=re.escape(address)):
+        bind(declared, [TAP], [claim("out", address)])

@@ -120,6 +120,9 @@ def test_both_kinds_of_path(path):
 WRONG_CALLS = {
     "no words": ([], PV, "is no command"),
     "only a variable": (["type_if=vif"], PV, "is no command"),
+    "hostile command": (["$(id)", "type_if=vif"], PV, "is no command"),
+    "hostile kind": (["online", "type_if=$(id)"], PV, "type_if=$(id) is neither"),
+    "empty path": (["online"], {**PV, "XENBUS_PATH": ""}, "XENBUS_PATH is ''"),
     "another command": (["start"], PV, "'start' is no command"),
     "kind": (["online", "type_if=vlan"], PV, "type_if=vlan is neither"),
     "no path": (["online"], {"vif": "vif1.0"}, "XENBUS_PATH is ''"),
@@ -383,6 +386,32 @@ SOURCES = {
 def test_addresses(host, text, expected):
     found = event(host, "online", PV, {**PV_TREE, "bridge": "br0", "ip": f"  {text}  {text} "})
     assert found.domain.claims[0].addresses == (expected,), "each once"
+
+
+WRONG_ADDRESSES = [
+    *("10.7.0.300", "10.0.1", "fe80::1%eth0", "10.7.0.0/33", "10.0.0.1 10.0.0"),
+    *("10.0.0.1,10.0.0.2", "10.0.0.1/", "/24", "nothing"),
+]
+
+
+@pytest.mark.parametrize("text", WRONG_ADDRESSES)
+def test_wrong_addresses(host, text):
+    with pytest.raises(InputError, match=re.escape(text.split()[-1])):
+        event(host, "online", PV, {**PV_TREE, "bridge": "br0", "ip": text})
+
+
+@pytest.mark.parametrize("value", ["99999", "20", "0", "-1", "1500.0", "1e3", "١٥٠٠"])
+def test_wrong_mtus(host, value):
+    with pytest.raises(InputError, match=f"mtu: '{value}'"):
+        event(host, "online", PV, {**PV_TREE, "bridge": "br0", "mtu": value})
+
+
+@pytest.mark.parametrize("name", ["a-name-of-sixteen", "twelve-chars"])
+def test_names_that_are_too_long(host, name):
+    """The tap of an HVM guest has four characters more."""
+    words, environ = ("online", PV) if len(name) > 15 else ("add type_if=tap", HVM)
+    with pytest.raises(InputError, match=f"vifname: '{name}"):
+        event(host, words, environ, {**PV_TREE, "bridge": "br0", "vifname": name})
 
 
 VLANS = {

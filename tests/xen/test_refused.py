@@ -6,15 +6,11 @@ import pytest
 from lab.xen import MAC, World, idle
 
 pytestmark = pytest.mark.usefixtures("restored")
-WRONG = {
-    "no bridge": ("bridge=nosuchbr0,script=vmnet-vif-bridge", "nosuchbr0"),
-    "no address": ("script=vmnet-vif-route,ip=192.0.2.999", "192.0.2.999"),
-    "name in use": ("bridge=lan,script=vmnet-vif-bridge,vifname=lan0", "lan0"),
-}
 
 
-@pytest.mark.parametrize("vif, word", WRONG.values(), ids=WRONG.keys())
-def test_refused(world: World, vif: str, word: str):
+def test_refused(world: World):
+    """What else is refused, tests/netns shows without Xen."""
+    vif, word = "script=vmnet-vif-route,ip=192.0.2.999", "192.0.2.999"
     guest = idle(world.dom0, "refused", f"mac={MAC.format(9)},{vif}")
     try:
         done = guest.create("-p")
