@@ -5,7 +5,8 @@
 # make check-netns check-libvirt check-package check-pypi check-vm check-xen  each of its tiers alone
 # make check-xen SUITES="bookworm trixie"  Debian 13's Xen too
 # make check-service  not in `check`: the agent under a systemd of its own: installed, killed, restarted, upgraded, removed
-# make bench     what it costs, against an empty interpreter and Xen's own scripts, in a table (root)
+# make bench     what it costs, against an empty interpreter and Xen's own scripts, in a table (root);
+#                with AGAINST=FOLDER: against another checkout, row by row
 # make check-trixie  all tiers, the package and the demo on Debian 13, in a root of its own
 # make deb       the Debian package, in dist/
 # make install   without packaging, below $(DESTDIR)$(PREFIX)
@@ -68,7 +69,7 @@ demo: packages-demo
 
 bench: packages-check
 	@[ "$$(id -u)" = 0 ] || { echo "make bench: needs root (network namespaces); run: sudo make bench" >&2; exit 1; }
-	@$(PYTHON) tests/bench/run.py
+	@$(PYTHON) tests/bench/run.py $(if $(AGAINST),--against '$(AGAINST)')
 
 # A file or a node is a path, anything else words that pytest's -k takes.
 ONE ?=
