@@ -141,15 +141,14 @@ def test_hostile_values():
     assert len(message) < 400 and "\x1b" not in message
 
 
-def test_tables_by_name(tmp_path, monkeypatch):
-    vendor, admin = tmp_path / "usr", tmp_path / "etc"
+def test_tables_by_name(fs):
+    vendor, admin = map(Path, ifupdown.RT_TABLES)
     for folder in (vendor, admin):
         (folder / "rt_tables.d").mkdir(parents=True)
     (vendor / "rt_tables").write_text("254\tmain\n0x10 vendor\n300 both\n")
     (admin / "rt_tables").write_text("# 7 comment\n \t301 both # the admin's\nrubbish\n99 low\n")
     (admin / "rt_tables.d" / "a.conf").write_bytes(b"222 snf_public\n\xff\xfe 1\n0x1F hex\n")
     (admin / "rt_tables.d" / "b.txt").write_text("5 ignored\n")
-    monkeypatch.setattr(ifupdown, "RT_TABLES", (str(vendor), str(admin)))
     for name, number in (("snf_public", 222), ("both", 301), ("vendor", 16), ("hex", 31), ("low", 99)):
         assert up(HOST4 | {"IP_ROUTING_TABLE": name})["table"] == number
     for name in ("comment", "ignored", "rubbish"):

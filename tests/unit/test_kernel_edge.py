@@ -1,12 +1,13 @@
 """The kernel edge without a kernel: errors that name the step, the forwarding gate, what nft prints."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
 from vmnet_hooks.errors import KernelError
 from vmnet_hooks.kernel import linux, objects
-from vmnet_hooks.kernel.objects import adoption, device, nft, sysctl
+from vmnet_hooks.kernel.objects import adoption, device, names, nft, sysctl
 from vmnet_hooks.kernel.wire import NetlinkError
 from vmnet_hooks.links import bond, vlan
 from vmnet_hooks.model.objects import FORWARDING_GATE, HostName, LinkAttribute, NftElement, NftTable, Route, Sysctl, TableName
@@ -61,31 +62,28 @@ def test_the_error_names_the_step(step, label):
         assert "\n" not in str(caught.value)
 
 
-def test_a_sysctl_that_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(sysctl, "ROOT", str(tmp_path))
+def test_a_sysctl_that_is_not_there(fs):
+    Path("/proc/sys/net/ipv4/conf/all").mkdir(parents=True)
     value = Sysctl("net/ipv4/conf/tap0/forwarding", "1")
     assert sysctl.read(value.path) is None
     with pytest.raises(KernelError, match="^sysctl -qw net/ipv4/conf/tap0/forwarding=1: no such setting; is the link gone"):
         kernel(OSError()).apply([Change(None, value)])
 
 
-def test_a_table_name_comes_and_goes(tmp_path, monkeypatch):
-    monkeypatch.setattr(TableName, "DIRECTORY", str(tmp_path / "rt_tables.d"))
+def test_a_table_name_comes_and_goes(fs):
     name, edge = TableName(222, "snf_routed"), kernel(OSError())
     edge.apply([Change(None, name)])
-    assert (tmp_path / "rt_tables.d" / "vmnet-snf_routed.conf").read_text() == "222 snf_routed\n"
+    assert Path("/etc/iproute2/rt_tables.d/vmnet-snf_routed.conf").read_text() == "222 snf_routed\n"
     edge.apply([Change(name, None)])
     edge.apply([Change(name, None)])
-    assert not list((tmp_path / "rt_tables.d").iterdir())
+    assert not list(Path("/etc/iproute2/rt_tables.d").iterdir())
 
 
 @pytest.fixture
-def folders(tmp_path, monkeypatch):
+def folders(fs):
     """rt_tables.d and vmnet-hosts, with files of an admin in the first."""
-    tables, hosts = tmp_path / "rt_tables.d", tmp_path / "vmnet-hosts"
-    monkeypatch.setattr(TableName, "DIRECTORY", str(tables))
-    monkeypatch.setattr(HostName, "DIRECTORY", str(hosts))
-    tables.mkdir()
+    tables, hosts = Path("/etc/iproute2/rt_tables.d"), Path("/run/vmnet-hosts")
+    tables.mkdir(parents=True)
     for name, text in THEIRS.items():
         (tables / name).write_text(text)
     (tables / "vmnet-folder.conf").mkdir()
@@ -106,17 +104,17 @@ THEIRS = {
 
 def found(*classes) -> dict:
     view = objects.View(Refusing(OSError()), Refusing(OSError()))
-    return {resource.key: resource for cls in classes for resource in objects.edge(cls.kind).ours(view)}
+    return {resource.key: resource for cls in classes for resource in names.EDGES[cls].ours(view)}
 
 
 def test_names_in_files_are_found_without_records(folders):
     tables, hosts = folders
     edge = kernel(OSError())
     assert found(TableName, HostName) == {}
-    names = [TableName(222, "a_b"), TableName(4000000000, "c"), HostName("tap0", "web", ("192.0.2.9", "2001:db8::9"))]
-    for name in names:
+    wanted = [TableName(222, "a_b"), TableName(4000000000, "c"), HostName("tap0", "web", ("192.0.2.9", "2001:db8::9"))]
+    for name in wanted:
         edge.apply([Change(None, name)])
-    assert found(TableName, HostName) == {name.key: name for name in names} == edge.read(names)
+    assert found(TableName, HostName) == {name.key: name for name in wanted} == edge.read(wanted)
     (hosts / "tap1").write_bytes(b"\xff\n")
     assert [r.key for r in found(HostName).values()] == ["host-name tap0", "host-name tap1"]
     for resource in found(TableName, HostName).values():
@@ -148,14 +146,12 @@ def test_a_file_of_another_is_not_touched(folders):
 
 
 @pytest.fixture
-def proc(tmp_path, monkeypatch):
+def proc(fs, monkeypatch):
     """/proc/sys/net/ipv6/conf of which, as in the kernel, a write to all/forwarding writes every device."""
-    folder = tmp_path / "net/ipv6/conf"
+    folder = Path("/proc/sys/net/ipv6/conf")
     for dev, value in {"all": "0", "default": "0", "eth0": "0", "eth1": "1", "lo": "0"}.items():
         (folder / dev).mkdir(parents=True)
         (folder / dev / "forwarding").write_text(value + "\n")
-    monkeypatch.setattr(sysctl, "ROOT", str(tmp_path))
-    monkeypatch.setattr(sysctl, "SAVED", str(tmp_path / "run" / "forwarding"))
     real = sysctl.write_value
 
     def write(path: str, value: str) -> None:
