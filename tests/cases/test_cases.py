@@ -33,7 +33,7 @@ from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.sections import implied
 from vmnet_hooks.engine import guests, host
 from vmnet_hooks.engine.session import Session
-from vmnet_hooks.frontends import libvirt, qemu, xen
+from vmnet_hooks.frontends import libvirt, qemu, xen, xen_call
 from vmnet_hooks.kernel import sysfs
 from vmnet_hooks.model.objects import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl
 from vmnet_hooks.records.store import Store
@@ -77,7 +77,7 @@ class Case:
         return qemu.parse(request(["hooks/qemu/ifup", *self.text("argv").split()])).domain
 
     def xen_event(self, script: str, argv: str, environ: dict, name: str, backend: dict):
-        call = xen.read_call(script, argv.split(), environ)
+        call = xen_call.read_call(script, argv.split(), environ)
         store = FakeStore({f"/local/domain/0/{environ['XENBUS_PATH']}": backend}, **{f"d{call.domid}": name})
         event = xen.event(call, store, configuration.load())
         self.network, self.frontend = event.network, "xen"

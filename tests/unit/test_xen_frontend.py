@@ -9,7 +9,7 @@ from scenario import EVERYTHING, request
 
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.errors import InputError, VmnetError
-from vmnet_hooks.frontends import xen
+from vmnet_hooks.frontends import xen, xen_call, xen_claim
 from vmnet_hooks.frontends.xen import METRIC, METRIC_EMULATED, PORT_MAC
 from vmnet_hooks.kernel import sysfs
 from vmnet_hooks.model import declaration
@@ -60,7 +60,7 @@ def host(tmp_path, monkeypatch):
     for name in ("eth9", "vif1.0", "vif2.0", "vif2.0-emu"):
         (tmp_path / "sys" / name).mkdir()
     monkeypatch.setattr(sysfs, "ROOT", str(tmp_path / "sys"))
-    monkeypatch.setattr(xen, "default_netdev", lambda where: "eth9")
+    monkeypatch.setattr(xen_claim, "default_netdev", lambda where: "eth9")
     (tmp_path / "etc").mkdir()
     monkeypatch.setattr(configuration, "DIRECTORY", str(tmp_path / "etc"))
     return tmp_path
@@ -75,7 +75,7 @@ def configured(host, text: str = "", **files: str) -> declaration.Config:
 
 
 def event(host, words: str, environ: dict[str, str], tree: dict[str, str], declared=None, name: str = "web", script="vif-bridge"):
-    call = xen.read_call(script, words.split(), environ)
+    call = xen_call.read_call(script, words.split(), environ)
     store = FakeStore({f"/local/domain/0/backend/vif/{call.domid}/{call.devid}": tree}, **{f"d{call.domid}": name})
     return xen.event(call, store, declared or configured(host))
 
@@ -97,7 +97,7 @@ CALLS = {
 @pytest.mark.parametrize("words", CALLS)
 def test_recorded_calls(words):
     environ, expected = CALLS[words]
-    call = xen.read_call("vif-bridge", words.split(), environ)
+    call = xen_call.read_call("vif-bridge", words.split(), environ)
     assert (call.command, call.domid, call.devid, call.ifname, call.owner, call.emulated) == expected
 
 
@@ -105,7 +105,7 @@ def test_recorded_calls(words):
     "words", ["online type_if=tap", "offline type_if=tap", "add type_if=vif", "remove type_if=vif", "add", "remove"]
 )
 def test_calls_for_the_other_kind(words):
-    assert xen.read_call("vif-bridge", words.split(), HVM) is None
+    assert xen_call.read_call("vif-bridge", words.split(), HVM) is None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_calls_for_the_other_kind(words):
     ["backend/vif/7/3", "/local/domain/0/backend/vif/7/3", "local/domain/0/backend/vif/7/3", "/local/domain/5/backend/vif/7/3"],
 )
 def test_both_kinds_of_path(path):
-    call = xen.read_call("vif-bridge", ["online"], {"XENBUS_PATH": path, "vif": "vif7.3"})
+    call = xen_call.read_call("vif-bridge", ["online"], {"XENBUS_PATH": path, "vif": "vif7.3"})
     assert (call.domid, call.devid) == (7, 3)
 
 
@@ -140,7 +140,7 @@ WRONG_CALLS = {
 @pytest.mark.parametrize("words, environ, message", WRONG_CALLS.values(), ids=WRONG_CALLS.keys())
 def test_wrong_calls(words, environ, message):
     with pytest.raises(InputError, match=re.escape(message)) as caught:
-        xen.read_call("vif-bridge", words, environ)
+        xen_call.read_call("vif-bridge", words, environ)
     assert "\n" not in str(caught.value)
 
 
@@ -209,7 +209,7 @@ def test_a_guest_that_comes_in_by_migration(host):
 
 
 def test_a_domain_without_a_name(host):
-    call = xen.read_call("vif-bridge", ["online"], PV)
+    call = xen_call.read_call("vif-bridge", ["online"], PV)
     found = xen.event(call, FakeStore({"/local/domain/0/backend/vif/1/0": CONFIGURED}), configured(host))
     assert found.domain.name == "xen-1"
 
@@ -224,7 +224,7 @@ def test_leaving_needs_no_store(monkeypatch):
 
 def test_no_tree(host):
     with pytest.raises(InputError, match="backend/vif/1/0"):
-        xen.event(xen.read_call("vif-bridge", ["online"], PV), FakeStore(), configured(host))
+        xen.event(xen_call.read_call("vif-bridge", ["online"], PV), FakeStore(), configured(host))
 
 
 def test_domains_d_wins(host):
@@ -303,7 +303,7 @@ def test_vif_nat(host):
     "domid, devid, address", [(1, 0, "10.0.1.1"), (255, 2, "10.0.255.3"), (256, 0, "10.1.0.1"), (700, 1, "10.2.188.2")]
 )
 def test_private_addresses(domid, devid, address):
-    assert xen.private_address(domid, devid) == address
+    assert xen_claim.private_address(domid, devid) == address
 
 
 ZERO6 = "0" * 32
@@ -339,12 +339,12 @@ DEFAULTS = {
 def test_the_default_routes_interface(monkeypatch, rows4, rows6, expected):
     """As the kernel lists routes: one that is unreachable has no interface, or lo."""
     files = {"/proc/net/route": ["Iface Destination", *rows4], "/proc/net/ipv6_route": rows6}
-    monkeypatch.setattr(xen, "lines", files.__getitem__)
+    monkeypatch.setattr(xen_claim, "lines", files.__getitem__)
     if expected:
-        assert xen.default_netdev("web") == expected
+        assert xen_claim.default_netdev("web") == expected
     else:
         with pytest.raises(InputError, match="web: the host has no default route"):
-            xen.default_netdev("web")
+            xen_claim.default_netdev("web")
 
 
 @pytest.mark.parametrize(
@@ -450,24 +450,24 @@ WRONG_VLANS = [
 
 @pytest.mark.parametrize("text, expected", VLANS.items())
 def test_vlans(text, expected):
-    assert xen.vlans(text) == expected
+    assert xen_claim.vlans(text) == expected
 
 
 @pytest.mark.parametrize("text", WRONG_VLANS, ids=repr)
 def test_wrong_vlans(text):
     with pytest.raises(ValueError, match="VLAN|goes from"):
-        xen.vlans(text)
+        xen_claim.vlans(text)
 
 
 def test_every_vlan_and_every_pair():
     """What goes in comes out, for each ID alone, untagged beside another, as a range and as a row."""
     for vid in range(1, 4095):
-        assert xen.vlans(str(vid)) == xen.vlans(f"{vid}p") == (vid, ())
+        assert xen_claim.vlans(str(vid)) == xen_claim.vlans(f"{vid}p") == (vid, ())
     for first, last in ((1, 4094), (7, 7), (4000, 4094)):
-        assert xen.vlans(f"{first}-{last}") == (None, tuple(range(first, last + 1)))
+        assert xen_claim.vlans(f"{first}-{last}") == (None, tuple(range(first, last + 1)))
     for step in (1, 7, 100):
         for count in (1, 5, 40):
-            assert xen.vlans(f"1p/2+{step}x{count}") == (1, tuple(2 + number * step for number in range(count + 1)))
+            assert xen_claim.vlans(f"1p/2+{step}x{count}") == (1, tuple(2 + number * step for number in range(count + 1)))
 
 
 def test_vlans_of_a_bridge_that_knows_them(host):

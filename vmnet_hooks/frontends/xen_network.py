@@ -19,7 +19,8 @@ from ..kernel import sysfs
 from ..model import declaration
 from ..model.event import Action, PartsEvent
 from .front_end import FrontEnd, Request
-from .xen import VARIABLE, default_netdev, is_bridge, lines
+from .xen_call import VARIABLE
+from .xen_claim import default_netdev, is_bridge, lines
 
 _VARIABLES = {
     "network-bridge": ("bridge", "netdev", "vifnum", "antispoof"),
