@@ -1,7 +1,7 @@
-"""Hook scripts that wire a hypervisor's guests to the host's networks."""
+"""Hook scripts that connect a hypervisor's guests to the host's networks."""
 
 __version__ = "0.1.0"
 CONFIGURATION = "/etc/vmnet-hooks"
-"""What the admin declares."""
+"""The folder of the configuration."""
 RUN = "/run/vmnet-hooks"
-"""The records, the agent's socket, and what lasts until the host boots."""
+"""The folder of the records, the agent's socket and other runtime files. A tmpfs: it is empty after a boot."""

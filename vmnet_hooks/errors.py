@@ -2,19 +2,19 @@
 
 
 class VmnetError(Exception):
-    """Base of every error that a user is meant to read. `exit_code` is the process's status."""
+    """Base of the errors that are shown to the admin. `exit_code` is the exit status of the process."""
 
     exit_code = 1
 
 
 class InputError(VmnetError):
-    """What we were given (arguments, XML, metadata) can't be used."""
+    """The input (arguments, XML, metadata) is not valid."""
 
     exit_code = 2
 
 
 class ConfigError(InputError):
-    """A configuration file can't be used. The message starts with the file's name and the key."""
+    """A configuration file is not valid. The message starts with the file's name and the key."""
 
 
 class MissingLink(ConfigError):
@@ -22,7 +22,7 @@ class MissingLink(ConfigError):
 
 
 class ConflictError(VmnetError):
-    """The wish collides with another guest or with somebody else's kernel object."""
+    """The request collides with another guest, or with a kernel object of another program."""
 
 
 class KernelError(VmnetError):
@@ -30,7 +30,7 @@ class KernelError(VmnetError):
 
 
 class InTheWay(KernelError):
-    """Somebody else made, meanwhile, the link that we were about to make. Nothing was changed by the step."""
+    """Another program made the link between our look-up and our attempt to make it. The step changed nothing."""
 
 
 class StoreError(VmnetError):
@@ -38,16 +38,18 @@ class StoreError(VmnetError):
 
 
 class Abandoned(StoreError):
-    """Whoever asked has gone, and does it himself: nothing may be done for him any more, nor be taken back."""
+    """The hook that handed this call to the agent has gone and serves the call in its own process. The agent must neither carry
+    it out nor undo what was done of it."""
 
 
 def shortened(reason: str) -> str:
-    """`reason` as one line for a terminal: a hostile value of 10 kB must not hide what is wrong with it, nor the remedy."""
+    """Return `reason` as one line of about 1200 characters at most: a hostile value of 10 kB must hide neither the problem nor
+    the remedy."""
     line = one_line(reason)
     return line if len(line) <= 1200 else f"{line[:700]} … {line[-400:]}"
 
 
 def one_line(text: object) -> str:
-    """`text` with control characters and line breaks made visible, so that it stays one line in a log or a terminal."""
+    """Return `text` with control characters and line breaks escaped, so that it stays one line in a log or a terminal."""
     line = str(text)
     return line if line.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

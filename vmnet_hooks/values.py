@@ -1,4 +1,4 @@
-"""Parsers of the field's values: MACs, interface names, addresses. Each raises ValueError with what is wrong with the value."""
+"""Parsers of MAC addresses, interface names and IP addresses. Each raises ValueError with what is wrong with the value."""
 
 import ipaddress
 import re
@@ -22,7 +22,7 @@ def text(value: object) -> str:
 
 
 def name(value: object) -> str:
-    """Parse a name of ours (network, routing table): letters, digits and `_.+-`, at most 63."""
+    """Parse the name of a network or a routing table: letters, digits and `_.+-`, at most 63 characters."""
     if not _NAME.fullmatch(text(value)):
         raise ValueError("is not a name; use letters, digits and _ . + - (at most 63)")
     return str(value)
@@ -38,7 +38,7 @@ def ifname(value: object) -> str:
 
 
 def mac(value: object) -> str:
-    """Parse a unicast MAC address in lower case, with colons."""
+    """Parse a unicast MAC address; return it in lower case, with colons."""
     address = text(value).lower().replace("-", ":")
     if not _MAC.fullmatch(address):
         raise ValueError("is not a MAC address; write it as 52:54:00:12:34:56")
@@ -50,7 +50,7 @@ def mac(value: object) -> str:
 
 
 def mac_or_none(value: object) -> str:
-    """Parse a MAC address; "" is none."""
+    """Parse a MAC address; "" stays ""."""
     return mac(value) if value else ""
 
 
@@ -92,7 +92,8 @@ def address(value: object) -> IPAddress:
 
 
 def source_subnet(value: object) -> Subnet:
-    """Parse what a guest may send from: an address, or a subnet that is routed to it. An address is the subnet of it alone."""
+    """Parse a source that a guest may send from: a subnet that is routed to the guest, or an address (returned as /32 or
+    /128)."""
     try:
         found = ipaddress.ip_network(text(value))
     except ValueError as error:
@@ -103,27 +104,27 @@ def source_subnet(value: object) -> Subnet:
 
 
 def spelt(subnet: Subnet) -> str:
-    """Return a subnet as text; that of one address is that address."""
+    """Return a subnet as text; a /32 or /128 as its address."""
     return str(subnet.network_address if subnet.prefixlen == subnet.max_prefixlen else subnet)
 
 
 def source(value: object) -> str:
-    """Parse what a guest may send from, as `source_subnet`, to text."""
+    """Parse a source as `source_subnet` does; return it as text, see `spelt`."""
     return spelt(source_subnet(value))
 
 
 def version(found: str) -> int:
-    """Return the family, 4 or 6, of an address or a prefix that was parsed before."""
+    """Return the IP version, 4 or 6, of a parsed address or prefix."""
     return 6 if ":" in found else 4
 
 
 def host(found: str) -> str:
-    """Return an address that was parsed before as the prefix of that address alone."""
+    """Return a parsed address as a /32 or /128."""
     return f"{found}/128" if ":" in found else f"{found}/32"
 
 
 def address_of(version: int) -> Callable[[object], IPAddress]:
-    """Return a parser of addresses of one family, 4 or 6."""
+    """Return a parser of addresses of one IP version, 4 or 6."""
 
     def parse(value: object) -> IPAddress:
         found = address(value)
@@ -143,7 +144,7 @@ def subnet(value: object) -> Subnet:
 
 
 def address_or_prefix(value: object) -> str:
-    """Parse what `source` parses, and keep a prefix length that was written: its meaning depends on the network's mode."""
+    """Parse a source as `source` does, but keep an explicit prefix length: its meaning depends on the network's mode."""
     found = source(value)
     return found if "/" in found or "/" not in str(value) else host(found)
 
@@ -159,7 +160,7 @@ LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
 
 
 def vids(value: object) -> tuple[int, ...]:
-    """Parse a list of VLAN IDs, numbers and "LOW-HIGH" ranges, to IDs in ascending order, each once."""
+    """Parse a list of VLAN IDs and "LOW-HIGH" ranges; return the IDs in ascending order, without duplicates."""
     if not isinstance(value, list):
         raise ValueError('must be a list of VLAN IDs, [10, "20-30"]')
     found: set[int] = set()
@@ -178,7 +179,7 @@ def vids(value: object) -> tuple[int, ...]:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Return numbers in ascending order as `10,20-30`."""
+    """Return numbers as text, in ascending order, with consecutive ones as a range: `10,20-30`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
@@ -189,7 +190,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def numbers(text: str) -> set[int]:
-    """Parse what `ranges` returns."""
+    """Parse the output of `ranges`."""
     found: set[int] = set()
     for run in filter(None, text.split(",")):
         low, _, high = run.partition("-")

@@ -1,1 +1,1 @@
-"""What things are: guests, events, declarations, facts, kernel objects, plans. Pure data."""
+"""Data types: guests, events, declarations, facts about the host, kernel objects, plans. Pure."""

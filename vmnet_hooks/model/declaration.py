@@ -1,4 +1,4 @@
-"""What the admin declares: options, parts of the host, networks, and the configuration that they make up."""
+"""The declaration: options, parts of the host, networks, and the configuration that consists of them."""
 
 import difflib
 import re
@@ -20,13 +20,13 @@ DIRECTORY = CONFIGURATION
 
 
 class Required:
-    """The default of an option that has none: it must be given."""
+    """Stands in `Option.default` for an option that must be given."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """A key of a table in the configuration. `parse` turns TOML's value into ours, and raises ValueError. `doc` is what
-    `vmnet-hook options` prints, and `example` a value in TOML. The value of an option with `keys` is a table of its own."""
+    """A key of a table in the configuration. `parse` converts the value from TOML and raises ValueError. `doc` is the text that
+    `vmnet-hook options` prints, `example` a value in TOML. If `keys` are given, the value is a table with these keys."""
 
     name: str
     parse: Callable[[object], Any]
@@ -42,8 +42,8 @@ class Option:
 
 @dataclass(frozen=True)
 class Declared:
-    """A part of the host as it is declared: a table [SECTION.NAME]. `options` has a value for every option of the kind;
-    `source` is the file. `implied_by` is the network that declares it by the way, if no table does."""
+    """A declared part of the host: a table [SECTION.NAME]. `options` has a value for every option of the kind; `source` is the
+    file. `implied_by` is the network that implies the part, where no table declares it."""
 
     kind: "Kind"
     name: str
@@ -56,17 +56,17 @@ class Declared:
 
     @property
     def id(self) -> str:
-        """What the part is called on the command line and in the records."""
+        """KIND:NAME, the part's ID on the command line and in the records."""
         return f"{self.kind.word}:{self.name}"
 
     @property
     def label(self) -> str:
-        """What the part is called in messages about the configuration."""
+        """SECTION.NAME, the part's name in messages about the configuration."""
         return f"{self.kind.section}.{self.name}"
 
     @property
     def ports(self) -> tuple[str, ...]:
-        """The links that are declared as ports of this one."""
+        """The links that are declared as ports of this link."""
         return tuple(self.options.get("ports", ()))
 
     @property
@@ -75,7 +75,7 @@ class Declared:
         return self.options.get("adopt") or ""
 
     def error(self, option: str, problem: str) -> ConfigError:
-        """Return the error that names file, key and problem. `option` "" is the part as a whole."""
+        """Return an error that names file, key and problem. `option` is the option at fault; "" means the part as a whole."""
         name = self.name if _BARE.fullmatch(self.name) else f'"{self.name}"'
         key = f"{self.kind.section}.{name}" + (f".{option}" if option else "")
         return Refusal(f"{self.source}: {key}: {problem}", self, option, problem)
@@ -89,21 +89,21 @@ class Declared:
         return self.kind.links(self)
 
     def stands_on(self) -> tuple[str, ...]:
-        """Return the links that must be there before the part."""
+        """Return the links that must exist before the part is brought up."""
         return self.kind.stands_on(self)
 
     def resources(self, host: "Host") -> Iterable["Resource"]:
-        """Return what the part is made of in the kernel. Raise ConfigError if the host does not allow it."""
+        """Return the kernel objects of the part. Raise ConfigError if the host does not allow it."""
         return self.kind.resources(self, host)
 
     def node(self) -> str:
-        """Return the name of the node that stands for the part in `vmnet-hook graph`."""
+        """Return the name of the part's node in `vmnet-hook graph`."""
         return self.kind.node(self)
 
 
 @dataclass(frozen=True)
 class Network(Declared):
-    """A declared network: what its kind is to other parts, its mode is to it."""
+    """A declared network. Its mode defines what the kind defines for other parts."""
 
     mode: "Mode"
 
@@ -124,7 +124,7 @@ class Network(Declared):
 
 
 class Refusal(ConfigError):
-    """A part is not valid: `option` is at fault or, if that is "", the part as a whole. `problem` is the message without file
+    """A part is not valid. `option` is the option at fault; "" means the part as a whole. `problem` is the message without file
     and key."""
 
     def __init__(self, message: str, part: Declared, option: str, problem: str) -> None:
@@ -144,13 +144,13 @@ class Config:
     parts: Mapping[str, Declared] = field(default_factory=dict)
 
     def plus(self, network: Network, parts: Iterable[Declared]) -> "Config":
-        """Return this configuration with a network that no file declares, and with the parts that it implies."""
+        """Return this configuration, extended by a network that no file declares and by the parts that the network implies."""
         implied = {part.id: part for part in parts}
         return replace(self, networks={**self.networks, network.name: network}, parts={**implied, **self.parts})
 
     @cached_property
     def links(self) -> Mapping[str, Declared]:
-        """The declared links by name; of several with one name, which is an error, the first."""
+        """The declared links by name. If several have the same name, which the configuration refuses, the first."""
         found: dict[str, Declared] = {}
         for part in self.parts.values():
             if part.kind.is_link:
@@ -159,7 +159,8 @@ class Config:
 
     @cached_property
     def masters(self) -> Mapping[str, Declared]:
-        """The declared links by the names of their ports; of several with one port, which is an error, the first."""
+        """The declared links by the names of their ports. If several have the same port, which the configuration refuses, the
+        first."""
         found: dict[str, Declared] = {}
         for part in self.parts.values():
             for name in part.ports:
@@ -167,7 +168,7 @@ class Config:
         return found
 
     def part(self, name: str) -> Declared | None:
-        """Return the part, or the network, with this id; None if it is not declared."""
+        """Return the part or the network with this ID; None if it is not declared."""
         network = self.networks.get(name.partition(":")[2])
         return network if network and network.id == name else self.parts.get(name)
 
@@ -176,7 +177,7 @@ class Config:
         return [network for network in self.networks.values() if name == network.mode.bridge_of(network)]
 
     def find(self, name: str) -> list[Declared]:
-        """Return the parts with this name, or with this KIND:NAME. Raise InputError if there is none."""
+        """Return the parts with this name or this KIND:NAME. Raise InputError if there is none."""
         everything = {**self.parts, **{network.id: network for network in self.networks.values()}}
         found = [part for part in everything.values() if name in (part.id, part.name)]
         if not found:
@@ -191,7 +192,7 @@ class Config:
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """Return a hint for a misspelt word: the nearest known one, else all of them."""
+    """Return a hint for a misspelt word: the most similar known word, or all known words if none is similar."""
     choices = list(known)
     if close := difflib.get_close_matches(str(word), choices, 1):
         return f"; did you mean {close[0]!r}?"

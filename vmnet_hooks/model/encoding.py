@@ -1,4 +1,4 @@
-"""Kernel objects as lines of JSON, for the records."""
+"""Kernel objects as lines of JSON, the format of the records."""
 
 import json
 from dataclasses import fields
@@ -11,12 +11,13 @@ from .resource import Resource
 
 @cache
 def _names(kind: str) -> tuple[str, ...]:
-    """The fields that are encoded, in the order of the class. The resource keeps its `line` beside them."""
+    """Return the fields that are encoded, in the order of the class. The attribute `line` caches the result and is not one of
+    them."""
     return tuple(item.name for item in fields(KINDS[kind].resource))
 
 
 def encode(resource: Resource | None) -> str | None:
-    """A resource as one line of JSON, for the records."""
+    """Return a resource as one line of JSON; None for None."""
     if resource is None:
         return None
     there = vars(resource)
@@ -29,7 +30,7 @@ def encode(resource: Resource | None) -> str | None:
 
 
 def same(one: Resource, other: Resource) -> bool:
-    """Whether their records are equal: every field counts, also those that == leaves out."""
+    """Return whether two resources have equal records. Every field counts, also those that `==` does not compare."""
     mine, theirs = vars(one), vars(other)
     return type(one) is type(other) and all([mine[name] == theirs[name] for name in _names(one.kind)])
 
@@ -43,11 +44,11 @@ def _json(value: object) -> str:
 
 
 def decode(line: str | None) -> Resource | None:
-    """The inverse of `encode`. Raises ValueError, KeyError or TypeError on what `encode` did not write."""
+    """Return the resource of a line that `encode` returned. Raise ValueError, KeyError or TypeError for any other line."""
     return None if line is None else _decode(line)
 
 
-# Each guest's records repeat what all guests of a network share.
+# The records of each guest repeat the resources that all guests of a network share.
 @lru_cache(maxsize=4096)
 def _decode(line: str) -> Resource:
     values = json.loads(line)

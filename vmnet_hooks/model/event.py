@@ -1,4 +1,4 @@
-"""What a front end reports: an event of a guest, or of a part of the host. Plain data."""
+"""Events, as front ends report them: of a guest, or of a part of the host. Plain data."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -8,9 +8,16 @@ from .guest import Domain
 
 
 class Action(Enum):
-    """What a front end asks for. PREPARE: before the tap exists. PLUG: the tap exists, the guest does not run yet. ACTIVATE:
-    the guest runs *here*. RECONNECT: the hypervisor's daemon restarted; must never fail. INCOMING: the guest will come by live
-    migration. UP, DOWN: a part of the host."""
+    """The kind of an event.
+
+    PREPARE: the guest is about to start, and its tap does not exist yet.
+    PLUG: the tap exists, and the guest does not run yet.
+    ACTIVATE: the guest runs on this host.
+    UNPLUG: the guest, or one NIC of it, is gone.
+    RECONNECT: the hypervisor's daemon was restarted while the guest ran. The hook must not fail: libvirt would kill the guest.
+    INCOMING: a live migration of the guest to this host begins.
+    UP, DOWN: a part of the host is brought up or taken down.
+    """
 
     PREPARE = "prepare"
     PLUG = "plug"
@@ -24,8 +31,8 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Event:
-    """What happened, and by which front end's name. `warning` is what the front end could not read of a call that must be done
-    all the same."""
+    """`frontend` is the name of the front end. `warning` describes the part of the input that could not be read, where the call
+    is carried out all the same."""
 
     action: Action
     frontend: str
@@ -33,13 +40,14 @@ class Event:
 
     @property
     def subject(self) -> str:
-        """What the log calls it."""
+        """The name of the event's guest or part in the log."""
         return ""
 
 
 @dataclass(frozen=True)
 class GuestEvent(Event):
-    """With `ifname`, only that vif of the domain is meant. With `announce`, no ACTIVATE will follow the PLUG."""
+    """An event of a domain or, if `ifname` is set, of that vif alone. If `announce` is set, no ACTIVATE follows the PLUG, and
+    PLUG announces the guest."""
 
     domain: Domain
     ifname: str = ""
@@ -52,8 +60,9 @@ class GuestEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class NicEvent(GuestEvent):
-    """About one NIC, by a front end that knows it by an id of its own: `owner`, in the records, is what UNPLUG removes. `network`
-    is the NIC's where no file declares it. `rename` is what the host's side of the NIC is called until PLUG calls it `ifname`."""
+    """An event of one NIC, from a front end with its own IDs of NICs. `owner` is the NIC's ID in the records, by which UNPLUG
+    removes it. `network` is the NIC's network if no file declares it. `rename` is the present name of the host's side of the
+    NIC, if PLUG has to rename it to `ifname`."""
 
     owner: str
     network: Network | None = None
@@ -66,8 +75,7 @@ class NicEvent(GuestEvent):
 
 @dataclass(frozen=True)
 class NetworkEvent(Event):
-    """UP or DOWN of a network of the host's own that no file declares: `owner`, an id in the records, claims it. DOWN needs no
-    `network`."""
+    """UP or DOWN of a network of the host that no file declares. `owner` is its ID in the records. DOWN needs no `network`."""
 
     owner: str
     network: Network | None = None
@@ -79,8 +87,8 @@ class NetworkEvent(Event):
 
 @dataclass(frozen=True)
 class PartsEvent(Event):
-    """UP or DOWN of the parts of the host `names`, which a command declares: UP keeps `declared`, which is TOML, as `owner` in
-    configuration.RUNTIME."""
+    """UP or DOWN of the parts of the host in `names` (KIND:NAME), which a command declares. UP stores `declared` (TOML) in the
+    folder configuration.RUNTIME, in the file `owner`.toml."""
 
     owner: str
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What the kernel and the configuration tell a composition about the host. Plain data."""
+"""Facts about the host that a composition depends on, from the kernel and the configuration. Plain data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from .objects import Adoption
 
 @dataclass(frozen=True)
 class Link:
-    """What the kernel knows of a link."""
+    """A link as the kernel reports it."""
 
     index: int
     """The ifindex."""
@@ -27,26 +27,26 @@ class Link:
     """Whether the link is set up (IFF_UP), with a carrier or without."""
 
     master: str = ""
-    """The bridge or bond whose port it is; "" if there is none."""
+    """The bridge or bond that the link is a port of; "" if none."""
 
     ours: bool = False
-    """Whether its ifalias shows that we made it."""
+    """Whether the link has our ifalias, so that we made it."""
 
     vlan_filtering: bool = False
-    """Whether it is a VLAN-aware bridge."""
+    """Whether the link is a VLAN-aware bridge."""
 
     @property
     def takes_guests(self) -> bool:
-        """Whether guests' taps can be ports of it."""
+        """Whether taps of guests can be ports of the link."""
         return self.kind == "bridge"
 
 
 @dataclass(frozen=True)
 class Host:
-    """What a composition depends on besides its own input: facts from the kernel, and what else is declared."""
+    """The host: facts from the kernel, and the declarations besides the one that is composed."""
 
     links: Mapping[str, Link] = field(default_factory=dict)
-    """The links that were asked for, by name; those that do not exist are left out."""
+    """The requested links that exist, by name."""
 
     ipv6: bool = True
     """Whether the kernel has IPv6 (ipv6.disable=0)."""
@@ -61,20 +61,20 @@ class Host:
     """Whether the host forwarded IPv6 before we switched it on."""
 
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The addresses with prefix lengths, by link: of links that shall be ports, and of those that a mode asks for. Link-local
-    ones are left out."""
+    """The addresses with prefix lengths, by link, without link-local ones: of future ports, and of the links that a mode asks
+    for."""
 
     vlans: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """The names of the VLAN devices, by parent and VLAN ID."""
 
     adoptions: Mapping[str, Adoption] = field(default_factory=dict)
-    """What a bridge takes over, by the port that it is taken from."""
+    """The addresses and routes that a bridge takes over, by the port that has them."""
 
     machine: str = ""
-    """What tells this host from others: the machine ID."""
+    """The machine ID, which identifies this host."""
 
     parts: Mapping[str, Declared] = field(default_factory=dict)
-    """The declared links, by name: those that were asked for, and all below them."""
+    """The requested declared links and all links below them, by name."""
 
     nats: tuple[Declared, ...] = ()
     """The declared parts that translate addresses."""

@@ -1,4 +1,4 @@
-"""What a hypervisor describes: a domain and its virtual interfaces, and what is claimed for them. Plain data."""
+"""Domains, their virtual interfaces (vifs), and the claims that put vifs on networks. Plain data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Claim:
-    """Somebody's word that a NIC (by MAC, or by tap name where a front end knows no MAC) is on a network.
-    `source` is where it was said, for error messages. `vlan` and `tagged` are None where the network's hold."""
+    """A declaration that a NIC is on a network. The NIC is identified by its MAC, or by its tap's name where the front end does
+    not know the MAC. `source` is the place of the declaration, for error messages. `vlan` and `tagged` are None if those of
+    the network apply."""
 
     network: str
     mac: str = ""
@@ -21,11 +22,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Vif:
-    """A NIC of a guest. `ifname` is the host's side of it ("" where there is none yet); `id` tells it from the domain's other
-    NICs where its MAC does not, `twin` is the id of the same NIC's other half (an HVM guest of Xen's has an emulated and a
-    paravirtual one: `metric` is for routes to this one). `is_named` where the hypervisor takes the name of the host's side
-    from the guest's settings, so that two guests may ask for one name. `bridge`, `mtu` (bytes) and `port_mac` (of the host's
-    side) are what the hypervisor's own configuration says; `domain` is the guest's name, the rest what was claimed for it."""
+    """A NIC of a guest.
+
+    `ifname` is the link on the host ("" if it does not exist yet). `id` identifies the NIC within its domain where the MAC does
+    not: a NIC of an HVM guest of Xen has an emulated and a paravirtual link with one MAC. `twin` is the `id` of the other one
+    of the two, and `metric` the metric of routes to this one. `is_named` is set if the name of the link is a setting of the
+    guest, so that two guests may ask for the same one. `bridge`, `mtu` (bytes) and `port_mac` (the MAC of the link on the host)
+    are from the hypervisor's configuration. `domain` is the guest's name. The other fields are from the claim.
+    """
 
     mac: str
     ifname: str = ""
@@ -57,10 +61,12 @@ class Vif:
 
 @dataclass(frozen=True)
 class Domain:
-    """A guest. `uuid` is what its hypervisor never calls another one (Xen: `xen:DOMID`), "" where the front end knows nothing
-    of the kind. `vifs` is empty where the front end can't tell (UNPLUG), and
-    `partial` where it sees only some of the guest's NICs. `changing` where NICs are attached and detached: what is claimed for
-    one that is not there waits for it."""
+    """A guest.
+
+    `uuid` is unique on its hypervisor (Xen: `xen:DOMID`); "" if the front end does not know it. `vifs` is empty if the front
+    end does not know the NICs (UNPLUG). `partial` is set if it knows only some of them. `changing` is set if NICs are attached
+    and detached while the guest runs: then a claim for a NIC that does not exist is no error.
+    """
 
     name: str
     uuid: str = ""
@@ -75,6 +81,6 @@ class Domain:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Names of files that stand for the domain: by its UUID, and by its name for front ends that know no UUID."""
+        """File names that identify the domain: one from its UUID and, for front ends that know no UUID, one from its name."""
         name = self.name.encode(errors="surrogateescape").hex()[:200]
         return tuple(filter(None, (self.uuid, name and f"name-{name}")))

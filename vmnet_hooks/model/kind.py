@@ -1,4 +1,4 @@
-"""What a kind of part defines. Each kind is a class in a file of its own, and a row of the registry in declared/sections.py."""
+"""The base class of kinds of parts. Each kind is a class in its own file, and a row of the registry in declared/sections.py."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,9 +12,10 @@ from .resource import Resource
 
 
 class Kind:
-    """A kind of part, declared as [SECTION.NAME]. A kind has `options` and `resources`, and of the rest only what differs.
+    """A kind of part, declared as [SECTION.NAME]. A kind defines `options` and `resources`, and overrides other methods as
+    needed.
 
-    `section` is the section of the configuration, and `word` what one part of it is called.
+    `section` is the section of the configuration, and `word` the word for one part of it (KIND in KIND:NAME).
     """
 
     options: tuple[Option, ...] = ()
@@ -23,14 +24,14 @@ class Kind:
     """Whether its parts are links that we make."""
 
     takes_guests = False
-    """Whether guests' taps can be ports of it, as of a bridge."""
+    """Whether taps of guests can be ports of such a link: a bridge."""
 
     translates = False
-    """Whether it translates addresses: those of option `subnet`, on the way out of option `out`."""
+    """Whether its parts translate addresses: those of the option `subnet`, on their way out of the link in the option `out`."""
 
     makes_up_mac = False
-    """Whether a link that is given no MAC gets one made from its name, as a kind needs whose links stand on nothing: what the
-    kernel would make up is not known before."""
+    """Whether a link without a declared MAC gets one that is derived from its name. A link without a lower link needs it: the
+    kernel would choose a random MAC, which is not known in advance."""
 
     def __init__(self, row: Row["Kind"]) -> None:
         self.section, self.word = row.name, row.word
@@ -38,15 +39,15 @@ class Kind:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def rows(self, table: Mapping[str, object], where: str) -> tuple[Option, ...]:
-        """Return the options that a table of the section may have. Raise ConfigError, for `where`, if that can't be told."""
+        """Return the options of a table of the section. Raise ConfigError, for `where`, if they can't be determined."""
         return self.options
 
     def listed(self) -> Iterable[tuple[str, tuple[Option, ...]]]:
-        """Yield all options that `vmnet-hook options` lists, each lot with what their keys begin with."""
+        """Yield the options that `vmnet-hook options` lists, in groups with the prefix of their keys."""
         yield f"{self.section}.NAME", self.options
 
     def parse_name(self, name: str) -> str:
-        """Return the name of a part. Raise ValueError if it is not one."""
+        """Parse the name of a part. Raise ValueError if it is not valid."""
         return values.name(name)
 
     def declare(self, name: str, options: Mapping[str, Any], source: str) -> Declared:
@@ -70,7 +71,8 @@ class Kind:
         """Raise ConfigError if the options of one part contradict each other."""
 
     def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
-        """Raise ConfigError if `parts`, all that are declared of this kind, contradict each other or the rest."""
+        """Raise ConfigError if `parts`, all declared parts of this kind, contradict each other or the rest of the
+        configuration."""
 
     # --- composing ---------------------------------------------------------------------------------------------------
 
@@ -79,11 +81,11 @@ class Kind:
         return ()
 
     def stands_on(self, part: Declared) -> tuple[str, ...]:
-        """Return the links that must be there before the part."""
+        """Return the links that must exist before the part is brought up."""
         return self.links(part)
 
     def resources(self, part: Declared, host: Host) -> Iterable[Resource]:
-        """Return what the part is made of in the kernel. Raise ConfigError if the host does not allow it."""
+        """Return the kernel objects of the part. Raise ConfigError if the host does not allow it."""
         raise NotImplementedError
 
     # --- recognising -------------------------------------------------------------------------------------------------
@@ -93,9 +95,9 @@ class Kind:
         return (part.name,) if self.is_link else ()
 
     def tables(self, part: Declared) -> tuple[str, ...]:
-        """Return the names of the nft tables that are the part's alone."""
+        """Return the names of the nft tables that belong to the part alone."""
         return ()
 
     def node(self, part: Declared) -> str:
-        """Return the name of the node that stands for the part in `vmnet-hook graph`."""
+        """Return the name of the part's node in `vmnet-hook graph`."""
         return part.name

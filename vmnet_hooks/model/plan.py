@@ -1,4 +1,4 @@
-"""The difference between what is wanted and what is there, as an ordered list of invertible changes. Pure."""
+"""The difference between the desired and the present state, as an ordered list of invertible changes. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from .resource import Resource, State
 
 @dataclass(frozen=True)
 class Change:
-    """From `have` to `want`; None is absence. Prints as the command that makes the change."""
+    """A change of one object from `have` to `want`; None means absent. str() gives the shell command with the same effect."""
 
     have: Resource | None
     want: Resource | None
@@ -28,7 +28,7 @@ class Change:
         return Change(self.want, self.have)
 
     def is_undone(self, have: Resource | None) -> bool:
-        """Whether nothing of the change is left in the kernel, which holds `have`."""
+        """Return whether the kernel, which holds `have`, shows no trace of the change. If it can't tell, return False."""
         subject, want = self.subject, self.want
         if want is None and subject.hides:
             return False
@@ -47,18 +47,19 @@ Plan = Sequence[Change]
 
 @dataclass(frozen=True)
 class Release:
-    """A key that no owner claims any more: `ours` is what we put there, `original` what we found before (None: nothing)."""
+    """A key that no owner claims any more. `ours` is the value that we set, `original` the one found before it (None:
+    absent)."""
 
     ours: Resource
     original: Resource | None
 
 
 def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
-    """The changes that bring `current` to `want`, removals first. A released key goes back to its original, but only if it still
-    holds what we put there: what another program has changed since is its own. A link of ours that can't become what is wanted
-    is removed and made again, with everything on it.
+    """Return the changes that bring `current` to `want`, removals first.
 
-    Raises ConflictError where a route or a link that is not ours is in the way.
+    A released key goes back to its original value only if it still holds ours: a value that another program has set since then
+    belongs to that program. A link of ours that can't be changed into the desired one is removed and made again, with
+    everything on it. Raises ConflictError where a route or a link that is not ours is in the way.
     """
     gone = remade(want, current) | _removed(release, current)
     room, current = _vacated(want, gone, current)
@@ -71,7 +72,7 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
 
 
 def remade(want: State, current: State) -> set[str]:
-    """The links of ours that can't become what is wanted, and those that go with them."""
+    """Return our links that can't be changed into the desired ones, and the links that the kernel removes with them."""
     found: set[str] = set()
     devices = [(r, have) for r in want.values() if isinstance(r, Device) and isinstance(have := current.get(r.key), Device)]
     while new := [
@@ -84,13 +85,13 @@ def remade(want: State, current: State) -> set[str]:
 
 
 def _removed(release: Mapping[str, Release], current: State) -> set[str]:
-    """The released links that are removed: we made them, and they are there."""
+    """Return the released links that exist and that we made: they are removed."""
     devices = [item for item in release.values() if isinstance(item.ours, Device) and item.original is None]
     return {item.ours.link for item in devices if (have := current.get(item.ours.key)) and item.ours.released_by(have)}
 
 
 def _vacated(want: State, gone: Collection[str], current: State) -> tuple[list[Change], State]:
-    """What must make room before anything that is wanted can be set, and what is there then."""
+    """Return the changes that make room for the desired objects, and the state after them."""
     changes: list[Change] = []
     then = dict(current)
     for key, resource in want.items():
@@ -109,7 +110,7 @@ def _vacated(want: State, gone: Collection[str], current: State) -> tuple[list[C
 
 
 def _restored(release: Mapping[str, Release], gone: Collection[str], current: State) -> Iterator[Change]:
-    """What is released goes back to its original, unless its link takes it along."""
+    """Yield the changes of released keys to their original values, without those that the removal of a link implies."""
     for key, item in release.items():
         have = current.get(key)
         if have is None or have == item.original or item.ours.stays or not item.ours.released_by(have, release):
@@ -119,8 +120,8 @@ def _restored(release: Mapping[str, Release], gone: Collection[str], current: St
 
 
 def _set(want: State, gone: Collection[str], removals: Plan, current: State) -> list[Change]:
-    """What is wanted and not there, or not there any more after the removals."""
-    # The kernel's own route to a subnet goes with the address: it does not stand in for ours.
+    """Return the changes that set the desired objects that are absent now, or will be absent after the removals."""
+    # The kernel's own route to a subnet is removed with the address, so it can't replace a route of ours.
     leaving = {change.have.ifname for change in removals if isinstance(change.have, Address)}
     changes = []
     for key, resource in want.items():
@@ -137,7 +138,7 @@ def _set(want: State, gone: Collection[str], removals: Plan, current: State) -> 
 
 
 def batches(plan: Plan) -> Iterator[Plan]:
-    """The steps of a plan: neighbouring nft changes go in one transaction, every other change is a step of its own."""
+    """Yield the steps of a plan. Adjacent nft changes are one step (one transaction), every other change is its own step."""
     batch: list[Change] = []
     for change in plan:
         if change.subject.batched:

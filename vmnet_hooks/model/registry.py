@@ -1,4 +1,4 @@
-"""Registries: tables of what the program knows by name, each thing in a file of its own that is loaded when it is needed."""
+"""Registries: tables of classes by name, each in its own file, which is imported when it is needed."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Row(Generic[T]):
-    """A thing of a registry before its file is loaded: its name there, and the module and the class that define it. `word` is
-    what one part of a section is called."""
+    """An entry of a registry: its name, and the module and the class that define it. Sections also have a `word`, KIND in the
+    KIND:NAME of their parts."""
 
     name: str
     module: str
@@ -19,13 +19,14 @@ class Row(Generic[T]):
     word: str = ""
 
     def load(self) -> T:
-        """Import the module and return an object of the class, which is called with this row."""
+        """Import the module; return an instance of the class, made with this row."""
         made: T = getattr(import_module(self.module), self.cls)(self)
         return made
 
 
 class Registry(Mapping[str, T]):
-    """The things of `rows` by name, in the order of the rows. Looking one up loads its file; asking for names does not."""
+    """The objects of `rows` by name, in the order of the rows. A look-up imports the file of the entry; listing names does
+    not."""
 
     def __init__(self, *rows: Row[T]) -> None:
         self.rows = {row.name: row for row in rows}
@@ -34,7 +35,7 @@ class Registry(Mapping[str, T]):
     def __getitem__(self, name: str) -> T:
         row = self.rows[name]
         if row not in self._made:
-            # Of two threads that load it at once, both get what the first has stored.
+            # If two threads load a row at the same time, both get the object that was stored first.
             self._made.setdefault(row, row.load())
         return self._made[row]
 

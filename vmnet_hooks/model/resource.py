@@ -1,4 +1,4 @@
-"""What all kernel objects that we set up have in common, and the marks by which we recognise our own."""
+"""The base class of kernel objects, and the marks by which we recognise our own."""
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple, Self
 
 PROTO = 86
-"""Our number in rt_protos. Every route and rule of ours carries it, so that they are recognised without records."""
+"""Our routing protocol number (rt_protos). Every route and rule of ours has it, so that we recognise them without records."""
 
 MAIN_TABLE = 254
 TABLE = "vmnet"
-"""The name of our nft table in each family. A table for a single link (family netdev) has `-` and the link's name after it."""
+"""The name of our nft table in each family. For a table of a single link (family netdev), `-` and the link's name follow."""
 
 NAT_TABLE = f"{TABLE}-nat"
-"""Of family inet, with the chain of NAT. Where such a chain exists the kernel tracks every connection of the host."""
+"""The table with the NAT chain, of family inet. While such a chain exists, the kernel tracks every connection of the host."""
 NAT_SETS = ("masquerade", "private", "snat")
-"""The starts of the names of its sets."""
+"""The prefixes of the names of its sets."""
 
 ALIAS = "vmnet-hooks"
 """The ifalias of every link that we made."""
@@ -30,7 +30,7 @@ def ip(words: str) -> str:
 
 
 class Keys(NamedTuple):
-    """Keys of the records, and starts of keys."""
+    """Keys of records, and prefixes of keys."""
 
     exact: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
@@ -38,30 +38,31 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True)
 class Resource:
-    """A kernel object. `rank` orders set-up (ascending) and clean-up (descending). A class writes the formula of its key once,
-    as `key_of`."""
+    """A kernel object. Objects are set in ascending and removed in descending order of `rank`. Each class builds its keys in
+    one place, `key_of`."""
 
     kind: ClassVar[str]
     rank: ClassVar[int]
     composite: ClassVar[bool] = False
-    """Whether a step of it can be half done: then undo restores it whatever it finds."""
+    """Whether a step takes several requests to the kernel, so that it can be half done. It counts as undone only if the object
+    equals the one before."""
     hides: ClassVar[bool] = False
-    """Whether half of its removal may be done and reading does not show it."""
+    """Whether its removal can be half done without being visible when the object is read."""
     setting: ClassVar[bool] = False
-    """Whether it exists as long as its link does, with one value or another."""
+    """Whether it is an attribute: it exists as long as its link does, and only its value changes."""
     batched: ClassVar[bool] = False
-    """Whether neighbouring changes are applied in one transaction of the kernel's."""
+    """Whether adjacent changes are applied in one transaction of the kernel."""
     marked: ClassVar[bool] = False
-    """Whether an object of ours carries a mark, by which the kernel edge finds it without records."""
+    """Whether our objects carry a mark, by which the kernel edge finds them without records."""
 
     @cached_property
     def key(self) -> str:
-        """The object's identity in the kernel: the records' key, a line of text."""
+        """The object's identity in the kernel, a line of text. Also its key in the records."""
         raise NotImplementedError
 
     @classmethod
     def keys_on(cls, ifname: str) -> Keys:
-        """The keys of all objects of this kind on a link, where keys name the link."""
+        """Return the keys of all objects of this kind on a link, if keys contain the link's name."""
         return Keys()
 
     @property
@@ -70,32 +71,32 @@ class Resource:
 
     @property
     def link(self) -> str:
-        """The link whose removal removes this too; "" if there is none."""
+        """The link whose removal removes this object too; "" if none."""
         return ""
 
     @property
     def drawn_in(self) -> tuple[str | int, ...]:
-        """What shows it in a drawing of the host, if that has it: names of links, subnets, numbers of routing tables."""
+        """The nodes that may show it in a drawing of the host: names of links, subnets, numbers of routing tables."""
         return (self.link,)
 
     @property
     def ours(self) -> bool:
-        """Whether the object carries a mark of ours."""
+        """Whether the object carries our mark."""
         return self.marked
 
     @property
     def stays(self) -> bool:
-        """Whether it is left as it is when nothing needs it any more."""
+        """Whether the object is left unchanged when no owner claims it any more."""
         return False
 
     @property
     def stands(self) -> bool:
-        """Whether the recorded value holds for as long as it is claimed, whatever is wanted by now."""
+        """Whether the recorded value stays in force as long as the key is claimed, even if a new composition differs."""
         return False
 
     @property
     def goes_with_link(self) -> bool:
-        """Whether there is nothing to remove once its link is gone."""
+        """Whether it needs no step of its own when the plan removes its link."""
         return True
 
     @property
@@ -105,49 +106,50 @@ class Resource:
 
     @property
     def takes_along(self) -> bool:
-        """Whether its removal removes, or resets, objects that no change of the plan names."""
+        """Whether its removal removes or resets objects that are not in the plan."""
         return False
 
     def covers(self, have: "Resource") -> bool:
         return self == have
 
     def conflict(self, have: Self) -> str:
-        """Why `have`, found at this key, must not be replaced, and the remedy; "" if it may be."""
+        """Return why `have`, found at this key, must not be replaced, with the remedy; "" if it may be replaced."""
         return ""
 
     def vacated(self, want: Self, gone: Container[str]) -> "Self | None":
-        """What remains of this after it has made room for `want`; this itself if it is not in the way. `gone` are the links that
-        the plan removes."""
+        """Return what remains of this object after it has made room for `want`; the object itself if it is not in the way.
+        `gone` are the links that the plan removes."""
         return self
 
     def leaves_with(self, links: Container[str]) -> bool:
-        """Whether the kernel removes it along with addresses of these links."""
+        """Return whether the kernel removes it with the addresses of these links."""
         return False
 
     def released_by(self, have: Self, keys: Container[str] = ()) -> bool:
-        """Whether `have` is still what we put there, and so ours to remove; `keys` are those that are released with it."""
+        """Return whether `have` is still the value that we set, so that we may remove it. `keys` are released together with
+        it."""
         return self.covers(have)
 
     def restorable(self, made: Container[str]) -> bool:
-        """Whether the agent may set it again; `made` are links that it makes again in the same go."""
+        """Return whether the agent may restore it. `made` are the links that the agent makes again in the same run."""
         return True
 
     def difference(self, have: Self) -> str:
-        """What is wrong with `have`, in an admin's words."""
+        """Return what is wrong with `have`, for the admin."""
         return f"is {getattr(have, 'value', have) or 'none'!s}"
 
     def remedy(self, have: Self | None) -> str:
-        """What `repair` does to get from `have` to this, for the admin."""
+        """Return what `vmnet-hook repair` does to get from `have` to this, for the admin."""
         return self.set_command(have)
 
     def set_command(self, have: Self | None) -> str:
-        """The shell command that brings the kernel from `have` to this."""
+        """Return the shell command that changes the kernel from `have` to this."""
         raise NotImplementedError
 
     def unset_command(self) -> str:
-        """The shell command that removes this."""
+        """Return the shell command that removes this."""
         raise NotImplementedError
 
 
 State = Mapping[str, Resource]
-"""Resources by key: those that exist, or those that are wanted."""
+"""Resources by key: a present or a desired state."""

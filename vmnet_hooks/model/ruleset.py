@@ -1,7 +1,7 @@
-"""Our nft tables. Guests are elements of their sets and maps, never rules: the cost is the same for ten and for thousands.
+"""Our nft tables. Guests are elements of sets and maps, never rules: the cost per packet does not depend on their number.
 
-Chains sit at the standard priorities (raw, filter, srcnat) of hooks of their own; a verdict of ours does not keep another
-table's chain from dropping the packet.
+Our base chains have the standard priorities (raw, filter, srcnat). A verdict of ours does not keep the chains of other tables
+from dropping the packet.
 """
 
 import hashlib
@@ -12,12 +12,13 @@ from .. import values
 from .objects import NftElement, NftTable, port_table
 from .resource import NAT_TABLE, TABLE, Resource
 
-# Sets are keyed by interface name: an element outlives the tap, and binds again by name. Single addresses are in sets of their
-# own (sources, private): a set of intervals refuses one that overlaps another, and a look-up in it costs more. A set's name says
-# which table it is in, see objects.table_of.
+# Sets are keyed by interface name: an element outlives the tap, and matches a new tap of the same name. Single addresses are in
+# hash sets (sources, private): an interval set refuses overlapping elements, and its look-up is slower. The name of a set
+# determines its table, see objects.table_of.
 #
-# What passes a filter goes to `approved`, and from there on its way: it takes off the marks that KEEPERS put on it, two bits of
-# the packet's priority (the second: of a port whose addresses are known). Without a keeper they are not set: nothing changes.
+# A packet that passes a filter goes to the chain `approved`, which clears the marks that KEEPERS set: two bits of the packet's
+# priority (the second one for ports with known addresses). Without a keeper these bits are never set, and `approved` has no
+# effect.
 _INET = """\
 	set guarded { type ifname; }
 	set macs { type ifname . ether_addr; }
@@ -101,8 +102,8 @@ _ARP = """\
 		arp operation request arp saddr ip set oifname map @arp_source
 	}"""
 
-# Judges what comes from a bridge's port, before the bridge does. A frame's one VLAN tag is taken off by then: `meta protocol`
-# and the headers are what is behind it, `ether type` (the tag itself) shows that it was there.
+# Filters frames from a port before the bridge handles them. The kernel has already removed the (outer) VLAN tag of a frame:
+# `meta protocol` and the headers are those behind the tag, while `ether type` is that of the tag.
 _BRIDGE = """\
 	set guarded { type ifname; }
 	set macs { type ifname . ether_addr; }
@@ -173,7 +174,7 @@ _BRIDGE = """\
 
 
 def _table(family: str, body: str, name: str = TABLE) -> NftTable:
-    """The table with that body. A line of a chain is a rule, but for the one that makes it a base chain."""
+    """Return the table with that body. Each line of a chain is a rule, except for the `type` line of a base chain."""
     rules: dict[str, int] = {}
     for line in body.split("\n"):
         if line.startswith("\tchain "):
@@ -185,22 +186,23 @@ def _table(family: str, body: str, name: str = TABLE) -> NftTable:
 
 INET = _table("inet", _INET)
 NAT = _table("inet", _NAT, NAT_TABLE)
-"""Apart from INET: a chain of type nat makes the kernel track every connection of the host, which costs each packet that is
-forwarded, and is limited by nf_conntrack_max. Only for those who translate."""
+"""A separate table, set up only where addresses are translated: a chain of type nat makes the kernel track every connection of
+the host, which slows down each forwarded packet, and nf_conntrack_max limits the connections."""
 ARP = _table("arp", _ARP)
 BRIDGE = _table("bridge", _BRIDGE)
-"""Of a bridged guest with addresses: ARP, IPv4 and IPv6 from them, what asks for them (DHCP, and probes for its own), QEMU's
-RARP after a migration. Not: advertisements of routers, redirects, advertisements of others' addresses (the target stands at
-@th,64,128: RFC 4861, 4.3 and 4.4), ICMPv6 whose type is cut off by fragmentation (RFC 7113, 3)."""
+"""A bridged guest with addresses may send ARP, IPv4 and IPv6 from them, requests for them (DHCP, duplicate address detection),
+and the RARP frame of QEMU after a migration. It may not send router advertisements, redirects, advertisements of other
+addresses (the target is at @th,64,128: RFC 4861, 4.3 and 4.4), or ICMPv6 whose type is not in the first fragment (RFC 7113,
+3)."""
 TABLES = (INET, NAT, ARP, BRIDGE)
-"""Those that hold guests as elements."""
+"""The tables with guests as elements."""
 
 
 KEEPER = f"{TABLE}_keeper"
-"""The agent's own tables. They belong to its socket: nobody else can flush them, and when it ends they are gone with it. No
-link has a table of that name, see port_table."""
+"""The name of the agent's tables. They are owned by its netlink socket (`flags owner`): no other process can flush them, and
+the kernel removes them when the agent ends. No table of a link has that name, see port_table."""
 KEPT_SETS = {"inet": ("guarded",), "arp": ("guarded",), "bridge": ("guarded", "addressed")}
-"""What of our own sets they have too, by family."""
+"""The sets that the agent's tables have as well, by family."""
 _MARKS = {"guarded": "0x40000000", "addressed": "0x20000000"}
 _MARKED = "meta priority & 0x60000000 != 0"
 
@@ -223,33 +225,34 @@ KEEPERS = {
     "arp": _keeper("arp", "input", "filter"),
     "bridge": _keeper("bridge", "prerouting", "dstnat"),
 }
-"""What a guest sends is marked right before our filter, and dropped right after it unless the filter has taken the marks off: as
-long as somebody has flushed the filter, nothing passes. The marks are bits of the priority because nothing else of a packet can
-be set in every family without a meaning for others: classes of tc have them in major numbers that nobody uses, queues and VLANs
-look at the lowest bits, and they are off again before any of them sees the packet."""
+"""A guest's packets are marked right before our filter, and dropped right after it if the marks are still set. So nothing
+passes while our filter is flushed. The marks are two bits of the packet's priority, the only field that chains of every family
+can set and that other programs do not use here: tc takes these bits as part of a class's major number, which is never that high
+in practice; queues and VLANs use the lowest bits; and our filter clears the marks before the packet gets to either."""
 KEEP_CLOSED = f"""\
 add chain inet {KEEPER} before_forward {{ type filter hook forward priority filter - 1; policy accept; }}
 add chain inet {KEEPER} after_forward {{ type filter hook forward priority filter + 1; policy accept; }}
 add rule inet {KEEPER} before_forward meta nfproto ipv6 {_mark("guarded")}
 add rule inet {KEEPER} after_forward {_MARKED} meta nfproto ipv6 counter drop
 """
-"""The same for IPv6 on a host that did not forward it before us."""
+"""The same for forwarded IPv6, on a host that did not forward IPv6 before we switched it on."""
 
 
 CLOSED6 = NftElement("inet", "closed", ("ipv6",))
-"""There on a host that did not forward IPv6 before us."""
+"""Set on a host that did not forward IPv6 before we switched it on."""
 
 
 def with_nat(claims: Mapping[str, Resource]) -> dict[str, Resource]:
-    """What is recorded for an owner, with the table that its NAT is in: before this table was one of its own, nobody claimed
-    it."""
+    """Return the claims of an owner with the NAT table added if they need it: records of older versions, which had NAT in
+    another table, do not claim it."""
     translates = NAT.key not in claims and any(isinstance(r, NftElement) and r.table == NAT.key for r in claims.values())
     return {NAT.key: NAT, **claims} if translates else dict(claims)
 
 
 def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
-    """The table that keeps a shared gateway on its node: through this port, neither way, goes a frame from or to its MAC, or
-    ARP or ND for or from its addresses. netdev, and not bridge: these chains see what the bridge itself sends."""
+    """Return the table that keeps a gateway with the same MAC and addresses on several nodes local to each: in both directions
+    of this port it drops frames from or to its MAC, and ARP and ND about its addresses. The family is netdev, because chains of
+    family bridge do not see the frames that the bridge itself sends."""
     ipv4 = ", ".join(address for address in shared if values.version(address) == 4)
     ipv6 = [address for address in shared if values.version(address) == 6]
     rules = [f"ether saddr {mac} counter drop", f"ether daddr {mac} counter drop"]
@@ -257,7 +260,7 @@ def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
         rules += [f"arp saddr ip {{ {ipv4} }} counter drop", f"arp daddr ip {{ {ipv4} }} counter drop"]
     for address in ipv6:
         rules.append(f"ip6 saddr {address} icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} counter drop")
-        # The target: eight bytes into the message, RFC 4861, 4.3 and 4.4.
+        # The target address is at offset 8 (bytes) of the message, RFC 4861, 4.3 and 4.4.
         target = int.from_bytes(IPv6Address(address).packed, "big")
         rules.append(f"icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} @th,64,128 {target:#x} counter drop")
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""The host as a drawing, or an import, shows it: links with their details, routing tables, NAT. Plain data."""
+"""The host as `graph` and `import` see it: links with their details, routing tables, NAT. Plain data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LinkDetails:
-    """A link. `kind` is the kernel's name of its kind, "" for a NIC. `parent` is the link that a VLAN or macvlan is on; `mode` is
-    that of a bond or macvlan. Ports only: `port_state` (of a bridge: IEEE 802.1D; of a bond: active or backup), and the
-    `untagged` and `tagged` VIDs of a VLAN-aware bridge."""
+    """A link. `kind` is IFLA_INFO_KIND, "" for a NIC. `parent` is the lower link of a VLAN or macvlan; `mode` that of a bond or
+    macvlan. Ports only: `port_state` (on a bridge that of IEEE 802.1D, on a bond active or backup), and on a VLAN-aware bridge
+    the `untagged` VID and the `tagged` VIDs."""
 
     name: str
     index: int = 0
@@ -37,13 +37,13 @@ class LinkDetails:
 
 
 def table_name(number: int) -> str:
-    """The name of the node of a routing table."""
+    """Return the name of a routing table's node in the graph."""
     return f"table {number}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A routing table with routes or rules of ours. `routes` are (destination, gateway, link). A route to a single address leads
+    """A routing table with our routes or rules. `routes` are (destination, gateway, link); a route to a single address is one
     to a guest."""
 
     number: int
@@ -57,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Nat:
-    """Source NAT of a subnet on a link to the outside. `source` is the address; "" means masquerading."""
+    """Source NAT of a subnet on a link to the outside. `source` is the new source address; "" means masquerading."""
 
     subnet: str
     out: str
@@ -70,7 +70,7 @@ class Nat:
 
 @dataclass(frozen=True)
 class Facts:
-    """The host as it is now. `absent` are links that we made and that have gone."""
+    """The present state of the host. `absent` are links that we made and that do not exist any more."""
 
     links: Sequence[LinkDetails] = ()
     tables: Sequence[Table] = ()
