@@ -1,4 +1,4 @@
-"""From facts, records and declaration to the graph. Pure."""
+"""Makes a graph of facts, records and declaration. Pure."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -15,13 +15,14 @@ from .labels import cleaned, destination, guest_words, home, inside, link_words,
 from .model import MISSING, NBSP, Edge, Graph, Node
 
 DRAWN_AS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
-"""What a link is drawn as, where that is not the kernel's word."""
+"""The kind of a link's node by IFLA_INFO_KIND, where the two differ."""
 BEHIND = re.compile(r"(vif\d+\.|vnet\d|tap|veth)")
-"""Names that hypervisors and container engines give to the host's side of a guest's link."""
+"""Names that hypervisors and container engines give to the host's end of a guest's link."""
 
 
 def build(facts: Facts, owners: Sequence[Owner], declared: Config, differences: Sequence[Drift] = ()) -> Graph:
-    """The graph of a host. What `owners` (the records) and `declared` know of a link decides where it is drawn, and how."""
+    """Return the graph of a host. `owners` (the records) and `declared` determine which links are guests' or declared, and so
+    where and how a link is drawn. `differences` are those of `vmnet-hook check`; the nodes that they concern are marked."""
     return _Builder(facts, owners, declared, differences).graph()
 
 
@@ -64,7 +65,7 @@ class _Builder:
         )
 
     def _declared_names(self) -> set[str]:
-        """Links that the declaration puts on the side of the wire."""
+        """Return the links that the declaration puts on the side of the wire."""
         declared = (*self.declared.parts.values(), *self.declared.networks.values())
         return {name for part in declared for name in (*part.links(), *part.stands_on())}
 
@@ -96,7 +97,7 @@ class _Builder:
         return Node(link.name, kind, cleaned(lines), link.state, link.name in self.marked, more=cleaned(more))
 
     def _port(self, link: LinkDetails, guest: bool) -> list[str]:
-        """What a link is as a port: its state where that is worth a word, and its VLANs."""
+        """Return the lines about a link as a port: its state unless that is the usual one, and its VLANs."""
         master = self.links.get(link.master)
         lines = []
         if master and link.port_state and (link.port_state != "forwarding" or (master.stp and not guest)):
@@ -112,7 +113,7 @@ class _Builder:
         return Node(owner.ifname, "guest", cleaned([*guest_words(owner), f"tap{NBSP}is{NBSP}gone"]), MISSING, True)
 
     def _missing(self, name: str) -> Node | None:
-        """What stands for a link that is gone; None if that was none of ours."""
+        """Return the node of a link that is gone; None if the link was not ours."""
         part, link = self.declared.links.get(name), self.absent.get(name)
         if not part and not link and name not in self.named:
             return None
@@ -132,7 +133,7 @@ class _Builder:
 
     def _nat(self, nat: Nat) -> Node:
         found = [link for link in self.links.values() if inside(link, nat.subnet)]
-        # The gateway's macvlan is the bridge's other face.
+        # A gateway's macvlan has the addresses of its bridge: the bridge is drawn behind the NAT.
         behind = dict.fromkeys(link.parent if link.kind == "macvlan" else link.name for link in found)
         lines = [nat.subnet, f"snat{NBSP}{nat.source}" if nat.source else "masquerade"]
         lines += [f"for {', '.join(behind)}"] if behind else []
@@ -169,7 +170,7 @@ class _Builder:
         yield from self._lost()
 
     def _lost(self) -> Iterable[Edge]:
-        """Lines that should be there: to what is gone, and to ports that were taken out."""
+        """Yield the edges that should exist: to links that are gone, and to ports that were removed from their master."""
         reached = {dev for table in self.facts.tables for dst, _, dev in table.routes if to_guest(dst)}
         for ifname, owner in self.guests.items():
             drawn = ifname in reached or (ifname in self.links and self._by_host_routes(owner))
@@ -194,7 +195,7 @@ class _Builder:
     # --- differences -----------------------------------------------------------------------------------------------
 
     def _told(self) -> list[Drift]:
-        """The differences without those that only follow from a link that is gone."""
+        """Return the differences without those that only follow from the removal of a link."""
         lost = {d.resource.ifname for d in self.differences if d.kind == "missing" and isinstance(d.resource, Device)}
         gone = self.absent.keys() & lost
 
@@ -206,14 +207,14 @@ class _Builder:
 
     @staticmethod
     def _places(resource: Resource | None) -> set[str]:
-        """The names of nodes that may show an object."""
+        """Return the names of the nodes that may show an object."""
         if not resource:
             return set()
         places = {resource.link, *resource.drawn_in}
         return {place if isinstance(place, str) else table_name(place) for place in places}
 
     def _concerned(self, drift: Drift) -> set[str]:
-        """The nodes that a difference is of: those that show the object, else those of its owner."""
+        """Return the nodes that a difference concerns: those that show the object, else those of its owner."""
         places = self._places(drift.resource)
         if drift.resource and drift.resource.key == NAT.key:
             return {nat.name for nat in self.facts.nats}
@@ -225,7 +226,7 @@ class _Builder:
         )
 
     def _owned(self, owner_id: str) -> set[str]:
-        """The nodes of an owner: a guest's NIC, or a part of the host, as `bridge:br0`."""
+        """Return the nodes of an owner: a guest's NIC, or a part of the host (KIND:NAME)."""
         found = {ifname for ifname, owner in self.guests.items() if owner.id == owner_id}
         part = self.declared.part(owner_id)
         name = part.node() if part else owner_id.partition(":")[2]

@@ -6,7 +6,8 @@ from .svg import COLOURS, OTHER
 
 
 def dot(graph: Graph, host: str = "") -> str:
-    """The source of a drawing from left to right; ends of a line are nodes by number, for a name may hold anything."""
+    """Return the source of a drawing from left to right. Nodes have numbers as identifiers, because names may contain any
+    character."""
     numbers = {node.name: f"n{number}" for number, node in enumerate(graph.nodes)}
     foot = [f"! {line}" for line in graph.notes()]
     foot += [f"not drawn: {', '.join(graph.unrelated)}"] if graph.unrelated else []
@@ -35,7 +36,8 @@ def _look(node: Node) -> str:
 
 
 def _label(lines: list[str], end: str = "\\l") -> str:
-    """A quoted string; `end` breaks a line (left-aligned). Graphviz reads backslashes and HTML's entities in it."""
+    """Return lines as a quoted string, each followed by `end` (by default, Graphviz's left-aligned line break). Backslashes and
+    HTML entities in it are escaped, because Graphviz interprets them."""
     return '"' + "".join(_quoted(line) + end for line in lines) + '"'
 
 

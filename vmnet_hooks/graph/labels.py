@@ -1,4 +1,4 @@
-"""What a box says of a link, a guest, a route. Pure."""
+"""The labels of boxes: of links, guests and routes. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ from ..model.topology import LinkDetails
 from .model import NBSP
 
 LONGEST = 39
-"""Characters of a name that is not ours to choose: as many as the longest address has."""
+"""Characters of a name that is drawn, at most: the length of the longest IPv6 address."""
 
 
 def cleaned(lines: Iterable[str]) -> tuple[str, ...]:
-    """Lines without control characters. No-break blanks are ours, and harmless where they are not."""
+    """Return the lines with control characters escaped, but no-break spaces kept."""
     return tuple(NBSP.join(map(one_line, line.split(NBSP))) for line in lines)
 
 
 def link_words(link: LinkDetails, kind: str) -> str:
-    """What a link is, in a few words."""
+    """Return a short description of a link."""
     match kind:
         case "nic":
             return "NIC"
@@ -38,18 +38,18 @@ def guest_words(owner: Owner) -> list[str]:
 
 
 def natural(name: str) -> list[str | int]:
-    """Sorts eth2 before eth10."""
+    """Return a key that sorts eth2 before eth10."""
     return [int(part) if position % 2 else part for position, part in enumerate(re.split("([0-9]+)", name))]
 
 
 def short(text: str) -> str:
-    """A name of somebody else's as one word that leaves room for others."""
+    """Return a name as one word of at most LONGEST characters."""
     line = one_line(text)
     return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace(" ", NBSP)
 
 
 def home(owner: Owner, declared: Config) -> str:
-    """The same, of a guest; a network that no file declares is called KIND:LINK. "" if nothing is known of it."""
+    """Return the node of a guest's network: for a network that no file declares (KIND:LINK), the link; "" if unknown."""
     network = declared.networks.get(owner.network)
     return network.node() if network else owner.network.partition(":")[2]
 

@@ -1,7 +1,7 @@
-"""Where the boxes and lines of a drawing go, in cells of a character grid: columns from the wire to the guests.
+"""Places boxes and lines in cells of a character grid, in columns from the wire to the guests.
 
-A box starts in the row of the first box that leads to it and reaches down to the last one that it is joined with, so that
-nearly every line is straight; what can't be gets a lane of its own between the columns.
+A box starts in the row of the first box that leads to it, and extends down to the last box that it is joined to, so that most
+lines are straight. A line that bends gets a lane between the columns.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,12 +11,12 @@ from .model import Edge, Graph, Node
 from .placement import Box, Placer, Plan, cells, plan_of
 
 FIRST = {"bond": 1, "vlan": 2, "bridge": 3, "table": 3, "macvlan": 4, "tap": 4, "guest": 4, "nat": 4}
-"""The leftmost column of a kind; 0 is the wire."""
+"""The leftmost column of a kind of node; 0 is the wire."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line between two neighbouring columns: from (x1, y1), in lane `x` to row y2, to (x2, y2)."""
+    """A line between two adjacent columns: from (x1, y1) to lane `x`, there to row y2, then to (x2, y2)."""
 
     edge: Edge
     x1: int
@@ -36,8 +36,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Style:
-    """How much room there is: `pad` cells on each side inside a box, `gap` cells between columns (lanes come on top),
-    `spacing` rows between boxes, `label` whether a gap must hold the state of a port."""
+    """Distances, in cells: `pad` on each side inside a box, `gap` between columns (plus one for each lane), `spacing` rows
+    between boxes. With `label`, gaps are wide enough for the state of a port."""
 
     pad: int = 1
     gap: int = 2
@@ -46,7 +46,8 @@ class Style:
 
 
 def layout(graph: Graph, style: Style, limit: int = 0) -> Layout | None:
-    """Places everything. With a `limit` of cells lines are broken until it fits; None if it can't."""
+    """Return the places of all boxes and lines. With a `limit` (cells), break lines of text until the drawing is no wider;
+    return None if that is impossible."""
     columns = _columns(graph)
     count = max(columns.values(), default=-1) + 1
     natural, least = [0] * count, [0] * count
@@ -72,7 +73,7 @@ def _widths(node: Node, parts: Callable[[str], Iterable[str]]) -> list[int]:
 
 
 def _columns(graph: Graph) -> dict[str, int]:
-    """The column of every node: right of all that lead to it. Columns that nobody is in are left out."""
+    """Return the column of each node, right of all nodes that lead to it. There are no empty columns."""
     above: dict[str, list[str]] = {node.name: [] for node in graph.nodes}
     for edge in graph.edges:
         above[edge.target].append(edge.source)
@@ -123,7 +124,7 @@ def _arrange(graph: Graph, columns: Mapping[str, int], widths: Sequence[int], st
 
 
 def _rows(one: Box, other: Box) -> tuple[int, int]:
-    """The rows at which a line leaves and arrives: the same one if there is one that both boxes cover."""
+    """Return the rows at which a line leaves one box and enters the other: the same row if both boxes cover one."""
     row = max(one.y, other.y) + 1
     if row < one.bottom and row < other.bottom:
         return row, row
@@ -131,7 +132,7 @@ def _rows(one: Box, other: Box) -> tuple[int, int]:
 
 
 def _lanes(plan: Plan, bends: Mapping[tuple[str, str], tuple[int, int]]) -> dict[tuple[str, str], int]:
-    """The lane of every line that bends. Lines to one box share a lane; else no two overlap in one."""
+    """Return the lane of each line that bends. Lines to one box share a lane; other lines do not overlap within a lane."""
     lanes: dict[tuple[str, str], int] = {}
     taken: dict[tuple[int, int], list[tuple[int, int, str]]] = {}
     for (a, b), (y1, y2) in sorted(bends.items(), key=lambda item: item[1]):

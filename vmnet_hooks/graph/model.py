@@ -1,23 +1,23 @@
-"""What there is to draw: the facts as kernel and records tell them, and the graph of boxes and lines made from them."""
+"""The graph: boxes and lines, and the differences that are listed below them."""
 
 from dataclasses import dataclass
 
 from ..errors import one_line
 
 MISSING = "missing"
-"""The state of what should be there."""
+"""The state of a link that should exist."""
 STANDBY = frozenset(("backup", "blocking", "disabled", "learning", "listening", MISSING))
-"""States of a port that carries no traffic."""
+"""The states of ports that carry no traffic."""
 NBSP = "\N{NO-BREAK SPACE}"
-"""A blank where no line breaks."""
+"""A space at which a line is not broken."""
 MOST = 20
-"""Differences that a drawing lists."""
+"""Differences that a drawing lists, at most."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A box. `name` is unique: a link's, or that of a table or NAT. `lines` say what it is; a line breaks at blanks (not at
-    no-break ones). `more` is what a drawing has room for only elsewhere."""
+    """A box. `name` is unique: that of a link, a routing table or NAT. `lines` describe it and can be broken at spaces (not at
+    no-break spaces). `more` are lines for a tooltip. `title` replaces the name as heading. `differs` marks the box."""
 
     name: str
     kind: str
@@ -34,7 +34,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """A line, from the side of the wire to the side of the guests. `state` is that of the port."""
+    """A line, from the side of the wire to the side of the guests. `state` is the state of the port."""
 
     source: str
     target: str
@@ -47,7 +47,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Graph:
-    """What is drawn. `unrelated` are links of no concern, `differences` one line each."""
+    """The drawing's content. `unrelated` are links that are only listed by name. `differences` are one line each."""
 
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
@@ -55,12 +55,12 @@ class Graph:
     differences: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
-        """The differences, as lines below a drawing."""
+        """Return the differences as lines below a drawing."""
         more = len(self.differences) - MOST
         return [*self.differences[:MOST], *([f"and {more} more; see `vmnet-hook check`"] if more > 0 else [])]
 
     def components(self) -> list[list[Node]]:
-        """The nodes that hang together, each group in the order of `nodes`."""
+        """Return the connected components, each with its nodes in the order of `nodes`."""
         group = {node.name: {node.name} for node in self.nodes}
         for edge in self.edges:
             one, other = group[edge.source], group[edge.target]

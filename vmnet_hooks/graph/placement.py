@@ -1,4 +1,4 @@
-"""Which row each box starts in, and how far down it reaches."""
+"""Assigns rows to boxes: the first row and the height of each."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,12 +8,12 @@ from .model import NBSP, Edge, Graph, Node
 
 
 def cells(text: str) -> int:
-    """How many cells of a terminal a text takes."""
+    """Return the number of terminal cells that a text takes."""
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def wrapped(lines: Iterable[str], width: int) -> list[str]:
-    """`lines` broken at blanks to `width` cells; a longer word stays whole."""
+    """Return `lines` broken at spaces to `width` cells. A longer word is not broken."""
     result = []
     for line in lines:
         row = ""
@@ -29,7 +29,7 @@ def wrapped(lines: Iterable[str], width: int) -> list[str]:
 
 @dataclass
 class Box:
-    """A node's place. Without a node it only lets a long line through its column."""
+    """The place of a node. A box without a node reserves a row for an edge that passes through the column."""
 
     node: Node | None
     column: int
@@ -47,7 +47,7 @@ class Box:
 
 @dataclass
 class Plan:
-    """The graph with every edge cut into steps of one column."""
+    """The graph, with each edge split into steps between adjacent columns."""
 
     boxes: dict[str, Box] = field(default_factory=dict)
     steps: list[tuple[str, str, Edge]] = field(default_factory=list)
@@ -77,7 +77,7 @@ def plan_of(graph: Graph, columns: Mapping[str, int], widths: Sequence[int]) -> 
 
 
 class Placer:
-    """Gives the boxes of one component their rows, from `top` down."""
+    """Assigns rows to the boxes of one component, from `top` down."""
 
     def __init__(self, plan: Plan, top: int, spacing: int) -> None:
         self.plan = plan
@@ -88,7 +88,7 @@ class Placer:
         self.last: dict[int, str] = {}
 
     def place(self, names: Sequence[str]) -> int:
-        """Returns the first row below."""
+        """Place the boxes; return the first row below them."""
         for name in sorted(names, key=lambda name: self.plan.boxes[name].column):
             self._visit(name)
         return max(self.free.values(), default=self.top)
@@ -128,7 +128,7 @@ class Placer:
             self._stretch(other)
 
     def _raise(self, name: str) -> list[str]:
-        """Places what else leads to a box beside it."""
+        """Place the other boxes that lead to a box beside it; return their names."""
         placed = []
         for other in self.plan.up[name]:
             if self.plan.boxes[other].y < 0:
@@ -137,7 +137,7 @@ class Placer:
         return placed
 
     def _stretch(self, name: str) -> None:
-        """Lets a box reach down to the last one that it is joined with, if nothing is in the way."""
+        """Extend a box down to the last box that it is joined to, if the rows are free."""
         box = self.plan.boxes[name]
         joined = [self.plan.boxes[other] for other in (*self.plan.up[name], *self.plan.down[name])]
         lowest = max((other.y + 2 for other in joined if other.y >= 0), default=0)

@@ -1,4 +1,4 @@
-"""A graph as an SVG picture that needs nothing else: no script, no font, no style sheet from anywhere."""
+"""A graph as a self-contained SVG picture: no scripts, fonts or style sheets are loaded."""
 
 from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
@@ -9,10 +9,10 @@ from .model import NBSP, Graph
 from .placement import Box, wrapped
 
 X, Y = 8, 18
-"""Pixels of a cell."""
+"""Width and height of a cell in pixels."""
 MARGIN, CORNER = 24, 6
 NARROWEST = 60
-"""Cells that the lines below the drawing have at least."""
+"""Minimum width of the lines below the drawing, in cells."""
 STYLE = Style(pad=1, gap=6, spacing=1, label=True)
 COLOURS = {
     "nic": "#4b5b6e",
@@ -28,7 +28,7 @@ COLOURS = {
 }
 OTHER = "#6b7280"
 ABOVE = ("name", "host")
-"""Text that is not inside a box, or on its head: a little higher."""
+"""Classes of text outside the body of a box. It is set a little higher."""
 CSS = """
 text { font: 13px "DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace; fill: #1f2933; white-space: pre }
 .paper { fill: #f7f9fb } .body { fill: #ffffff; stroke: #b9c3cf }
@@ -47,7 +47,7 @@ text { fill: #e4e9ef } .paper { fill: #171c22 } .body { fill: #222a33; stroke: #
 
 
 def svg(graph: Graph, host: str = "") -> str:
-    """The picture. Colours follow the viewer's light or dark scheme; what differs is red and has a `!`."""
+    """Return the picture. Colours follow the viewer's light or dark scheme. Nodes that differ are red and have a `!`."""
     placed = layout(graph, STYLE)
     assert placed
     columns = max(placed.width, NARROWEST)
@@ -66,7 +66,7 @@ def svg(graph: Graph, host: str = "") -> str:
     if host:
         parts.append(_text(0, 0, host, "host"))
     parts.append(f'<g transform="translate(0 {head * Y})">')
-    # What is solid is drawn over what is not.
+    # Solid lines are drawn over dashed ones.
     for line in sorted(placed.lines, key=lambda line: not line.edge.standby):
         parts += _line(line)
     for box in placed.boxes:

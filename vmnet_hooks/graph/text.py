@@ -1,4 +1,4 @@
-"""A graph as text: boxes and lines from the wire on the left to the guests on the right; as a tree where that is too wide."""
+"""A graph as text: boxes and lines from the wire on the left to the guests on the right, or a tree if that is too wide."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,14 +9,15 @@ from .placement import Box, cells, wrapped
 N, E, S, W = 1, 2, 4, 8
 UNICODE = " ╵╶└╷│┌├╴┘─┴┐┤┬┼"
 ASCII = " ''+.|++`+-++++++"
-"""The character for each set of directions (N=1, E=2, S=4, W=8) that lines leave a cell in."""
+"""Line characters, indexed by the set of directions (N=1, E=2, S=4, W=8) in which lines leave a cell."""
 DASHED = {E | W: ("╌", "."), N | S: ("╎", ":")}
 STYLES = (Style(pad=1, gap=5), Style(pad=1, gap=4), Style(pad=1, gap=2), Style(pad=0, gap=2))
-"""From roomy to tight."""
+"""From wide to narrow."""
 
 
 def text(graph: Graph, width: int = 80, unicode: bool = True, paint: Callable[[str], str] = str) -> str:
-    """The drawing, with no line wider than `width` cells unless a single word is. `paint` is given what differs."""
+    """Return the drawing. No line is wider than `width` cells, unless a single word is. `paint` is applied to text that differs,
+    for example to colour it."""
     parts = [_drawing(graph, width, unicode, paint) if graph.nodes else []]
     if graph.unrelated:
         parts.append(list(_hanging("not drawn: ", ", ".join(graph.unrelated), width)))
@@ -47,7 +48,8 @@ def _drawing(graph: Graph, width: int, unicode: bool, paint: Callable[[str], str
 
 
 class _Canvas:
-    """A grid of characters. Lines are sets of directions until the end, so that those that meet join."""
+    """A grid of characters. Lines are kept as sets of directions and become characters at the end, so that they join where they
+    meet."""
 
     def __init__(self, placed: Layout, style: Style, unicode: bool, paint: Callable[[str], str]) -> None:
         self.width = placed.width
@@ -59,7 +61,7 @@ class _Canvas:
         self.dashed: set[tuple[int, int]] = set()
         for box in placed.boxes:
             self._frame(box)
-        # What is solid is drawn over what is not.
+        # Solid lines are drawn over dashed ones.
         for line in sorted(placed.lines, key=lambda line: not line.edge.standby):
             dashed = line.edge.standby
             if line.y1 == line.y2:
@@ -138,7 +140,8 @@ class _Canvas:
 
 
 def _tree(graph: Graph, width: int, unicode: bool, paint: Callable[[str], str]) -> list[str]:
-    """One line a node, what stands on it below; a node with several below the first, with the others' names."""
+    """Return the graph as a tree, one line per node, with the nodes that it leads to below it. A node with several parents is
+    below the first one and names all of them."""
     children: dict[str, list[str]] = {node.name: [] for node in graph.nodes}
     parents: dict[str, list[str]] = {node.name: [] for node in graph.nodes}
     for edge in graph.edges:

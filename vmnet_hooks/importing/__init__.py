@@ -1,1 +1,1 @@
-"""`vmnet-hook import`: what ifupdown's files, or the live kernel, say of the host's networks, as TOML of ours."""
+"""`vmnet-hook import`: converts ifupdown's files, or the networks of the running kernel, to vmnet.toml."""

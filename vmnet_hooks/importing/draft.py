@@ -1,7 +1,7 @@
-"""What an import has found: parts in the making, and lines that could not be carried over; and both as TOML.
+"""The results of an import: drafts of parts, and lines that could not be carried over; both are printed as TOML.
 
-A draft that the configuration would refuse loses the option that is at fault, and keeps its line as a comment: what is
-printed is always a configuration that `vmnet-hook validate` accepts.
+If the configuration would refuse a draft, the option at fault is removed and its line becomes a comment. So the output is always
+a configuration that `vmnet-hook validate` accepts.
 """
 
 import json
@@ -22,7 +22,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 @dataclass(frozen=True, eq=False)
 class Left:
-    """Something that was not carried over: where and what it is, and why."""
+    """A line or a kernel object that was not carried over: its place, its text, and the reason."""
 
     where: str
     text: str
@@ -35,7 +35,8 @@ class Left:
 
 @dataclass(eq=False)
 class Draft:
-    """A part in the making: `options` as TOML holds them, and (where, text) of what each was made of, and the whole."""
+    """A draft of a part. `options` are in TOML's types. `sources` are the (where, text) pairs that each option was made of,
+    `headers` those of the part as a whole."""
 
     section: str
     name: str
@@ -48,14 +49,14 @@ class Draft:
         self.sources.setdefault(option, []).append((where, text))
 
     def drop(self, option: str, why: str) -> list[Left]:
-        """Takes an option out. Returns what it was made of."""
+        """Remove an option; return the sources that it was made of."""
         del self.options[option]
         return [Left(where, text, why) for where, text in self.sources.pop(option, [])]
 
 
 @dataclass(eq=False)
 class Block:
-    """What one stanza, or one link, became."""
+    """The result of one stanza or one link."""
 
     draft: Draft | None = None
     left: list[Left] = field(default_factory=list)
@@ -63,7 +64,7 @@ class Block:
 
 
 class Refused(ConfigError):
-    """The configuration refuses a draft: `option` is at fault or, if that is "", all of it."""
+    """The configuration refuses a draft. `option` is the option at fault; "" means the draft as a whole."""
 
     def __init__(self, draft: Draft, option: str, problem: str) -> None:
         super().__init__(problem)
@@ -71,7 +72,7 @@ class Refused(ConfigError):
 
 
 def settle(blocks: Sequence[Block]) -> None:
-    """Take out of the drafts what the configuration refuses: first of each alone, then of all together."""
+    """Remove from the drafts what the configuration refuses: first from each alone, then from all together."""
     for block in blocks:
         while block.draft:
             try:
@@ -93,7 +94,7 @@ def _take_out(block: Block, refused: Refused) -> None:
         return
     rest = [left for option in list(draft.options) for left in draft.drop(option, why)]
     headers = [Left(where, text, why) for where, text in draft.headers]
-    # An option of a VLAN device may come from its stanza's first line.
+    # The sources of a VLAN device's options may include the first line of its stanza, which is a header too.
     block.left += {(left.where, left.text): left for left in [*headers, *rest]}.values()
     block.draft = None
 
@@ -107,7 +108,7 @@ def _required(draft: Draft, option: str) -> bool:
 
 
 def _part(draft: Draft) -> Declared:
-    """Return the part, as configuration.load makes it. Raise Refused."""
+    """Return the part as configuration.load would. Raise Refused if it would not accept it."""
     kind = SECTIONS[draft.section]
     try:
         kind.parse_name(draft.name)
@@ -153,7 +154,7 @@ def _parsed(row: Option, value: Any) -> Any:
 
 
 def toml(header: Sequence[str], blocks: Iterable[Block]) -> str:
-    """The text of a configuration file. Raises VmnetError if `vmnet-hook validate` would not accept it."""
+    """Return the text of a configuration file. Raise VmnetError if `vmnet-hook validate` would not accept it."""
     paragraphs = ["\n".join(f"# {line}" for line in header)]
     alone = False
     for block in blocks:

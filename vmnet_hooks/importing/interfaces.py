@@ -11,7 +11,7 @@ from .option_values import WHITE, split
 
 MAX_BYTES = 4 << 20
 MAX_FILES = 1000
-"""Files altogether: a configuration that sources more sources itself by some other way."""
+"""Files in total. A configuration with more probably sources itself in a way that the check for loops does not see."""
 
 MAX_DEPTH = 50
 
@@ -23,13 +23,13 @@ FAMILIES = {
     "link": ("loopback", "static", "manual", "dhcp"),
 }
 _WORDS = frozenset(("iface", "auto", "mapping", "source", "source-directory", "no-auto-down", "no-scripts", "rename"))
-# "source-directory" of ifupdown takes no other names.
+# The file names that ifupdown's `source-directory` reads; it ignores others.
 _SOURCED = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a file, with its continuations joined."""
+    """A line of a file, joined with its continuation lines."""
 
     path: str
     number: int
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class StanzaOption:
-    """An option of a stanza. `name` is as other programs see it in the environment: `bridge_ports` is `bridge-ports`."""
+    """An option of a stanza. `name` has `-` for `_` (`bridge_ports` becomes `bridge-ports`): ifup exports both alike."""
 
     name: str
     value: str
@@ -54,7 +54,7 @@ class StanzaOption:
 
 @dataclass(eq=False)
 class Stanza:
-    """`iface NAME FAMILY METHOD` and its options, those that it inherits from `template` first."""
+    """`iface NAME FAMILY METHOD` and its options, beginning with those that it inherits from `template`."""
 
     line: Line
     name: str
@@ -66,7 +66,7 @@ class Stanza:
 
 @dataclass(frozen=True, eq=False)
 class Statement:
-    """Any other line: `auto`, `allow-hotplug`, `mapping`, and what belongs to a mapping. `keyword` is its first word."""
+    """Any other line: `auto`, `allow-hotplug`, `mapping`, the lines of a mapping. `keyword` is the first word."""
 
     line: Line
     keyword: str
@@ -77,7 +77,7 @@ Item = Stanza | Statement
 
 
 def read(path: str) -> list[Item]:
-    """Every statement of a file and of those that it sources, in order. Raises InputError for what ifup would refuse."""
+    """Return the statements of a file and of the files that it sources, in order. Raise InputError where ifup would fail."""
     return _Reader().file(path, ())
 
 
@@ -155,7 +155,7 @@ class _Reader:
             if keyword == "source-directory":
                 paths = [path for folder in paths for path in _folder(folder, line)]
             elif not paths and not glob.has_magic(where):
-                # ifup goes on without it.
+                # ifup ignores a missing file.
                 self.items.append(Statement(line, keyword, (pattern,)))
             for path in paths:
                 if os.path.realpath(path) in trail:
@@ -172,7 +172,7 @@ def _folder(path: str, line: Line) -> list[str]:
 
 
 def _lines(path: str) -> Iterator[Line]:
-    """The lines that are neither empty nor comments, continued ones joined. Raises InputError."""
+    """Yield the lines of a file without empty lines and comments, joined with their continuation lines. Raise InputError."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -182,7 +182,7 @@ def _lines(path: str) -> Iterator[Line]:
         raise InputError(f"{one_line(path)}: larger than {MAX_BYTES >> 20} MiB; is it a file of interfaces(5)?")
     if b"\0" in data:
         raise InputError(f"{one_line(path)}: holds NUL bytes; is it a file of interfaces(5)?")
-    # Whatever encoding an admin's comments have.
+    # Comments may have any encoding.
     rows = data.decode(errors="backslashreplace").split("\n")
     number = 0
     while number < len(rows):
@@ -202,7 +202,7 @@ def _quoted(text: str) -> str:
 
 
 def names(items: Sequence[Item], keywords: Sequence[str]) -> set[str]:
-    """The interfaces that statements like `auto` name. `auto eth0=office` names eth0."""
+    """Return the interfaces that statements such as `auto` name. `auto eth0=office` names eth0."""
     return {
         name.partition("=")[0]
         for item in items

@@ -1,4 +1,4 @@
-"""From the kernel's links, addresses and routes to drafts of what vmnet.toml declares."""
+"""Converts the kernel's links, addresses and routes to drafts of parts in vmnet.toml."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from .draft import Block, Draft, Left
 
 KERNEL = "kernel"
 MOST = 100
-"""Routes that are listed one by one: a router may have hundreds of thousands."""
+"""Routes that are listed, at most: a router may have hundreds of thousands."""
 
-# sysfs's file: (option, default of the kernel's, units in one of ours)
+# File in sysfs: (option, the kernel's default, kernel units per unit of the option).
 _BRIDGE = {
     "forward_delay": ("forward_delay", "1500", 100),
     "hello_time": ("hello_time", "200", 100),
@@ -31,7 +31,7 @@ _BOND = {
 
 
 def convert(host: LiveHost) -> list[Block]:
-    """The drafts, in the order in which the links were made, and what is left."""
+    """Return the drafts in the order in which the links were made, with what is not carried over."""
     return _Converter(host).blocks()
 
 
@@ -53,7 +53,7 @@ class _Converter:
             self._address(address)
         rest = Block()
         self._routes(rest)
-        rest.left += [Left(KERNEL, rule, "rules of others stay with them") for rule in self.host.rules]
+        rest.left += [Left(KERNEL, rule, "vmnet-hooks leaves the rules of other programs alone") for rule in self.host.rules]
         return [*self.result.values(), rest]
 
     def _link(self, link: LinkDetails) -> Block:
@@ -61,7 +61,7 @@ class _Converter:
         section = next((row.name for row in SECTIONS.rows.values() if row.word == link.kind and SECTIONS[row.name].is_link), "")
         if not section:
             if link.alias == ALIAS:
-                block.left.append(Left(KERNEL, f"{link.name} ({link.kind})", "vmnet-hooks made it itself"))
+                block.left.append(Left(KERNEL, f"{link.name} ({link.kind})", "vmnet-hooks made it"))
             elif link.kind and not _guest(link) and link.kind not in ("veth", "tun"):
                 block.left.append(Left(KERNEL, f"ip link add {link.name} type {link.kind}", "vmnet-hooks makes no such links"))
             return block
@@ -106,15 +106,15 @@ class _Converter:
         for port in self.ports.get(link.name, ()):
             if _guest(port):
                 text = f"ip link set {port.name} master {link.name}"
-                block.left.append(Left(KERNEL, text, "guests' links come and go by themselves"))
+                block.left.append(Left(KERNEL, text, "taps of guests become ports when the guests start"))
         if link.stp:
             self._set(draft, "stp", True)
             for file, (option, default, units) in _BRIDGE.items():
                 if (text := settings.get(file, default)) != default:
                     self._set(draft, option, int(text) // units)
         if link.stp and settings.get("topology_change", "0") != "0":
-            # The kernel shows twice the forward delay then, and not what it goes back to.
-            block.notes.append(f"{one_line(link.name)}: STP is at work, which hides its `ageing`; import again if it has one")
+            # During a topology change, ageing_time is twice the forward delay, not the configured value.
+            block.notes.append(f"{one_line(link.name)}: an STP topology change hides its `ageing`; import again afterwards")
         elif (text := settings.get("ageing_time", "30000")) != "30000":
             self._set(draft, "ageing", int(text) // 100)
         if mask := int(settings.get("group_fwd_mask", "0"), 0):
@@ -140,7 +140,7 @@ class _Converter:
                 block.left.append(Left(KERNEL, text, "ports of a declared bridge carry tagged VLANs only"))
 
     def _lower(self, link: LinkDetails, draft: Draft) -> None:
-        """MTU and MAC, where they are not what the links below give."""
+        """Set MTU and MAC where they differ from those that the lower links imply."""
         names = [*draft.options.get("ports", ()), *filter(None, (draft.options.get("parent"),))]
         below = [self.links[name] for name in names if name in self.links]
         if link.mtu != min((lower.mtu for lower in below), default=1500):
@@ -160,7 +160,7 @@ class _Converter:
             return
         text = f"ip addr add {address.address} dev {address.ifname}" + (f" peer {address.peer}" if address.peer else "")
         if not address.permanent:
-            block.left.append(Left(KERNEL, text, "it was learned, and runs out; vmnet-hooks gives static addresses only"))
+            block.left.append(Left(KERNEL, text, "it was learned and expires; vmnet-hooks sets static addresses only"))
         elif address.peer:
             block.left.append(Left(KERNEL, text, "vmnet-hooks gives no point-to-point addresses"))
         elif block.draft is None:
@@ -173,7 +173,9 @@ class _Converter:
         left = [left for route in self.host.routes if (left := self._route(route))]
         rest.left += left[:MOST]
         if len(left) > MOST:
-            rest.left.append(Left(KERNEL, f"{len(left) - MOST} more routes", "routes of others stay with them"))
+            rest.left.append(
+                Left(KERNEL, f"{len(left) - MOST} more routes", "vmnet-hooks leaves the routes of other programs alone")
+            )
         for block in self.result.values():
             if block.draft and len(gateways := block.draft.options.get("gateway", ())) == 1:
                 block.draft.options["gateway"] = gateways[0]
@@ -186,15 +188,15 @@ class _Converter:
             return Left(KERNEL, text, f"it was learned ({route.protocol})")
         block = self.result.get(route.dev)
         default = route.destination in ("0.0.0.0/0", "::/0") and route.table == MAIN_TABLE and route.via
-        # 1024 is what the kernel gives to an IPv6 route without a metric.
+        # The kernel gives an IPv6 route without a metric the metric 1024.
         plain = route.metric == (1024 if ":" in route.destination else 0)
         if not default or not plain or block is None or block.draft is None:
-            return Left(KERNEL, text, "routes of others stay with them")
+            return Left(KERNEL, text, "vmnet-hooks leaves the routes of other programs alone")
         block.draft.options.setdefault("gateway", []).append(route.via)
         block.draft.sources.setdefault("gateway", []).append((KERNEL, text))
         return None
 
 
 def _guest(link: LinkDetails) -> bool:
-    """Whether a hypervisor or a container engine made a link."""
+    """Return whether a hypervisor or a container engine made a link."""
     return link.kind == "tun" or (link.kind in ("", "veth") and BEHIND.match(link.name) is not None)

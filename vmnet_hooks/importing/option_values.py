@@ -1,4 +1,5 @@
-"""What an option's value in interfaces(5) is in TOML. Each parser raises ValueError with why it has no such value."""
+"""Converts values of options in interfaces(5) to TOML. Each parser raises ValueError with the reason if there is no
+equivalent."""
 
 import re
 from ipaddress import IPv4Address, ip_interface
@@ -7,7 +8,7 @@ from typing import Any
 from ..links.bond import HASHES, POLICIES, RATES
 
 WHITE = " \t\r\v\f"
-"""What isspace() of C calls white, but for the end of a line."""
+"""The white space of isspace(3), without the newline."""
 
 _WORD = re.compile(f"[^{WHITE}]+")
 _FRACTION = re.compile(r"([0-9]{1,9})(\.0*)?", re.ASCII)
@@ -18,7 +19,7 @@ def split(text: str) -> list[str]:
 
 
 def seconds(text: str) -> int:
-    """A time; brctl takes fractions of a second too."""
+    """Parse a time in seconds. brctl also takes fractions of a second, which vmnet.toml does not."""
     found = _FRACTION.fullmatch(text)
     if not found:
         raise ValueError("only whole seconds can be declared")
@@ -32,12 +33,12 @@ def number(text: str) -> int:
 
 
 def switch(text: str) -> bool:
-    """bridge_stp: anything but these is off."""
+    """Parse bridge_stp. bridge-utils takes any other value for off."""
     return text in ("on", "yes", "1")
 
 
 def mac(text: str) -> str:
-    """`hwaddress ether 02:…` or `hwaddress 02:…`."""
+    """Parse `hwaddress ether 02:…` or `hwaddress 02:…`."""
     word = text.removeprefix("ether").strip()
     if word == "random":
         raise ValueError("a declared link's MAC is always the same; write one")
@@ -45,7 +46,7 @@ def mac(text: str) -> str:
 
 
 def names(text: str) -> list[str]:
-    """Interfaces; "none" is none of them."""
+    """Parse a list of interfaces; "none" is the empty list."""
     return [] if text == "none" else split(text)
 
 
@@ -58,7 +59,7 @@ def first(text: str) -> str:
 
 
 def bond_mode(text: str) -> str:
-    """By name or by number."""
+    """Parse a bonding mode, given by name or by number."""
     return _chosen(text, POLICIES)
 
 
@@ -77,8 +78,8 @@ def _chosen(text: str, words: tuple[str, ...]) -> str:
 
 
 def address(text: str, netmask: str, family: str) -> Any:
-    """The interface's address as ifup understands it: a netmask outweighs a prefix length, and without either an IPv4
-    address has the length of its class."""
+    """Return the interface's address as ifup understands it: a netmask takes precedence over a prefix length, and without
+    either an IPv4 address has the prefix length of its class."""
     host, _, length = text.partition("/")
     try:
         length = netmask or length or ("128" if family == "inet6" else str(_class(host)))

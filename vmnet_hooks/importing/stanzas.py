@@ -1,7 +1,8 @@
-"""From stanzas of interfaces(5) to drafts of what vmnet.toml declares.
+"""Converts stanzas of interfaces(5) to drafts of parts in vmnet.toml.
 
-Every line is carried over, or comes out as a comment that says why not. Bridges are those of bridge-utils, VLAN devices those
-of ifupdown and of the vlan package, bonds those of ifenslave, routed networks those of our own front end.
+Every line is either carried over, or becomes a comment with the reason why not. The options are those of bridge-utils for
+bridges, of ifupdown and the vlan package for VLAN devices, of ifenslave for bonds, and of our ifupdown front end for routed
+networks.
 """
 
 import re
@@ -54,7 +55,7 @@ OPTIONS: Mapping[str, Mapping[str, tuple[str, Parser]]] = {
     },
     "dummies": {},
 }
-"""Options of interfaces(5) by the section that they make a link part of: our option, and its value."""
+"""Options of interfaces(5), by the section that their link belongs to: the option in vmnet.toml, and the parser of the value."""
 
 ROUTED = ("ip-routing-table", "ip-routes", "ip-gateway", "ip-forwarding", "ip-proxy-arp", "ip-proxy-ndp", "arp-ip")
 COMMANDS = ("up", "down", "pre-up", "post-up", "pre-down", "post-down")
@@ -66,7 +67,7 @@ ADDRESS = ("address", "netmask", "gateway", "broadcast", "network", "scope", "po
 
 
 def convert(items: Sequence[Item]) -> list[Block]:
-    """The drafts, and what is left, in the order of the files."""
+    """Return the drafts, with what is not carried over, in the order of the files."""
     return _Converter(items).blocks()
 
 
@@ -76,7 +77,7 @@ class _Converter:
         stanzas = [item for item in items if isinstance(item, Stanza)]
         self.automatic = names(items, ("auto", "allow"))
         inherited = {id(stanza.template) for stanza in stanzas if stanza.template}
-        # A stanza that others inherit from, and that nothing brings up, is no interface.
+        # A stanza that others inherit from, and that is not brought up automatically, is only a template.
         self.templates = {id(s) for s in stanzas if id(s) in inherited and s.name not in self.automatic}
         self.stanzas: dict[str, list[Stanza]] = {}
         for stanza in stanzas:
@@ -108,7 +109,7 @@ class _Converter:
     # --- what is what ----------------------------------------------------------------------------------------------
 
     def _section(self, name: str, stanzas: Sequence[Stanza]) -> str:
-        """The section that a link is declared in; "" for what we do not make."""
+        """Return the section that a link is declared in; "" for a link that vmnet-hooks does not make."""
         if _option(stanzas, "bridge-ports"):
             return "bridges"
         own = ("bond-slaves", "bond-ports", "slaves", "bond-mode")
@@ -119,7 +120,7 @@ class _Converter:
         return "dummies" if re.fullmatch("dummy[0-9]+", name, re.ASCII) else ""
 
     def _collect(self) -> None:
-        """The links that declared ones stand on: their own stanzas may have nothing more to say."""
+        """Collect the lower links of declared links: their stanzas may have no options to carry over."""
         for name, stanzas in self.stanzas.items():
             section = self.sections.get(name, "")
             if section in ("bridges", "bonds"):
@@ -148,7 +149,7 @@ class _Converter:
             "script": "it belongs to a mapping",
             "rename": "udev renames interfaces; see systemd.link(5)",
         }
-        self._left(item.line, why.get(item.keyword, "it is about ifup and ifdown alone"))
+        self._left(item.line, why.get(item.keyword, "it concerns only ifup and ifdown"))
 
     def _left(self, line: Line, why: str) -> None:
         self.result.append(Block(left=[_left(line, why)]))
@@ -198,7 +199,7 @@ class _Converter:
             block.notes.append(f"{_shown(name)} is not marked auto: `vmnet-hook up` would bring it up at boot too")
 
     def _set(self, draft: Draft, key: str, value: Any, option: StanzaOption, block: Block) -> None:
-        """One option of a link. Raises ValueError."""
+        """Set one option of a link. Raise ValueError if it can't be carried over."""
         if key == "ports":
             found, patterns = literal_ports(option.value)
             if patterns:
@@ -217,7 +218,7 @@ class _Converter:
         draft.set(key, value, _where(option.line), option.line.text)
 
     def _defaults(self, stanza: Stanza, draft: Draft) -> None:
-        """What a name says, and where ifupdown's defaults are not ours."""
+        """Set the options that the name of the link implies, and those whose default in ifupdown is not ours."""
         own, where, text = self.stanzas[draft.name], _where(stanza.line), stanza.line.text
         if draft.section == "vlans":
             if found := vlan_of(draft.name):
@@ -232,14 +233,14 @@ class _Converter:
             if not _option(own, "bond-mode"):
                 draft.options["mode"] = mode
             if not _option(own, "bond-miimon") and mode not in ("802.3ad", "balance-tlb", "balance-alb"):
-                # The kernel's default: no look at the carrier.
+                # The kernel's default: carriers are not monitored.
                 draft.options["miimon"] = 0
             primary = _option([s for m in members for s in self.stanzas[m]], "bond-primary")
             if primary and not _option(own, "bond-primary"):
                 draft.options["primary"] = option_values.first(primary)
 
     def _implied(self, ports: Iterable[str]) -> None:
-        """bridge-utils makes VLAN devices that no stanza declares."""
+        """Declare the VLAN devices among the ports that have no stanza: bridge-utils makes them."""
         for port in ports:
             if (found := vlan_of(port)) and port not in self.stanzas and port not in self.drafts:
                 self.drafts[port] = Draft("vlans", port, {"parent": found[0], "id": found[1]})
@@ -247,7 +248,7 @@ class _Converter:
                 self.used.add(found[0])
 
     def _membership(self, stanza: Stanza, handled: set[int]) -> None:
-        """What a bond's port says of its bond."""
+        """Mark the options of a bond's port as handled that only repeat those of the bond."""
         given = {option.name: option for option in stanza.options}
         if "bond-master" in given and self.sections.get(given["bond-master"].value) == "bonds":
             handled.add(id(given["bond-master"]))
@@ -276,7 +277,8 @@ class _Converter:
             draft.sources.setdefault("gateway", []).append(_source(given["gateway"]))
 
     def _routed(self, stanza: Stanza, name: str, block: Block, handled: set[int]) -> Draft | None:
-        """A stanza of our own front end: a network, whose two families are one in TOML. Returns a new one."""
+        """Convert a stanza of our ifupdown front end to a routed network. The stanzas of both address families make one network;
+        return the draft if it is new."""
         given = {option.name: option for option in reversed(stanza.options)}
         environ = {f"IF_{key.upper().replace('-', '_')}": option.value for key, option in given.items()}
         mine = [option for option in stanza.options if option.name in ROUTED and not _other_family(option.name, stanza.family)]
@@ -285,7 +287,7 @@ class _Converter:
         why, new = "", None
         try:
             if "address" in given:
-                # As ifup does, before it calls anybody.
+                # ifup sets these before it runs its scripts.
                 own = _own(given, stanza.family)
                 environ |= {"IF_ADDRESS": str(own.ip), "IF_NETMASK": str(own.network.prefixlen)}
             found = ifupdown.network(environ, name, stanza.family, "")
@@ -294,7 +296,7 @@ class _Converter:
             return None
         draft = self.networks.get((name, found["table"]))
         if draft and draft.options.get("role", "host") != found["role"]:
-            why = f"as {found['role']}, it can't be of one network with networks.{draft.name}"
+            why = f"its role is {found['role']}, so it can't be of one network with networks.{draft.name}"
         elif draft and side in draft.options:
             why = f"networks.{draft.name} has another subnet of that family"
         if why:
@@ -313,7 +315,7 @@ class _Converter:
         draft.options[side] = {key: str(value) for key, value in found[side].items() if value is not None}
         draft.sources[side] = [_source(option) for option in mine]
         if found["role"] != "host" and name not in self.drafts:
-            # The network brings the gateway's address itself.
+            # The network itself sets the gateway's address.
             handled.update(_standard(given, _own(given, stanza.family)))
         return new
 
@@ -328,11 +330,11 @@ class _Converter:
         if stanza.method == "loopback":
             why = "the loopback interface needs no declaration"
         elif stanza.family not in ("inet", "inet6"):
-            why = f"vmnet-hooks knows nothing of {stanza.family}"
+            why = f"vmnet-hooks does not support {stanza.family}"
         elif not section and name not in self.used:
             why = f"{_shown(name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
         elif stanza.method not in ("static", "manual"):
-            why = f"method {stanza.method}: vmnet-hooks gives static addresses only"
+            why = f"method {stanza.method}: vmnet-hooks sets static addresses only"
         elif stanza.name != name:
             why = f"an address has no label here; it is on {_shown(name)}"
         elif section and (stanza.family, stanza.method) == ("inet6", "manual") and "ip-routing-table" not in _names(stanza):
@@ -342,13 +344,13 @@ class _Converter:
 
 
 def vlan_of(name: str) -> tuple[str, int] | None:
-    """The parent and ID that ifupdown reads from a VLAN device's name; None if it says nothing, or not clearly."""
+    """Return the parent and ID that ifupdown derives from the name of a VLAN device; None if the name has none."""
     found = _VLAN.fullmatch(name)
     return (found["parent"], int(found["id"])) if found else None
 
 
 def literal_ports(text: str) -> tuple[list[str], str]:
-    """The ports that `bridge_ports` names, and the patterns among them: `regex …`, `all`."""
+    """Return the ports that `bridge_ports` names, and its patterns (`regex …`, `all`)."""
     ports: list[str] = []
     patterns: list[str] = []
     inside = False
@@ -363,7 +365,7 @@ def literal_ports(text: str) -> tuple[list[str], str]:
 
 
 def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str, str]) -> str:
-    """Why an option of a stanza, whose options are `given`, was not carried over."""
+    """Return the reason why an option of a stanza was not carried over. `given` are all options of the stanza."""
     if option.name in COMMANDS:
         return "commands stay with ifupdown"
     if option.name.startswith("dns-"):
@@ -376,30 +378,30 @@ def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str,
         return f"it is for the stanza of {_shown(given['bond-master'])}"
     if option.name in ROUTED:
         if "ip-routing-table" in given:
-            return f"it is of no use in a stanza of {stanza.family}"
-        return "without ip-routing-table it is no routed network's"
+            return f"it has no effect in a stanza of {stanza.family}"
+        return "it needs ip-routing-table in the stanza"
     if "pointopoint" in given and option.name in ADDRESS:
         return "vmnet-hooks gives no point-to-point addresses"
     if option.name in ADDRESS and section:
-        return "it is not what the address alone says" if "address" in given else "there is no address with it"
+        return "it differs from what the address implies" if "address" in given else "there is no address with it"
     if option.name in ADDRESS or option.name in LINK:
         return f"{_shown(stanza.name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
     return "vmnet-hooks has no such option"
 
 
 def _ports(stanzas: Iterable[Stanza], section: str) -> list[str]:
-    """The ports that a bridge's or bond's own stanzas name."""
+    """Return the ports that the stanzas of a bridge or bond name."""
     keys = [name for name, (key, _) in OPTIONS[section].items() if key == "ports"]
     return [p for s in stanzas for option in s.options if option.name in keys for p in literal_ports(option.value)[0]]
 
 
 def _own(given: Mapping[str, StanzaOption], family: str) -> Any:
-    """The address of a static stanza. Raises ValueError."""
+    """Return the address of a static stanza. Raise ValueError."""
     return option_values.address(given["address"].value, given["netmask"].value if "netmask" in given else "", family)
 
 
 def _standard(given: Mapping[str, StanzaOption], own: Any) -> Iterator[int]:
-    """The options that say of an address what goes without saying."""
+    """Yield the id() of each option that the address implies, or that has the default value."""
     same = {
         "address": None,
         "netmask": None,
@@ -424,7 +426,7 @@ def _option(stanzas: Iterable[Stanza], name: str) -> str:
 
 
 def _base(name: str) -> str:
-    """eth0 of eth0:1."""
+    """Return the interface of an alias: eth0 for eth0:1."""
     return name.partition(":")[0]
 
 
