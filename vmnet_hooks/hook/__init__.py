@@ -1,4 +1,4 @@
-"""What every installed hook runs first. Decides with next to no imports whether a call matters: most do not."""
+"""The filter of calls, which every installed hook runs first. Most calls do not matter, so it imports next to nothing."""
 
 import posix
 import sys
@@ -26,7 +26,8 @@ def matters(path: str, argv: list[str]) -> str:
 
 def has_bridges(directory: str) -> bool:
     """Return whether the configuration may declare a bridge, which a guest may need before its tap exists. Every start of a guest
-    asks. A file that can't be read is reported where the configuration is loaded."""
+    runs this, so the files are searched and not parsed. A file that can't be read is reported when the configuration is
+    loaded."""
     paths = [f"{directory}/vmnet.toml"]
     try:
         paths += [f"{directory}/conf.d/{name}" for name in posix.listdir(f"{directory}/conf.d")]
@@ -51,8 +52,8 @@ def has_bridges(directory: str) -> bool:
 
 
 def has_mark(row: Row, environ: dict[bytes, bytes]) -> bool:
-    """Return whether an earlier call with the same values of the variables `row.mark` left something to take down. Its
-    description may have been edited since, and be none of ours now."""
+    """Return whether an earlier call, with the same values of the variables `row.mark`, set up something that has to be taken
+    down. The stanza may have been edited since then, and not be ours any more."""
     values = b"-".join([environ.get(variable, b"") for variable in row.mark])
     try:
         posix.stat(b"%b/%b:%b" % (RUN.encode(), row.name.encode(), values))

@@ -1,5 +1,5 @@
-"""Serves a call that matters: front end → event → engine → exit status and log. `handle` does it in the hook's own process, where
-there is no agent; the agent calls `serve`."""
+"""Serves a call that matters: front end → event → engine → exit status and log. `handle` serves it in the hook's own process, if
+there is no agent. The agent calls `serve`."""
 
 import io
 import os
@@ -14,13 +14,13 @@ from ..frontends.front_end import Late, Request, load
 from .place import Here, Place
 
 if sys.flags.no_site:
-    # Hooks run without `site`, which costs as much as the rest of the interpreter; from here on we need the libraries.
+    # Hooks start without `site`, which takes as long as the rest of the interpreter. Libraries are needed only from here on.
     site.main()
 
 
 def handle(hook: str, argv: list[str], stdin: bytes | None = None) -> int:
-    """Serve one call of a hook in this process. Return the exit status; the reason of a failure is one line on stderr and in the
-    log. `stdin` is what was read of it already."""
+    """Serve one call of a hook in this process. Return the exit status. The reason of a failure is one line on stderr and in the
+    log. `stdin` is the standard input if it has been read already."""
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
     there = sys.stdin.buffer if sys.stdin else io.BytesIO()
     place = Here()
@@ -34,13 +34,13 @@ def handle(hook: str, argv: list[str], stdin: bytes | None = None) -> int:
 
 
 def serve(hook: str, request: Request, place: Place) -> tuple[int, str]:
-    """Serve one call of a hook at a place. Return the exit status, and the reason of a failure, which is in the log already."""
+    """Serve one call of a hook at a place. Return the exit status and the reason of a failure, which has been logged."""
     row = hooks()[hook]
     front_end = load(row)
     try:
         event = front_end.parse(request)
         if event is not None:
-            # A call that is refused needs neither the records nor the engine.
+            # A call that is refused does not need the records and the engine.
             from .events import act
 
             done = act(event, front_end.conclude, place)
@@ -61,7 +61,7 @@ def serve(hook: str, request: Request, place: Place) -> tuple[int, str]:
 
 
 def log(priority: int, text: str) -> None:
-    """Write one line to the journal, whatever is in `text`."""
+    """Write `text` to the system log as one line of at most 2000 characters."""
     syslog.syslog(priority, one_line(text)[:2000])
 
 

@@ -1,9 +1,9 @@
-"""Hands a call over to the agent, if one is there. Every hook that matters comes through here: `posix` and `_socket` cost
-nothing, their well-known wrappers cost more than the agent's whole answer.
+"""Hands a call over to the agent, if there is one. Every call that matters runs this, so it uses the built-in modules `posix` and
+`_socket`: importing their wrappers `os` and `socket` takes longer than the agent's answer.
 
-A request is one line, `vmnet-hooks VERSION HOOK PARENT ARGV ENVIRON STDIN`, whose last three words are lengths in bytes of what
-follows: the arguments and the environment (each NUL-separated) and the standard input. The answer is a line `STATUS LENGTH` and
-as many bytes for the standard error; STATUS `-` is a refusal.
+A request is one line, `vmnet-hooks VERSION HOOK PARENT ARGV ENVIRON STDIN`, then the data: the arguments and the environment
+(each NUL-separated), and the standard input. The last three words of the line are the lengths of these in bytes. The answer is a
+line `STATUS LENGTH`, then LENGTH bytes for the standard error. STATUS `-` is a refusal.
 """
 
 import posix
@@ -15,15 +15,15 @@ from ..frontends import hooks
 
 SOCKET = f"{RUN}/agent.sock"
 SECONDS = 10.0
-"""How long the agent has; then the call is done here. libvirt waits for ever, xl for 40 s."""
+"""Time limit of the agent; after it, the call is served in this process. libvirt waits without a limit, xl for 40 s."""
 
 MAX_STDIN = (8 << 20) + 1
-"""Bytes. No front end takes more."""
+"""Bytes of standard input that are read, at most. No front end accepts more."""
 
 
 def hand_over(hook: str, argv: list[str]) -> tuple[int | None, bytes | None]:
-    """Have the agent do one call. Return the exit status, None if the call must be done here, and what was read of standard
-    input, None if nothing was."""
+    """Have the agent serve one call. Return the exit status (None if the call must be served in this process), and the standard
+    input (None if it has not been read)."""
     stdin: bytes | None = None
     row = hooks()[hook]
     agent = connected() if hook.rpartition("/")[2] in row.served else None
@@ -37,7 +37,7 @@ def hand_over(hook: str, argv: list[str]) -> tuple[int | None, bytes | None]:
         environ = b"\0".join(b"%b=%b" % pair for pair in posix.environ.items())
         answer = asked(agent, hook, b"\0".join(map(_bytes, argv)), environ, stdin or b"")
     except OSError:
-        # The agent is gone, or takes too long.
+        # The agent has ended, or takes too long.
         return None, stdin
     finally:
         agent.close()
@@ -54,7 +54,7 @@ def hand_over(hook: str, argv: list[str]) -> tuple[int | None, bytes | None]:
 
 
 def connected(path: str = SOCKET) -> socket | None:
-    """Return a connection to the agent, None if there is none. Only an agent of root's, or of this user's, is trusted."""
+    """Return a connection to the agent; None if there is none. Only an agent that runs as root or as this user is trusted."""
     found = socket(AF_UNIX, SOCK_STREAM)
     found.settimeout(SECONDS)
     try:
@@ -70,7 +70,7 @@ def connected(path: str = SOCKET) -> socket | None:
 
 
 def asked(agent: socket, hook: str, argv: bytes = b"", environ: bytes = b"", stdin: bytes = b"") -> bytes:
-    """Send a request; return all of the answer. Raises OSError."""
+    """Send a request; return the complete answer. Raise OSError."""
     agent.sendall(head(hook, len(argv), len(environ), len(stdin)) + argv + environ + stdin)
     answer = b""
     while more := agent.recv(1 << 16):
@@ -79,7 +79,7 @@ def asked(agent: socket, hook: str, argv: bytes = b"", environ: bytes = b"", std
 
 
 def head(hook: str, argv: int = 0, environ: int = 0, stdin: int = 0) -> bytes:
-    """Return a request's first line; the numbers are lengths in bytes."""
+    """Return the first line of a request. The numbers are lengths in bytes."""
     lengths = b"%d %d %d" % (argv, environ, stdin)
     return b"vmnet-hooks %b %b %d %b\n" % (__version__.encode(), hook.encode(), posix.getppid(), lengths)
 

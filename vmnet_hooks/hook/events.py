@@ -1,6 +1,6 @@
-"""What each action means: an event is matched with the configuration and the records, and handed to the engine if it matters.
+"""Carries events out: matches an event with the configuration and the records, and calls the engine if it matters.
 
-A session (and with it the kernel edge) is opened only for a domain that has something of ours.
+A session (and with it the kernel edge) is opened only for a domain with a claimed NIC or a record.
 """
 
 import os
@@ -23,17 +23,18 @@ from ..records import store
 from .place import Here, Place
 
 RECORDS_ALONE = declaration.Config({})
-"""Clean-up needs no configuration: a broken one must not keep it from happening."""
+"""The configuration for clean-up, which uses the records alone: an invalid configuration must not prevent it."""
 
 STOPPED = "# stopped\n"
-"""Begins a declaration that is to be taken back when nothing uses it any more."""
+"""The first line of a declaration that is withdrawn as soon as nothing uses it any more."""
 
 E = TypeVar("E", bound=Event)
 
 
 def act(event: E, conclude: Callable[[E], None] | None = None, place: Place | None = None) -> str:
-    """Carry an event out, then have its front end `conclude` it. If that fails, what a NicEvent brought is taken away
-    again. Return what was done, for the log; "" if nothing was. The default place is this process. Raises VmnetError."""
+    """Carry an event out, then call its front end's `conclude`. If that fails, a NIC that a NicEvent set up is taken down again.
+    Return a description of what was done, for the log; "" if nothing was. The default place is this process. Raise
+    VmnetError."""
     place = place or Here()
     end = partial(conclude, event) if conclude else _nothing
     if isinstance(event, GuestEvent) and event.action is Action.PLUG:
@@ -52,7 +53,7 @@ def act(event: E, conclude: Callable[[E], None] | None = None, place: Place | No
 
 
 def _nothing() -> None:
-    """The caller is no front end's hook: nothing waits for an answer."""
+    """Do nothing: the caller is not a hook, so that no hypervisor waits for an answer."""
 
 
 # --- guests --------------------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list
                     _activate(event, declared, place)
                 conclude()
             except BaseException:
-                # Without the front end's time limit: a NIC that is taken down half-way is worse than a late answer.
+                # The front end's time limit ends here: a NIC that is half taken down is worse than a late answer.
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 if nic and is_new:
                     guests.remove_owner(session, nic.owner)
@@ -85,14 +86,14 @@ def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list
 
 
 def _with_network(declared: declaration.Config, event: NicEvent) -> declaration.Config:
-    """The configuration, with the network that the event describes."""
+    """Return the configuration, extended by the network that the event describes."""
     network = event.network
     return declared.plus(network, implied(network)) if network else declared
 
 
 @contextmanager
 def _renamed(session: Session, event: NicEvent | None) -> Iterator[None]:
-    """Give the NIC its new name, and the old one again if what follows fails."""
+    """Rename the NIC; give it its old name again if the body of the context fails."""
     if event is None or not event.rename:
         yield
         return
@@ -101,7 +102,7 @@ def _renamed(session: Session, event: NicEvent | None) -> Iterator[None]:
     try:
         yield
     except Abandoned:
-        # The hook does it now, and finds the NIC renamed.
+        # The hook serves this call in its own process now, and recognises the NIC by its new name.
         raise
     except BaseException:
         session.kernel.rename(event.ifname, event.rename)
@@ -109,7 +110,7 @@ def _renamed(session: Session, event: NicEvent | None) -> Iterator[None]:
 
 
 def _expect(event: GuestEvent, place: Place) -> str:
-    """Remember that the guest will come by live migration."""
+    """Record that a live migration of the guest to this host begins."""
     with place.records() as records:
         for mark in event.domain.marks:
             records.expect(mark)
@@ -117,7 +118,7 @@ def _expect(event: GuestEvent, place: Place) -> str:
 
 
 def _prepare(event: GuestEvent, place: Place) -> str:
-    """Bring up the bridges that the hypervisor will attach the guest's taps to, which do not exist yet."""
+    """Bring up the bridges that the hypervisor will attach the guest's taps to. The taps do not exist yet."""
     declared = place.declared()
     if not declared.parts:
         return ""
@@ -125,7 +126,7 @@ def _prepare(event: GuestEvent, place: Place) -> str:
     networks = [network for _, network in bound if compose.needs(network, declared)]
     if not networks or _are_up({name for network in networks for name in compose.needs(network, declared)}, place):
         return ""
-    # Few calls get here.
+    # Few calls bring up parts of the host.
     from ..engine import host
 
     with place.session(declared) as session:
@@ -134,8 +135,8 @@ def _prepare(event: GuestEvent, place: Place) -> str:
 
 
 def _are_up(names: set[str], place: Place) -> bool:
-    """Whether the admin brought these parts up, so that they stay if the guests on them go. Asks the records and sysfs: opening
-    a session costs more."""
+    """Return whether these parts were brought up on request, so that they stay when the guests on them have gone, and are there.
+    Uses the records and sysfs only: opening a session costs more."""
     if not _has_records():
         return False
     with place.records() as records:
@@ -148,7 +149,8 @@ def _reconnect(event: GuestEvent, place: Place) -> str:
 
 
 def _reconnected(event: GuestEvent, place: Place) -> list[Owner]:
-    """The guest runs: it keeps what it was started with, above all its filter, whatever its description says by now."""
+    """Set up a guest that runs. If its description is no longer valid, or claims nothing any more, restore the recorded objects
+    and above all the filter: a running guest keeps what it was started with."""
     try:
         declared = place.declared()
         if bound := guests.bind(event.domain, declared):
@@ -168,7 +170,8 @@ def _reconnected(event: GuestEvent, place: Place) -> list[Owner]:
 
 
 def _seen(event: GuestEvent, declared: declaration.Config, place: Place, owners: list[Owner]) -> list[Owner]:
-    """Activate a guest that runs unseen: its daemon was killed before it called `started`, or nothing noticed its arrival."""
+    """Activate a guest that runs without having been activated: libvirtd was killed before it called `started`, or the arrival of
+    the guest was missed."""
     return _activate(event, declared, place) if any(owner.phase == "plugged" for owner in owners) else owners
 
 
@@ -196,12 +199,12 @@ def _unplug(event: GuestEvent, place: Place) -> str:
 
 
 def _recorded(event: GuestEvent, place: Place) -> bool:
-    """Whether the records have something of the event's guest, or of its NIC."""
+    """Return whether the event's guest, or its NIC, has a record."""
     if not _has_records():
         return False
     with place.records() as records:
         if event.action is Action.UNPLUG:
-            # A migration that failed before the guest came.
+            # If a migration failed before the guest arrived, forget that it was expected.
             for mark in event.domain.marks:
                 records.expected(mark)
         if isinstance(event, NicEvent):
@@ -210,7 +213,7 @@ def _recorded(event: GuestEvent, place: Place) -> bool:
             found = records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
             if event.action is Action.UNPLUG and event.domain.uuid:
                 found += records.of_domain("", f"name:{event.domain.name}")
-        # A start that was killed left a journal and no record: this clean-up takes it back.
+        # A start that was killed left a journal and no record. Opening a session undoes it.
         return bool(found) or (event.action is Action.UNPLUG and bool(records.journal()[0]))
 
 
@@ -250,11 +253,11 @@ def _network(event: NetworkEvent, place: Place) -> str:
             if os.path.exists(mark):
                 os.unlink(mark)
         return "taken down" if gone else ""
-    # Guests' calls do without it.
+    # Calls for guests do not need it.
     from ..engine import host
 
     with place.session(RECORDS_ALONE) as session:
-        # Before: a process that is killed half-way leaves something to take down.
+        # The mark comes first: if this process is killed half-way, the call for `down` must not be filtered out.
         with open(mark, "w"):
             pass
         changed = host.up_network(session, network, event.owner, event.frontend)
@@ -262,8 +265,8 @@ def _network(event: NetworkEvent, place: Place) -> str:
 
 
 def _parts(event: PartsEvent, place: Place) -> str:
-    """Keep the declaration in a file for as long as its parts, or guests on them, are there."""
-    # Guests' calls do without them.
+    """Bring parts up or take them down. Keep their declaration in a file for as long as the parts, or guests on them, exist."""
+    # Calls for guests do not need them.
     from ..engine import host, takeover
 
     path = f"{configuration.RUNTIME}/{event.owner}.toml"
@@ -288,7 +291,7 @@ def _parts(event: PartsEvent, place: Place) -> str:
 
 
 def withdraw(session: Session) -> None:
-    """Take back the declarations that were stopped and that nothing uses any more."""
+    """Remove the stopped declarations that nothing uses any more."""
     if not os.path.isdir(configuration.RUNTIME):
         return
     for path in configuration.toml_files(configuration.RUNTIME):
@@ -316,7 +319,7 @@ def _kept(path: str) -> str:
 
 
 def _keep(path: str, text: str) -> None:
-    """Write a file in one go, or remove it. Raises VmnetError."""
+    """Replace a file atomically; remove it if `text` is "". Raise VmnetError."""
     try:
         if not text:
             if os.path.exists(path):

@@ -1,5 +1,5 @@
-"""Where an event is carried out: the configuration, the kernel and the records of one place. `Here` is the process of one call;
-the agent has a place of its own, which stays."""
+"""The place where an event is carried out: its configuration, kernel edge and records. `Here` is the process of one call; the
+agent has a resident place (agent/place.py)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Place(Protocol):
-    """What events.py needs of a place. `session` without a configuration has the declared one."""
+    """The interface of a place that events.py uses. `session` uses the declared configuration by default."""
 
     def declared(self) -> declaration.Config: ...
     def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]: ...
@@ -25,27 +25,27 @@ class Place(Protocol):
 
 
 class Here:
-    """This process, for one call."""
+    """The place of one call in its own process."""
 
     def __init__(self) -> None:
         self._declared: declaration.Config | None = None
 
     def declared(self) -> declaration.Config:
-        """Return the configuration, read once: a call sees one state of it. Raises ConfigError."""
+        """Return the configuration. It is read once, so that a call sees one state of it. Raise ConfigError."""
         if self._declared is None:
             self._declared = configuration.load()
         return self._declared
 
     def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]:
-        """Give a session for as long as the context lasts. Raises VmnetError."""
-        # Calls that do not matter do without the engine.
+        """Open a session for the duration of the context. Raise VmnetError."""
+        # Calls that do not matter do not need the engine.
         from ..engine import session
 
         return session.open(declared or self.declared())
 
     @contextmanager
     def records(self) -> Iterator["Store"]:
-        """Give the records alone. Raises StoreError."""
+        """Open the records alone for the duration of the context. Raise StoreError."""
         # A call that is refused needs no records.
         from ..records.store import Store
 
@@ -57,7 +57,7 @@ class Here:
 
     def announce(self, calls: Sequence[tuple[str, str, str]]) -> None:
         """See kernel.announcement.announce."""
-        # Only a guest that begins to run is announced.
+        # Only guests that start to run are announced.
         from ..kernel import announcement
 
         announcement.announce(calls)
@@ -65,7 +65,7 @@ class Here:
     def await_arrival(self, owners: Sequence["Owner"]) -> None:
         """See engine.migration.detach."""
         if owners:
-            # Few guests come by live migration.
+            # Few guests arrive by live migration.
             from ..engine import migration
 
             migration.detach(owners, self.declared())
