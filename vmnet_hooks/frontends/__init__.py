@@ -1,24 +1,25 @@
-"""The registry of front ends: one row each. Every hook reads this file, ignored calls included, so it imports nothing.
+"""The registry of front ends, one row each. Every call of a hook loads this file, ignored calls included, so it imports nothing.
 
-A hook is one installed script, hooks/FOLDER/SCRIPT; "FOLDER/SCRIPT" names it wherever one of them is meant. What a front end does
-is in the module that its row names, see front_end.py.
+A hook is one installed script, hooks/FOLDER/SCRIPT; its name is "FOLDER/SCRIPT". The code of a front end is in the module that
+its row names, see front_end.py.
 """
 
 
 class Row:
-    """What is known of a front end before its module is loaded.
+    """The properties of a front end that are needed without its module.
 
-    `name` is the front end's in events and records, `module` the Python module with its FRONT_END. Its `scripts` are installed in
-    `folder` (default: its name). The package links them to `links`, and an admin may copy or link them to `places`, where `*`
-    stands for anything; `{}` is the script's name in both.
+    `name` is its name in events and records, `module` the Python module that defines FRONT_END. `scripts` are installed in
+    `folder` (default: `name`). The package links them to `links`; an admin may copy or link them to `places`, where `*` matches
+    any text. `{}` is the script's name in both.
 
-    Argument number `position` is the operation (0: there is none). Only `operations` matter; `preparing` ones matter only where
-    a bridge may be declared. A failure of a `lenient` one must not reach the hypervisor: it would kill a guest that runs. With
-    `variable`, a call matters if that variable is set, or if there is a mark under the values of the variables `mark`.
+    `position` is the number of the argument with the operation (0: no operation). Calls with other operations than `operations`
+    are ignored; those in `preparing` matter only if a bridge may be declared. A failure of an operation in `lenient` must not
+    reach the hypervisor, which would kill a running guest. With `variable`, a call matters only if that environment variable is
+    set, or if a mark exists for the values of the variables `mark` (see hook.has_mark).
 
-    The agent serves the scripts `served`, and needs the standard input of those that read it (`stdin`). It serves calls that
-    agree in the first set variable of `order` (none: in the first argument) one after the other. `described` is the help of
-    `vmnet-hook start --NAME`, for guests that no XML describes.
+    `served` are the scripts that the agent serves. `stdin` is set if they read the standard input. The agent serves calls with
+    the same value of the first variable of `order` that is set (without `order`: the same first argument) one after the other.
+    `described` is the help text of `vmnet-hook start --NAME`, for guests that are not described by XML.
     """
 
     __slots__ = (
@@ -64,11 +65,11 @@ class Row:
         self.described = described
 
     def operation(self, argv: list[str]) -> str:
-        """The operation of a call; "" if it has none."""
+        """Return the operation of a call; "" if it has none."""
         return argv[self.position] if 0 < self.position < len(argv) else ""
 
     def has_place(self, script: str, path: str) -> bool:
-        """Whether `path` is one where an admin puts a copy of the script, or a link to it."""
+        """Return whether `path` is one of `places`, for this script."""
         for place in self.places:
             inside, _, end = place.format(script).partition("*")
             if inside in path and path.endswith(end):
@@ -105,7 +106,7 @@ FRONT_ENDS = (
         ("vif-bridge", "vif-route", "vif-nat", "vif-setup"),
         links=("/etc/xen/scripts/vmnet-{}",),
         places=("/scripts*/{}", "/scripts*/vmnet-{}"),
-        # vif-setup runs another script in its own place.
+        # vif-setup is not served: it replaces its process by another script.
         served=("vif-bridge", "vif-route", "vif-nat"),
         order=("vif", "XENBUS_PATH"),
         described="DOMAIN is a guest of Xen's xl: its NICs are those in xenstore.",
@@ -122,12 +123,12 @@ FRONT_ENDS = (
 
 
 def hooks() -> dict[str, Row]:
-    """The rows, by the name of each hook."""
+    """Return the rows by hook name."""
     return {f"{row.folder}/{script}": row for row in FRONT_ENDS for script in row.scripts}
 
 
 def of(path: str) -> str:
-    """The hook that a path stands for; "" if none."""
+    """Return the name of the hook at a path; "" if none."""
     found = hooks()
     name = "/".join(path.split("/")[-2:])
     if name in found:

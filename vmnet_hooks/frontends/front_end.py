@@ -1,4 +1,4 @@
-"""What a front end is: functions from a call of a hook to an event, and back to the hypervisor."""
+"""The interface of front ends: functions that turn a call of a hook into an event, and that answer the hypervisor."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=Event)
 Late = Callable[[object, object], NoReturn]
-"""Raises when the time is over. Called as a signal's handler."""
+"""Raises VmnetError when the time limit has passed. Called as a signal handler."""
 
 
 def _no_limit(seconds: float, late: Late) -> None:
@@ -23,8 +23,8 @@ def _no_limit(seconds: float, late: Late) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """One call of a hook, wherever it is served: in the hook's own process, or in the agent. `parent` is the ID of the process
-    that ran the hook; `declared` loads the configuration; `limit` has `late` called once so many seconds have passed."""
+    """One call of a hook, served either in the hook's own process or in the agent. `parent` is the process ID of the caller of
+    the hook; `declared` loads the configuration; `limit` sets a time limit (seconds) after which `late` is called."""
 
     argv: list[str]
     environ: Mapping[str, str]
@@ -35,11 +35,11 @@ class Request:
 
 
 def _nothing(_event: Event) -> None:
-    """The exit status is all that the hypervisor waits for."""
+    """Do nothing: the hypervisor waits for the exit status only."""
 
 
 def _silent(_request: Request, _reason: str) -> None:
-    """The exit status is all that the hypervisor waits for."""
+    """Do nothing: the hypervisor waits for the exit status only."""
 
 
 def _all(ids: Set[str]) -> Set[str]:
@@ -51,22 +51,22 @@ def _never() -> bool:
 
 
 def _undescribed(_name: str, _declared: "Config") -> tuple[()]:
-    """libvirt's XML describes the guest, or its hook alone knows its NICs."""
+    """Return no events: the guest is described by libvirt's XML, or only its hook knows the NICs."""
     return ()
 
 
 @dataclass(frozen=True)
 class FrontEnd(Generic[E]):
-    """What the module of a front end defines as FRONT_END.
+    """The functions of a front end. Its module defines one as FRONT_END.
 
-    `parse` returns the event of a call, None if there is nothing to do. It raises VmnetError.
-    `conclude` is called when an event was carried out. If it raises VmnetError, what a NicEvent brought is taken away again.
-    `failed` gets a call that failed, and the reason.
-    `alive` returns those of the domains, by id, that run; all of them where the hypervisor can't be asked, because silence is no
-    proof of death. It must not be called where the hypervisor waits for us.
-    `keeps_calls` returns whether the agent must leave calls to the hook's own process, for now.
-    `watch` lets the agent follow what no hook is called for.
-    `nics` returns the events that set up every NIC of a domain that runs, by its name. It raises VmnetError.
+    `parse` returns the event of a call; None if there is nothing to do. It raises VmnetError.
+    `conclude` is called after an event has been carried out. If it raises VmnetError, the NIC of a NicEvent is taken down again.
+    `failed` is called with a call that failed and the reason.
+    `alive` returns the running ones of a set of domain IDs. If the hypervisor can't be asked, it returns all of them: a guest
+    must not be cleaned up because the hypervisor does not answer. It must not be called while the hypervisor waits for a hook.
+    `keeps_calls` returns whether the agent must refuse calls for now, so that hooks serve them in their own process.
+    `watch` makes a Watch for the agent: it reports changes for which no hook is called.
+    `nics` returns the events that set up all NICs of a running domain, by its name. It raises VmnetError.
     """
 
     parse: Callable[[Request], E | None]
@@ -79,6 +79,6 @@ class FrontEnd(Generic[E]):
 
 
 def load(row: Row) -> FrontEnd[Event]:
-    """Import the module of a row; return its FRONT_END."""
+    """Import the module of a row and return its FRONT_END."""
     front_end: FrontEnd[Event] = import_module(row.module).FRONT_END
     return front_end

@@ -1,7 +1,7 @@
-"""Debian's ifupdown: /etc/network/if-up.d and if-down.d, run by run-parts with a stanza of interfaces(5) in the environment.
+"""Debian's ifupdown: hooks in /etc/network/if-up.d and if-down.d. ifup passes the stanza of interfaces(5) in the environment.
 
 A stanza with `ip-routing-table` is a routed network whose uplink is the stanza's interface. Its options are those of
-gnt-networking's vmrouter.ifup; each becomes the option of vmnet.toml(5) with the same meaning.
+gnt-networking's vmrouter.ifup; each is converted to the equivalent option of vmnet.toml(5).
 """
 
 import ipaddress
@@ -21,7 +21,7 @@ from .front_end import FrontEnd, Request
 
 INTERFACES = "/etc/network/interfaces"
 RT_TABLES = ("/usr/share/iproute2", "/etc/iproute2")
-"""Where iproute2 looks for rt_tables and rt_tables.d: the last entry of a name holds."""
+"""The folders with iproute2's rt_tables and rt_tables.d. The last entry of a name takes precedence."""
 
 OPTIONS = {
     "uplink": "",
@@ -30,14 +30,14 @@ OPTIONS = {
     "gateway": "ip-gateway",
     "arp_source": "arp-ip",
 }
-"""Options of a routed network, and how the stanza spells them."""
+"""Options of a routed network, and their names in a stanza."""
 
 _ROWS: Mapping[str, Option] = {row.name: row for row in MODES["routed"].options}
 
 
 @dataclass(frozen=True)
 class Stanza(Network):
-    """A routed network that a stanza declares: errors name the stanza's options."""
+    """A routed network that a stanza declares. Error messages have the names of the stanza's options."""
 
     def error(self, option: str, problem: str) -> ConfigError:
         word = option.rpartition(".")[2]
@@ -45,12 +45,12 @@ class Stanza(Network):
 
 
 def parse(request: Request) -> NetworkEvent | None:
-    """Return the event of a call; None where the stanza is none of ours. Raises InputError."""
+    """Return the event of a call; None if the stanza is not ours. Raise InputError."""
     return event(request.environ)
 
 
 def event(environ: Mapping[str, str]) -> NetworkEvent | None:
-    """Return the event of what ifup, or ifdown, put into the environment. Raises InputError."""
+    """Return the event of the environment that ifup or ifdown set; None if the stanza is not ours. Raise InputError."""
     if "IFACE" not in environ or environ.get("MODE") not in ("start", "stop"):
         raise InputError("IFACE or MODE is not set; ifup and ifdown call this, see vmnet-hook(8)")
     family = environ.get("ADDRFAM", "")
@@ -64,13 +64,14 @@ def event(environ: Mapping[str, str]) -> NetworkEvent | None:
         raise _error(where, "", f"{one_line(repr(ifname))} {error}") from None
     owner = f"ifupdown:{ifname}/{family}"
     if environ["MODE"] == "stop" or not environ.get("IF_IP_ROUTING_TABLE"):
-        # By the record alone: the stanza may have been edited since, so that it is none of ours now.
+        # Clean-up uses the record alone: the stanza may have been edited since `up`, and not be ours any more.
         return NetworkEvent(Action.DOWN, "ifupdown", owner=owner)
     return NetworkEvent(Action.UP, "ifupdown", owner=owner, network=network(environ, ifname, family, where))
 
 
 def network(environ: Mapping[str, str], ifname: str, family: str, where: str) -> Network:
-    """Return the routed network that a stanza declares, as TOML would. Raises ConfigError."""
+    """Return the routed network that a stanza declares, in the same form as if declared in TOML. Raise ConfigError. `where` is
+    the stanza, for error messages."""
     words = {key: environ.get(f"IF_{key.upper().replace('-', '_')}", "") for key in (*OPTIONS.values(), "address", "netmask")}
     if len(words["ip-routes"].split()) > 1:
         raise _error(
@@ -120,7 +121,7 @@ def _quoted(text: str) -> str:
 
 
 def _switch(environ: Mapping[str, str], where: str, option: str, refused: bool | None) -> bool | None:
-    """The value of an option that is 0 or 1; None if it is not given. Raises ConfigError if it is the `refused` one."""
+    """Return the value of an option that is 0 or 1; None if it is not given. Raise ConfigError if the value is `refused`."""
     text = environ.get(f"IF_{option.upper().replace('-', '_')}", "")
     if text not in ("", "0", "1"):
         raise _error(where, option, f"{_quoted(text)} is neither 0 nor 1")
@@ -140,7 +141,7 @@ def _parsed(row: Option, text: str, where: str) -> Any:
 
 
 def _own(address: str, netmask: str) -> Any:
-    """The interface's own address by the stanza; None if it has none. ifup has refused a malformed one."""
+    """Return the interface's own address in the stanza; None if there is none. ifup has already refused malformed ones."""
     try:
         return ipaddress.ip_interface(address if "/" in address or not netmask else f"{address}/{netmask}")
     except ValueError:
@@ -148,7 +149,7 @@ def _own(address: str, netmask: str) -> Any:
 
 
 def _table(word: str, where: str) -> int:
-    """The number of a routing table; a name is looked up where iproute2 looks."""
+    """Return the number of a routing table. A name is looked up in iproute2's files."""
     if re.fullmatch(r"[0-9]{1,10}", word, re.ASCII):
         number = int(word)
     else:

@@ -1,6 +1,6 @@
 """libvirt's qemu hook (https://libvirt.org/hooks.html): argv DOMAIN OPERATION SUB-OPERATION EXTRA, the domain's XML on stdin.
 
-Never call libvirt from here: it waits for us.
+A hook must not call libvirt, which waits for the hook: that is a deadlock.
 """
 
 import re
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "urn:vmnet-hooks:domain:1"
 MAX_BYTES = 8 << 20
-"""libvirt's own domains are a few 10 kB."""
+"""Bytes of a domain's XML, at most. Usual domains have some 10 kB."""
 
 _ACTIONS = {
     "migrate": Action.INCOMING,
@@ -35,7 +35,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 def parse(request: Request) -> GuestEvent:
-    """Return the event of a call. Raises InputError; but clean-up goes by the domain's name if the XML can't be read."""
+    """Return the event of a call. Raise InputError. For clean-up, XML that can't be read is no error: the domain's name is
+    enough."""
     argv = request.argv
     if len(argv) < 3:
         raise InputError("usage: qemu DOMAIN OPERATION SUB-OPERATION EXTRA <domain.xml (libvirt calls this, see vmnet-hook(8))")
@@ -50,11 +51,11 @@ def parse(request: Request) -> GuestEvent:
 
 
 def parse_domain(data: bytes, where: str) -> Domain:
-    """Return the domain that libvirt's XML describes. Raises InputError."""
+    """Return the domain that libvirt's XML describes. Raise InputError, for `where`."""
     if len(data) > MAX_BYTES:
         raise InputError(f"{where}: larger than {MAX_BYTES >> 20} MiB; not a domain of libvirt's")
     if b"\0" in data:
-        # The parser would stop there, or take it for UTF-16.
+        # libxml2 would stop at the NUL byte, or take the data for UTF-16.
         raise InputError(f"{where}: holds NUL bytes; libvirt writes UTF-8 without any")
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True)
     try:
@@ -80,7 +81,7 @@ def _vif(index: int, element: etree._Element) -> Vif:
         found = element.find(path)
         return (found.get(key) or "") if found is not None else ""
 
-    # macvtap and passed-through devices have no tap of ours to work on.
+    # With macvtap and passed-through devices, there is no tap that we can set up.
     has_tap = element.get("type") not in ("direct", "hostdev", "vdpa", "vhostuser", "user")
     return Vif(
         mac=attribute("mac", "address").strip().lower(),
@@ -116,7 +117,7 @@ def _claims(root: etree._Element, where: str) -> list[Claim]:
 
 
 def _trunk(interface: etree._Element, where: str) -> tuple[int | None, tuple[int, ...] | None]:
-    """Return the NIC's `vlan='10'` and `tagged='20,30-39'`; None where it has none, and the network's hold."""
+    """Return the NIC's `vlan='10'` and `tagged='20,30-39'`; None for an absent attribute, so that the network's VLANs apply."""
     vlan, tagged = interface.get("vlan"), interface.get("tagged")
     try:
         untagged = None if vlan is None else values.integer(1, 4094)(int(vlan) if vlan.isdecimal() else vlan)
@@ -143,8 +144,8 @@ def _known(element: etree._Element, attributes: Sequence[str], where: str) -> No
 
 
 def alive(uuids: Set[str]) -> Set[str]:
-    """Return those of the domains that run; all of them if libvirt can't be asked."""
-    # libvirt's library is large, and no hook asks.
+    """Return the running ones of the domains; all of them if libvirt can't be asked."""
+    # libvirt's library is large, and no hook calls this.
     from . import libvirt_connection
 
     return libvirt_connection.alive(uuids)
@@ -152,7 +153,7 @@ def alive(uuids: Set[str]) -> Set[str]:
 
 def watch(changed: Callable[[str, str], None], arrived: Callable[[str], None], lost: Callable[[], None]) -> "Watch":
     """See watch.Watcher."""
-    # For the agent alone: libvirt's library is large.
+    # libvirt's library is large, and only the agent calls this.
     from . import libvirt_events
 
     return libvirt_events.watch(changed, arrived, lost)

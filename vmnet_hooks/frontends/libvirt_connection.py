@@ -1,4 +1,4 @@
-"""Conversations with libvirtd, for the command line and the agent: a hook that talks to libvirt waits for itself.
+"""Requests to libvirtd, for the command line and the agent. A hook must not make any: libvirtd waits for it.
 
 Metadata: https://libvirt.org/formatdomain.html#custom-metadata
 """
@@ -25,7 +25,7 @@ URI = "qemu:///system"
 
 
 class LibvirtError(Unreachable):
-    """libvirt refused, or is not there."""
+    """libvirt refused the request, or can't be reached."""
 
 
 @contextmanager
@@ -44,13 +44,13 @@ def _connection() -> Iterator[Any]:
 
 
 def domain_xml(name: str) -> bytes:
-    """Return the XML of a domain: live if it runs, else as defined. Raises LibvirtError."""
+    """Return the XML of a domain: the live one if it runs, else the persistent one. Raise LibvirtError."""
     with _connection() as connection:
         return connection.lookupByName(name).XMLDesc(0).encode()
 
 
 def known_macs() -> set[str]:
-    """Return every MAC of every domain of this host; none if libvirt is not there."""
+    """Return the MACs of all NICs of all domains of this host; none if libvirt can't be reached."""
     try:
         with _connection() as connection:
             documents = [etree.fromstring(domain.XMLDesc(0)) for domain in connection.listAllDomains()]
@@ -60,7 +60,7 @@ def known_macs() -> set[str]:
 
 
 def alive(uuids: Set[str]) -> Set[str]:
-    """Return those of the UUIDs whose domains run; all of them if libvirt can't be asked: silence is no proof of death."""
+    """Return the UUIDs of the domains that run; all UUIDs if libvirt can't be asked, because then the guests may still run."""
     if not uuids or libvirt is None:
         return uuids
     try:
@@ -71,8 +71,8 @@ def alive(uuids: Set[str]) -> Set[str]:
 
 
 def claim(domain: str, vif: Vif) -> None:
-    """Write a NIC's claim into the domain's metadata, live and persistent, in place of an older one."""
-    # libvirt adds the namespace, and removes it again.
+    """Write a NIC's claim into the domain's metadata, live and persistent. It replaces an older claim of that NIC."""
+    # libvirt itself adds the namespace to metadata, and removes it.
     interface = etree.Element("interface", {"mac": vif.mac, "network": vif.network})
     if not vif.filter:
         interface.set("filter", "no")
@@ -86,7 +86,7 @@ def claim(domain: str, vif: Vif) -> None:
 
 
 def unclaim(domain: str, mac: str) -> None:
-    """Remove a NIC's claim from the domain's metadata. Raises InputError if there is none."""
+    """Remove a NIC's claim from the domain's metadata. Raise InputError if there is none."""
     _edit(domain, mac, None)
 
 

@@ -1,8 +1,9 @@
-"""libvirt's events: NICs that came and went, guests that have arrived, domains whose claims changed.
+"""libvirt's events: NICs that were attached or detached, guests that arrived by live migration, changed claims.
 
-For the agent alone: a hook that talks to libvirt waits for itself. Callbacks come from the thread in `loop` and must only take
-note. A call to libvirtd waits for the hooks that libvirtd runs, those of the same domain above all, so its caller must hold no
-lock that a hook's work needs. https://libvirt.org/html/libvirt-libvirt-domain.html#virConnectDomainEventRegisterAny
+Only the agent uses them: a hook must not call libvirt, which waits for the hook. Callbacks run in the thread of `loop` and must
+return at once. A request to libvirtd waits until libvirtd's hooks have ended, in particular those of the same domain, so the
+caller must not hold a lock that a hook needs.
+https://libvirt.org/html/libvirt-libvirt-domain.html#virConnectDomainEventRegisterAny
 """
 
 import threading
@@ -18,13 +19,13 @@ from .libvirt import NAMESPACE, parse_domain
 from .libvirt_connection import URI, LibvirtError, libvirt
 
 LOOP_MS = 1000
-"""How often the event loop returns, and can end."""
+"""Interval in milliseconds at which the event loop returns, so that it can end."""
 
 KEEPALIVE_SECONDS, KEEPALIVE_COUNT = 5, 3
 """Keepalive interval, and how many missed replies mean that the connection is dead."""
 
 available = libvirt is not None
-"""Whether there is a Python module to talk to libvirt with."""
+"""Whether the Python module libvirt is installed."""
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def _ours() -> Iterator[None]:
 
 
 def watch(changed: Callable[[str, str], None], arrived: Callable[[str], None], lost: Callable[[], None]) -> "Events":
-    """Return what listens to libvirt. Raises LibvirtError without the Python module."""
+    """Return an object that listens to libvirt's events. Raise LibvirtError if the Python module libvirt is not installed."""
     if not available:
         raise LibvirtError(
             "no Python module libvirt: NICs that are attached to running guests are not seen; install python3-libvirt"
@@ -46,9 +47,10 @@ def watch(changed: Callable[[str, str], None], arrived: Callable[[str], None], l
 
 
 class Events:
-    """See watch.Watch and watch.Watcher. One connection, made anew when it was lost.
+    """A watch.Watch on one connection, which `connect` makes again after it was lost.
 
-    One object in a process, made before any other connection: libvirt knows a single event loop."""
+    A process has only one such object, made before any connection to libvirt: libvirt has one event loop per process.
+    """
 
     def __init__(self, changed: Callable[[str, str], None], arrived: Callable[[str], None], lost: Callable[[], None]) -> None:
         self._changed, self._arrived, self._lost = changed, arrived, lost
@@ -58,13 +60,13 @@ class Events:
         self._timer = libvirt.virEventAddTimeout(LOOP_MS, lambda *_: None, None)
 
     def loop(self, ended: threading.Event) -> None:
-        """Run the event loop until `ended`. Raises LibvirtError."""
+        """Run the event loop until `ended` is set. Raise LibvirtError."""
         while not ended.is_set():
             with _ours():
                 libvirt.virEventRunDefaultImpl()
 
     def connect(self) -> None:
-        """Connect, and listen from then on. Raises LibvirtError; then there is no connection."""
+        """Connect and register for events. Raise LibvirtError; then there is no connection."""
         with _ours():
             connection = libvirt.openReadOnly(URI)
             try:
@@ -83,7 +85,7 @@ class Events:
         self._connection = connection
 
     def domains(self) -> list[str]:
-        """Return the UUIDs of the domains that run. Waits for every hook that libvirt runs now. Raises LibvirtError."""
+        """Return the UUIDs of the running domains. This waits for all hooks that libvirt runs now. Raise LibvirtError."""
         with _ours():
             running = self._connected().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
             return [domain.UUIDString() for domain in running]
@@ -95,22 +97,22 @@ class Events:
         return connection
 
     def wake(self) -> None:
-        """Have the event loop return."""
+        """Make the event loop return."""
         libvirt.virEventUpdateTimeout(self._timer, 0)
 
     def close(self) -> None:
-        """Close the connection, whatever is left of it."""
+        """Close the connection, if there is one. A broken connection is no error."""
         connection, self._connection = self._connection, None
         if connection is not None:
             _close(connection)
 
     def running(self, uuid: str, attached: Collection[str]) -> tuple[Domain, set[str]] | None:
-        """See watch.Watch. Raises LibvirtError or InputError."""
+        """See watch.Watch. Raise LibvirtError or InputError."""
         xml = self._xml(uuid)
         return None if xml is None else (parse_domain(xml, f"{uuid}: XML"), macs(xml, attached))
 
     def _xml(self, uuid: str) -> bytes | None:
-        """The live XML of a domain that runs."""
+        """Return the live XML of a domain; None unless it runs here (see watch.Watch.running). Raise LibvirtError."""
         connection = self._connected()
         try:
             domain = connection.lookupByUUIDString(uuid)
@@ -129,7 +131,7 @@ class Events:
             raise LibvirtError(f"libvirt: {one_line(error)}") from None
 
     def is_active(self, uuid: str) -> bool:
-        """Return whether a domain runs here in any way. Raises LibvirtError."""
+        """Return whether a domain is active here: running, paused or starting. Raise LibvirtError."""
         connection = self._connected()
         try:
             return bool(connection.lookupByUUIDString(uuid).isActive())
@@ -166,7 +168,7 @@ def macs(xml: bytes, aliases: Collection[str]) -> set[str]:
 
 
 def _is_nic(alias: str) -> bool:
-    """Maybe: aliases are libvirt's own (net0), or the admin's, which begin with ua-."""
+    """Return whether an alias may be that of a NIC: libvirt's own aliases of NICs begin with net, an admin's aliases with ua-."""
     return alias.startswith(("net", "ua-"))
 
 

@@ -1,6 +1,5 @@
-"""Plain QEMU's `-netdev tap,script=,downscript=` and libvirt's <script>/<downscript> of type ethernet: argv TAP, nothing else.
-
-domains.d tells which guest a tap belongs to, by `ifname`.
+"""Plain QEMU's `-netdev tap,script=,downscript=`, and libvirt's <script>/<downscript> of type ethernet. The only argument is the
+tap. The claims in domains.d assign taps to guests, by `ifname`.
 """
 
 import os
@@ -15,7 +14,7 @@ from .front_end import FrontEnd, Request
 
 
 def parse(request: Request) -> GuestEvent | None:
-    """Return the event of a call; None where there is nothing to do. Raises InputError or ConfigError."""
+    """Return the event of a call; None if there is nothing to do. Raise InputError or ConfigError."""
     argv = request.argv
     if len(argv) < 2:
         raise InputError("usage: ifup|ifdown TAP (QEMU and libvirt call this, see vmnet-hook(8))")
@@ -25,9 +24,10 @@ def parse(request: Request) -> GuestEvent | None:
         raise InputError(f"tap {argv[1]!r} {error}") from None
     if argv[0].endswith("ifdown"):
         if _is_libvirt(request.parent) and os.path.exists(f"/sys/class/net/{tap}"):
-            # libvirt's own tap is gone by now. This one is another guest's: the start failed because its name was taken.
+            # libvirt has already removed its tap. This one belongs to another guest: the start failed because the name was in
+            # use.
             return None
-        # The configuration may have changed since. The records know whose tap it was.
+        # The configuration may have changed since the start. The record of the tap has the guest.
         return GuestEvent(Action.UNPLUG, "qemu", Domain(""), tap)
     found = configuration.claims_by_tap(request.declared(), tap)
     if found is None:
@@ -40,8 +40,8 @@ def parse(request: Request) -> GuestEvent | None:
 
 
 def _started_follows(domain: str, parent: int) -> bool:
-    """Return whether libvirt will call its own hook at `started`: at a start (also an incoming migration's), not at a hot-plug,
-    when the domain's status file is there already."""
+    """Return whether libvirt will call its hook with `started`: it does at a start and at an incoming migration, but not when it
+    attaches a NIC to a running guest, whose status file exists already."""
     return _is_libvirt(parent) and not os.path.exists(f"/run/libvirt/qemu/{domain}.xml")
 
 

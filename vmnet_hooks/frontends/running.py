@@ -1,4 +1,4 @@
-"""Which guests run no more, by their hypervisors."""
+"""Finds guests that do not run any more, by asking their hypervisors."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from .front_end import load
 
 
 def gone(owners: Sequence[Owner]) -> set[str]:
-    """Return the ids of domains that run no more, as far as their hypervisors can be asked. Must not be called where a hypervisor
-    waits for us."""
+    """Return the IDs of domains that do not run any more, according to their hypervisors. Domains of a hypervisor that can't be
+    asked count as running. Must not be called while a hypervisor waits for a hook."""
     by_name: dict[str, set[str]] = {}
     for owner in owners:
         if owner.domain:

@@ -1,4 +1,4 @@
-"""What the agent hears from a hypervisor, and asks of it: what happens to a guest's NICs while no hook is called."""
+"""The interface between the agent and a hypervisor: events for which no hook is called, and requests."""
 
 import threading
 from collections.abc import Callable, Collection
@@ -9,39 +9,39 @@ from ..model.guest import Domain
 
 
 class Unreachable(VmnetError):
-    """The hypervisor can't be asked now. When it can be again, everything it knows may have changed."""
+    """The hypervisor can't be reached. Until it can be reached again, all domains may change unnoticed."""
 
 
 class Watch(Protocol):
-    """A hypervisor that the agent listens to. `loop`, `connect`, `domains`, `running` and `is_active` raise Unreachable."""
+    """A source of a hypervisor's events. `loop`, `connect`, `domains`, `running` and `is_active` raise Unreachable."""
 
     def loop(self, ended: threading.Event) -> None:
-        """Call back until `ended` is set."""
+        """Run callbacks until `ended` is set."""
 
     def wake(self) -> None:
-        """Have `loop` look at `ended`."""
+        """Make `loop` check `ended`."""
 
     def connect(self) -> None:
-        """Connect, and listen from then on."""
+        """Connect and register for events."""
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Close the connection."""
 
     def domains(self) -> list[str]:
-        """Return the UUIDs of the domains that run."""
+        """Return the UUIDs of the running domains."""
         ...
 
     def running(self, uuid: str, attached: Collection[str]) -> tuple[Domain, set[str]] | None:
-        """Return a domain as it runs here, and the MACs of its NICs with the aliases `attached`; None if it does not run: off,
-        still starting, or about to come or go by live migration. Raises InputError if its description can't be read."""
+        """Return a domain that runs here, and the MACs of its NICs with the aliases `attached`. Return None if it does not run:
+        it is off, still starting, or migrating from or to this host. Raise InputError if its description can't be read."""
         ...
 
     def is_active(self, uuid: str) -> bool:
-        """Return whether a domain runs here in any way."""
+        """Return whether a domain is active here: running, paused or starting."""
         ...
 
 
 Watcher = Callable[[Callable[[str, str], None], Callable[[str], None], Callable[[], None]], Watch]
 """Makes a Watch from three callbacks, which return at once. `changed` gets the UUID of a domain whose NICs or claims changed, and
-the alias of a device that was attached ("" if none was); `arrived` the UUID of a domain that came in by live migration and runs
-now; `lost` is called when the connection is lost. Raises VmnetError where there is nothing to listen with."""
+the alias of the device that was attached ("" if none was). `arrived` gets the UUID of a domain that arrived by live migration and
+runs now. `lost` is called when the connection is lost. Raises VmnetError if the library of the hypervisor is not installed."""

@@ -1,8 +1,7 @@
-"""Xen's vif scripts, as libxl runs them: `SCRIPT online|offline|add|remove [type_if=vif|tap] [VAR=VAL…]`.
+"""Xen's vif scripts: events of the calls that libxl makes (xen_call.py), and the answer to libxl.
 
-`online` and `offline` are about a paravirtual vif (vifDOMID.DEVID), `add` and `remove` about the tap that QEMU made for the
-same NIC of an HVM guest (vifDOMID.DEVID-emu). xenstore describes the NIC, below XENBUS_PATH; libxl waits for `hotplug-status`
-there. https://xenbits.xen.org/docs/unstable/man/xl-network-configuration.5.html
+The NIC is described in xenstore, below XENBUS_PATH. libxl waits until `hotplug-status` is written there.
+https://xenbits.xen.org/docs/unstable/man/xl-network-configuration.5.html
 """
 
 import glob
@@ -27,26 +26,27 @@ from .xen_claim import CLAIMS, backend_of, claim_of, lines
 from .xenstore import XenStore
 
 SECONDS = 37.0
-"""libxl kills a script after 40 s, and reports no reason."""
+"""Time limit of a call. libxl kills a script after 40 s and then reports no reason."""
 
 LAST_WORD = 0.8
-"""How long xenstored has for each question and answer when it is told the reason of a failure."""
+"""Time limit in seconds of each request to xenstored that reports a failure."""
 
 SCRIPTS = "/etc/xen/scripts"
 LOG = "/var/log/xen/xen-hotplug.log"
 PORT_MAC = "fe:ff:ff:ff:ff:ff"
 METRIC, METRIC_EMULATED = 2, 1
-"""As in Xen's vif-route: while the emulated NIC is there, the guest uses it."""
+"""Metrics of routes, those of Xen's vif-route: while the emulated NIC exists, the guest uses it."""
 
 _HANDED_OVER = "VMNET_VIF_SETUP"
-"""Set where vif-setup ran the script: one that leads to vif-setup again, under any name, must not run for ever."""
+"""The environment variable that vif-setup sets for the script that it runs. A script that is vif-setup again, under another name,
+would otherwise loop for ever."""
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------------
 
 
 def parse(request: Request) -> VifEvent | None:
-    """Return the event of a call; None where there is nothing to do. Raises VmnetError."""
+    """Return the event of a call; None if there is nothing to do. Raise VmnetError."""
     script = os.path.basename(request.argv[0])
     if script == "vif-setup":
         script = _set_up(request)
@@ -60,10 +60,10 @@ def parse(request: Request) -> VifEvent | None:
 
 
 def _age() -> float:
-    """How long ago libxl started this process, in seconds: imports take long where all guests start at once."""
+    """Return the seconds since libxl started this process. Imports take long when many guests start at the same time."""
     started = int(lines("/proc/self/stat")[0].rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     age = float(lines("/proc/uptime")[0].split()[0]) - started
-    # libxl would have killed an older process: this one was started by something else.
+    # libxl would have killed an older process, so another program started this one.
     return age if age < SECONDS else 0.0
 
 
@@ -72,7 +72,7 @@ def _late(*_: object) -> NoReturn:
 
 
 def _set_up(request: Request) -> str:
-    """vif-setup: hand over to the script that the environment names."""
+    """Run the script that the environment names in place of vif-setup; does not return. Return "vif-bridge" if it names none."""
     environ = request.environ
     named = environ.get("script", "")
     if not named or _HANDED_OVER in environ or os.path.basename(named).removeprefix("vmnet-") == "vif-setup":
@@ -87,12 +87,12 @@ def _set_up(request: Request) -> str:
 
 
 def event(call: Call, xenstore: XenStore, declared: Config) -> VifEvent:
-    """Return the event that sets a NIC up. Raises VmnetError."""
+    """Return the event that sets a NIC up. Raise VmnetError."""
     backend = xenstore.tree(call.path)
     if not backend:
         raise InputError(f"{call.script}: xenstore has no {call.path}; is the domain gone?")
     full = xenstore.read(f"/local/domain/{call.domid}/name") or f"xen-{call.domid}"
-    # libxl adds this to the name of a guest that comes in by live migration, until it runs here.
+    # libxl appends this to the name of a guest that migrates to this host, until it runs here.
     name = full.removesuffix("--incoming")
     where = f"{one_line(name)}: vif {call.devid}"
     ifname = _ifname(call, backend.get("vifname", ""), where)
@@ -129,7 +129,7 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> VifEvent:
 
 
 def events(name: str, xenstore: XenStore, declared: Config) -> Iterator[VifEvent]:
-    """Yield the events of every NIC of a domain that runs. Raises VmnetError."""
+    """Yield the events that set up all NICs of a running domain. Raise VmnetError."""
     for domid in sorted(filter(str.isdecimal, xenstore.list("backend/vif")), key=int):
         if xenstore.read(f"/local/domain/{domid}/name") != name:
             continue
@@ -146,7 +146,7 @@ def events(name: str, xenstore: XenStore, declared: Config) -> Iterator[VifEvent
 
 
 def nics(name: str, declared: Config) -> list[VifEvent]:
-    """Return the events of every NIC of a domain that runs. Raises InputError if it has none, or another VmnetError."""
+    """Return the events that set up all NICs of a running domain. Raise InputError if it has none, or another VmnetError."""
     found = list(events(name, XenStore(), declared))
     if not found:
         raise InputError(f"{name}: xenstore has no vif of it whose interface is there; see `xl list`, `xl network-list {name}`")
@@ -160,15 +160,15 @@ def _ifname(call: Call, vifname: str, where: str) -> str:
 
 
 def _is_renamed(call: Call, ifname: str) -> bool:
-    """Whether a link of that name is this NIC, which was renamed before."""
+    """Return whether a link of that name is this NIC, renamed by an earlier call."""
     if sysfs.exists(call.ifname) or not sysfs.exists(ifname):
         return False
-    # QEMU's tap does not tell its guest; the records know if another guest has one of that name.
+    # The tap of QEMU does not show its guest. If it belongs to another guest, the records refuse the name later.
     return call.emulated or backend_of(ifname) == f"vif-{call.domid}-{call.devid}" or _recorded(call) == ifname
 
 
 def _recorded(call: Call) -> str:
-    """What our records call the NIC; "" if they do not know it."""
+    """Return the name of the NIC's link in the records; "" if it has no record."""
     if not os.path.exists(f"{store.DIRECTORY}/state.db"):
         return ""
     records = store.Store()
@@ -192,7 +192,7 @@ def _mtu(text: str) -> int:
 
 
 def conclude(event: VifEvent) -> None:
-    """Tell the guest its MTU, run the admin's hooks, tell libxl. Raises VmnetError."""
+    """Run the admin's hooks; after `online`, write the guest's MTU and the success to xenstore. Raise VmnetError."""
     call, backend = event.call, event.backend
     _run_hooks(call, event.ifname, backend)
     if call.command != "online" or backend is None:
@@ -205,17 +205,17 @@ def conclude(event: VifEvent) -> None:
 
 
 def admins_hooks() -> list[str]:
-    """Return the admin's own scripts, which run after ours."""
+    """Return the admin's scripts, which run after ours."""
     return [path for path in sorted(glob.glob(f"{SCRIPTS}/vif-post.d/*.hook")) if os.access(path, os.X_OK)]
 
 
 def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str] | None) -> None:
-    """Run vif-post.d/*.hook in one shell with Xen's functions, as Xen's scripts do. Raises VmnetError."""
+    """Run vif-post.d/*.hook in one shell with Xen's functions, as Xen's scripts do. Raise VmnetError."""
     hooks = admins_hooks()
     if not hooks:
         return
     if backend is None:
-        # The vif leaves; xenstore may have lost its settings already.
+        # On clean-up, the settings of the vif may have been removed from xenstore already.
         backend = _left_behind(call)
         ifname = ifname or call.ifname
     environ = {
@@ -251,7 +251,7 @@ def _left_behind(call: Call) -> dict[str, str]:
 
 
 def failed(request: Request, reason: str) -> None:
-    """Tell libxl the reason, where it waits for one."""
+    """Log the reason of a failure; on set-up, also report it to libxl."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     script = os.path.basename(request.argv[0])
     line = f"{script}: {shortened(reason)}"
@@ -265,12 +265,12 @@ def failed(request: Request, reason: str) -> None:
         if call and call.arrives and (told := XenStore(LAST_WORD)).list(call.path):
             told.write({f"{call.path}/hotplug-error": line, f"{call.path}/hotplug-status": "error"})
     except VmnetError:
-        # The exit status tells libxl of the failure all the same.
+        # libxl also learns of the failure from the exit status.
         pass
 
 
 def alive(domains: Set[str]) -> Set[str]:
-    """Return those of the domains (`xen:DOMID`) that run; all of them if xenstore can't be asked."""
+    """Return the running ones of the domains (`xen:DOMID`); all of them if xenstore can't be read."""
     if not domains:
         return domains
     try:
@@ -280,7 +280,7 @@ def alive(domains: Set[str]) -> Set[str]:
 
 
 def keeps_calls() -> bool:
-    """Return whether there are scripts of the admin: they shall run with the hook's rights, not with the agent's."""
+    """Return whether the admin has scripts: they must run with the privileges of the hook, not of the agent."""
     return bool(admins_hooks())
 
 

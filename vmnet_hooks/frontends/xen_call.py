@@ -1,7 +1,7 @@
-"""One call of a vif script of Xen's: what libxl puts into its words and its environment.
+"""Parses a call of one of Xen's vif scripts, as libxl makes it: `SCRIPT online|offline|add|remove [type_if=vif|tap] [VAR=VAL…]`.
 
-`SCRIPT online|offline|add|remove [type_if=vif|tap] [VAR=VAL…]`. `online` and `offline` are about a paravirtual vif
-(vifDOMID.DEVID), `add` and `remove` about the tap that QEMU made for the same NIC of an HVM guest (vifDOMID.DEVID-emu).
+`online` and `offline` concern a paravirtual vif (vifDOMID.DEVID), `add` and `remove` the tap that QEMU made for the same NIC of
+an HVM guest (vifDOMID.DEVID-emu).
 """
 
 import re
@@ -20,7 +20,8 @@ _PATH = re.compile(r"(?:/?local/domain/\d+/)?backend/vif/(\d{1,5})/(\d{1,5})", r
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a script. `path` is the backend's, in xenstore; `ifname` the link's name as its driver gave it."""
+    """One call of a script. `variables` are the VAR=VAL arguments. `ifname` is the name that the driver gave to the link;
+    `netdev` is from the environment."""
 
     script: str
     command: str
@@ -32,7 +33,7 @@ class Call:
 
     @property
     def path(self) -> str:
-        # Relative to this domain's own path: backends may live in a driver domain.
+        # A path in xenstore, relative to that of this domain: backends may be in a driver domain.
         return f"backend/vif/{self.domid}/{self.devid}"
 
     @property
@@ -49,20 +50,20 @@ class Call:
 
     @property
     def owner(self) -> str:
-        """The id of our records."""
+        """The owner's ID in the records."""
         return f"xen:{self.domid}/{self.vif}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VifEvent(NicEvent):
-    """With the call, and the backend's settings in xenstore: None where the vif leaves."""
+    """An event of a vif. `backend` are the backend's settings in xenstore, None on clean-up."""
 
     call: Call
     backend: Mapping[str, str] | None = None
 
 
 def read_call(script: str, words: Sequence[str], environ: Mapping[str, str]) -> Call | None:
-    """Return what a script was called with; None where Xen's own would do nothing. Raises InputError."""
+    """Return the call of a script with these arguments; None where Xen's own script would do nothing. Raise InputError."""
     variables = {found[1]: found[2] for word in words if (found := VARIABLE.fullmatch(word))}
     command = next((word for word in words if "=" not in word), "")
     if command not in COMMANDS:

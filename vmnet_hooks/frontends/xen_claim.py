@@ -1,4 +1,4 @@
-"""Which network a vif of Xen's is on: a declared one, or one that the vif's own settings in xenstore describe."""
+"""Finds the network of a vif of Xen's: a declared one, or one that the settings of the vif in xenstore describe."""
 
 import glob
 import ipaddress
@@ -22,14 +22,15 @@ _VLAN = re.compile(r"(\d{1,4})(?:(p)|-(\d{1,4})|\+(\d{1,4})x(\d{1,4}))?", re.ASC
 
 @dataclass(frozen=True)
 class Described(Network):
-    """A network that a vif's own settings describe: errors name the setting."""
+    """A network that the settings of a vif describe. Error messages have the name of the setting."""
 
     def error(self, option: str, problem: str) -> ConfigError:
         return ConfigError(f"{self.source}: {option or self.name}: {problem}")
 
 
 def claim_of(call: Call, backend: Mapping[str, str], declared: Config, where: str) -> tuple[Claim, Network | None]:
-    """The claim of a NIC by its own settings: on a declared network, or on one that these settings describe."""
+    """Return the claim that the settings of a NIC make, and the network if no file declares it. Raise InputError or
+    ConfigError."""
 
     def setting(key: str) -> str:
         return backend.get(key) or call.variables.get(key, "")
@@ -46,14 +47,15 @@ def claim_of(call: Call, backend: Mapping[str, str], declared: Config, where: st
         claim = replace(claim, addresses=(private_address(call.domid, call.devid),))
     if isinstance(found, Described):
         found.check()
-        # The bridge that it implies is over that VLAN alone.
+        # The implied bridge carries that VLAN only, so the NIC itself has none.
         if found.mode.implied(found):
             claim = replace(claim, vlan=None, tagged=None)
     return replace(claim, network=found.name), found if isinstance(found, Described) else None
 
 
 def _source(text: str) -> str:
-    """The source that a word of `ip` allows. An address with a prefix length is that one address, unless it is the subnet's."""
+    """Return the source that one word of `ip` allows. An address with a prefix length allows that address alone; a subnet
+    (without host bits) allows the whole subnet."""
     try:
         found = ipaddress.ip_interface(text)
     except ValueError:
@@ -64,8 +66,9 @@ def _source(text: str) -> str:
 
 
 def vlans(text: str) -> tuple[int | None, tuple[int, ...]]:
-    """Return the untagged and the tagged VLANs of `vlan` in xl-network-configuration(5). Terms are ID, IDp
-    (the untagged one), ID-ID, and ID+STEPxCOUNT (COUNT more, STEP apart); a single ID is untagged. Raises ValueError."""
+    """Parse `vlan` of xl-network-configuration(5); return the untagged VLAN (None if none) and the tagged VLANs. Terms, separated
+    by `/`, are ID, IDp (untagged), ID-ID, and ID+STEPxCOUNT (COUNT more, STEP apart). A single ID is untagged. Raise
+    ValueError."""
     untagged: list[int] = []
     tagged: list[int] = []
     terms = text.split("/")
@@ -93,7 +96,7 @@ def vlans(text: str) -> tuple[int | None, tuple[int, ...]]:
 
 
 def private_address(domid: int, devid: int) -> str:
-    """Return the address of a NIC whose settings have none, as in Xen's vif-nat."""
+    """Return the address of a NIC without addresses in its settings, the same as Xen's vif-nat assigns."""
     return f"10.{domid // 256 % 256}.{domid % 256}.{(devid + 1) % 256}"
 
 
@@ -104,7 +107,7 @@ def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: st
     parsed(values.ifname, name, f"{where}: bridge")
     old = f"eth{name.removeprefix('xenbr')}"
     if name.startswith("xenbr") and not is_bridge(name) and is_bridge(old) and name not in declared.links:
-        # The bridge of an old network-bridge is called like the NIC below it.
+        # Old versions of network-bridge gave the bridge the name of the NIC.
         name = old
     found = declared.on_bridge(name)
     same = [n for n in found if (n["vlan"], n["tagged"] or ()) == (claim.vlan, claim.tagged or ())]
@@ -152,12 +155,12 @@ CLAIMS = {"vif-bridge": _bridged, "vif-route": _routed, "vif-nat": _nat}
 
 
 def described(name: str, mode: str, options: dict[str, Any], where: str) -> Described:
-    """Return a network that no file declares. Its name has a colon, which no declared network's has."""
+    """Return a network that no file declares. Its name contains a colon, which names of declared networks can't contain."""
     return Described(SECTIONS["networks"], name, parse_options(MODES[mode].options, options, where), where, MODES[mode])
 
 
 def default_netdev(where: str) -> str:
-    """Return the interface of the default route, IPv4's or else IPv6's. Raises InputError if there is none."""
+    """Return the interface of the default route for IPv4, else for IPv6. Raise InputError if there is none."""
     rows = [line.split() for line in lines("/proc/net/route")[1:]]
     found = [(int(row[6]), row[0]) for row in rows if row[1] == row[7] == "0" * 8 and row[0] != "*"]
     rows = [line.split() for line in lines("/proc/net/ipv6_route")]
@@ -168,7 +171,7 @@ def default_netdev(where: str) -> str:
 
 
 def lines(path: str) -> list[str]:
-    """Return the lines of a file in /proc or /sys; none if there is no such file."""
+    """Return the lines of a file in /proc or /sys; none if it does not exist."""
     try:
         with open(path) as file:
             return file.read().splitlines()
@@ -177,7 +180,7 @@ def lines(path: str) -> list[str]:
 
 
 def is_bridge(name: str) -> bool:
-    """Return whether there is a bridge of that name."""
+    """Return whether a bridge of that name exists."""
     return os.path.isdir(f"{sysfs.ROOT}/{name}/bridge")
 
 
@@ -196,7 +199,7 @@ def _is_aware(bridge: str, declared: Config) -> bool:
 
 
 def _uplink(bridge: str, declared: Config, where: str) -> str:
-    """The one port of a bridge that leads out of the host."""
+    """Return the only port of a bridge that is not a guest's. Raise InputError if there are none or several."""
     part = declared.parts.get(f"bridge:{bridge}")
     ports = list(part["ports"]) if part else []
     for port in [] if ports else sorted(sysfs.files(bridge, "brif")):
@@ -212,7 +215,7 @@ def _uplink(bridge: str, declared: Config, where: str) -> str:
 
 
 def backend_of(port: str) -> str:
-    """vif-DOMID-DEVID if netback made the link, else ""."""
+    """Return vif-DOMID-DEVID if netback made the link, else ""."""
     try:
         found = os.path.basename(os.readlink(f"{sysfs.ROOT}/{port}/device"))
     except OSError:

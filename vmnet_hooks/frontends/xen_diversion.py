@@ -1,12 +1,12 @@
-"""Our scripts in the place of Xen's own: each of Xen's is set aside as NAME.xen by a diversion of dpkg's, and NAME is a link to
-ours. The only file that runs dpkg-divert(1).
+"""Replaces Xen's scripts by ours: a diversion of dpkg moves Xen's script to NAME.xen, and NAME becomes a link to ours. The only
+file that runs dpkg-divert(1).
 
-xl may run NAME at any moment, so NAME is never missing: dpkg-divert only records the diversion (--no-rename), and link(2) and
-rename(2) move the files, which replaces one by another atomically. `divert` and `undivert` both complete what an earlier one
-left when it was killed.
+xl may run NAME at any time, so NAME must always exist: dpkg-divert only records the diversion (--no-rename), and link(2) and
+rename(2) move the files, because rename(2) replaces a file atomically. `divert` and `undivert` complete an earlier call that was
+killed half-way.
 
-Names that Xen ships no more are diverted too, although there is nothing to set aside: dpkg may still list an older Xen's
-conffile, and purging that follows a link that is not diverted, and removes the file at its end, our program.
+Names that Xen does not ship any more are diverted too, although there is nothing to move. dpkg may still list a conffile of an
+older Xen package, and purging that package follows a link that is not diverted: it would remove our program.
 """
 
 import fcntl
@@ -28,10 +28,10 @@ DIRECTORY = "/etc/xen/scripts"
 PACKAGE = "vmnet-hooks"
 SHIPPED = ("vif-bridge", "vif-route", "vif-nat")
 DROPPED = ("network-bridge", "network-route", "network-nat")
-"""Xen ships them no more: a file of such a name is the admin's, and left alone."""
+"""Xen does not ship them any more. A file of such a name is the admin's, and is left alone."""
 DIVERTED = SHIPPED + DROPPED
 UNTOUCHED = ("vif-setup",)
-"""Runs the script that the guest's configuration names."""
+"""Not diverted: it only runs the script that the guest's configuration names."""
 
 
 class Step(Enum):
@@ -45,7 +45,7 @@ class Step(Enum):
 
 
 class At(Enum):
-    """What is found by the name NAME."""
+    """What exists at the path NAME."""
 
     NOTHING = ""
     OURS = "a link to our script"
@@ -54,7 +54,7 @@ class At(Enum):
 
 
 class Aside(Enum):
-    """What is found by the name NAME.xen."""
+    """What exists at the path NAME.xen."""
 
     NOTHING = ""
     SAME = "what NAME is"
@@ -63,7 +63,7 @@ class Aside(Enum):
 
 @dataclass(frozen=True)
 class Script:
-    """A script as it is found. `registered`: dpkg knows of our diversion; `target`: of our link."""
+    """The state of a script. `registered` is set if dpkg has our diversion. `target` is the target of NAME, if NAME is a link."""
 
     path: str
     aside_path: str
@@ -86,7 +86,7 @@ class Script:
 
 
 def to_divert(script: Script) -> tuple[Step, ...]:
-    """Return the steps that make NAME our script. Raises ConflictError."""
+    """Return the steps that make NAME our script. Raise ConflictError."""
     if script.is_foreign:
         return to_undivert(script)
     understood = script.registered and (script.at is At.NOTHING or script.aside is Aside.SAME)
@@ -101,8 +101,8 @@ def to_divert(script: Script) -> tuple[Step, ...]:
 
 
 def to_undivert(script: Script) -> tuple[Step, ...]:
-    """Return the steps that restore what was there before us. Nothing that is not ours is lost: a script that the admin put in
-    the place of our link stays, and so does Xen's own at NAME.xen."""
+    """Return the steps that restore the state before `divert`. Files that are not ours are kept: if the admin replaced our link
+    by a script, both that script and Xen's own at NAME.xen stay."""
     steps = []
     if script.is_ours:
         steps.append(Step.UNLINK if script.aside is Aside.NOTHING else Step.RESTORE)
@@ -116,14 +116,14 @@ def to_undivert(script: Script) -> tuple[Step, ...]:
 
 
 def stays(script: Script) -> str:
-    """Return a warning about what `to_undivert` can't restore, "" if there is nothing."""
+    """Return a warning about files that `to_undivert` can't restore; "" if there are none."""
     if script.registered and script.at is At.FILE and script.aside is Aside.OTHER:
         return f"{script.path} is not ours and stays; Xen's own stays at {script.aside_path}"
     return ""
 
 
 def half_done(script: Script) -> bool:
-    """Return whether an earlier call was killed half-way, or something was changed by hand."""
+    """Return whether an earlier call was killed half-way, or the files were changed by hand."""
     try:
         return bool(to_divert(script) and to_undivert(script))
     except ConflictError:
@@ -131,7 +131,7 @@ def half_done(script: Script) -> bool:
 
 
 def directory() -> str:
-    """Return the folder where Xen looks for scripts that are named without a path. Raises InputError."""
+    """Return the folder in which Xen looks up scripts that are named without a path. Raise InputError."""
     source = f"{DIRECTORY}/hotplugpath.sh"
     try:
         text = Path(source).read_text("utf-8", "replace")
@@ -147,7 +147,7 @@ def directory() -> str:
 
 
 def hook(name: str) -> str:
-    """Return the path of our script of that name, in this checkout or under this prefix; "" if there is none."""
+    """Return the path of our script of that name, in this checkout or under this prefix; "" if none."""
     for folder in Path(__file__).resolve().parents[1:]:
         for hooks in ("hooks", "lib/vmnet-hooks/hooks"):
             path = folder / hooks / "xen" / name
@@ -157,7 +157,7 @@ def hook(name: str) -> str:
 
 
 def look(path: str, registered: Mapping[str, str]) -> Script:
-    """Return what is found at `path` and beside it."""
+    """Return the state of the script at `path`, and of `path`.xen."""
     aside_path = registered.get(path, f"{path}.xen")
     at = At.NOTHING
     name = os.path.basename(path).removeprefix("vmnet-")
@@ -173,7 +173,7 @@ def look(path: str, registered: Mapping[str, str]) -> Script:
 
 
 def _same(one: str, other: str) -> bool:
-    """One file under two names, or two equal files: Xen's package was installed again, half-way."""
+    """Return whether two paths are one file, or files with equal content (the installation of Xen's package was interrupted)."""
     first, second = os.lstat(one), os.lstat(other)
     if os.path.samestat(first, second):
         return True
@@ -183,7 +183,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def registered() -> dict[str, str]:
-    """Return our diversions, {NAME: NAME.xen}; none where there is no dpkg. Raises VmnetError."""
+    """Return our diversions, {NAME: NAME.xen}; none if there is no dpkg. Raise VmnetError."""
     if not shutil.which("dpkg-divert"):
         return {}
     pattern = rf"^diversion of (/.*) to (/.*) by {PACKAGE}$"
@@ -203,7 +203,7 @@ def _dpkg_divert(*words: str) -> str:
 
 
 def divert(where: str) -> tuple[list[Script], list[str]]:
-    """Put our scripts in the place of Xen's, all or none. Return those that changed, as they were, and warnings. Raises
+    """Replace Xen's scripts by ours, all or none. Return the scripts that changed, as they were before, and warnings. Raise
     VmnetError."""
     if not os.path.isdir(where):
         raise VmnetError(f"{where} does not exist; install Xen's tools first (xen-utils-common)")
@@ -217,7 +217,8 @@ def divert(where: str) -> tuple[list[Script], list[str]]:
 
 
 def undivert() -> tuple[list[Script], list[str]]:
-    """Undo `divert`, in every folder that dpkg records: hotplugpath.sh may have been edited, or be gone. Raises VmnetError."""
+    """Undo `divert` in every folder for which dpkg has a diversion: hotplugpath.sh, which names the folder, may have been edited
+    or removed. Return the same as `divert`. Raise VmnetError."""
     with _locked():
         known = registered()
         paths = dict.fromkeys([*(f"{DIRECTORY}/{name}" for name in DIVERTED), *known])
@@ -228,7 +229,7 @@ def undivert() -> tuple[list[Script], list[str]]:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """Exclude another process of ours. dpkg needs no lock: it reads its diversions anew when they have changed."""
+    """Exclude other processes of ours. dpkg needs no lock: it reads its diversions again when they have changed."""
     if not shutil.which("dpkg-divert"):
         raise VmnetError("no dpkg-divert: not a Debian system; name our scripts in xl.cfg instead: script=vmnet-vif-bridge")
     with ExitStack() as opened:
@@ -240,7 +241,7 @@ def _locked() -> Iterator[None]:
 
 
 def _carry_out(plans: Sequence[tuple[Script, Sequence[Step]]]) -> list[Script]:
-    """Carry out the steps; return the scripts that had any. If a step fails, those before it are taken back."""
+    """Carry out the steps; return the scripts that had any. If a step fails, undo the steps before it."""
     with ExitStack() as undo:
         for script, steps in plans:
             try:
@@ -255,12 +256,12 @@ def _carry_out(plans: Sequence[tuple[Script, Sequence[Step]]]) -> list[Script]:
 
 
 def _new(script: Script) -> str:
-    """The file that a rename makes NAME. xl does not run it under this name."""
+    """Return the temporary path of a file that is then renamed to NAME. xl never runs this path."""
     return f"{os.path.dirname(script.path)}/.{script.name}.{PACKAGE}"
 
 
 def _take(step: Step, script: Script) -> Callable[[], None]:
-    """Take the step; return the function that takes it back."""
+    """Carry out a step; return the function that undoes it."""
     path, aside, old = script.path, script.aside_path, script.target if script.is_ours else ""
 
     def add() -> None:
@@ -290,7 +291,7 @@ def _take(step: Step, script: Script) -> Callable[[], None]:
         os.unlink(aside)
 
     def put_back() -> None:
-        """NAME.xen stays: its own step removes it, or it was there before."""
+        """Restore NAME and keep NAME.xen: another step removes it, or it existed before."""
         os.link(aside, _new(script), follow_symlinks=False)
         take_over()
 

@@ -1,7 +1,7 @@
-"""Xen's network scripts: `SCRIPT start|stop|status [VAR=VAL…]`, which xend ran when it started, and admins' wrappers run since.
+"""Xen's network scripts: `SCRIPT start|stop|status [VAR=VAL…]`. xend ran them when it started; today, scripts of admins do.
 
-What `start` declares is kept in a file under configuration.RUNTIME, where every command finds it, until `stop` or the next
-boot. It is brought up as by `vmnet-hook up`, safe takeover included.
+The declaration that `start` makes is stored in a file in configuration.RUNTIME, where every command reads it, until `stop` or the
+next boot. It is brought up like by `vmnet-hook up`, including the safe takeover of addresses.
 """
 
 import json
@@ -36,7 +36,7 @@ _ENVIRON = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 def parse(request: Request) -> PartsEvent | None:
-    """Return the event of a call; print the `status`, and return None, if it asks for that. Raises VmnetError."""
+    """Return the event of a call. For `status`, print the status and return None. Raise VmnetError."""
     script = os.path.basename(request.argv[0])
     command, variables = _read(script, request.argv[1:])
     return _SCRIPTS[script](command, variables)
@@ -86,7 +86,7 @@ def _bridge(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
         return None
     stem = f"network-bridge-{bridge}"
     tables: dict[str, dict[str, Any]] = {}
-    # A broken file must not keep `stop` from working.
+    # An invalid configuration must not prevent `stop`.
     declared = configuration.load() if command == "start" else declaration.Config({})
     part = declared.parts.get(f"bridge:{bridge}")
     if command == "start" and part and not part.source.startswith(configuration.RUNTIME):
@@ -111,7 +111,8 @@ def _bridge(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
 
 
 def _port_and_bridge(variables: Mapping[str, str]) -> tuple[str, str]:
-    """The port and the bridge, as Xen's script finds them. Once the bridge is up, the default route leads through it."""
+    """Return the port and the bridge, determined like in Xen's script. Once the bridge is up, the default route is on the bridge,
+    so the port is taken from the declaration of an earlier call."""
     vifnum = variables.get("vifnum", "")
     netdev = variables.get("netdev") or (f"eth{vifnum}" if vifnum else "")
     bridge = variables.get("bridge", "")
@@ -130,7 +131,7 @@ def _port_and_bridge(variables: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _port_of(bridge: str) -> str:
-    """The port of a bridge that an earlier call declared; "" if none did."""
+    """Return the port of a bridge that an earlier call declared; "" if none."""
     try:
         return configuration.read_toml(f"{configuration.RUNTIME}/network-bridge-{bridge}.toml")["bridges"][bridge]["ports"][0]
     except (ConfigError, LookupError):
@@ -203,7 +204,7 @@ _SCRIPTS = {"network-bridge": _bridge, "network-route": _route, "network-nat": _
 
 
 def _print_output(*command: str) -> None:
-    """Print a program's output and errors on our standard output."""
+    """Print the output and the errors of a program on our standard output."""
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_ENVIRON
     )

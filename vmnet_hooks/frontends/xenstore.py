@@ -1,7 +1,7 @@
-"""xenstore, through Xen's Python binding where there is one for this Python, else through the xenstore-* programs.
+"""xenstore, through Xen's Python binding if there is one for this Python version, else through the xenstore-* programs.
 
-Paths without a leading slash are below this domain's own (/local/domain/0). A xenstored that hangs must not hang a hook: xl
-waits 40 s for it. https://xenbits.xen.org/docs/unstable/misc/xenstore-paths.html
+Paths without a leading slash are relative to that of this domain (/local/domain/0). Requests have a time limit: xl kills a hook
+after 40 s, and xenstored may hang. https://xenbits.xen.org/docs/unstable/misc/xenstore-paths.html
 """
 
 import glob
@@ -15,18 +15,18 @@ from typing import Any
 from ..errors import VmnetError, one_line
 
 SECONDS = 8.0
-"""Time limit of one request."""
+"""Time limit of one request, in seconds."""
 
 _BINDINGS = "/usr/lib/xen-*/lib/python"
 _PROGRAMS = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/lib/xen-common/bin"
 
 
 class XenStoreError(VmnetError):
-    """xenstored is not there, or does not answer."""
+    """xenstored does not run, or does not answer."""
 
 
 class XenStore:
-    """A connection to xenstored. Raises XenStoreError."""
+    """A connection to xenstored. Methods raise XenStoreError."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         module = _binding()
@@ -34,20 +34,20 @@ class XenStore:
         self._store: _Binding | _Programs = self._within(lambda: _Binding(module.xs())) if module else _Programs()
 
     def read(self, path: str) -> str | None:
-        """Return a value; None if there is none."""
+        """Return a value; None if the path does not exist."""
         return self._within(lambda: self._store.read(path))
 
     def list(self, path: str) -> list[str]:
-        """Return the keys below a path; none if there is no such path."""
+        """Return the keys below a path; none if the path does not exist."""
         return self._within(lambda: self._store.list(path))
 
     def tree(self, path: str) -> dict[str, str]:
-        """Return the values right below a path, by key."""
+        """Return the values directly below a path, by key."""
         found = {key: self.read(f"{path}/{key}") for key in self.list(path)}
         return {key: value for key, value in found.items() if value is not None}
 
     def write(self, values: Mapping[str, str]) -> None:
-        """Write values by path, in this order."""
+        """Write values (by path) in the given order."""
 
         def write_all() -> None:
             for path, value in values.items():
@@ -56,7 +56,8 @@ class XenStore:
         self._within(write_all)
 
     def _within(self, ask: Callable[[], Any]) -> Any:
-        """Return what `ask` returns. It runs in its own thread: the binding blocks in C, where no signal interrupts it."""
+        """Return the result of `ask`. It runs in its own thread, because the binding blocks in C, where signals do not
+        interrupt it."""
         answer: list[Any] = []
 
         def run() -> None:
@@ -94,7 +95,7 @@ class _Binding:
 
 
 class _Programs:
-    """-R gives raw values; without it, the programs take a backslash for the start of an escape."""
+    """The xenstore-* programs. -R means raw values: without it, the programs interpret backslashes as escapes."""
 
     def _run(self, *words: str) -> str | None:
         try:
@@ -123,7 +124,7 @@ class _Programs:
 
 
 def _binding() -> Any | None:
-    """The module xen.lowlevel.xs; None if Xen has none for this Python."""
+    """Return the module xen.lowlevel.xs; None if Xen has none for this Python version."""
     for folder in sorted(glob.glob(_BINDINGS), reverse=True):
         sys.path.append(folder)
         try:
