@@ -1,1 +1,2 @@
-"""vmnet-hookd, the resident agent: the same engine, kept warm, and what no short-lived hook can see."""
+"""vmnet-hookd, the resident agent: serves hooks with an engine that stays loaded, and handles events for which no hook is
+called."""

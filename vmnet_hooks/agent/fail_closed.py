@@ -1,7 +1,7 @@
-"""Fail closed: after another program has flushed our filters, and until they are restored, nothing that guests send passes.
+"""Fail closed: after another program has flushed our filters, and until they are restored, packets of guests are dropped.
 
-The agent's tables (ruleset.KEEPERS) are owned by its netlink socket, so `nft flush ruleset` does not remove them. They mark what
-a guarded tap sends before our filter, and drop what is still marked after it. The filter itself removes the mark.
+The agent's tables (ruleset.KEEPERS) are owned by its netlink socket, so `nft flush ruleset` does not remove them. They mark
+packets from a guarded tap before our filter, and drop those that are still marked after it. The filter itself clears the mark.
 """
 
 from collections.abc import Collection

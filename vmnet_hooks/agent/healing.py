@@ -1,6 +1,7 @@
-"""Self-healing: what others take away or change of what is set up is put back, from the records, as soon as the kernel tells.
+"""Self-healing: if another program changes or removes an object that is set up, the agent restores it from the records as soon as
+the kernel reports the change.
 
-Whoever takes the same thing away again and again is not fought: it is left alone for a while, longer each time.
+If an object keeps disappearing, the agent logs it once and pauses, longer each time.
 """
 
 import os
@@ -27,32 +28,32 @@ from ..model.owner import Owner
 from .fail_closed import Keeper
 
 GATHER_SECONDS = 0.02
-"""What is done at once comes as many notifications."""
+"""Time to wait for more notifications after the first one: one command causes many."""
 
 POLL_SECONDS = 0.25
-"""Of proxy neighbours, of which the kernel tells nothing."""
+"""Interval at which proxy neighbours are read: the kernel sends no notifications about them."""
 
 WALK_SECONDS = 2.0
-"""One owner at a time: some sysctls are told by nobody."""
+"""Interval at which the objects of the next owner are read: the kernel sends no notifications about some sysctls."""
 
 FIGHT_TIMES, FIGHT_SECONDS = 5, 10.0
 """Restores of one object allowed per FIGHT_SECONDS; beyond that we back off."""
 
 PAUSE_SECONDS, LONGEST_PAUSE, FILTER_PAUSE = 5.0, 60.0, 2.0
-"""For how long it is left alone then: at first, at most, and at most if it keeps guests from spoofing."""
+"""The first pause, the longest pause, and the longest one for nftables objects, which keep guests from spoofing."""
 
 RETRY_SECONDS = 2.0
-"""When what can't be mended is tried again; later each time."""
+"""The first pause after an object could not be restored. It doubles with each failure."""
 
 ALL_PAUSE = 10
-"""Looking at everything: at most an eleventh of the time."""
+"""A check of everything is followed by a pause of that many times its duration."""
 
 NAMED = 3
-"""How many things a line names."""
+"""Objects that one line of the log names, at most."""
 
 
 class Patience:
-    """What may be put back when, by key. `now` is any clock in seconds."""
+    """Decides which keys may be restored at which time. `now` is from any monotonic clock, in seconds."""
 
     def __init__(self) -> None:
         self._times: dict[str, list[float]] = {}
@@ -62,12 +63,12 @@ class Patience:
         self._waiting: set[str] = set()
 
     def allows(self, key: str, now: float) -> bool:
-        """Whether it may be tried; an element only if its table may."""
+        """Return whether a key may be restored now; an nft element only if its table may, too."""
         return all(self._until.get(name, now) <= now for name in (key, NftElement.table_of_key(key)))
 
     def mended(self, keys: Iterable[str], now: float) -> dict[str, float]:
-        """These were put back. Returns those that somebody fights about, with the seconds for which they are left alone: once,
-        and not again while the fight goes on."""
+        """Note that keys were restored. Return the keys that another program keeps removing and that now pause, with the seconds
+        of the pause. A key is returned once, and not again while that goes on."""
         fought = {}
         for key in keys:
             if key in self._failing:
@@ -77,7 +78,7 @@ class Patience:
             times = [at for at in self._times.get(key, ()) if at > now - FIGHT_SECONDS] + [now]
             self._times[key] = times
             if key in self._pause:
-                # A try after a pause. If it holds, a longer one does no harm.
+                # A restore after a pause. If the object stays, the longer pause does no harm.
                 self._rest(key, 2 * self._pause[key], now)
             elif len(times) > FIGHT_TIMES:
                 fought[key] = self._rest(key, PAUSE_SECONDS, now)
@@ -85,7 +86,7 @@ class Patience:
         return fought
 
     def failed(self, keys: Iterable[str], now: float) -> list[str]:
-        """These could not be put back. Returns those that could before."""
+        """Note that keys could not be restored. Return those that did not fail before."""
         new = []
         for key in keys:
             if key not in self._failing:
@@ -96,12 +97,12 @@ class Patience:
         return new
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Nobody wants these any more."""
+        """Forget keys that no owner claims any more."""
         for key in keys:
             self._calm(key)
 
     def due(self, now: float) -> set[str]:
-        """What has been left alone long enough, told once."""
+        """Return the keys whose pause is over, each once."""
         found = {key for key in self._waiting if self._until[key] <= now}
         self._waiting -= found
         return found
@@ -136,7 +137,7 @@ class Healing:
         agent.index.subscribe(self._changed)
 
     def start(self) -> None:
-        """Watches from when this returns."""
+        """Start the thread. Return when it listens to notifications, after 5 s at most."""
         watching = threading.Event()
         threading.Thread(target=self._run, args=(watching,), name="healing", daemon=True).start()
         watching.wait(5.0)
@@ -145,7 +146,7 @@ class Healing:
         os.eventfd_write(self._wake, 1)
 
     def _changed(self, added: Sequence[Owner], removed: Sequence[Owner]) -> None:
-        # A guest that runs at last is filtered as before.
+        # The change from plugged to active does not change the filter.
         if changed := set(map(_settled, added)) ^ set(map(_settled, removed)):
             self._taps.put({owner.ifname for owner in changed})
             os.eventfd_write(self._wake, 1)
@@ -156,7 +157,7 @@ class Healing:
             try:
                 self._watch(suspects, watching)
             except Exception as error:
-                # What was to be mended, and what is told until we listen again, is lost.
+                # The suspects, and notifications until the sockets are open again, are lost: check everything.
                 suspects = Suspects(everything=True)
                 if (text := f"self-healing: {error or type(error).__name__}") != said:
                     self._agent.note("error", text, syslog.LOG_ERR)
@@ -184,7 +185,7 @@ class Healing:
                 if ready and self._agent.stopping.wait(GATHER_SECONDS):
                     return
                 if self._wake in ready:
-                    # The index has news: other guests may be there.
+                    # The index has changed: there may be other guests.
                     os.eventfd_read(self._wake)
                     self._keep(keeper, self._changed_taps())
                 suspects = Suspects(everything=lost)
@@ -207,7 +208,7 @@ class Healing:
             with place.session(RECORDS_ALONE) as session:
                 begin = time.monotonic()
                 self._report(mend(session, None))
-                # A routing daemon with a million routes can make the kernel tell too much again and again.
+                # A routing daemon with a million routes can overflow the notification socket again and again.
                 self._all_from = time.monotonic() + ALL_PAUSE * (time.monotonic() - begin)
             return
         if suspects.gone:
@@ -243,7 +244,7 @@ class Healing:
                 self._unkept = str(error)
 
     def _walk(self) -> None:
-        """Looks at what the next owner has, but for what is sure to be told of."""
+        """Check the objects of the next owner, except nft objects, about which the kernel always sends notifications."""
         owners = sorted(self._agent.index.owners)
         if not owners:
             return
@@ -257,7 +258,7 @@ class Healing:
         agent, now = self._agent, time.monotonic()
         for owner in mended.departed:
             agent.note("unplug", f"{owner.domain}: {owner.ifname} is gone")
-        # The elements of a table that was made anew are no things of their own.
+        # A table that was made again includes its elements: do not count or name them.
         anew = {c.subject.key for c in mended.changes if isinstance(c.subject, NftTable)}
         subjects = [c.subject for c in mended.changes]
         keys = sorted(r.key for r in subjects if not (isinstance(r, NftElement) and r.table in anew))
@@ -269,7 +270,7 @@ class Healing:
             pause = min(fought.values())
             agent.note(
                 "heal",
-                f"somebody keeps removing {_named(list(fought))}: left alone for {pause:.0f} s, then longer each time",
+                f"another program keeps removing {_named(list(fought))}: left alone for {pause:.0f} s, then longer each time",
                 syslog.LOG_WARNING,
             )
         failed = self._patience.failed(mended.failed, now)

@@ -1,8 +1,8 @@
-"""NICs that come and go while their guest runs. A hypervisor that calls no hook for them (libvirt, for a NIC on a bridge) is
-watched: each new NIC is set up as if it had been there at the start, each that went is taken down.
+"""Hot-plug of NICs. The agent watches hypervisors that call no hook for it (libvirt, for a NIC on a bridge): a NIC that is
+attached to a running guest is set up as at a start, and a NIC that is detached is taken down.
 
-Callbacks only take note of a domain. Workers ask the hypervisor for its description, and hold no lock then that a hook may wait
-for: libvirt answers them after the hooks of that domain are done. They do what a `reconnect` does.
+Callbacks only queue the domain. Workers ask the hypervisor for the domain's description. They hold no lock meanwhile that a hook
+may need: libvirt answers only after its hooks of that domain have ended. Then they do the same as a `reconnect`.
 """
 
 import os
@@ -26,17 +26,18 @@ from ..model.plan import Change
 from ..records.store import DIRECTORY
 
 RETRY_SECONDS = 2.0
-"""Pause between attempts to connect to a hypervisor that is not there."""
+"""Pause between attempts to connect to a hypervisor."""
 
 FAILED_SECONDS = 10.0
-"""Pause before NICs that could not be set up are tried again: the configuration may have been corrected."""
+"""Pause before NICs that could not be set up are tried again, because the admin may have corrected the configuration."""
 
 WORKERS = 3
-"""A worker that libvirt keeps waiting (another program's hook is slow) must not delay the other domains."""
+"""Several, because libvirt can block a worker (while another program's hook runs), which must not delay other domains."""
 
 
 class Hotplug:
-    """A part of the agent, for one front end: a thread for the hypervisor's event loop, one for the connection, and workers."""
+    """A part of the agent, for one front end. It has a thread for the hypervisor's event loop, one for the connection, and
+    WORKERS workers."""
 
     def __init__(self, agent: Any, frontend: str, watch: Watcher) -> None:
         self.agent = agent
@@ -64,7 +65,7 @@ class Hotplug:
             threading.Thread(target=self._work, name=f"hotplug-{number}", daemon=True).start()
 
     def close(self) -> None:
-        """Follow no more events. Does not wait for what is under way: libvirt may take long to answer."""
+        """Stop to follow events. Do not wait for requests in progress, because libvirt may take long to answer."""
         self._ended.set()
         self._lost.set()
         for _ in range(WORKERS):
@@ -76,11 +77,11 @@ class Hotplug:
     # --- called from the hypervisor's event loop: return at once ------------------------------------------------------------
 
     def _changed(self, uuid: str, alias: str = "") -> None:
-        """A domain's NICs, or their claims, may have changed. The domain is looked at once for a burst of these."""
+        """Queue a domain whose NICs or claims may have changed. A burst of calls queues it once."""
         with self._lock:
             is_known = uuid in self._waiting
             self._waiting.setdefault(uuid, set()).update({alias} - {""})
-            # The worker that looks at it now queues it again.
+            # A worker that handles the domain now will queue it again.
             if is_known or uuid in self._busy:
                 return
         self._queue.put(uuid)
@@ -97,15 +98,15 @@ class Hotplug:
         self._forever(self._stay_connected)
 
     def _stay_connected(self) -> None:
-        """Connect, and look at every domain that runs: any may have changed meanwhile. Return when the connection is lost, or if
-        there is none."""
+        """Connect and queue every running domain, as any may have changed before. Return when the connection is lost, or if it
+        can't be made."""
         self._lost.clear()
         if self._ended.is_set():
             return
         try:
             self._events.connect()
         except VmnetError:
-            # Not there, or not yet: there may be no libvirtd at all on this host.
+            # libvirtd has not started yet, or there is none on this host.
             self._ended.wait(RETRY_SECONDS)
             return
         self.agent.note("hotplug", f"connected to {self._frontend}", syslog.LOG_DEBUG)
@@ -152,7 +153,8 @@ class Hotplug:
                 self._queue.put(uuid)
 
     def _look(self, uuid: str, attached: set[str]) -> None:
-        """Make a domain's records agree with its NICs. `attached` are aliases of new ones. Never raises VmnetError."""
+        """Make a domain's records agree with its NICs. `attached` are the aliases of attached NICs. A VmnetError is logged and
+        not raised."""
         domain: Domain | None = None
         try:
             found = self._events.running(uuid, attached)
@@ -160,11 +162,11 @@ class Hotplug:
                 domain = replace(found[0], changing=True)
                 changed = self._drop(domain) + self._plug(domain, found[1])
                 if changed and not self._events.is_active(uuid) and not self._starts(domain):
-                    # It ended meanwhile, and its clean-up may have come before this.
+                    # The domain has ended, and its clean-up may have run before this set-up.
                     self._act(Action.UNPLUG, domain)
             self._failed.pop(uuid, None)
         except Unreachable as error:
-            # The connection is lost, or about to be. Every domain is looked at when it is back.
+            # The connection is lost, or about to be lost. Once it is made again, every domain is queued.
             self._failed[uuid] = ""
             with self._lock:
                 self._unseen.setdefault(uuid, set()).update(attached)
@@ -173,10 +175,11 @@ class Hotplug:
             self._complain(uuid, domain, str(error))
 
     def _drop(self, domain: Domain) -> int:
-        """Take down the NICs that the domain has no more. Return how many."""
+        """Take down the NICs that the domain does not have any more. Return their number."""
         with self.agent.place.records() as records:
             known = records.owners(domain_id=domain.id)
-            # Set up by libvirt's <script>, which knows no UUID and runs before the domain's description has the NIC.
+            # NICs that libvirt's <script> set up have no UUID. It runs before the description has the NIC, so those whose link
+            # exists are left alone.
             known += [o for o in records.owners(domain_id=f"name:{domain.name}") if _index(o.ifname) != o.ifindex]
         nics = {(vif.mac, vif.ifname) for vif in domain.vifs}
         gone = [owner for owner in known if owner.ifname and (owner.mac, owner.ifname) not in nics]
@@ -185,13 +188,13 @@ class Hotplug:
             self._act(Action.UNPLUG, whose, owner.ifname)
             self._tell(domain, owner.ifname, "taken down")
         if any(owner.phase == "incoming" for owner in known):
-            # It runs, and its arrival was not noticed.
+            # The domain runs, so its arrival was missed.
             self._arrived(domain.uuid)
         return len(gone)
 
     def _plug(self, domain: Domain, attached: Collection[str]) -> int:
-        """Set up the NICs that are claimed and have no record. `attached` are the MACs of those that the guest has only now.
-        Return how many."""
+        """Set up the claimed NICs that have no record. `attached` are the MACs of the attached NICs. Return the number of
+        NICs."""
         new = self._new(domain)
         if new:
             try:
@@ -207,7 +210,7 @@ class Hotplug:
         return len(new)
 
     def _new(self, domain: Domain) -> list[Vif]:
-        """The NICs that are claimed and not set up, those included whose claim can't be met."""
+        """Return the claimed NICs that are not set up, including those whose claim is not valid."""
         declared = self.agent.place.declared()
         found = []
         with self.agent.place.records() as records:
@@ -215,13 +218,14 @@ class Hotplug:
                 index = _index(vif.ifname) if vif.ifname else 0
                 if index and (network := _network(domain, vif, declared)) is not None:
                     owners = records.owners(domain_id=domain.id, ifname=vif.ifname, mac=vif.mac)
-                    # What was set up by a claim that can no longer be met stays as it is.
+                    # A NIC that is set up stays as it is if its claim is not valid any more.
                     if not any(o.ifindex == index and network in (o.network, "") and o.phase != "leftover" for o in owners):
                         found.append(vif)
         return found
 
     def _close(self, vifs: Iterable[Vif]) -> None:
-        """Fail-closed: with such a NIC the guest would not have been started. It has no carrier until it can be set up."""
+        """Set the taps down, so that they have no carrier until they can be set up: with such a NIC, the guest could not have
+        been started either."""
         for vif in vifs:
             self._set_link(vif.ifname, "down")
             with open(_mark(vif.ifname), "w") as mark:
@@ -232,7 +236,7 @@ class Hotplug:
             session.kernel.apply([Change(None, LinkAttribute(ifname, "state", state))])
 
     def _starts(self, domain: Domain) -> bool:
-        """Whether it is being started again by now: the records are those of its new life."""
+        """Return whether the domain is being started again. Then its records are those of the new start."""
         with self.agent.place.records() as records:
             return any(owner.phase != "active" for owner in records.owners(domain_id=domain.id))
 
@@ -244,7 +248,7 @@ class Hotplug:
         self.agent.note("hotplug", f"{domain.name}: {ifname} was {what}")
 
     def _complain(self, uuid: str, domain: Domain | None, reason: str) -> None:
-        """Log a failure once, for as long as its reason is the same."""
+        """Log a failure, unless the last one of that domain had the same reason."""
         if self._failed.get(uuid) == reason or self._ended.is_set():
             return
         self._failed[uuid] = reason
@@ -255,17 +259,17 @@ class Hotplug:
 
 
 def _index(ifname: str) -> int:
-    """A link's index; 0 if there is no link of that name."""
+    """Return the ifindex of a link; 0 if it does not exist."""
     return int(sysfs.read(ifname, "ifindex") or 0)
 
 
 def _mark(ifname: str) -> str:
-    """The file that tells a later agent that a tap is down because we set it down."""
+    """Return the path of the file which records that the agent set a tap down; it survives a restart of the agent."""
     return f"{DIRECTORY}/shut-{ifname}"
 
 
 def _was_shut(ifname: str) -> bool:
-    """Whether we set this very tap down. Removes the mark."""
+    """Return whether the agent set this tap down (and not an earlier one of the same name). Remove the mark."""
     try:
         with open(_mark(ifname)) as mark:
             index = mark.read()
@@ -276,7 +280,7 @@ def _was_shut(ifname: str) -> bool:
 
 
 def _network(domain: Domain, vif: Vif, declared: Config) -> str | None:
-    """The network that a NIC is claimed for: "" if that claim can't be met, None if there is none."""
+    """Return the network that a NIC is claimed for: "" if the claim is not valid, None if there is no claim."""
     try:
         bound = bind(replace(domain, vifs=(vif,)), declared)
     except VmnetError:

@@ -1,4 +1,4 @@
-"""The owners in the records, in memory. Subscribers (neighbour discovery, migration, healing) learn what comes and goes.
+"""The owners in the records, in memory. Subscribers (neighbour discovery, migration, healing) are told of changes.
 
 Other processes write records too. SQLite counts the writes in the header of the database
 (https://sqlite.org/fileformat2.html#file_change_counter). If the count grew by announced writes of this process alone, only the
@@ -19,13 +19,13 @@ from ..records.store import DIRECTORY, Store, identity, identity_of
 
 Subscriber = Callable[[Sequence[Owner], Sequence[Owner]], None]
 LOOK_SECONDS = 0.5
-"""Between looks at the change counter, for the writes of other processes."""
+"""Interval at which the change counter is read, to notice writes of other processes."""
 _COUNT, _COUNT_AT = Struct(">I"), 24
 
 
 class Index:
-    """`owners` are the vifs and host parts that have records, by ID. The dict is replaced and never changed, so that any thread
-    can read it."""
+    """A part of the agent. `owners` are the vifs and host parts in the records, by ID. The dict is replaced and never changed, so
+    that any thread can read it."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent
@@ -49,7 +49,7 @@ class Index:
         self._news.set()
 
     def look(self) -> None:
-        """Look now instead of at the end of LOOK_SECONDS."""
+        """Read the change counter now, instead of at the end of LOOK_SECONDS."""
         self._news.set()
 
     @contextmanager
@@ -83,7 +83,7 @@ class Index:
         try:
             file = self._open()
             if before not in (None, file):
-                # Another file took its place meanwhile.
+                # The file was replaced meanwhile.
                 return
             while not self._agent.stopping.is_set() and identity() == file:
                 self._look(records)
@@ -109,7 +109,7 @@ class Index:
             begin = time.monotonic()
             with records.reading():
                 there = records.owners()
-                # No process writes now, and SQLite has rolled back what a killed one left half-written.
+                # No process writes now, and SQLite has rolled back transactions of killed processes.
                 self._seen = self._count()
             self._update(there)
             # Reading thousands of owners takes a while: spend at most an eleventh of the time on it.

@@ -1,4 +1,4 @@
-"""vmnet-hookd: starts the parts of the agent, tells systemd, and ends them. See vmnet-hookd(8)."""
+"""vmnet-hookd: starts the parts of the agent, notifies systemd, and ends the parts. See vmnet-hookd(8)."""
 
 import gc
 import json
@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..engine import host  # noqa: F401  Loaded with the rest: the first call that needs it must not wait for it.
+from ..engine import host  # noqa: F401  Loaded at the start: the first call that needs it must not wait for it.
 from ..engine.healing import reconcile
 from ..errors import VmnetError, one_line
 from ..frontends import FRONT_ENDS
@@ -38,7 +38,7 @@ from .place import Resident
 from .server import Server, listening
 
 GRACE = 10.0
-"""Seconds for the calls under way when the agent is told to end."""
+"""Seconds for calls in progress to end, after SIGTERM."""
 
 GARBAGE = 100_000
 """Allocations between runs of the cyclic garbage collector."""
@@ -48,7 +48,7 @@ FOLLOWERS = 64
 
 
 class Agent:
-    """The agent. Its parts know it: `place`, `index`, `stopping` (set when all shall end), `note` and `count`."""
+    """The agent. Its parts use its `place`, `index`, `stopping` (set when the agent ends), `note` and `count`."""
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
@@ -61,7 +61,7 @@ class Agent:
         self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, TableCache(), self.index.noting)
         self.server = Server(self, {"status": self._status}, self._follow)
         self.parts: list[Any] = [self.index, self.announcer, self.arrivals, NeighbourDiscovery(self), Healing(self)]
-        # Loads every front end: the first call of one must not wait for it.
+        # This loads every front end: the first call of one must not wait for it.
         self.parts += [Hotplug(self, row.name, watch) for row in FRONT_ENDS if (watch := load(row).watch)]
         self._followers: list[socket.socket] = []
         self._lines: queue.SimpleQueue[str | socket.socket] = queue.SimpleQueue()
@@ -69,12 +69,12 @@ class Agent:
     # --- what happens -------------------------------------------------------------------------------------------------------
 
     def note(self, kind: str, text: str, priority: int = syslog.LOG_INFO) -> None:
-        """One line for the journal and for whoever follows."""
+        """Write one line to the system log and to the followers (`vmnet-hook monitor`)."""
         log(priority, f"{kind}: {text}")
         self._lines.put(one_line(f"{kind}: {text}"))
 
     def served(self, frontend: str, operation: str, status: int, seconds: float) -> None:
-        """A call was served."""
+        """Note that a call was served."""
         self.metrics.took(seconds)
         self.count("requests", frontend=frontend, operation=operation, status=str(status))
         self._lines.put(one_line(f"call: {frontend} {operation}: status {status}, {seconds * 1000:.1f} ms"))
@@ -85,7 +85,7 @@ class Agent:
         self._lines.put(connection)
 
     def _tell(self) -> None:
-        """Passes lines on to the followers; whoever does not read is let go."""
+        """Send lines to the followers. A follower that does not read them is disconnected."""
         while True:
             item = self._lines.get()
             if isinstance(item, socket.socket):
@@ -114,18 +114,19 @@ class Agent:
     # --- its life -----------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serves until it is told to end. Raises VmnetError if it can't."""
-        # A descriptor for each routed tap, and for each hook under way.
+        """Run until SIGTERM or SIGINT. Raise VmnetError if the agent can't start."""
+        # It needs a descriptor for each routed tap, and for each call in progress.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         threading.excepthook = _end
-        # What is loaded now stays. Little of what comes and goes is in cycles, and a run takes longer with every guest.
+        # The modules stay loaded. Few short-lived objects are in cycles, and a run of the collector takes longer with every
+        # guest.
         gc.freeze()
         gc.set_threshold(GARBAGE)
         socket_ = listening()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
-        # What changed is seen at every call: nothing to do.
+        # Ignored: every call notices a changed configuration.
         signal.signal(signal.SIGHUP, lambda *_: None)
         threading.Thread(target=self._tell, name="followers", daemon=True).start()
         for part in self.parts:
@@ -147,7 +148,7 @@ class Agent:
         self.place.close()
 
     def _reconcile(self) -> None:
-        """What happened while nobody looked: guests that died, links that lost what was on them."""
+        """Make up for events before the agent was started: guests that died, objects that links lost."""
         try:
             with self.place.session(RECORDS_ALONE) as session:
                 found = reconcile(session, gone(session.records.owners()))
@@ -160,7 +161,7 @@ class Agent:
             for reason in found.failed.values():
                 self.note("error", f"at the start: {reason}", syslog.LOG_ERR)
         except Exception as error:
-            # What is wrong with one thing keeps no other from being looked after.
+            # The agent must run even if this fails.
             self.note("error", f"at the start: {error or type(error).__name__}", syslog.LOG_ERR)
 
     def _write_metrics(self) -> None:
@@ -173,8 +174,8 @@ class Agent:
 
 
 def _end(died: threading.ExceptHookArgs) -> None:
-    """Ends the agent when one of its threads has died: without it, guests would miss what it did, and nobody would know. Started
-    again, it goes on from the records."""
+    """End the agent after one of its threads has died: it would go on without that thread's work, unnoticed. systemd restarts the
+    agent, which continues from the records."""
     name = died.thread.name if died.thread else "a thread"
     log(syslog.LOG_CRIT, f"internal error in {name}: {died.exc_type.__name__}: {died.exc_value}; ends, to be started again")
     traceback.print_tb(died.exc_traceback)
@@ -182,7 +183,7 @@ def _end(died: threading.ExceptHookArgs) -> None:
 
 
 def notify(state: str) -> None:
-    """Tells systemd, if it started us: sd_notify(3)."""
+    """Notify systemd, if it started the agent, see sd_notify(3)."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if not path:
         return
@@ -196,8 +197,8 @@ def notify(state: str) -> None:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vmnet-hookd")
 def main() -> None:
-    """The resident agent of vmnet-hooks: serves hooks without the cost of their start, heals what others break, sets up NICs
-    that are plugged in while their guest runs, and cuts guests over that come in by live migration.
+    """The resident agent of vmnet-hooks. It serves hooks without the cost of their start, restores objects that other programs
+    change or remove, sets up NICs that are attached to running guests, and cuts guests over that arrive by live migration.
 
     It stays in the foreground; systemd runs it as vmnet-hookd.service. See vmnet-hookd(8).
     """
@@ -205,7 +206,7 @@ def main() -> None:
     try:
         root.require("hooks can't be served", "use `systemctl start vmnet-hookd`")
         Agent().run()
-        # Threads that wait for somebody else (a xenstored that hangs) end with us.
+        # os._exit does not wait for threads: one may be blocked (by a xenstored that hangs).
         os._exit(0)
     except VmnetError as error:
         click.echo(f"vmnet-hookd: {one_line(error)}", err=True)

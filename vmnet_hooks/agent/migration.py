@@ -74,7 +74,7 @@ class IncomingMigrations:
                 self.agent.stopping.wait(1)
 
     def _turn(self) -> None:
-        """Wait for a frame, an order or the time of a retry, and handle what there is."""
+        """Wait for a frame, an order or the time of a retry, and handle it."""
         until = min(self._due.values(), default=None)
         pause = None if until is None else max(0, 1000 * (until - time.monotonic()))
         for fd, _ in self._events.poll(pause):
@@ -117,7 +117,7 @@ class IncomingMigrations:
     def _resumed(self, domain_id: str) -> None:
         if self._cut_over(domain_id) or time.monotonic() - self._announced.get(domain_id, 0) < ANNOUNCED_SECONDS:
             return
-        # It was here all the time: an outgoing migration failed late. The destination may have announced the guest already.
+        # The guest has not been away: an outgoing migration failed late. The destination may have announced the guest already.
         owners = [o for o in self.agent.index.owners.values() if o.domain_id == domain_id and o.phase == "active"]
         self.agent.place.announce(announcements(self.agent.place.declared(), owners))
 

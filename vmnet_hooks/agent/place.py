@@ -1,7 +1,8 @@
-"""The agent's place: kernel sockets and record connections that stay open, and the configuration, read again when it changes.
+"""The agent's place: kernel sockets and connections to the records that stay open, and the configuration, reloaded when it
+changes.
 
-The records are the truth and memory is a cache: whatever another process does, a hook without the agent or the command line,
-is seen at the next call.
+Only caches are kept in memory. Changes by another process, a hook without the agent or the command line, are effective at the
+next call.
 """
 
 import os
@@ -25,18 +26,19 @@ Noting = Callable[[Collection[str]], AbstractContextManager[None]]
 
 
 class Records(store.Store):
-    """The records, with one more lock in front of the host's: threads wait for each other asleep, not by polling. The agent's
-    index is told of whom something is written."""
+    """The records. A mutex is taken before the lock of the host, so that threads of the agent do not have to poll for each
+    other's lock. Writes are announced to the agent's index."""
 
     def __init__(self, mutex: threading.Lock, wanted: Callable[[], bool], noting: Noting) -> None:
-        # Locks itself already, where there are no records yet.
+        # First of all: the constructor of Store takes the lock where it has to make the records.
         self._mutex, self._wanted, self._noting = mutex, wanted, noting
         super().__init__()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         with self._mutex, super().lock():
-            # Only now: whoever gave up before has done, or does next, the same by himself, and maybe its reverse since.
+            # Checked under the lock: a hook that has given up serves the call in its own process, and the reverse call may have
+            # been served since.
             if not self._wanted():
                 raise Abandoned("the hook has gone; it does this by itself")
             yield
@@ -46,7 +48,8 @@ class Records(store.Store):
 
 
 class Resident:
-    """A place (see place.Place) for many calls at once: each has a kernel edge and records of its own."""
+    """A place (see hook.place.Place) for many calls at a time. Each call has its own kernel edge and connection to the
+    records."""
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class Resident:
 
     @contextmanager
     def on_behalf(self, wanted: Callable[[], bool]) -> Iterator[None]:
-        """Calls in this thread are for somebody who may give up: `wanted` says whether he waits still."""
+        """In the context, this thread serves a client that may give up. `wanted` returns whether the client still waits."""
         self._call.wanted = wanted
         try:
             yield
@@ -79,8 +82,8 @@ class Resident:
             del self._call.wanted
 
     def declared(self) -> declaration.Config:
-        """The configuration as it is now; while what is written there can't be used, the one that could. Raises ConfigError
-        if there never was one."""
+        """Return the present configuration, or the last valid one if the present one is not valid. Raise ConfigError if there has
+        been no valid one."""
         with self._loading:
             signature = _signature()
             if signature != self._signature or self._config is None:
@@ -98,14 +101,14 @@ class Resident:
 
     @contextmanager
     def session(self, declared: declaration.Config | None = None) -> Iterator[Session]:
-        """A session for as long as the context lasts. Raises VmnetError."""
+        """Open a session for the duration of the context. Raise VmnetError."""
         declared = declared or self.declared()
         with self.records() as records:
             kernel = self._kernels.pop() if self._kernels else Kernel(self._memory)
             try:
                 yield Session(declared, kernel, records)
             except BaseException:
-                # What a socket may still have to say is nobody's answer.
+                # Not used again: an unread answer in a socket would be taken for that of the next request.
                 kernel.close()
                 raise
             else:
@@ -113,7 +116,7 @@ class Resident:
 
     @contextmanager
     def records(self) -> Iterator[Records]:
-        """The records for as long as the context lasts. Raises StoreError."""
+        """Open the records for the duration of the context. Raise StoreError."""
         while True:
             file, records = self._records.pop() if self._records else (None, None)
             if records is None:
@@ -121,7 +124,7 @@ class Resident:
                 file = store.identity()
             if file == store.identity():
                 break
-            # The file was removed, or moved away: the records are those that are there now.
+            # The file was removed or replaced: use the present one.
             records.close()
         try:
             yield records
@@ -129,7 +132,7 @@ class Resident:
             self._records.append((file, records))
 
     def close(self) -> None:
-        """What a call that is still under way gives back is closed with the process."""
+        """Close what no call uses. What calls in progress use is closed when the process ends."""
         while self._records:
             self._records.pop()[1].close()
         while self._kernels:
@@ -141,7 +144,7 @@ def _always() -> bool:
 
 
 def _signature() -> object:
-    """What changes when any file of the configuration does."""
+    """Return a value that changes whenever a file of the configuration changes."""
     folders = (f"{declaration.DIRECTORY}/conf.d", configuration.RUNTIME)
     paths = [f"{declaration.DIRECTORY}/vmnet.toml", *folders]
     for folder in folders:

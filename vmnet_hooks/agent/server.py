@@ -1,8 +1,8 @@
-"""The agent's socket: reads requests (see client.py), lets workers serve them, answers.
+"""The agent's socket: reads requests (see hook/client.py), has workers serve them, and answers.
 
-One thread accepts and reads, without ever waiting for one client. Calls of one domain are served one after the other, in the
-order in which they came; different domains do not wait for each other. The pool of workers is small because of the GIL; a worker
-is added when one blocks.
+One thread accepts connections and reads from them, without blocking on any client. Calls of one domain are served one after the
+other, in the order of their arrival; calls of different domains do not wait for each other. The pool of workers is small because
+of the GIL; a worker is added when all are blocked.
 """
 
 import io
@@ -33,19 +33,19 @@ MAX_WORDS = 1 << 20
 
 MAX_CLIENTS = 1024
 READ_SECONDS = 5.0
-"""How long a client has to say what it wants."""
+"""Time limit for a client to send its request."""
 
 WORKERS, MAX_WORKERS = 2, 64
 STUCK_SECONDS = 30.0
 PATIENCE = 0.05
-"""Seconds without any call being finished while some wait, after which there is one more worker."""
+"""If no call ends for that many seconds while calls wait, a worker is added."""
 
 _REFUSED = b"- 0\n"
 
 
 @dataclass
 class Client:
-    """A connection, and what came through it so far."""
+    """A connection, and the part of the request that has been received."""
 
     connection: socket.socket
     deadline: float
@@ -64,12 +64,13 @@ class Client:
 
 
 class Refused(Exception):
-    """What a client says makes no sense, or is not for us: it does its work by itself."""
+    """The agent does not serve a request: it is malformed, or of another version, or not for the agent. The hook then serves the
+    call in its own process."""
 
 
 class Server:
-    """See above. `commands` are what `vmnet-hook` asks of the agent, by name: each gets the connection's text and answers one;
-    `followers` take over connections of those who want to hear everything."""
+    """The server. `commands` are the requests of `vmnet-hook` by name, as functions that return the answer. `follow` takes over
+    the connection of a `vmnet-hook monitor`."""
 
     def __init__(self, agent: Any, commands: dict[str, Callable[[], str]], follow: Callable[[socket.socket], None]) -> None:
         self._agent, self._commands, self._follow = agent, commands, follow
@@ -88,7 +89,7 @@ class Server:
     # --- connections --------------------------------------------------------------------------------------------------------
 
     def start(self, listening: socket.socket) -> None:
-        """Serves from here on, in threads of its own."""
+        """Start the threads that serve."""
         self._listening = listening
         listening.setblocking(False)
         self._selector.register(listening, selectors.EVENT_READ)
@@ -98,14 +99,14 @@ class Server:
         threading.Thread(target=self._run, name="server", daemon=True).start()
 
     def is_alive(self) -> bool:
-        """Whether connections are looked at. To be asked every few seconds."""
+        """Return whether the thread that reads from connections runs. To be called every few seconds."""
         self._wake.send(b".")
         return time.monotonic() - self._last_look < STUCK_SECONDS
 
     def close(self, seconds: float) -> None:
-        """Takes no more calls, and waits for those under way, but not for longer than that."""
+        """Accept no more calls. Wait for those in progress, but at most for `seconds`."""
         with self._lock:
-            # A client that is still sending its request when we shut down falls back to in-process.
+            # A client that is still sending its request is refused, and serves the call in its own process.
             self._closing = True
         self._selector.unregister(self._listening)
         end = time.monotonic() + seconds
@@ -135,7 +136,7 @@ class Server:
             except (BlockingIOError, ConnectionError):
                 return
             except OSError as error:
-                # No more files: those who wait are served first.
+                # Too many open files: serve the accepted clients first.
                 self._agent.note("error", f"a call was not taken: {error.strerror}", syslog.LOG_WARNING)
                 time.sleep(0.01)
                 return
@@ -182,7 +183,7 @@ class Server:
             _answer(client.connection, _REFUSED)
 
     def _read_head(self, client: Client) -> bool:
-        """Whether the first line is there. Raises Refused."""
+        """Parse the first line. Return whether it has been received. Raise Refused."""
         end = client.data.find(b"\n", 0, MAX_HEAD)
         if end < 0:
             if len(client.data) >= MAX_HEAD:
@@ -192,7 +193,7 @@ class Server:
         if len(words) != 7 or words[0] != b"vmnet-hooks" or not all(word.isdigit() for word in words[3:]):
             raise Refused("nonsense")
         if words[1] != __version__.encode():
-            # The package is being upgraded.
+            # The package is being upgraded: the hook and the agent may differ.
             raise Refused("version")
         client.hook = words[2].decode("ascii", "replace")
         client.parent, *lengths = (int(word) for word in words[3:])
@@ -203,7 +204,7 @@ class Server:
         return True
 
     def _look_after(self) -> None:
-        """Those who do not say what they want are let go; if nothing moves, there is one more worker."""
+        """Close connections that have not sent a request in time. Add a worker if no call ends."""
         now = self._last_look = time.monotonic()
         for client in [c for c in self._clients.values() if c.deadline < now]:
             self._agent.count("refused", reason="silent")
@@ -251,7 +252,7 @@ class Server:
         while item := self._ready.get():
             key, client = item
             try:
-                # Whoever gave up in the meantime does it by himself.
+                # A client that has given up serves the call in its own process.
                 if not client.is_gone():
                     self._serve(client)
             except Exception as error:
@@ -280,7 +281,7 @@ class Server:
 
 
 def _ordered(row: Row, client: Client) -> str:
-    """What calls have in common that must be served one after the other."""
+    """Return the key of a call: calls with the same key are served one after the other."""
     if not row.order:
         return "".join(_words(client, 0)[1:2])
     environ = dict(pair.partition("=")[::2] for pair in _words(client, 1))
@@ -295,7 +296,7 @@ def _words(client: Client, number: int) -> list[str]:
 
 
 def _answer(connection: socket.socket, answer: bytes) -> None:
-    """Says it, if anybody listens still."""
+    """Send the answer and close the connection. A client that has gone is no error."""
     try:
         connection.settimeout(1.0)
         connection.sendall(answer)
@@ -305,7 +306,8 @@ def _answer(connection: socket.socket, answer: bytes) -> None:
 
 
 def listening(path: str = SOCKET) -> socket.socket:
-    """A socket there, for root alone; one that systemd made for us, if it did. Raises VmnetError."""
+    """Return the listening socket: the one passed by systemd, else a new one at `path`, accessible to root only. Raise
+    VmnetError."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
         return socket.socket(fileno=3)
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -313,7 +315,7 @@ def listening(path: str = SOCKET) -> socket.socket:
         lock.connect(path)
         raise VmnetError(f"{path}: another agent is there already; see `systemctl status vmnet-hookd`")
     except OSError:
-        # Nobody listens: what is there is left from one that was killed.
+        # No process listens: the file, if any, is left from an agent that was killed.
         pass
     finally:
         lock.close()
