@@ -67,7 +67,7 @@ def import_(path: str | None, live: bool) -> None:
         blocks = convert(import_facts.read())
         header = [
             "The kernel's links as they are now, by `vmnet-hook import --live`.",
-            "`vmnet-hook up` takes no link over that somebody else made: let nobody else make them at the next boot.",
+            "`vmnet-hook up` refuses links that another program made: at the next boot, no other program may make them.",
         ]
     else:
         blocks = stanzas.convert(interfaces.read(path))

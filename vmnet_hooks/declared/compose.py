@@ -136,7 +136,7 @@ def withheld(vif: Vif, network: Network, resources: Mapping[str, Resource]) -> d
 
 
 def in_phase(phase: str, vif: Vif, network: Network, resources: Mapping[str, Resource]) -> dict[str, Resource]:
-    """Those of a NIC's resources that it has in a phase of its owner."""
+    """Return those of a NIC's resources that exist in a phase of its owner."""
     kept = withheld(vif, network, resources) if phase == "incoming" else {}
     return {key: resource for key, resource in resources.items() if key not in kept}
 

@@ -17,12 +17,12 @@ SECTIONS: Registry[Kind] = Registry(
 
 
 def is_part(name: str) -> bool:
-    """Return whether an owner's id is that of a part: KIND:NAME. The part may be declared no longer."""
+    """Return whether an owner's ID is that of a part, KIND:NAME. The part need not be declared any more."""
     return name.partition(":")[0] in {row.word for row in SECTIONS.rows.values()}
 
 
 def implied(network: Network) -> Iterator[Declared]:
-    """Yield the parts that a network declares by the way."""
+    """Yield the parts that a network implies."""
     for section, name, table in network.mode.implied(network):
         kind = SECTIONS[section]
         options = parse_options(kind.options, table, f"{network.source}: {network.label}")

@@ -1,4 +1,4 @@
-"""Switching forwarding on, for some links and no others."""
+"""Enables forwarding for some links and no others."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,11 +9,11 @@ from ..model.ruleset import CLOSED6, INET
 
 
 def forwarding(version: int, links: Iterable[str], host: Host) -> Iterator[Resource]:
-    """Yield what makes the host forward one family, 4 or 6, for packets that come in by `links`.
+    """Yield the resources that make the host forward packets of one IP version, 4 or 6, that arrive on `links`.
 
-    A host that did not forward before does not begin to between its other interfaces. For IPv4 the setting of the device
-    decides. For IPv6 the kernel looks at `all` alone, so the set `forwarding` decides. Links whose default route comes from a
-    router advertisement get accept_ra=2 first, or the kernel purges what they learned.
+    A host that did not forward before must not start to forward between its other interfaces. For IPv4, the setting of the device
+    is decisive. For IPv6, the kernel uses `all` only, so the nft set `forwarding` is decisive. Links whose default route comes
+    from a router advertisement get accept_ra=2 first, or the kernel would purge what they learned.
     """
     if version == 4:
         for dev in links:

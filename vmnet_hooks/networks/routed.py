@@ -282,7 +282,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         yield from forwarding(4, (uplink, *outside), host)
         if network["role"] != "router":
             yield from tap.proxy_arp(uplink)
-        # The kernel sends redirects if either `all` or the device says so.
+        # The kernel sends redirects if they are enabled in `all` or for the device.
         yield Sysctl("net/ipv4/conf/all/send_redirects", "0")
         yield Sysctl(f"net/ipv4/conf/{uplink}/send_redirects", "0")
     if network["ipv6"]:
@@ -292,7 +292,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         yield from forwarding(6, (uplink, *outside), host)
         if network["role"] != "router":
             yield from tap.proxy_ndp(uplink)
-    # The uplink stays up at the end: others may use it by then.
+    # The uplink stays up after the last guest: other programs may use it by then.
     yield LinkAttribute(uplink, "state", "up", stays=True)
     yield from network.mode.kept_over_boots(network)
     for key, side in _sides(network):
