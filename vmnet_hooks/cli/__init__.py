@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """A command, the file that defines it, its heading in --help, and its line there: at most 60 characters."""
+    """A command, the file that defines it, and its heading and its line (at most 60 characters) in --help."""
 
     name: str
     file: str
@@ -92,7 +92,7 @@ def fail(reason: str, status: int) -> NoReturn:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vmnet-hook")
 def main() -> None:
-    """Wire guests to the host's networks: what the hooks do, by hand.
+    """Connect guests to the host's networks by hand, as the hooks do.
 
     Networks are declared in /etc/vmnet-hooks/vmnet.toml; see vmnet.toml(5) and vmnet-hook(8).
     """

@@ -10,7 +10,7 @@ from ..errors import VmnetError
 
 
 def domain_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The domains that something is set up for. Where there are no records, none are made."""
+    """Return the domains in the records. If there are no records, do not create them."""
     # Needed for completion only.
     from ..records import store
 
@@ -24,7 +24,7 @@ def domain_names(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 
 def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """The declared networks."""
+    """Return the names of the declared networks."""
     # Needed for completion only.
     from ..declared import configuration
 
@@ -35,7 +35,7 @@ def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def part_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """What `up` brings up: the declared networks and host links."""
+    """Return the names of the parts that `up` brings up: the declared networks and host links."""
     # Needed for completion only.
     from ..declared import configuration
 

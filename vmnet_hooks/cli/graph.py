@@ -1,4 +1,4 @@
-"""`vmnet-hook graph`: draw the host as it is now, with a mark on what differs from the declaration."""
+"""`vmnet-hook graph`: draw the present state of the host, with differences from the declaration marked."""
 
 import json
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..model.topology import Facts
 
 COLUMNS = 100
-"""The width of the drawing without a terminal."""
+"""The width of the drawing in characters if standard output is not a terminal."""
 DRAWING = click.File("w", encoding="utf-8")
 
 
@@ -48,7 +48,7 @@ def graph(svg_file: TextIO | None, dot_file: TextIO | None, plain: bool, to_json
 
 
 def look() -> tuple["Facts", "Graph"]:
-    """The host's links and what they carry, and their graph. Raises VmnetError."""
+    """Return the facts about the host and their graph. Raise VmnetError."""
     # Not needed for completion.
     from ..engine.check import check
     from ..frontends.running import gone
@@ -75,7 +75,8 @@ def look() -> tuple["Facts", "Graph"]:
 
 
 def _fancy() -> bool:
-    """Whether the terminal shows box-drawing characters, by the locale: Python writes UTF-8 even in the C locale."""
+    """Return whether the terminal shows box-drawing characters. Only the locale tells: Python writes UTF-8 even in the C
+    locale."""
     locale = next((value for key in ("LC_ALL", "LC_CTYPE", "LANG") if (value := os.environ.get(key))), "")
     utf8 = "utf" in locale.lower() and "utf" in (sys.stdout.encoding or "").lower()
     return utf8 and os.environ.get("TERM") != "dumb"

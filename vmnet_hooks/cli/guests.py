@@ -28,7 +28,7 @@ XML = click.option(
 
 
 def _describers(command: F) -> F:
-    """Options of `start`, one for each front end that describes its guests itself."""
+    """Add the options of `start`: one for each front end whose guests are not described by XML."""
     for row in FRONT_ENDS:
         if row.described:
             command = click.option(f"--{row.name}", "by", flag_value=row.name, help=row.described)(command)
@@ -58,7 +58,7 @@ def start(domain: str, xml: str | None, by: str | None) -> None:
 
 
 def _start_described(domain: str, by: str) -> None:
-    """Set up every NIC of a guest that a front end describes, as its hook does."""
+    """Set up every NIC of a guest that the front end `by` describes, as its hook does."""
     # Not needed for completion.
     from ..declared import configuration
     from ..frontends.front_end import load
@@ -201,7 +201,7 @@ def repair(domain: str, to_json: bool) -> None:
 
 
 def _describe(name: str, xml: str | None) -> Domain:
-    """The domain, from a file or from libvirt. Raises VmnetError."""
+    """Return the domain that a file, or libvirt, describes. Raise VmnetError."""
     # Not needed for completion.
     from ..frontends import libvirt, libvirt_connection
 

@@ -73,7 +73,7 @@ def status(domain: str, to_json: bool) -> None:
 
 
 def _agent() -> str:
-    """One line about the agent."""
+    """Return one line about the agent."""
     # Not needed for completion.
     from ..hook import client
 

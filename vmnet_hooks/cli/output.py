@@ -1,4 +1,4 @@
-"""What commands print: JSON, aligned columns, differences."""
+"""Output of commands: JSON, aligned columns, differences."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ def as_json(value: object) -> None:
 def columns(
     header: Sequence[str], rows: Sequence[Sequence[object]], paint: Callable[[str, str], str] = lambda _, cell: cell
 ) -> None:
-    """Print aligned columns. `paint(column, cell)` may colour a cell; click drops colours where there is no terminal."""
+    """Print aligned columns. `paint(column, cell)` may colour a cell; click removes colours if the output is not a terminal."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     last = len(header) - 1

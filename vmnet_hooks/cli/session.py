@@ -1,4 +1,4 @@
-"""Open the host for a command of the admin."""
+"""Opens a session for a command."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened(declared: "Config | None" = None) -> Iterator["Session"]:
-    """See engine/session.py. Raises VmnetError, also where the command is not run as root."""
-    # Commands' files are loaded for completion, which does without the engine.
+    """Open a session, see engine/session.py. Raise VmnetError, also if the command is not run as root."""
+    # Files of commands are loaded for completion, which does not need the engine.
     from ..engine import session as sessions
     from ..kernel import root
 

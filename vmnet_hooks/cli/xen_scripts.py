@@ -62,7 +62,7 @@ def _show(where: str, to_json: bool) -> None:
 
 
 def _answers(script: "Script") -> tuple[str, str]:
-    """The owner of the program that answers to the script's name ("" if none does), and the program's path."""
+    """Return the owner and the path of the program that runs under the script's name; "" and "" if there is none."""
     # Not needed for completion.
     from ..frontends.xen_diversion import DROPPED, At
 

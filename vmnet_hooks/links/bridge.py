@@ -1,9 +1,9 @@
 """Bridges: of NICs, VLAN devices, bonds, or of guests alone; with STP, VLAN filtering, and with a gateway address that is the
 same on every node of a cluster.
 
-The shared gateway lives on a macvlan of the bridge, with a MAC that is the same on every node too. The bridge itself keeps a
-MAC of its own: STP tells bridges apart by it, and it is the one that the host uses towards guests of other nodes. Nothing
-from or to the shared MAC, and no ARP or ND about the shared addresses, passes the bridge's ports to the outside.
+The addresses of the shared gateway are on a macvlan of the bridge, whose MAC is the same on every node, too. The bridge keeps its
+own MAC: STP identifies bridges by it, and the host uses it towards guests of other nodes. The bridge's ports to the outside pass
+no frame from or to the shared MAC, and no ARP or ND about the shared addresses.
 """
 
 from collections.abc import Iterator, Sequence
@@ -95,7 +95,7 @@ class Bridge(link.LinkKind):
             _check_gateway(part)
 
     def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
-        """Raise ConfigError for a gateway's link that has another link's name, too."""
+        """Raise ConfigError if the link of a gateway has the name of another link."""
         super().check_together(parts, declared)
         taken = dict(declared.links)
         for part in parts:
@@ -111,7 +111,7 @@ class Bridge(link.LinkKind):
         if existing and not existing.ours and part.implied_by:
             if existing.kind != "bridge":
                 raise part.error("", f"{name} is not a bridge but {existing.kind or 'a plain interface'}; name a bridge")
-            # The admin made the bridge: it stays as it is, now and when the guests have gone.
+            # The admin made the bridge: its settings are not changed, and it is not removed with the last guest.
             for port in part["ports"]:
                 yield from link.port(part, port, host)
             return
@@ -186,7 +186,7 @@ def _settings(part: Declared) -> Iterator[tuple[str, str]]:
     yield "mcast_snooping", str(int(part["mcast_snooping"]))
     if part["vlan_filtering"]:
         yield "vlan_filtering", "1"
-        # By default every new tap is in VLAN 1.
+        # With the kernel's default, every new tap would be in VLAN 1.
         yield "vlan_default_pvid", "0"
 
 

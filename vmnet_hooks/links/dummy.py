@@ -1,4 +1,4 @@
-"""Dummy links: a port, or an address, without a wire."""
+"""Dummy links: links without hardware, for an address or as a port of a bridge."""
 
 from collections.abc import Iterator
 

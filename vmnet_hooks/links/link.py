@@ -1,4 +1,4 @@
-"""What every link that we make has in common: MTU, MAC, addresses, gateway; and what its ports have."""
+"""Options and resources that all links that we make have in common (MTU, MAC, addresses, gateway), and those of ports."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from ..model.resource import MAIN_TABLE, Resource
 
 MIN_IPV6_MTU = 1280
 MAX_DEPTH = 8
-"""The kernel's MAX_NEST_DEV."""
+"""Links on top of one another, at most: the kernel's MAX_NEST_DEV."""
 
 
 def interfaces(value: object) -> tuple[Any, ...]:
@@ -74,7 +74,7 @@ class LinkKind(Kind):
         return values.ifname(name)
 
     def check(self, part: Declared) -> None:
-        """Raise ConfigError if addresses, gateway and MTU do not fit together."""
+        """Raise ConfigError if addresses, gateway and MTU contradict each other."""
         for gateway in part["gateway"]:
             on_link = [a for a in part["addresses"] if a.version == gateway.version]
             if gateway.version == 4 or not gateway.is_link_local:
@@ -84,7 +84,7 @@ class LinkKind(Kind):
             raise part.error("mtu", f"{part['mtu']} is too small for IPv6, which needs {MIN_IPV6_MTU}")
 
     def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
-        """Raise ConfigError for a name that two kinds share, for a port that two masters share, and for circles."""
+        """Raise ConfigError for a name that two kinds have, for a port that two masters have, and for loops of links."""
         for part in parts:
             if (first := declared.links[part.name]) is not part:
                 raise part.error("", f"{part.name} is also declared in {first.kind.section}; rename one")
@@ -103,7 +103,7 @@ class LinkKind(Kind):
 
 
 def level(name: str, host: Host) -> int:
-    """Return how many declared links a link stands on; 0 if it is not declared itself."""
+    """Return the number of declared links below a link; 0 if the link itself is not declared."""
     part = host.parts.get(name)
     return 0 if part is None else 1 + max((level(lower, host) for lower in part.stands_on()), default=0)
 
@@ -116,12 +116,12 @@ def device(
     fixed: tuple[tuple[str, str], ...] = (),
     options: tuple[tuple[str, str], ...] = (),
 ) -> Device:
-    """Return the link of a part: `type` is what `ip link add` calls it, `fixed` what only a new link can have."""
+    """Return the link of a part. `type` is that of `ip link add`; `fixed` are attributes that only a new link can get."""
     return Device(part.name, type, parent, fixed, options, level=level(part.name, host))
 
 
 def mac_of(name: str, host: Host) -> str:
-    """Return the MAC that a link has, or will have; "" if that can't be told."""
+    """Return the MAC that a link has or will have; "" if it is not known."""
     part = host.parts.get(name)
     if part is None:
         link = host.links.get(name)
@@ -138,12 +138,12 @@ def mac_of(name: str, host: Host) -> str:
 
 
 def made_up_mac(name: str, host: Host) -> str:
-    """Return a locally administered MAC, always the same for a link with this name on this machine."""
+    """Return a locally administered MAC, derived from the link's name and the machine ID."""
     return local_mac(f"{host.machine} {name}")
 
 
 def local_mac(seed: str) -> str:
-    """Return a locally administered MAC, the same for the same seed."""
+    """Return a locally administered MAC that is derived from `seed`."""
     return f"02:{hashlib.sha256(seed.encode()).digest()[:5].hex(':')}"
 
 
@@ -159,7 +159,7 @@ def mtu_of(name: str, host: Host) -> int:
 def attributes(
     part: Declared, host: Host, mac: str = "", adoption: Adoption | None = None, addresses: bool = True
 ) -> Iterator[Resource]:
-    """Yield MTU, MAC, IPv6, state, addresses and gateway of a link that we make. An adoption brings its own IPv6 settings."""
+    """Yield MTU, MAC, IPv6 sysctls, state, addresses and gateway of a link that we make. An adoption has its own IPv6 sysctls."""
     name, mtu = part.name, mtu_of(part.name, host)
     for low in part.stands_on():
         if part["mtu"] and mtu > mtu_of(low, host):
@@ -180,7 +180,7 @@ def attributes(
 
 
 def ipv6(name: str, on: bool, host: Host) -> Iterator[Resource]:
-    """Switch IPv6 on or off for a link: without an address from the admin it gets none by itself, not even link-local."""
+    """Yield the sysctls that switch IPv6 on or off for a link. A link with IPv6 off has not even a link-local address."""
     if host.ipv6:
         yield Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "0" if on else "1")
         if on:
@@ -188,7 +188,7 @@ def ipv6(name: str, on: bool, host: Host) -> Iterator[Resource]:
 
 
 def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterator[Resource]:
-    """Yield what makes a link a port. Raise ConfigError if it is missing, is a port already, or has addresses."""
+    """Yield the resources that make a link a port. Raise ConfigError if it is missing, is a port already, or has addresses."""
     require(part, "ports", name, host)
     link = host.links.get(name)
     if link and link.master and link.master != part.name:
@@ -214,7 +214,7 @@ def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterat
 def require(part: Declared, option: str, name: str, host: Host) -> None:
     """Raise MissingLink if a link neither exists nor is declared."""
     link = host.links.get(name)
-    # A link of ours that is no longer declared is about to go.
+    # A link of ours that is not declared any more is about to be removed.
     if name not in host.parts and (link is None or link.ours):
         problem = f"{name} does not exist; is the NIC there, or shall it be declared? (`ip link` lists all)"
         raise MissingLink(str(part.error(option, problem)))

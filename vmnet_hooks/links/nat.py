@@ -54,11 +54,11 @@ class Translation(Kind):
             yield NftElement("inet", f"snat{version}", key, str(part["snat"]))
         else:
             yield NftElement("inet", f"masquerade{version}", key)
-        # For replies.
+        # Replies arrive on `out`.
         yield from forwarding(version, (part["out"],), host)
 
     def node(self, part: Declared) -> str:
-        # Only the graph asks for it.
+        # Only the graph uses it.
         from ..model.topology import Nat
 
         return Nat(str(part["subnet"]), part["out"]).name

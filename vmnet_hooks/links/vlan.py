@@ -53,7 +53,7 @@ class Vlan(link.LinkKind):
         if below is None:
             yield LinkAttribute(parent, "state", "up")
         elif below.options.get("vlan_filtering"):
-            # The host gets only the VLANs that the bridge itself is a member of.
+            # The host receives only the VLANs that the bridge itself is a member of.
             mine = [p["id"] for p in host.parts.values() if isinstance(p.kind, Vlan) and p["parent"] == parent]
             yield PortVlans(parent, 0, values.ranges(mine), own=True)
         yield from link.attributes(part, host, part["mac"])

@@ -1,4 +1,4 @@
-"""Bridged guests: the tap is a port of a bridge, which the admin made, or which is declared and made when it is needed."""
+"""Bridged guests: the tap is a port of a bridge, which the admin made, or which is declared and made with the first guest."""
 
 import ipaddress
 from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ class Bridged(Mode):
                 ) from None
 
     def check_together(self, networks: Sequence[Network], declared: Config) -> None:
-        """Raise ConfigError if networks share a bridge and VLANs do not tell them apart, or if a link is not what they need."""
+        """Raise ConfigError if networks share a bridge without different VLANs, or if a declared link is not suitable."""
         seen: dict[str, Network] = {}
         for network in networks:
             name = network["bridge"]
@@ -89,7 +89,7 @@ class Bridged(Mode):
                 )
 
     def implied(self, network: Network) -> tuple[Implied, ...]:
-        """Return the bridge over `uplink`, and the VLAN device between them. A VLAN device that is declared takes its place."""
+        """Return the bridge over `uplink`, and the VLAN device between them. A declared VLAN device is used instead."""
         uplink = network["uplink"]
         if not uplink:
             return ()
@@ -100,8 +100,8 @@ class Bridged(Mode):
         return (device, ("bridges", network["bridge"], {"ports": [name]}))
 
     def bind(self, vif: Vif, network: Network, where: str) -> Vif:
-        """Check the guest's addresses, and the prefixes that it may send from besides. Its VLANs are its own, else the
-        network's."""
+        """Check the guest's addresses and the prefixes that it may also send from. The VLANs of the NIC take precedence over
+        those of the network."""
         vif = replace(vif, addresses=sources(vif, where, lambda _: ""))
         if network["uplink"]:
             if vif.vlan or vif.tagged:
@@ -124,9 +124,9 @@ class Bridged(Mode):
         return network.error("bridge", problem)
 
     def vif_resources(self, vif: Vif, network: Network, host: Host) -> list[Resource]:
-        """Return the filter first; the MTU before the tap joins, so that the bridge never shrinks to the tap's; the state last.
+        """Return the filter first, the MTU before the port (or the bridge would get the smaller MTU of the tap), the state last.
 
-        A tap's MAC starts with fe: a bridge takes the lowest MAC of its ports, and must not change its own for a guest.
+        A tap's MAC starts with fe: a bridge takes the lowest MAC of its ports, and its MAC must not change with a guest.
         """
         name, tap = network["bridge"], vif.ifname
         part, link = host.parts.get(name), host.links.get(name)
@@ -158,7 +158,7 @@ def _vlan_name(network: Network) -> str:
 
 def _mtu(name: str, host: Host) -> int:
     """Return the MTU in bytes that the bridge will have."""
-    # Most bridges are there already.
+    # Most bridges exist already.
     from ..links.link import mtu_of
 
     return mtu_of(name, host)
@@ -169,13 +169,13 @@ def _tags(network: Network) -> bool:
 
 
 def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
-    """Yield the elements for one port: what may come from it. See ruleset.BRIDGE."""
+    """Yield the nft elements of one port: the sources that its guest may send from. See ruleset.BRIDGE."""
     wanted = bool(vif.addresses) if network["antispoof"] is None else network["antispoof"]
     if not (wanted and vif.filter):
         return
     tap, mac = f'"{vif.ifname}"', vif.mac
-    # The bridge learns the source of a frame to a link-local group before any chain sees it: with the gateway's MAC as the
-    # source, a guest would draw the gateway's traffic to this port.
+    # The bridge learns the source of a frame to a link-local group before any chain sees the frame. With the gateway's MAC as
+    # source, a guest could attract the gateway's traffic to its port.
     yield LinkAttribute(network["bridge"], "no_linklocal_learn", "1")
     yield BRIDGE
     yield NftElement("bridge", "guarded", (tap,))
@@ -200,7 +200,7 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
 
 
 def _vlans(vif: Vif, network: Network, host: Host) -> list[Resource]:
-    """Return the tap's own VLANs. Raise ConfigError for a tap without any on a VLAN-aware bridge: it would be cut off."""
+    """Return the VLANs of the tap. Raise ConfigError for a tap without VLANs on a VLAN-aware bridge, which would be cut off."""
     name = network["bridge"]
     part, link = host.parts.get(name), host.links.get(name)
     aware = link.vlan_filtering if link else bool(part and part.options.get("vlan_filtering"))
@@ -224,5 +224,5 @@ def _tap_mac(vif: Vif, host: Host) -> str:
         return vif.port_mac
     if link and link.address.startswith("fe:") and link.address != vif.mac:
         return link.address
-    # As libvirt does: fe, or fa for a guest whose own MAC starts with fe.
+    # The same as libvirt's: fe, or fa for a guest whose MAC starts with fe.
     return ("fa" if vif.mac.startswith("fe:") else "fe") + vif.mac[2:]

@@ -1,8 +1,8 @@
-"""Guests that are reached by plain routes in the host's main table, as Xen's vif-route and vif-nat make them.
+"""Guests that are reached by host routes in the main table, as those of Xen's vif-route and vif-nat.
 
-Every address of a guest, and every prefix that is routed to it, is a route to its tap; the host answers for exactly these
-addresses on `netdev`. The tap has the host's own address, so that guests have a gateway that is there. With `nat`, guests
-have private addresses, each a gateway of its own, and are translated on the way out of `netdev`.
+There is a route to the tap for each address of a guest and each prefix that is routed to it. On `netdev`, the host answers ARP
+and ND for exactly these addresses. The tap has the host's own address, which is the guests' gateway. With `nat`, guests have
+private addresses, each with its own gateway address, which are translated on the way out of `netdev`.
 """
 
 import ipaddress
@@ -23,7 +23,7 @@ from ..model.ruleset import ARP, INET, NAT
 from . import tap
 
 ROUTER_OFFSET = 127
-"""From a guest's address to its gateway's, in the last octet: Xen's vif-nat."""
+"""Added to the last octet of a guest's address to get its gateway, as in Xen's vif-nat."""
 
 
 OPTIONS = (
@@ -106,7 +106,8 @@ class HostRoute(Mode):
         return [address for address in vif.addresses if "/" not in address]
 
     def proxied6(self, network: Network, on_link: Callable[[str], Prefixes6]) -> Prefixes6:
-        """Return those of the segment: a guest with an address of it takes it for its own. For IPv4 proxy ARP does the same."""
+        """Return the prefixes on `netdev`: a guest with an address of one takes it for on-link. For IPv4, proxy ARP has the same
+        effect."""
         return [] if network["nat"] else on_link(network["netdev"])
 
     def netdev_of(self, network: Network) -> str:
@@ -151,7 +152,7 @@ def _paths(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
     if gateway:
         yield Address(ifname, values.host(gateway))
     if (single6 or prefixes6) and (gateway6 := next((address for address in own if address.version == 6), None)):
-        # The host's own address, on another link: the kernel answers for it only as a proxy.
+        # The address is on another link of the host, so that the kernel answers for it on the tap only as a proxy.
         yield ProxyNeighbour(ifname, str(gateway6))
     for address in (*single4, *single6):
         version = values.version(address)
@@ -170,7 +171,7 @@ def _paths(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
 
 
 def _is_translated(prefix: str, netdev: str, host: Host) -> bool:
-    """Return whether a declared NAT has a prefix already: a set of intervals takes none that overlap."""
+    """Return whether a declared NAT translates a prefix already: an interval set refuses overlapping elements."""
     net = ipaddress.ip_network(prefix)
     subnets = [nat["subnet"] for nat in host.nats if nat["out"] == netdev]
     return any(net.version == subnet.version and net.subnet_of(subnet) for subnet in subnets)
@@ -194,7 +195,7 @@ def _addresses(network: Network, host: Host) -> list[values.IPAddress]:
 
 
 def router_of(address: str) -> str:
-    """Return a private guest's gateway: another address of the same 254."""
+    """Return the gateway of a guest with a private address: another address of the same /24."""
     head, _, last = address.rpartition(".")
     return f"{head}.{(int(last) + ROUTER_OFFSET - 1) % 254 + 1}"
 

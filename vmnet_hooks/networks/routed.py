@@ -1,8 +1,8 @@
-"""Routed guests: the host has no address in the guests' subnet, and stands in for it with proxy ARP and proxy ND.
+"""Routed guests: the host has no address in the guests' subnet, and answers for it by proxy ARP and proxy ND.
 
-Every network has a routing table of its own, reached by one pair of policy rules; every guest address is a host route in it.
-ARP requests leave a tap in the name of the gateway, and the uplink in the name of `arp_source`. Packets and ARP that leave a
-tap are checked against nft sets of `ifname . mac . ip`. All of it is O(1) per guest: elements, never rules.
+Each network has its own routing table, selected by one pair of policy rules, with a host route for each guest address. The sender
+of ARP requests is the gateway's address on a tap, and `arp_source` on the uplink. Packets and ARP from a tap are checked against
+nft sets of `ifname . mac . ip`. The cost per packet does not depend on the number of guests: they are elements, never rules.
 """
 
 import ipaddress
@@ -223,7 +223,8 @@ class Routed(Mode):
         return tap.attracts(resource, vif, network["uplink"])
 
     def untracked(self, vif: Vif, network: Network) -> list[str]:
-        """Return none on the network's gateway: it has seen the guest's connections before, and their translations hold."""
+        """Return none on the network's gateway: it forwarded the guest's connections before, and their NAT entries remain
+        valid."""
         return list(vif.addresses) if network["role"] == "host" else []
 
     def proxied6(self, network: Network, on_link: Callable[[str], Prefixes6]) -> Prefixes6:
@@ -311,7 +312,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
 
 
 def _arp_source(vif: Vif, network: Network) -> Iterator[Resource]:
-    """Yield what makes ARP requests on the tap come from the gateway."""
+    """Yield the elements that make the gateway the sender of ARP requests on the tap."""
     if network["ipv4"]:
         yield NftElement("arp", "arp_source", (f'"{vif.ifname}"',), str(network["ipv4"]["gateway"]))
 
@@ -327,5 +328,5 @@ def _paths(vif: Vif, network: Network) -> Iterator[Resource]:
     if network["ipv6"]:
         yield ProxyNeighbour(ifname, str(network["ipv6"]["gateway"]))
     if network["ipv4"] and network["role"] == "router+host":
-        # With arp_ignore=1 (hosts of load balancers set it) the kernel answers only for addresses of the link that was asked.
+        # With arp_ignore=1 (used with load balancers), the kernel answers only for addresses of the receiving link.
         yield Address(ifname, f"{network['ipv4']['gateway']}/32")

@@ -1,5 +1,5 @@
-"""What the modes share: filter, sysctls and MAC of a tap without a bridge, and how a guest's addresses and prefixes are checked
-and sorted."""
+"""Shared by modes: filter, sysctls and MAC of a tap that is not a bridge's port, and checking and sorting of a guest's addresses
+and prefixes."""
 
 import ipaddress
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from ..model.resource import Resource
 
 
 def check_master(vif: Vif, network: Network, host: Host) -> None:
-    """Raise InputError if the tap is a port of a bridge: what passes there does not meet the filter."""
+    """Raise InputError if the tap is a port of a bridge: packets that enter through a bridge bypass the filter."""
     link = host.links.get(vif.ifname)
     if link and link.master:
         raise InputError(
@@ -24,25 +24,25 @@ def check_master(vif: Vif, network: Network, host: Host) -> None:
 
 
 def proxy_arp(dev: str) -> Iterator[Resource]:
-    """Yield what makes the host answer ARP on `dev` for all that it would route elsewhere."""
+    """Yield the sysctls that make the host answer ARP on `dev` for every address that it routes to another link."""
     yield Sysctl(f"net/ipv4/conf/{dev}/proxy_arp", "1")
     yield proxy_delay(4, dev)
 
 
 def proxy_ndp(dev: str) -> Iterator[Resource]:
-    """Yield what makes the host answer ND on `dev` for its proxy entries."""
+    """Yield the sysctls that make the host answer ND on `dev` for its proxy entries."""
     yield Sysctl(f"net/ipv6/conf/{dev}/proxy_ndp", "1")
     yield proxy_delay(6, dev)
 
 
 def proxy_delay(version: int, dev: str) -> Sysctl:
-    """Return what lets a proxied answer go out at once: by default the kernel waits a random time of up to 0.8 s."""
+    """Return the sysctl that makes the kernel send proxied answers at once. By default it waits a random time of up to 0.8 s."""
     return Sysctl(f"net/ipv{version}/neigh/{dev}/proxy_delay", "0")
 
 
 def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
-    """Yield elements for one tap: the guest's own addresses and, unless its filter is off, what may leave the tap. `ipv4` and
-    `ipv6` are the families that the network has."""
+    """Yield the nft elements of one tap: the guest's own addresses and, unless its filter is off, the sources that the guest may
+    send from. `ipv4` and `ipv6` are whether the network has that family."""
     tap, mac = f'"{vif.ifname}"', vif.mac
     if ipv6:
         yield NftElement("inet", "forwarding", (tap,))
@@ -74,16 +74,16 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
 
 
 def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:
-    """Return whether a resource draws a routed guest's traffic: the routes to it, by which the host also answers ARP for it on
-    other links, and the entries by which it answers on `uplink`."""
+    """Return whether a resource attracts the traffic of a routed guest. Routes to the guest do, because with them the host also
+    answers ARP for it on other links, and so do the proxy entries on `uplink`."""
     if isinstance(resource, Route):
         return resource.dev == vif.ifname
     return isinstance(resource, ProxyNeighbour) and resource.ifname == uplink and resource.address in vif.addresses
 
 
 def sources(vif: Vif, where: str, unusable: Callable[[values.Subnet], str]) -> tuple[str, ...]:
-    """Return the addresses and prefixes of a NIC, each checked. `unusable` returns what a mode has against one, "" if nothing.
-    Raise InputError, for the claim at `where`."""
+    """Return the checked addresses and prefixes of a NIC. `unusable` returns the reason why a mode refuses one, "" if it does
+    not. Raise InputError, for the claim at `where`."""
     found: list[str] = []
     for text in vif.addresses:
         try:
@@ -102,7 +102,8 @@ def sources(vif: Vif, where: str, unusable: Callable[[values.Subnet], str]) -> t
 
 
 def merged(prefixes: list[str]) -> list[values.Subnet]:
-    """Return the fewest prefixes of one family that cover the same: a set of intervals takes none that overlap."""
+    """Return the shortest list of prefixes (of one family) with the same addresses: an interval set refuses overlapping
+    elements."""
     return list(ipaddress.collapse_addresses([ipaddress.ip_network(p) for p in prefixes]))  # type: ignore
 
 
@@ -115,14 +116,15 @@ def by_kind(addresses: tuple[str, ...]) -> tuple[list[str], list[str], list[str]
 
 
 def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: Host) -> Iterator[Resource]:
-    """Yield sysctls and attributes of one tap; its state comes last. `mac` "" keeps its own, and `mtu` (bytes) None too."""
+    """Yield sysctls and attributes of one tap, its state last. `mac` "" and `mtu` (bytes) None leave those of the tap
+    unchanged."""
     tap = vif.ifname
     if ipv4:
         yield Sysctl(f"net/ipv4/conf/{tap}/forwarding", "1")
         yield from proxy_arp(tap)
         yield Sysctl(f"net/ipv4/conf/{tap}/send_redirects", "0")
-        # The kernel uses the larger of `all` and the device: 2 is what opens a tap on a host that is strict. A NIC with a
-        # metric may have another half, with the better route.
+        # The kernel uses the larger of `all` and the device, so a tap without a filter needs 2 on a host with strict rp_filter. A
+        # NIC with a metric may have a twin with the better route, so it needs 2 as well.
         strict = "2" if vif.metric else "1"
         yield Sysctl(f"net/ipv4/conf/{tap}/rp_filter", strict if vif.filter else "2" if host.rp_filter else "0")
     link = host.links.get(tap)
@@ -138,7 +140,7 @@ def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: 
         yield Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")
     if mtu:
         yield LinkAttribute(tap, "mtu", str(mtu))
-    # Packets of a bridge's port have the bridge as iifname, and would miss the filter.
+    # Packets from a bridge's port have the bridge as iifname, and would bypass the filter.
     yield LinkAttribute(tap, "master", "")
     if mac:
         yield LinkAttribute(tap, "address", mac)
