@@ -163,7 +163,7 @@ def _is_renamed(call: Call, ifname: str) -> bool:
     """Return whether a link of that name is this NIC, renamed by an earlier call."""
     if sysfs.exists(call.ifname) or not sysfs.exists(ifname):
         return False
-    # The tap of QEMU does not show its guest. If it belongs to another guest, the records refuse the name later.
+    # The tap of QEMU does not show its guest. If another guest has a tap of that name, the records show it.
     return call.emulated or backend_of(ifname) == f"vif-{call.domid}-{call.devid}" or _recorded(call) == ifname
 
 
