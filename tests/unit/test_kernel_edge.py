@@ -6,8 +6,8 @@ import pytest
 
 from vmnet_hooks.errors import KernelError
 from vmnet_hooks.kernel import linux, objects
+from vmnet_hooks.kernel.netlink import NetlinkError, View
 from vmnet_hooks.kernel.objects import adoption, device, nft, sysctl
-from vmnet_hooks.kernel.wire import NetlinkError
 from vmnet_hooks.links import bond, vlan
 from vmnet_hooks.model.objects import FORWARDING_GATE, HostName, LinkAttribute, NftElement, NftTable, Route, Sysctl, TableName
 from vmnet_hooks.model.plan import Change
@@ -105,7 +105,7 @@ THEIRS = {
 
 
 def found(*classes) -> dict:
-    view = objects.View(Refusing(OSError()), Refusing(OSError()))
+    view = View(Refusing(OSError()), Refusing(OSError()))
     return {resource.key: resource for cls in classes for resource in objects.edge(cls.kind).ours(view)}
 
 

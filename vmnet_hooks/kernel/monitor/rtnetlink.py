@@ -9,7 +9,7 @@ from contextlib import closing
 from ...model.objects import FdbEntry, LinkAttribute, Neighbour, ProxyNeighbour, Route, Rule, Sysctl
 from ...model.resource import PROTO
 from .. import wire
-from ..framing import INT, REPLACE, SIGNED, Socket, attributes, messages
+from ..netlink import REPLACE, Netlink, Socket, messages
 from ..wire import (
     AF_BRIDGE,
     DELADDR,
@@ -21,6 +21,7 @@ from ..wire import (
     FRA_PRIORITY,
     FRA_SRC,
     FRA_TABLE,
+    INT,
     LOWER_UP,
     NDA_DST,
     NDA_LLADDR,
@@ -34,8 +35,10 @@ from ..wire import (
     RTA_DST,
     RTA_PRIORITY,
     RTA_TABLE,
+    SIGNED,
     UP,
     LinkMessage,
+    attributes,
     link_of,
 )
 from .senders import Senders
@@ -165,7 +168,7 @@ class RtnetlinkMonitor:
 
 
 def _links() -> dict[int, LinkMessage]:
-    with closing(wire.Rtnetlink()) as asked:
+    with closing(Netlink()) as asked:
         return {link.index: link for link in asked.links()}
 
 

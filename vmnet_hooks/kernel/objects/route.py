@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ...model.objects import Route, Rule
 from ...model.resource import MAIN_TABLE, PROTO, Resource
 from .. import wire
-from . import Edge, View
+from ..netlink import View
+from . import Edge
 
 _FAMILY = {4: AF_INET, 6: AF_INET6}
 _KERNEL, _BOOT, _STATIC = 2, 3, 4

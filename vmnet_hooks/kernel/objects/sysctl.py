@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import FORWARDING_GATE, Sysctl
 from ...model.resource import Resource
-from . import Edge, View
+from ..netlink import View
+from . import Edge
 
 ROOT = "/proc/sys"
 SAVED = "/run/vmnet-hooks/forwarding"
