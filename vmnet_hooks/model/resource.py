@@ -144,5 +144,25 @@ class Resource:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class OnLink(Resource):
+    """An object of which a link may have several. `word` begins the keys of its kind."""
+
+    word: ClassVar[str]
+    ifname: str
+
+    @classmethod
+    def key_of(cls, ifname: str, what: str) -> str:
+        return f"{cls.word} {ifname} {what}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(starts=(cls.key_of(ifname, ""),))
+
+    @property
+    def link(self) -> str:
+        return self.ifname
+
+
 State = Mapping[str, Resource]
 """Resources by key: those that exist, or those that are wanted."""

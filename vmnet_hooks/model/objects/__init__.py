@@ -8,16 +8,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..resource import Resource
-from .address import Address
-from .adoption import Adoption
-from .bridge_port import FdbEntry, PortVlans
-from .device import Device
-from .link_attribute import LinkAttribute
+from .address import Address, Neighbour, ProxyNeighbour
+from .bridge import Adoption, FdbEntry, PortVlans
+from .link import Device, LinkAttribute
 from .names import HostName, TableName
-from .neighbour import Neighbour, ProxyNeighbour
 from .nft import NftElement, NftTable, is_nft_key, port_table, table_of
-from .route import Route
-from .rule import Rule
+from .route import Route, Rule
 from .sysctl import FORWARDING_GATE, Sysctl
 
 __all__ = [
