@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from ..model import plan
-from ..model.encoding import same
 from ..model.objects import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Sysctl
 from ..model.owner import NEEDED, Owner
 from ..model.plan import Change, Plan, Release
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6, INET, NAT
+from ..records import same
 from .session import Session
 
 Wanted = Mapping[Owner, Mapping[str, Resource]]

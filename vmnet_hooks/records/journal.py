@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from ..errors import StoreError
-from ..model.encoding import decode
 from ..model.plan import Change
+from . import decode
 
 NAME = "journal"
 
@@ -28,8 +28,8 @@ class Journal:
         try:
             with open(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC), encoding="ascii") as file:
                 serial, what, *lines = file.read().splitlines()
-            changes = [line.split("\t") for line in lines]
-            return int(serial), json.loads(what), [Change(decode(have or None), decode(want or None)) for have, want in changes]
+            resources = [[decode(text) if text else None for text in line.split("\t")] for line in lines]
+            return int(serial), json.loads(what), [Change(have, want) for have, want in resources]
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -38,9 +38,9 @@ class Journal:
             raise StoreError(f"{self._path}: damaged; remove it, then run `vmnet-hook repair`") from None
 
     def write(self, serial: int, what: str, changes: Iterable[tuple[str | None, str | None]]) -> None:
-        """Write each change as a line: the resource before and after, as encoding.encode spells them, with a tab between. JSON
+        """Write each change as a line: the resource before and after, as records.encode spells them, with a tab between. JSON
         contains neither tab nor line break."""
-        lines = [str(serial), json.dumps(what), *(f"{have or ''}\t{want or ''}" for have, want in changes), ""]
+        lines = [str(serial), json.dumps(what), *[f"{have or ''}\t{want or ''}" for have, want in changes], ""]
         try:
             fd = os.open(f"{self._path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(fd, "wb") as file:
