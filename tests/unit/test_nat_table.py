@@ -65,7 +65,6 @@ def upgraded(host, monkeypatch):
         for module in (routed, ruleset):
             patched.setattr(module, "INET", BEFORE)
         patched.setattr(routed, "NAT", BEFORE)
-        patched.setattr("vmnet_hooks.links.forwarding.INET", BEFORE)
         patched.setattr("vmnet_hooks.engine.transaction.INET", BEFORE)
         patched.setattr(nft, "table_of", lambda family, name: resource.TABLE)
         records.decode.cache_clear()

@@ -269,7 +269,7 @@ def test_every_file_has_a_row():
     """What is in the folder and in no row could never be declared."""
     modules = {row.module.removeprefix("vmnet_hooks.") for row in (*MODES.rows.values(), *SECTIONS.rows.values())}
     files = {f"{wing}.{path.stem}" for wing in ("networks", "links") for path in (PACKAGE / wing).glob("*.py")}
-    shared = {"networks.tap", "links.link", "links.forwarding", "networks.__init__", "links.__init__"}
+    shared = {"networks.tap", "links.link", "networks.__init__", "links.__init__"}
     assert files - shared == modules - {"networks"}
 
 
@@ -285,7 +285,7 @@ def test_a_routed_start_loads_no_other_kind_and_no_other_mode(tmp_path):
         [sys.executable, "-I", "-c", command, str(PACKAGE.parent), str(tmp_path)], capture_output=True, text=True, timeout=60
     )
     loaded = {name for name in done.stdout.split() if name.startswith(("vmnet_hooks.links.", "vmnet_hooks.networks."))}
-    assert loaded == {"vmnet_hooks.links.forwarding", "vmnet_hooks.networks.routed", "vmnet_hooks.networks.tap"}, done.stderr
+    assert loaded == {"vmnet_hooks.networks.routed", "vmnet_hooks.networks.tap"}, done.stderr
 
 
 def options():

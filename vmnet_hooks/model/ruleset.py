@@ -5,16 +5,17 @@ table's chain from dropping the packet.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv6Address
 
 from .. import values
-from .objects import NftElement, NftTable, port_table
+from .facts import Host
+from .objects import FORWARDING_GATE, NftElement, NftTable, Sysctl, port_table
 from .resource import NAT_TABLE, TABLE, Resource
 
 # Sets are keyed by interface name: an element outlives the tap, and binds again by name. Single addresses are in sets of their
 # own (sources, private): a set of intervals refuses one that overlaps another, and a look-up in it costs more. A set's name says
-# which table it is in, state.table_of.
+# which table it is in, objects.table_of.
 #
 # What passes a filter goes to `approved`, and from there on its way: it takes off the marks that KEEPERS put on it, two bits of
 # the packet's priority (the second: of a port whose addresses are known). Without a keeper they are not set: nothing changes.
@@ -253,6 +254,29 @@ def with_nat(claims: Mapping[str, Resource]) -> dict[str, Resource]:
     it."""
     translates = NAT.key not in claims and any(isinstance(r, NftElement) and r.table == NAT.key for r in claims.values())
     return {NAT.key: NAT, **claims} if translates else dict(claims)
+
+
+def forwarding(version: int, links: Iterable[str], host: Host) -> Iterator[Resource]:
+    """Yield what makes the host forward one family, 4 or 6, for packets that come in by `links`.
+
+    A host that did not forward before does not begin to between its other interfaces. For IPv4 the setting of the device
+    decides. For IPv6 the kernel looks at `all` alone, so the set `forwarding` decides. Links whose default route comes from a
+    router advertisement get accept_ra=2 first, or the kernel purges what they learned.
+    """
+    if version == 4:
+        for dev in links:
+            yield Sysctl(f"net/ipv4/conf/{dev}/forwarding", "1")
+        return
+    yield INET
+    for dev in host.ra_links:
+        yield Sysctl(f"net/ipv6/conf/{dev}/accept_ra", "2")
+    if not host.router6:
+        yield CLOSED6
+    for dev in links:
+        yield NftElement("inet", "forwarding", (f'"{dev}"',))
+    yield Sysctl(FORWARDING_GATE, "1")
+    for dev in links:
+        yield Sysctl(f"net/ipv6/conf/{dev}/forwarding", "1")
 
 
 def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
