@@ -29,8 +29,7 @@ from fake_kernel import FakeKernel
 from fake_store import FakeStore
 from scenario import request
 
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS, implied
+from vmnet_hooks.declared import SECTIONS, configuration, implied
 from vmnet_hooks.engine import guests, host
 from vmnet_hooks.engine.session import Session
 from vmnet_hooks.frontends import libvirt, qemu, xen

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.model import Graph
 from vmnet_hooks.model.declaration import Config, Declared, Network, Option

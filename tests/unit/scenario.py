@@ -10,8 +10,7 @@ from typing import TypeVar
 
 from fake_kernel import FakeKernel, Killed
 
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.engine import apply, check, guests, host, repair
 from vmnet_hooks.engine.session import Session
 from vmnet_hooks.frontends.front_end import Request

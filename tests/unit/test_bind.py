@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 from scenario import EVERYTHING, PUBLIC, V4
 
-from vmnet_hooks.declared import compose, configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, compose, configuration
 from vmnet_hooks.errors import ConfigError, ConflictError, InputError
 from vmnet_hooks.model.guest import Claim, Domain, Vif
 

@@ -16,8 +16,7 @@ from scenario import Host, guest
 
 from vmnet_hooks import frontends, hook
 from vmnet_hooks.agent import server
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.engine import guests
 from vmnet_hooks.frontends import FRONT_ENDS, Row, front_end, hooks, of, xen_diversion
 from vmnet_hooks.frontends.front_end import Request, load

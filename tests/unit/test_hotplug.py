@@ -12,8 +12,7 @@ import pytest
 
 from vmnet_hooks.agent import hotplug
 from vmnet_hooks.agent.hotplug import Hotplug
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.errors import InputError, KernelError
 from vmnet_hooks.frontends import libvirt_events
 from vmnet_hooks.frontends.libvirt_connection import LibvirtError

@@ -9,8 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from vmnet_hooks.cli import main
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.errors import InputError
 from vmnet_hooks.importing import interfaces, live, option_values, stanzas
 from vmnet_hooks.importing.draft import settle, toml

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from scenario import PUBLIC, V4, Host, guest
 
 from vmnet_hooks.cli import main
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS, is_part
+from vmnet_hooks.declared import SECTIONS, configuration, is_part
 from vmnet_hooks.engine import guests, migration
 from vmnet_hooks.engine import host as parts
 from vmnet_hooks.errors import InputError, KernelError
@@ -278,8 +277,8 @@ def test_a_routed_start_loads_no_other_kind_and_no_other_mode(tmp_path):
     (tmp_path / "vmnet.toml").write_text(PUBLIC + V4)
     command = (
         "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.engine.session\n"
-        "from vmnet_hooks.declared import configuration, sections\n"
-        "configuration.load(sections.SECTIONS, sys.argv[2]); print(*sys.modules)"
+        "from vmnet_hooks.declared import SECTIONS, configuration\n"
+        "configuration.load(SECTIONS, sys.argv[2]); print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", command, str(PACKAGE.parent), str(tmp_path)], capture_output=True, text=True, timeout=60

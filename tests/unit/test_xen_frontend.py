@@ -7,8 +7,7 @@ import pytest
 from fake_store import FakeStore
 from scenario import EVERYTHING, request
 
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.errors import InputError, VmnetError
 from vmnet_hooks.frontends import xen
 from vmnet_hooks.frontends.xen import METRIC, METRIC_EMULATED, PORT_MAC

@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from ..declared import configuration
-from ..declared.sections import SECTIONS
+from ..declared import SECTIONS, configuration
 from ..engine.session import Session
 from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel

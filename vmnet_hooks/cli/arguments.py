@@ -26,8 +26,7 @@ def domain_names(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """The declared networks."""
     # Needed for completion only.
-    from ..declared import configuration
-    from ..declared.sections import SECTIONS
+    from ..declared import SECTIONS, configuration
 
     try:
         return [name for name in configuration.load(SECTIONS).networks if name.startswith(incomplete)]
@@ -38,8 +37,7 @@ def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
 def part_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """What `up` brings up: the declared networks and host links."""
     # Needed for completion only.
-    from ..declared import configuration
-    from ..declared.sections import SECTIONS
+    from ..declared import SECTIONS, configuration
 
     try:
         declared = configuration.load(SECTIONS)

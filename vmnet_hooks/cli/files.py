@@ -18,8 +18,7 @@ INTERFACES = "/etc/network/interfaces"
 def validate(config_dir: str, to_json: bool) -> None:
     """Check every configuration file, those in domains.d included."""
     # Not needed for completion.
-    from ..declared import compose, configuration
-    from ..declared.sections import SECTIONS
+    from ..declared import SECTIONS, compose, configuration
     from ..model.guest import Vif
 
     declared = configuration.load(SECTIONS, config_dir)

@@ -60,8 +60,7 @@ def start(domain: str, xml: str | None, by: str | None) -> None:
 def _start_described(domain: str, by: str) -> None:
     """Set up every NIC of a guest that a front end describes, as its hook does."""
     # Not needed for completion.
-    from ..declared import configuration
-    from ..declared.sections import SECTIONS
+    from ..declared import SECTIONS, configuration
     from ..frontends.front_end import load
     from ..hook import events
     from ..kernel import root
@@ -107,8 +106,7 @@ def set_(
     start of DOMAIN, or by `vmnet-hook start DOMAIN`.
     """
     # Not needed for completion.
-    from ..declared import configuration
-    from ..declared.sections import SECTIONS
+    from ..declared import SECTIONS, configuration
     from ..frontends import libvirt_connection
 
     mac = _mac(mac)

@@ -14,7 +14,7 @@ from ..errors import ConfigError, one_line
 from ..model.declaration import DIRECTORY, Config, Declared, Network, Option, Required, nearest, parse_options
 from ..model.guest import Claim
 from ..model.kind import Kind
-from .sections import implied
+from . import implied
 
 RUNTIME = "/run/vmnet-hooks/conf.d"
 """Where a command (Xen's network-bridge) declares parts, until it takes them back or the host boots: read beside conf.d."""

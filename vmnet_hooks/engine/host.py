@@ -5,8 +5,7 @@ describes.
 import time
 from collections.abc import Mapping, Sequence
 
-from ..declared import compose
-from ..declared.sections import is_part
+from ..declared import compose, is_part
 from ..errors import ConflictError, InputError
 from ..model.declaration import Declared, Network
 from ..model.guest import Domain

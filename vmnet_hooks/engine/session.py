@@ -5,8 +5,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..declared import configuration
-from ..declared.sections import SECTIONS
+from ..declared import SECTIONS, configuration
 from ..model import facts
 from ..model.declaration import Config
 from ..model.objects import Adoption

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import values
-from ..declared.sections import SECTIONS
+from ..declared import SECTIONS
 from ..errors import ConfigError, InputError, one_line
 from ..model.declaration import Network, Option
 from ..model.event import Action, NetworkEvent

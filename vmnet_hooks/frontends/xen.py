@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from .. import values
+from ..declared import SECTIONS
 from ..declared.configuration import claims
-from ..declared.sections import SECTIONS
 from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
 from ..kernel import sysfs
 from ..model.declaration import Config, Network, parse_options

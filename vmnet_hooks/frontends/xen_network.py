@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import values
-from ..declared import configuration
-from ..declared.sections import SECTIONS
+from ..declared import SECTIONS, configuration
 from ..errors import ConfigError, InputError, one_line
 from ..kernel import sysfs
 from ..model import declaration

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from ..declared import compose, configuration
-from ..declared.sections import SECTIONS, implied
+from ..declared import SECTIONS, compose, configuration, implied
 from ..engine import guests
 from ..engine.session import Session
 from ..errors import Abandoned, InputError, VmnetError

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from ..declared import configuration
-from ..declared.sections import SECTIONS
+from ..declared import SECTIONS, configuration
 from ..model import declaration
 
 if TYPE_CHECKING:

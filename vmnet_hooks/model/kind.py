@@ -1,4 +1,4 @@
-"""What a kind of part defines. Each kind is a class in a file of its own, and a row of the registry in declared/sections.py."""
+"""What a kind of part defines. Each kind is a class in a file of its own, and a row of the registry in declared/__init__.py."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
