@@ -46,7 +46,7 @@ class Records(store.Store):
 
 
 class Resident:
-    """A place (see place.Place) for many calls at once: each has a kernel edge and records of its own."""
+    """A place (see hook.call.Place) for many calls at once: each has a kernel edge and records of its own."""
 
     def __init__(
         self,

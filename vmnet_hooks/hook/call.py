@@ -1,5 +1,8 @@
 """Serves a call that matters: front end → event → engine → exit status and log. `handle` does it in the hook's own process, where
-there is no agent; the agent calls `serve`."""
+there is no agent; the agent calls `serve`.
+
+A call is served at a place, which has the configuration, the kernel and the records. `Here` is the process of one call; the agent
+has a place of its own, which stays."""
 
 import io
 import os
@@ -7,15 +10,81 @@ import signal
 import site
 import sys
 import syslog
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
+from ..declared import SECTIONS, configuration
 from ..errors import Abandoned, VmnetError, one_line, shortened
 from ..frontends import hooks
 from ..frontends.front_end import Late, Request, load
-from .place import Here, Place
+from ..model import declaration
+
+if TYPE_CHECKING:
+    from ..engine.session import Session
+    from ..model.owner import Owner
+    from ..records.store import Store
 
 if sys.flags.no_site:
     # Hooks run without `site`, which costs as much as the rest of the interpreter; from here on we need the libraries.
     site.main()
+
+
+class Place(Protocol):
+    """What events.py needs of a place. `session` without a configuration has the declared one."""
+
+    def declared(self) -> declaration.Config: ...
+    def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]: ...
+    def records(self) -> AbstractContextManager["Store"]: ...
+    def announce(self, calls: Sequence[tuple[str, str, str]]) -> None: ...
+    def await_arrival(self, owners: Sequence["Owner"]) -> None: ...
+
+
+class Here:
+    """This process, for one call."""
+
+    def __init__(self) -> None:
+        self._declared: declaration.Config | None = None
+
+    def declared(self) -> declaration.Config:
+        """Return the configuration, read once: a call sees one state of it. Raises ConfigError."""
+        if self._declared is None:
+            self._declared = configuration.load(SECTIONS)
+        return self._declared
+
+    def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]:
+        """Give a session for as long as the context lasts. Raises VmnetError."""
+        # Calls that do not matter do without the engine.
+        from ..engine import session
+
+        return session.open(declared or self.declared())
+
+    @contextmanager
+    def records(self) -> Iterator["Store"]:
+        """Give the records alone. Raises StoreError."""
+        # A call that is refused needs no records.
+        from ..records.store import Store
+
+        records = Store()
+        try:
+            yield records
+        finally:
+            records.close()
+
+    def announce(self, calls: Sequence[tuple[str, str, str]]) -> None:
+        """See kernel.announcement.announce."""
+        # Only a guest that begins to run is announced.
+        from ..kernel import announcement
+
+        announcement.announce(calls)
+
+    def await_arrival(self, owners: Sequence["Owner"]) -> None:
+        """See engine.migration.detach."""
+        if owners:
+            # Few guests come by live migration.
+            from ..engine import migration
+
+            migration.detach(owners, self.declared())
 
 
 def handle(hook: str, argv: list[str], stdin: bytes | None = None) -> int:

@@ -19,7 +19,7 @@ from ..model import declaration
 from ..model.event import Action, Event, GuestEvent, NetworkEvent, NicEvent, PartsEvent
 from ..model.owner import ASKED_FOR, Owner
 from ..records import store
-from .place import Here, Place
+from .call import Here, Place
 
 RECORDS_ALONE = declaration.Config({})
 """Clean-up needs no configuration: a broken one must not keep it from happening."""
