@@ -22,7 +22,7 @@ from vmnet_hooks.importing.draft import Block, Draft, settle, toml
 from vmnet_hooks.importing.live import convert
 from vmnet_hooks.kernel.import_facts import LiveHost
 from vmnet_hooks.model.declaration import parse_options
-from vmnet_hooks.model.registry import Registry, Row
+from vmnet_hooks.model.kind import Registry, Row
 from vmnet_hooks.model.resource import MAIN_TABLE
 from vmnet_hooks.model.topology import Difference, Facts, LinkDetails
 from vmnet_hooks.networks import MODES
@@ -32,7 +32,7 @@ MODE = '''"""Guests reached by plain routes, through a link of the admin's choic
 
 from vmnet_hooks import values
 from vmnet_hooks.model.declaration import Option, Required
-from vmnet_hooks.model.mode import Mode
+from vmnet_hooks.model.kind import Mode
 from vmnet_hooks.model.objects import LinkAttribute, Route, Sysctl
 from vmnet_hooks.model.resource import MAIN_TABLE
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from ..model.declaration import Declared, Network, parse_options
-from ..model.kind import Kind
-from ..model.registry import Registry, Row
+from ..model.kind import Kind, Registry, Row
 
 SECTIONS: Registry[Kind] = Registry(
     Row("networks", "vmnet_hooks.networks", "Networks", "network"),
