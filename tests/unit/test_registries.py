@@ -276,7 +276,7 @@ def test_a_routed_start_loads_no_other_kind_and_no_other_mode(tmp_path):
     """Engine, kernel and configuration, with one routed network."""
     (tmp_path / "vmnet.toml").write_text(PUBLIC + V4)
     command = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.engine.session\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.engine\n"
         "from vmnet_hooks.declared import SECTIONS, configuration\n"
         "configuration.load(SECTIONS, sys.argv[2]); print(*sys.modules)"
     )

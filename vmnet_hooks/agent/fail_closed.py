@@ -6,7 +6,7 @@ a guarded tap sends before our filter, and drop what is still marked after it. T
 
 from collections.abc import Collection
 
-from ..engine.session import Kernel
+from ..engine import Kernel
 from ..errors import KernelError
 from ..kernel.libnftables import Context
 from ..kernel.netlink import NETLINK_NETFILTER, Socket

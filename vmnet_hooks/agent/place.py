@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ..declared import SECTIONS, configuration
-from ..engine.session import Session
+from ..engine import Session
 from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel
 from ..model import declaration

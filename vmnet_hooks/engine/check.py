@@ -8,8 +8,8 @@ from ..model.objects import FdbEntry, LinkAttribute, Neighbour, NftElement, NftT
 from ..model.owner import Owner
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
+from . import Session
 from .owners import dead, wants
-from .session import Session
 
 
 @dataclass(frozen=True)

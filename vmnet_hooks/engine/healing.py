@@ -15,10 +15,8 @@ from ..model.plan import Change, Plan
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import NAT
 from ..records.store import Store
-from . import apply
-from .facts import lives
+from . import Session, apply, lives
 from .owners import dead
-from .session import Session
 
 
 @dataclass(frozen=True)

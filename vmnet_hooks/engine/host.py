@@ -12,9 +12,7 @@ from ..model.guest import Domain
 from ..model.objects import Adoption, Device, LinkAttribute
 from ..model.owner import ASKED_FOR, NEEDED, Owner
 from ..model.plan import Plan
-from . import apply, parts, takeover
-from .facts import gather
-from .session import Session
+from . import Session, apply, gather, parts, takeover
 from .transaction import Transaction, build
 
 

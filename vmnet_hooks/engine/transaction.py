@@ -13,7 +13,7 @@ from ..model.plan import Change, Plan, Release
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6, INET, NAT
 from ..records import same
-from .session import Session
+from . import Session
 
 Wanted = Mapping[Owner, Mapping[str, Resource]]
 """What owners want, by key."""

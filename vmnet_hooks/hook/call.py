@@ -21,7 +21,7 @@ from ..frontends.front_end import Late, Request, load
 from ..model import declaration
 
 if TYPE_CHECKING:
-    from ..engine.session import Session
+    from ..engine import Session
     from ..model.owner import Owner
     from ..records.store import Store
 
@@ -55,9 +55,9 @@ class Here:
     def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]:
         """Give a session for as long as the context lasts. Raises VmnetError."""
         # Calls that do not matter do without the engine.
-        from ..engine import session
+        from .. import engine
 
-        return session.open(declared or self.declared())
+        return engine.open(declared or self.declared())
 
     @contextmanager
     def records(self) -> Iterator["Store"]:

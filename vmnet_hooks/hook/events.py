@@ -12,8 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from ..declared import SECTIONS, compose, configuration, implied
-from ..engine import guests
-from ..engine.session import Session
+from ..engine import Session, guests
 from ..errors import Abandoned, InputError, VmnetError
 from ..model import declaration
 from ..model.event import Action, Event, GuestEvent, NetworkEvent, NicEvent, PartsEvent

@@ -1,5 +1,5 @@
-"""What a kind of part defines, and what a mode of networks. Each is a class in a file of its own, and a row of a registry, which is
-in declared/ for kinds and in networks/ for modes."""
+"""What a kind of part defines, and what a mode of networks. Each is a class in a file of its own, and a row of a registry: the
+kinds' is in declared/, the modes' in networks/."""
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
