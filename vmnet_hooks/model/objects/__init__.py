@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..resource import Resource
-from .address import Address, Neighbour, ProxyNeighbour
+from .address import Address, HostName, Neighbour, ProxyNeighbour
 from .bridge import Adoption, FdbEntry, PortVlans
 from .link import Device, LinkAttribute
-from .names import HostName, TableName
 from .nft import NftElement, NftTable, is_nft_key, port_table, table_of
-from .route import Route, Rule
+from .route import Route, Rule, TableName
 from .sysctl import FORWARDING_GATE, Sysctl
 
 __all__ = [

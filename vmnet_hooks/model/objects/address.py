@@ -1,11 +1,12 @@
-"""What has an address on a link: addresses, neighbours, and addresses for which the kernel answers as a proxy."""
+"""What has an address: addresses of links, neighbours, addresses for which the kernel answers as a proxy, and names of guests."""
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_interface
-from typing import Self
+from typing import ClassVar, Self
 
-from ..resource import OnLink, dev, ip
+from ..resource import OnLink, Resource, dev, ip
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,40 @@ class ProxyNeighbour(OnLink):
 
     def unset_command(self) -> str:
         return f"{ip(self.address)} neigh del proxy {self.address} {dev(self.ifname)}"
+
+
+@dataclass(frozen=True)
+class HostName(Resource):
+    """A guest's name in a file of its own, hosts(5). dnsmasq reads the folder with --hostsdir, and notices files that come and
+    go."""
+
+    ifname: str
+    name: str
+    addresses: tuple[str, ...]
+
+    kind = "host-name"
+    rank = 46
+    marked = True
+    DIRECTORY: ClassVar[str] = "/run/vmnet-hosts"
+
+    @property
+    def path(self) -> str:
+        return f"{self.DIRECTORY}/{self.ifname}"
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{address} {self.name}\n" for address in self.addresses)
+
+    @cached_property
+    def key(self) -> str:
+        return self.key_of(self.ifname)
+
+    @staticmethod
+    def key_of(ifname: str) -> str:
+        return f"host-name {ifname}"
+
+    def set_command(self, have: Self | None) -> str:
+        return f"mkdir -p {self.DIRECTORY}; printf %s {shlex.quote(self.text)} > {self.path}"
+
+    def unset_command(self) -> str:
+        return f"rm -f {self.path}"

@@ -1,9 +1,9 @@
-"""Routes and policy rules."""
+"""Routes, policy rules, and names of routing tables."""
 
 from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
+from typing import ClassVar, Self
 
 from ..resource import PROTO, Resource, dev, ip
 
@@ -135,3 +135,40 @@ class Rule(Resource):
 
     def unset_command(self) -> str:
         return f"{ip(self.subnet)} rule del {self._words()}"
+
+
+@dataclass(frozen=True)
+class TableName(Resource):
+    """A routing table's name for iproute2, in a file of its own under rt_tables.d."""
+
+    table: int
+    name: str
+
+    kind = "table-name"
+    rank = 45
+    marked = True
+    DIRECTORY: ClassVar[str] = "/etc/iproute2/rt_tables.d"
+    PREFIX: ClassVar[str] = "vmnet-"
+    SUFFIX: ClassVar[str] = ".conf"
+
+    @property
+    def path(self) -> str:
+        return f"{self.DIRECTORY}/{self.PREFIX}{self.name}{self.SUFFIX}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.table} {self.name}\n"
+
+    @cached_property
+    def key(self) -> str:
+        return self.key_of(self.table, self.name)
+
+    @staticmethod
+    def key_of(table: int, name: str) -> str:
+        return f"table-name {table} {name}"
+
+    def set_command(self, have: Self | None) -> str:
+        return f"mkdir -p {self.DIRECTORY}; echo '{self.table} {self.name}' > {self.path}"
+
+    def unset_command(self) -> str:
+        return f"rm -f {self.path}"
