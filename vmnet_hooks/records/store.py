@@ -26,8 +26,7 @@ from ..model.objects import NftElement
 from ..model.owner import Owner
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
-from . import decode, encode, encoded
-from .journal import Journal
+from . import Journal, decode, encode, encoded
 
 if TYPE_CHECKING:
     from .pending import Pending
