@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, BinaryIO, Generic, NoReturn, TypeVar
 
-from ..model.event import Event
+from ..model.guest import Event
 from . import Row
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from ..declared.configuration import claims
 from ..errors import ConfigError, InputError, VmnetError, one_line, shortened
 from ..kernel import sysfs
 from ..model.declaration import Config, Network, parse_options
-from ..model.event import Action, NicEvent
-from ..model.guest import Claim, Domain, Vif
+from ..model.guest import Action, Claim, Domain, NicEvent, Vif
 from ..networks import MODES
 from ..records import store
 from .front_end import FrontEnd, Request

@@ -17,7 +17,7 @@ from ..declared import SECTIONS, configuration
 from ..errors import ConfigError, InputError, one_line
 from ..kernel import sysfs
 from ..model import declaration
-from ..model.event import Action, PartsEvent
+from ..model.guest import Action, PartsEvent
 from .front_end import FrontEnd, Request
 from .xen import VARIABLE, default_netdev, is_bridge, lines
 

@@ -15,7 +15,7 @@ from ..declared import SECTIONS, compose, configuration, implied
 from ..engine import Session, guests
 from ..errors import Abandoned, InputError, VmnetError
 from ..model import declaration
-from ..model.event import Action, Event, GuestEvent, NetworkEvent, NicEvent, PartsEvent
+from ..model.guest import Action, Event, GuestEvent, NetworkEvent, NicEvent, PartsEvent
 from ..model.owner import ASKED_FOR, Owner
 from ..records import store
 from .call import Here, Place
