@@ -341,7 +341,7 @@ class Netlink(Socket):
     def delete_rule(self, rule: RuleMessage) -> None:
         self.change(wire.DELRULE, wire.rule_body(rule))
 
-    # --- the rest ----------------------------------------------------------------------------------------------------
+    # --- names, and pyroute2 -----------------------------------------------------------------------------------------
 
     @contextmanager
     def pyroute2(self) -> Iterator[Any]:

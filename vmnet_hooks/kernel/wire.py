@@ -20,6 +20,7 @@ INT, SIGNED = Struct("=I"), Struct("=i")
 
 Items = Mapping[int, "bytes | Items"]
 """Attributes by number."""
+
 _LINK = Struct("=BxHiII")
 _VLAN, _VLAN_FLAGS = Struct("=HH"), Struct("=H")
 ADDRESS = Struct("=BBBBI")
