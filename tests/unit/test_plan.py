@@ -9,21 +9,19 @@ from vmnet_hooks.errors import ConflictError
 from vmnet_hooks.model.objects import (
     KINDS,
     Address,
-    Adoption,
     Device,
-    FdbEntry,
     HostName,
     LinkAttribute,
     Neighbour,
     NftElement,
     NftTable,
-    PortVlans,
     ProxyNeighbour,
     Route,
     Rule,
     Sysctl,
     TableName,
 )
+from vmnet_hooks.model.objects.bridge import Adoption, FdbEntry, PortVlans
 from vmnet_hooks.model.plan import Change, Release, batches, diff
 from vmnet_hooks.records import decode, encode, encoded
 
@@ -93,6 +91,7 @@ def test_no_record():
 def test_keys_differ():
     assert len({r.key for r in ONE_OF_EACH}) == len(ONE_OF_EACH)
     assert {type(r) for r in ONE_OF_EACH} == {kind.resource for kind in KINDS.values()}
+    assert {name: kind.resource.kind for name, kind in KINDS.items()} == {name: name for name in KINDS}
 
 
 @each

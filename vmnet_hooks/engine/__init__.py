@@ -8,20 +8,23 @@ host         bring parts up and down;  takeover: guard a bridge that takes over 
 check        compare configuration, records and kernel;  repair: remove the differences;  healing: the agent's share of that
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..declared import SECTIONS, compose, configuration
 from ..model import facts
 from ..model.declaration import Config
-from ..model.objects import FORWARDING_GATE, Adoption, Sysctl
+from ..model.objects import FORWARDING_GATE, Sysctl
 from ..model.owner import Owner
 from ..model.plan import Plan
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
 from ..records.store import Store
+
+if TYPE_CHECKING:
+    from ..model.objects.bridge import Adoption
 
 
 class Kernel(Protocol):
@@ -32,7 +35,7 @@ class Kernel(Protocol):
     def has_sent(self, ifname: str) -> bool: ...
     def ports(self, ifname: str) -> list[str]: ...
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> facts.Host: ...
-    def survey(self, port: str, bridge: str) -> Adoption: ...
+    def survey(self, port: str, bridge: str) -> "Adoption": ...
     def obstacle(self, port: str) -> str: ...
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]: ...
     def rename(self, ifname: str, name: str) -> None: ...
@@ -89,17 +92,13 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
     masters = [link.master for name in dict.fromkeys(ports) if (link := host.links.get(name))]
     if outer := [master for master in masters if master and master not in host.links]:
         host = replace(host, links={**kernel.host(outer).links, **host.links})
-    adoptions: dict[str, Adoption] = {}
-    for part in parts.values():
-        port = part.adopts
-        if port and port in host.links and (adopt or session.records.recorded(Adoption.key_of(port))):
-            adoptions[port] = _adoption(session, port, part.name, host)
+    bridges = {part.adopts: part.name for part in parts.values() if part.adopts in host.links}
     return replace(
         host,
         router6=_forwards6(session, host),
         parts=parts,
         nats=tuple(part for part in config.parts.values() if part.kind.translates),
-        adoptions=adoptions,
+        adoptions=_adoptions(session, bridges, host, adopt) if bridges else {},
         uplinks6=frozenset(name for network in networks for name in network.mode.links6(network)),
     )
 
@@ -113,11 +112,24 @@ def _forwards6(session: Session, host: facts.Host) -> bool:
     return host.router6 and not session.kernel.read([CLOSED6])
 
 
-def _adoption(session: Session, port: str, bridge: str, host: facts.Host) -> Adoption:
+def _adoptions(session: Session, bridges: Mapping[str, str], host: facts.Host, adopt: bool) -> "dict[str, Adoption]":
+    """What bridges take over from ports, by port; without `adopt`, what they have taken over. `bridges` is the bridge by port."""
+    # Few bridges adopt a port.
+    from ..model.objects.bridge import Adoption
+
+    there = {port: session.records.recorded(Adoption.key_of(port)) for port in bridges}
+    return {port: _adoption(session, found, port, bridges[port], host) for port, found in there.items() if found or adopt}
+
+
+def _adoption(
+    session: Session, recorded: tuple[Resource, Resource | None] | None, port: str, bridge: str, host: facts.Host
+) -> "Adoption":
     """What a bridge takes over from a port. Once moved it is not on the port any more: the record has it."""
-    found = session.records.recorded(Adoption.key_of(port))
-    if found and isinstance(found[0], Adoption):
-        return replace(found[0], bridge=bridge)
+    # Few bridges adopt a port.
+    from ..model.objects.bridge import Adoption
+
+    if recorded and isinstance(recorded[0], Adoption):
+        return replace(recorded[0], bridge=bridge)
     if bridge in host.links and host.links[bridge].ours and host.links[port].master == bridge:
         # The records are lost: the bridge has it.
         there = session.kernel.survey(bridge, bridge)

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..model.declaration import Config
-from ..model.objects import FdbEntry, LinkAttribute, Neighbour, NftElement, NftTable
+from ..model.objects import LinkAttribute, Neighbour, NftElement, NftTable
+from ..model.objects.bridge import FdbEntry
 from ..model.owner import Owner
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6

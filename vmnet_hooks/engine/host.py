@@ -9,7 +9,8 @@ from ..declared import compose, is_part
 from ..errors import ConflictError, InputError
 from ..model.declaration import Declared, Network
 from ..model.guest import Domain
-from ..model.objects import Adoption, Device, LinkAttribute
+from ..model.objects import Device, LinkAttribute
+from ..model.objects.bridge import Adoption
 from ..model.owner import ASKED_FOR, NEEDED, Owner
 from ..model.plan import Plan
 from . import Session, apply, gather, parts, takeover

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from .. import engine
 from ..errors import ConflictError, KernelError, VmnetError
 from ..model.declaration import Config
-from ..model.objects import Adoption, Device
+from ..model.objects import Device
+from ..model.objects.bridge import Adoption
 from ..model.owner import NEEDED
 from ..records.pending import Pending
 from ..records.store import Store

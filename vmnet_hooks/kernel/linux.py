@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, KernelError
 from ..model.facts import Host, Link
-from ..model.objects import FORWARDING_GATE, KINDS, Adoption
+from ..model.objects import FORWARDING_GATE, KINDS
 from ..model.plan import Plan
 from ..model.resource import ALIAS, MAIN_TABLE, Resource
 from . import wire
@@ -20,6 +20,7 @@ from .objects import Edge, edge, sysctl
 from .objects.nft import Nft
 
 if TYPE_CHECKING:
+    from ..model.objects.bridge import Adoption
     from .monitor.table_cache import TableCache
 
 _RTPROT_RA = 9
@@ -148,7 +149,7 @@ class Kernel:
         """The addresses of a link, without link-local ones, in the kernel's order: IPv4 first, primary ones before others."""
         return tuple(address for address in self.netlink.addresses(link.index) if not address.startswith("fe80:"))
 
-    def survey(self, port: str, bridge: str) -> Adoption:
+    def survey(self, port: str, bridge: str) -> "Adoption":
         """What `bridge` takes over if it adopts `port`. Raises KernelError."""
         # Few bridges adopt a port.
         from .objects import adoption

@@ -47,6 +47,8 @@ class Resource:
     """Whether a step of it can be half done: then undo restores it whatever it finds."""
     hides: ClassVar[bool] = False
     """Whether half of its removal may be done and reading does not show it."""
+    moves: ClassVar[bool] = False
+    """Whether it moves what others made: its removal moves that back, and there is no original to restore."""
     setting: ClassVar[bool] = False
     """Whether it exists as long as its link does, with one value or another."""
     batched: ClassVar[bool] = False

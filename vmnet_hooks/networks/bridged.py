@@ -10,7 +10,8 @@ from ..model.declaration import Config, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.kind import Implied, Mode
-from ..model.objects import LinkAttribute, NftElement, PortVlans, Sysctl
+from ..model.objects import LinkAttribute, NftElement, Sysctl
+from ..model.objects.bridge import PortVlans
 from ..model.resource import Resource
 from ..model.ruleset import BRIDGE
 from .tap import by_kind, merged, sources

@@ -23,9 +23,14 @@ _SPELLED: Mapping[type, Callable[[Any], str]] = {
 
 
 @cache
+def _class(kind: str) -> type[Resource]:
+    return KINDS[kind].resource
+
+
+@cache
 def _names(kind: str) -> tuple[str, ...]:
     """The fields that are encoded, in the order of the class. The resource keeps its `line` beside them."""
-    return tuple([item.name for item in fields(KINDS[kind].resource)])
+    return tuple([item.name for item in fields(_class(kind))])
 
 
 def encode(resource: Resource | None) -> str | None:
@@ -53,13 +58,18 @@ def encoded(resources: Iterable[Resource | None]) -> list[str | None]:
 def decode(line: str) -> Resource:
     """The inverse of `encode`. Raises ValueError, KeyError or TypeError on what `encode` did not write."""
     values = json.loads(line)
-    cls = KINDS[values.pop("kind")].resource
+    cls = _class(values.pop("kind"))
     for name, value in values.items():
         if isinstance(value, list):
             values[name] = _tuples(value)
     resource = cls(**values)
     vars(resource)["line"] = line
     return resource
+
+
+def decode_both(want: str, original: str | None) -> tuple[Resource, Resource | None]:
+    """What was set at a key, and what was found there before; None if nothing was."""
+    return decode(want), decode(original) if original else None
 
 
 def _tuples(values: list[Any]) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ from ..model.objects import NftElement
 from ..model.owner import Owner
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
-from . import Journal, decode, encode, encoded
+from . import Journal, decode, decode_both, encode, encoded
 
 if TYPE_CHECKING:
     from .pending import Pending
@@ -254,14 +254,14 @@ class Store:
     def recorded(self, key: str) -> tuple[Resource, Resource | None] | None:
         """Return what was set at a key, and what was found there before; None if no owner claims it."""
         rows = self._query("SELECT want, original FROM resource WHERE key = ?", (key,))
-        return _pair(*rows[0]) if rows else None
+        return decode_both(*rows[0]) if rows else None
 
     def records(self, keys: Iterable[str]) -> dict[str, tuple[Resource, Resource | None]]:
         """Return, by key, what `recorded` returns for those of the keys that are claimed."""
         rows = self._query(
             "SELECT key, want, original FROM resource WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
         )
-        return {key: _pair(want, original) for key, want, original in rows}
+        return {key: decode_both(want, original) for key, want, original in rows}
 
     def released(self, owners: Sequence[str], wants: Container[str]) -> dict[str, tuple[Resource, Resource | None]]:
         """Return, by key, what `recorded` returns for the keys that only these owners claim and that are not in `wants`: in the
@@ -283,7 +283,7 @@ class Store:
             f"WHERE bundle.key = resource.key AND claim.owner {theirs})",
             (names,),
         )
-        found = {key: _pair(want, original) for key, want, original in sorted(rows) if key not in wants}
+        found = {key: decode_both(want, original) for key, want, original in sorted(rows) if key not in wants}
         if alone:
             return found
         order = dict.fromkeys(key for owner in owners for key in sorted(self.claimed(owner)))
@@ -567,7 +567,3 @@ def _owner(row: Sequence) -> Owner:
 def _first_other(rows: Iterable[Sequence], but: Iterable[str]) -> Owner | None:
     excluded = set(but)
     return next((owner for owner in map(_owner, rows) if owner.id not in excluded), None)
-
-
-def _pair(want: str, original: str | None) -> tuple[Resource, Resource | None]:
-    return decode(want), decode(original) if original else None

@@ -6,7 +6,8 @@ Settings: RTM_NEWNETCONF, linux/netconf.h. The rest: see wire.py.
 from _socket import AF_INET, AF_INET6, NETLINK_ROUTE, inet_ntop
 from contextlib import closing
 
-from ...model.objects import FdbEntry, LinkAttribute, Neighbour, ProxyNeighbour, Route, Rule, Sysctl
+from ...model.objects import LinkAttribute, Neighbour, ProxyNeighbour, Route, Rule, Sysctl
+from ...model.objects.bridge import FdbEntry
 from ...model.resource import PROTO
 from .. import wire
 from ..netlink import REPLACE, Netlink, Socket, messages

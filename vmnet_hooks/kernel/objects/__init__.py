@@ -47,7 +47,6 @@ class Edge(Generic[R]):
 
 @cache
 def edge(kind: str) -> Edge[Any]:
-    """The edge of a kind of resources. Its module has EDGES, by class."""
-    row = KINDS[kind]
-    edges: Mapping[type[Resource], Edge[Any]] = import_module(row.edge).EDGES
-    return edges[row.resource]
+    """The edge of a kind of resources. Its module has EDGES, by kind."""
+    edges: Mapping[str, Edge[Any]] = import_module(KINDS[kind].edge).EDGES
+    return edges[kind]

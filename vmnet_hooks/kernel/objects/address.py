@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import Address
-from ...model.resource import Resource
 from ..netlink import View
 from . import Edge, adoption
 
@@ -34,4 +33,4 @@ def add(view: View, index: int, address: str, broadcast: str = "") -> None:
     view.netlink.add_address(index, address, broadcast, _NODAD if ":" in address else 0)
 
 
-EDGES: Mapping[type[Resource], Edge] = {Address: Addresses()}
+EDGES: Mapping[str, Edge] = {Address.kind: Addresses()}

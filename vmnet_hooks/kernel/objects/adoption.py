@@ -7,8 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...model.objects import Adoption
-from ...model.resource import Resource
+from ...model.objects.bridge import Adoption
 from .. import iproute2, sysfs
 from ..netlink import View
 from . import Edge, sysctl
@@ -202,4 +201,4 @@ def _move(adoption: Adoption, to_bridge: bool) -> None:
         sysctl.write_value(f"net/ipv6/conf/{adoption.ifname}/disable_ipv6", "1")
 
 
-EDGES: Mapping[type[Resource], Edge] = {Adoption: Adoptions()}
+EDGES: Mapping[str, Edge] = {Adoption.kind: Adoptions()}

@@ -4,8 +4,7 @@ import errno
 from collections.abc import Iterable, Mapping, Sequence
 from socket import AF_BRIDGE
 
-from ...model.objects import FdbEntry, PortVlans
-from ...model.resource import Resource
+from ...model.objects.bridge import FdbEntry, PortVlans
 from ...values import ranges
 from .. import iproute2
 from ..netlink import NetlinkError, View
@@ -78,4 +77,4 @@ def _bring(want: PortVlans, have: PortVlans | None, view: View) -> None:
         view.netlink.change_vlans(verb, index, want.own, int(first), int(last or first), untagged)
 
 
-EDGES: Mapping[type[Resource], Edge] = {FdbEntry: FdbEntries(), PortVlans: Vlans()}
+EDGES: Mapping[str, Edge] = {FdbEntry.kind: FdbEntries(), PortVlans.kind: Vlans()}

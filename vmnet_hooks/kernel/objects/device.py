@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import InTheWay
 from ...links import bond
 from ...model.objects import Device
-from ...model.resource import ALIAS, Resource
+from ...model.resource import ALIAS
 from .. import sysfs
 from ..netlink import NetlinkError, View
 from . import Edge
@@ -154,4 +154,4 @@ def change(ip: Any, index: int, want: Device, have: Device) -> None:
         ip.link("set", index=index, kind=want.type, **_encoded_settings(want.type, step.items()))
 
 
-EDGES: Mapping[type[Resource], Edge] = {Device: Devices()}
+EDGES: Mapping[str, Edge] = {Device.kind: Devices()}

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import LinkAttribute
-from ...model.resource import Resource
 from .. import wire
 from ..netlink import View
 from . import Edge
@@ -104,4 +103,4 @@ def _set_master(want: LinkAttribute, index: int, view: View) -> None:
         netlink.set_link(index, up=True)
 
 
-EDGES: Mapping[type[Resource], Edge] = {LinkAttribute: LinkAttributes()}
+EDGES: Mapping[str, Edge] = {LinkAttribute.kind: LinkAttributes()}

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...errors import KernelError
 from ...model.objects import HostName, TableName
-from ...model.resource import Resource
 from ..netlink import View
 from . import Edge
 
@@ -96,4 +95,4 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-EDGES: Mapping[type[Resource], Edge] = {TableName: TableNames(), HostName: HostNames()}
+EDGES: Mapping[str, Edge] = {TableName.kind: TableNames(), HostName.kind: HostNames()}

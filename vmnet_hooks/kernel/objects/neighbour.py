@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import Neighbour, ProxyNeighbour
-from ...model.resource import Resource
 from ..netlink import View
 from ..wire import PERMANENT, PROXY
 from . import Edge
@@ -42,4 +41,4 @@ class ProxyNeighbours(Edge[ProxyNeighbour]):
         view.netlink.delete_neighbour(view.netlink.index(have.ifname), have.address, PROXY)
 
 
-EDGES: Mapping[type[Resource], Edge] = {Neighbour: Neighbours(), ProxyNeighbour: ProxyNeighbours()}
+EDGES: Mapping[str, Edge] = {Neighbour.kind: Neighbours(), ProxyNeighbour.kind: ProxyNeighbours()}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import KernelError, one_line
 from ...model.objects import NftElement, NftTable, table_of
 from ...model.plan import Change, Plan
-from ...model.resource import NAT_SETS, TABLE, Resource
+from ...model.resource import NAT_SETS, TABLE
 from ...model.ruleset import TABLES
 from ..netlink import CREATE, NETLINK_NETFILTER, NetlinkError, Socket, View
 from ..wire import NFGENMSG, attributes, body, family_of, text
@@ -334,4 +334,4 @@ def _size(part: str) -> int:
     return 1 if part in _PROTOCOLS else len(_packed(part))
 
 
-EDGES: Mapping[type[Resource], Edge] = {NftTable: Tables(), NftElement: Elements()}
+EDGES: Mapping[str, Edge] = {NftTable.kind: Tables(), NftElement.kind: Elements()}

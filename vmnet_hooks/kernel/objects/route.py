@@ -4,7 +4,7 @@ from _socket import AF_INET, AF_INET6
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...model.objects import Route, Rule
-from ...model.resource import MAIN_TABLE, PROTO, Resource
+from ...model.resource import MAIN_TABLE, PROTO
 from .. import wire
 from ..netlink import View
 from . import Edge
@@ -116,4 +116,4 @@ def _encoded_rule(rule: Rule) -> wire.RuleMessage:
     return wire.RuleMessage(rule.priority, rule.selector, rule.subnet, rule.table, rule.proto)
 
 
-EDGES: Mapping[type[Resource], Edge] = {Route: Routes(), Rule: Rules()}
+EDGES: Mapping[str, Edge] = {Route.kind: Routes(), Rule.kind: Rules()}

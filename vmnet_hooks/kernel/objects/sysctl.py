@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import FORWARDING_GATE, Sysctl
-from ...model.resource import Resource
 from ..netlink import View
 from . import Edge
 
@@ -107,4 +106,4 @@ def _per_device() -> dict[str, str]:
     return {path: value for path in paths if (value := read(path)) is not None}
 
 
-EDGES: Mapping[type[Resource], Edge] = {Sysctl: Sysctls()}
+EDGES: Mapping[str, Edge] = {Sysctl.kind: Sysctls()}

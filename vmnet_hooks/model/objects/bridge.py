@@ -110,6 +110,7 @@ class Adoption(Resource):
     rank = 34
     composite = True
     hides = True
+    moves = True
 
     @cached_property
     def key(self) -> str:
