@@ -10,8 +10,8 @@ check        compare configuration, records and kernel;  repair: remove the diff
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..declared import SECTIONS, compose, configuration
 from ..model import facts
@@ -45,8 +45,7 @@ class Kernel(Protocol):
     def finish(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Session:
+class Session(NamedTuple):
     """One per process and call. `kernel` and `records` are the edges; tests bring their own."""
 
     config: Config

@@ -1,9 +1,8 @@
 """What a front end is: functions from a call of a hook to an event, and back to the hypervisor."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, BinaryIO, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Generic, NamedTuple, NoReturn, TypeVar
 
 from ..model.guest import Event
 from . import Row
@@ -21,8 +20,7 @@ def _no_limit(seconds: float, late: Late) -> None:
     """No deadline here: the client enforces its own timeout."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One call of a hook, wherever it is served: in the hook's own process, or in the agent. `parent` is the ID of the process
     that ran the hook; `declared` loads the configuration; `limit` has `late` called once so many seconds have passed."""
 
@@ -55,8 +53,7 @@ def _undescribed(_name: str, _declared: "Config") -> tuple[()]:
     return ()
 
 
-@dataclass(frozen=True)
-class FrontEnd(Generic[E]):
+class FrontEnd(NamedTuple, Generic[E]):
     """What the module of a front end defines as FRONT_END.
 
     `parse` returns the event of a call, None if there is nothing to do. It raises VmnetError.

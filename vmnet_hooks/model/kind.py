@@ -3,9 +3,8 @@ kinds' is in declared/, the modes' in networks/."""
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from .. import values
 from ..errors import ConfigError, one_line
@@ -17,8 +16,7 @@ from .resource import Resource
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Row(Generic[T]):
+class Row(NamedTuple, Generic[T]):
     """A thing of a registry before its file is loaded: its name there, and the module and the class that define it. `word` is
     what one part of a section is called."""
 
