@@ -13,7 +13,8 @@ from parts import server
 
 def listen(log):
     """Writes down what is told from here on."""
-    from vmnet_hooks.kernel import framing, sysctl
+    from vmnet_hooks.kernel import netlink
+    from vmnet_hooks.kernel.objects import sysctl
 
     def heard(real):
         def told(*words):
@@ -22,7 +23,7 @@ def listen(log):
 
         return told
 
-    for place, name in ((framing.Socket, "change"), (framing.Socket, "batch"), (sysctl, "write_value")):
+    for place, name in ((netlink.Socket, "change"), (netlink.Socket, "batch"), (sysctl, "write_value")):
         setattr(place, name, heard(getattr(place, name)))
 
 

@@ -15,7 +15,6 @@ PERIOD = 0.0005
 PARTS = (
     ("/kernel/", "kernel: netlink, nft, sysctl"),
     ("/records/", "records"),
-    ("/model/encoding.py", "records"),
     ("/frontends/", "parse"),
     ("/declared/configuration.py", "configuration"),
     ("/model/declaration.py", "configuration"),

@@ -29,10 +29,8 @@ from fake_kernel import FakeKernel
 from fake_store import FakeStore
 from scenario import request
 
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import implied
-from vmnet_hooks.engine import guests, host
-from vmnet_hooks.engine.session import Session
+from vmnet_hooks.declared import configuration, implied
+from vmnet_hooks.engine import Session, guests, host
 from vmnet_hooks.frontends import libvirt, qemu, xen, xen_call
 from vmnet_hooks.kernel import sysfs
 from vmnet_hooks.model.objects import Address, LinkAttribute, Neighbour, Route, Rule, Sysctl

@@ -78,7 +78,7 @@ def points(attempt: Callable[[int], bool], most: int) -> int:
 
 def die_at(point: int) -> None:
     """Wrap whatever changes something, so that this process is gone just before the point-th of them."""
-    from vmnet_hooks.kernel import framing, iproute2, rtnl
+    from vmnet_hooks.kernel import iproute2, netlink, rtnl
     from vmnet_hooks.kernel.objects import nft, sysctl
     from vmnet_hooks.records.store import Store
 
@@ -109,7 +109,7 @@ def die_at(point: int) -> None:
 
     connect = rtnl.connect
     rtnl.connect = lambda: Socket(connect())
-    framing.Socket.change = before(framing.Socket.change)
+    netlink.Socket.change = before(netlink.Socket.change)
     nft.Nft.apply = before(nft.Nft.apply)
     sysctl.write_value = before(sysctl.write_value)
     iproute2.batch = before(iproute2.batch)

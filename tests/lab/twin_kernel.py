@@ -30,7 +30,8 @@ from lab.tap import open_tap  # noqa: E402
 from vmnet_hooks.errors import KernelError  # noqa: E402
 from vmnet_hooks.kernel import linux  # noqa: E402
 from vmnet_hooks.model.facts import Host, Link  # noqa: E402
-from vmnet_hooks.model.objects import Adoption, Device, LinkAttribute, Sysctl  # noqa: E402
+from vmnet_hooks.model.objects import Device, LinkAttribute, Sysctl  # noqa: E402
+from vmnet_hooks.model.objects.bridge import Adoption  # noqa: E402
 from vmnet_hooks.model.plan import Change, Plan  # noqa: E402
 from vmnet_hooks.model.resource import Resource  # noqa: E402
 

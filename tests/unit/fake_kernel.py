@@ -18,19 +18,18 @@ from vmnet_hooks.kernel.objects import adoption
 from vmnet_hooks.model.facts import Host, Link
 from vmnet_hooks.model.objects import (
     Address,
-    Adoption,
     Device,
     LinkAttribute,
     Neighbour,
     NftElement,
     NftTable,
-    PortVlans,
     ProxyNeighbour,
     Route,
     Rule,
     Sysctl,
     TableName,
 )
+from vmnet_hooks.model.objects.bridge import Adoption, PortVlans
 from vmnet_hooks.model.plan import Change, Plan
 from vmnet_hooks.model.resource import ALIAS, MAIN_TABLE, Resource
 

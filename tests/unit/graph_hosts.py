@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS
 from vmnet_hooks.engine.check import Drift
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.model import Graph

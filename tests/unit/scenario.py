@@ -11,8 +11,7 @@ from typing import TypeVar
 from fake_kernel import FakeKernel, Killed
 
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.engine import apply, check, guests, host, repair
-from vmnet_hooks.engine.session import Session
+from vmnet_hooks.engine import Session, apply, check, guests, host, repair
 from vmnet_hooks.frontends.front_end import Request
 from vmnet_hooks.model.declaration import Config
 from vmnet_hooks.model.guest import Claim, Domain, Vif

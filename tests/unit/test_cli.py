@@ -12,8 +12,7 @@ from scenario import EVERYTHING
 
 from vmnet_hooks import cli, values
 from vmnet_hooks.cli import arguments
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.frontends import libvirt_connection
 from vmnet_hooks.model.guest import Vif
 from vmnet_hooks.model.owner import Owner

@@ -3,8 +3,7 @@
 
 import pytest
 
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.errors import ConfigError
 from vmnet_hooks.model import declaration
 from vmnet_hooks.model.declaration import Declared, Network, Option, Required

@@ -5,8 +5,7 @@ import ipaddress
 
 import pytest
 
-from vmnet_hooks.declared import compose, configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, compose, configuration
 from vmnet_hooks.errors import ConfigError, InputError
 from vmnet_hooks.links import bridge as bridges
 from vmnet_hooks.links import link as links

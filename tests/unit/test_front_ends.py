@@ -165,7 +165,7 @@ from pathlib import Path
 
 from vmnet_hooks.errors import InputError, VmnetError
 from vmnet_hooks.frontends.front_end import FrontEnd
-from vmnet_hooks.model.event import Action, NicEvent
+from vmnet_hooks.model.guest import Action, NicEvent
 from vmnet_hooks.model.guest import Claim, Domain, Vif
 
 ACTIONS = {"attach": Action.PLUG, "run": Action.ACTIVATE, "detach": Action.UNPLUG, "again": Action.RECONNECT}

@@ -29,20 +29,18 @@ from vmnet_hooks.graph.text import STYLES, text
 from vmnet_hooks.model import ruleset
 from vmnet_hooks.model.objects import (
     Address,
-    Adoption,
     Device,
-    FdbEntry,
     HostName,
     LinkAttribute,
     Neighbour,
     NftElement,
-    PortVlans,
     ProxyNeighbour,
     Route,
     Rule,
     Sysctl,
     TableName,
 )
+from vmnet_hooks.model.objects.bridge import Adoption, FdbEntry, PortVlans
 from vmnet_hooks.model.resource import MAIN_TABLE, Resource
 from vmnet_hooks.model.ruleset import guarded_port
 from vmnet_hooks.model.topology import Facts, LinkDetails, Nat, Table

@@ -8,7 +8,8 @@ from contextlib import closing, nullcontext
 
 import pytest
 
-from vmnet_hooks.engine import session, takeover
+from vmnet_hooks import engine
+from vmnet_hooks.engine import takeover
 from vmnet_hooks.errors import KernelError
 from vmnet_hooks.model.objects import Address
 from vmnet_hooks.model.plan import Change
@@ -35,7 +36,7 @@ def put_back(monkeypatch):
             opened.set_pending(None)
         return True
 
-    monkeypatch.setattr(session, "open", nullcontext)
+    monkeypatch.setattr(engine, "open", nullcontext)
     monkeypatch.setattr(takeover, "revert", revert)
     return found
 

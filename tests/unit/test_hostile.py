@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from vmnet_hooks import values
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS
+from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.hook.call import handle
 from vmnet_hooks.kernel import linux
 from vmnet_hooks.model.declaration import Option

@@ -18,7 +18,7 @@ from vmnet_hooks.frontends import libvirt_events
 from vmnet_hooks.frontends.libvirt_connection import LibvirtError
 from vmnet_hooks.hook import events
 from vmnet_hooks.model import declaration
-from vmnet_hooks.model.event import Action
+from vmnet_hooks.model.guest import Action
 from vmnet_hooks.model.owner import Owner
 
 UUID = "00000000-0000-0000-0000-000000000001"

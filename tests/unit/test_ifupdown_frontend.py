@@ -9,7 +9,7 @@ from vmnet_hooks import hook
 from vmnet_hooks.errors import ConfigError, InputError
 from vmnet_hooks.frontends import hooks, ifupdown
 from vmnet_hooks.hook import events
-from vmnet_hooks.model.event import Action
+from vmnet_hooks.model.guest import Action
 from vmnet_hooks.records import store
 
 HOST4 = {"IP_ROUTING_TABLE": "222", "IP_ROUTES": "192.0.2.0/24", "IP_GATEWAY": "192.0.2.1", "ARP_IP": "192.0.2.254"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from vmnet_hooks.errors import KernelError
-from vmnet_hooks.kernel import linux, objects
+from vmnet_hooks.kernel import linux
+from vmnet_hooks.kernel.netlink import NetlinkError, View
 from vmnet_hooks.kernel.objects import adoption, device, names, nft, sysctl
-from vmnet_hooks.kernel.wire import NetlinkError
 from vmnet_hooks.links import bond, vlan
 from vmnet_hooks.model.objects import FORWARDING_GATE, HostName, LinkAttribute, NftElement, NftTable, Route, Sysctl, TableName
 from vmnet_hooks.model.plan import Change
@@ -103,8 +103,8 @@ THEIRS = {
 
 
 def found(*classes) -> dict:
-    view = objects.View(Refusing(OSError()), Refusing(OSError()))
-    return {resource.key: resource for cls in classes for resource in names.EDGES[cls].ours(view)}
+    view = View(Refusing(OSError()), Refusing(OSError()))
+    return {resource.key: resource for cls in classes for resource in names.EDGES[cls.kind].ours(view)}
 
 
 def test_names_in_files_are_found_without_records(folders):

@@ -12,8 +12,8 @@ import subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from vmnet_hooks.errors import ConflictError, KernelError
 from vmnet_hooks.kernel import linux
-from vmnet_hooks.kernel.objects import View, edge, nft, sysctl
-from vmnet_hooks.kernel.wire import NetlinkError
+from vmnet_hooks.kernel.netlink import NetlinkError, View
+from vmnet_hooks.kernel.objects import edge, nft, sysctl
 from vmnet_hooks.model import ruleset
 from vmnet_hooks.model.objects import LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl
 from vmnet_hooks.model.plan import Change

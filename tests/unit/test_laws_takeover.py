@@ -31,7 +31,8 @@ from test_laws_hostnet import (
 from vmnet_hooks.engine import takeover
 from vmnet_hooks.engine.takeover import gateways_of
 from vmnet_hooks.errors import ConfigError, ConflictError, InputError, KernelError
-from vmnet_hooks.model.objects import Address, Adoption, Device, LinkAttribute, Route
+from vmnet_hooks.model.objects import Address, Device, LinkAttribute, Route
+from vmnet_hooks.model.objects.bridge import Adoption
 from vmnet_hooks.records.store import Store
 
 GATEWAYS = ["203.0.113.8", "203.0.113.1", "2001:db8:ffff::1"]

@@ -135,7 +135,13 @@ def test_imports_stand_at_the_top_or_say_why_not(path):
             assert "# " in beside or above.lstrip().startswith("# "), f"{path}:{node.lineno}: an import without a reason"
 
 
-REGISTRIES = ("model/registry.py", "frontends/front_end.py", "kernel/objects/__init__.py", "cli/__init__.py")
+REGISTRIES = (
+    "model/kind.py",
+    "model/objects/__init__.py",
+    "frontends/front_end.py",
+    "kernel/objects/__init__.py",
+    "cli/__init__.py",
+)
 # Libraries that are loaded by parts (pyroute2), or are not in Python's path (Xen's binding).
 LIBRARIES = ("kernel/rtnl.py", "frontends/xenstore.py")
 

@@ -6,8 +6,7 @@ from scenario import request
 
 from vmnet_hooks.errors import InputError
 from vmnet_hooks.frontends import hooks, libvirt, of
-from vmnet_hooks.model.event import Action
-from vmnet_hooks.model.guest import Claim
+from vmnet_hooks.model.guest import Action, Claim
 
 UUID = "0a1b2c3d-0000-4000-8000-000000000001"
 XML = f"""<domain type='kvm' id='3'>

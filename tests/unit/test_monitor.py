@@ -7,10 +7,9 @@ import threading
 
 import pytest
 
-from vmnet_hooks.kernel import framing
+from vmnet_hooks.kernel import netlink, wire
 from vmnet_hooks.kernel.monitor import nftables, proxies, rtnetlink, senders, table_cache
 from vmnet_hooks.kernel.monitor.suspects import Suspects
-from vmnet_hooks.kernel.wire import link_of
 from vmnet_hooks.model.ruleset import ARP, INET
 
 UP0 = 3
@@ -59,7 +58,7 @@ def link(
 
 def known(*links: bytes) -> dict:
     """What a dump of these links makes known."""
-    return {found.index: found for found in (link_of(data[16:]) for data in links)}
+    return {found.index: found for found in (wire.link_of(data[16:]) for data in links)}
 
 
 @pytest.fixture(autouse=True)
@@ -212,11 +211,11 @@ def test_cut_off_messages(links):
     for length in range(16, len(whole), 4):
         head = struct.pack("=I", length)
         try:
-            list(framing.messages(head + whole[4:length]))
-            framing.attributes(whole[28:length])
+            list(netlink.messages(head + whole[4:length]))
+            wire.attributes(whole[28:length])
         except struct.error:
             pytest.fail(f"{length} bytes")
-    assert list(framing.messages(struct.pack("=IHHII", 4, 16, 0, 0, 0))) == []
+    assert list(netlink.messages(struct.pack("=IHHII", 4, 16, 0, 0, 0))) == []
 
 
 FLUSHED_SET = (
@@ -379,7 +378,7 @@ def test_proxies(monkeypatch):
 
     there = [entry("2001:db8::1"), entry("2001:db8::2"), entry("2001:db8::4", index=9)]
     asked = []
-    monkeypatch.setattr(framing.Socket, "dump", lambda *words: asked.append(words[1:]) or list(there))
+    monkeypatch.setattr(netlink.Socket, "dump", lambda *words: asked.append(words[1:]) or list(there))
     names = {2: "up0"}
 
     def named(index: int) -> str:

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 from scenario import Host, difference, guest
 
+from vmnet_hooks import records
 from vmnet_hooks.engine import guests
 from vmnet_hooks.engine.healing import amiss, mend, reconcile
-from vmnet_hooks.model import encoding, objects, resource, ruleset
+from vmnet_hooks.model import objects, resource, ruleset
 from vmnet_hooks.model.objects import NftElement, nft
 from vmnet_hooks.model.ruleset import INET, NAT
 from vmnet_hooks.networks import routed
@@ -64,19 +65,18 @@ def upgraded(host, monkeypatch):
         for module in (routed, ruleset):
             patched.setattr(module, "INET", BEFORE)
         patched.setattr(routed, "NAT", BEFORE)
-        patched.setattr("vmnet_hooks.links.forwarding.INET", BEFORE)
         patched.setattr("vmnet_hooks.engine.transaction.INET", BEFORE)
         patched.setattr(nft, "table_of", lambda family, name: resource.TABLE)
-        encoding._decode.cache_clear()
+        records.decode.cache_clear()
         host.plug(PLAIN)
         host.plug(EDGE)
         assert host.check() == [] and NAT.key not in host.claimed() and MASQUERADE in host.claimed()
-    encoding._decode.cache_clear()
+    records.decode.cache_clear()
     # In a table that is not looked at any more.
     for key in [key for key, r in host.kernel.world.items() if key.startswith("nft inet masquerade")]:
         del host.kernel.world[key]
     yield host
-    encoding._decode.cache_clear()
+    records.decode.cache_clear()
 
 
 def is_right(host: Host) -> bool:

@@ -17,8 +17,9 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from vmnet_hooks.kernel import conntrack, framing, nft_tables, wire
+from vmnet_hooks.kernel import conntrack, netlink, wire
 from vmnet_hooks.kernel.monitor import rtnetlink
+from vmnet_hooks.kernel.objects import nft
 from vmnet_hooks.kernel.wire import RouteMessage, RuleMessage
 from vmnet_hooks.model.objects import NftElement
 from vmnet_hooks.model.ruleset import INET
@@ -97,16 +98,16 @@ def kernel(monkeypatch):
     made = Kernel()
 
     def opened(self, *_words, **_options) -> None:
-        self._socket, self._sequence, self._buffer = made, 0, bytearray(framing._BUFFER)
+        self._socket, self._sequence, self._buffer = made, 0, bytearray(netlink._BUFFER)
         self._view = memoryview(self._buffer)
 
-    monkeypatch.setattr(framing.Socket, "__init__", opened)
+    monkeypatch.setattr(netlink.Socket, "__init__", opened)
     return made
 
 
 @pytest.fixture
 def socket(kernel):
-    return wire.Rtnetlink()
+    return netlink.Netlink()
 
 
 def said(kernel: Kernel, cls: type, kind: int, flags: int, fields: dict[str, int], attrs: list) -> None:
@@ -177,7 +178,8 @@ def test_links_are_asked_for_and_set(socket, kernel, dice):
         ask()
         said(kernel, ifinfmsg, 18, flags, fields, attrs)
     for up, bits in ((None, (0, 0)), (True, (1, 1)), (False, (0, 1))):
-        socket.set_link(index, wire.mtu(number), wire.address(mac), wire.master(number), wire.name(name), up=up)
+        items = wire.mtu(number) | wire.address(mac) | wire.master(number) | wire.name(name)
+        socket.set_link(index, items, up=up)
         attrs = [("IFLA_MTU", number), ("IFLA_ADDRESS", mac), ("IFLA_MASTER", number), ("IFLA_IFNAME", name)]
         said(kernel, ifinfmsg, 16, ACK, link(index, *bits), attrs)
     socket.set_link(index, wire.primary(number))
@@ -242,9 +244,9 @@ def test_links_are_read(socket, kernel, dice):
 
 def test_the_links_of_this_machine():
     """As the kernel tells of them: also the settings of IPv4 and IPv6, and what only ports have."""
-    real = wire.Rtnetlink()
+    real = netlink.Netlink()
     try:
-        bodies = real.dump(18, wire._LINK.pack(0, 0, 0, 0, 0) + framing.attribute(29, wire._SKIP_STATS))
+        bodies = real.dump(18, wire.link_body(0))
     finally:
         real.close()
     assert bodies
@@ -415,12 +417,12 @@ def element_attrs(key: bytes, value: bytes = b"") -> list[tuple[str, object]]:
 
 @each_seed
 def test_nft_elements(kernel, dice):
-    socket = framing.Socket(framing.NETLINK_NETFILTER)
+    socket = netlink.Socket(netlink.NETLINK_NETFILTER)
     tap, mac, host, value = dice.name().strip("ä")[:7] or "t", dice.mac(), dice.host(2), dice.host(2)
     element = NftElement("inet", "sources4", (f'"{tap}"', mac, host), dice.choice(["", value]))
     key = tap.encode().ljust(16, b"\0") + bytes.fromhex(mac.replace(":", "")) + bytes(2) + IPv4Address(host).packed
     packed = IPv4Address(value).packed if element.value else b""
-    assert nft_tables.change(socket, [(element, False), (element, True)])
+    assert nft._change_elements(socket, [(element, False), (element, True)])
     begin, delete, add, end = kernel.sent
     for data, kind in ((begin, 16), (end, 17)):
         assert data[4:6] == struct.pack("=H", kind) and data[16:] == struct.pack("!BBH", 0, 0, 10)
@@ -432,7 +434,7 @@ def test_nft_elements(kernel, dice):
         assert (header["type"], header["flags"]) == (kind, flags)
         assert fields == nfgen(1) and comparable(found) == comparable(attrs)
     kernel.answers = [(nft_set_elem_list_msg, 0x0A0C, nfgen(1), element_attrs(key, packed))]
-    assert nft_tables.element(socket, element) == element
+    assert nft._read_element(socket, element) == element
 
 
 def comparable(attrs: Any) -> Any:
@@ -445,12 +447,15 @@ def comparable(attrs: Any) -> Any:
 
 
 def test_an_nft_table(kernel):
-    socket = framing.Socket(framing.NETLINK_NETFILTER)
+    socket = netlink.Socket(netlink.NETLINK_NETFILTER)
     told = []
-    socket.dump = lambda kind, body: told.append((kind, body)) or {
-        0x0A07: [rule("vmnet", "guard"), rule("vmnet", "guard"), rule("other", "guard")],
-        0x0A04: [chain("vmnet", "guard"), chain("vmnet", "ways"), chain("other", "more")],
-    }[kind]
+    socket.dump = lambda kind, body: (
+        told.append((kind, body))
+        or {
+            0x0A07: [rule("vmnet", "guard"), rule("vmnet", "guard"), rule("other", "guard")],
+            0x0A04: [chain("vmnet", "guard"), chain("vmnet", "ways"), chain("other", "more")],
+        }[kind]
+    )
 
     def rule(table: str, name: str) -> bytes:
         return encoded(nft_rule_msg, 0x0A06, 0, 1, nfgen(1), [("NFTA_RULE_TABLE", table), ("NFTA_RULE_CHAIN", name)])[16:]
@@ -459,7 +464,7 @@ def test_an_nft_table(kernel):
         return encoded(nft_chain_msg, 0x0A03, 0, 1, nfgen(1), [("NFTA_CHAIN_TABLE", table), ("NFTA_CHAIN_NAME", name)])[16:]
 
     kernel.answers = [(nft_table_msg, 0x0A00, nfgen(1), [("NFTA_TABLE_NAME", "vmnet")])]
-    found = nft_tables.read(socket, INET)
+    found = nft.read_table(socket, INET)
     said(kernel, nft_table_msg, 0x0A01, 0, nfgen(1), [("NFTA_TABLE_NAME", "vmnet")])
     assert found.rules == (("guard", 2), ("ways", 0)) and found.version == ""
     rules, chains = told

@@ -6,26 +6,24 @@ import subprocess
 import pytest
 
 from vmnet_hooks.errors import ConflictError
-from vmnet_hooks.model import encoding
-from vmnet_hooks.model.encoding import decode, encode
 from vmnet_hooks.model.objects import (
+    KINDS,
     Address,
-    Adoption,
     Device,
-    FdbEntry,
     HostName,
     LinkAttribute,
     Neighbour,
     NftElement,
     NftTable,
-    PortVlans,
     ProxyNeighbour,
     Route,
     Rule,
     Sysctl,
     TableName,
 )
+from vmnet_hooks.model.objects.bridge import Adoption, FdbEntry, PortVlans
 from vmnet_hooks.model.plan import Change, Release, batches, diff
+from vmnet_hooks.records import decode, encode, encoded
 
 ONE_OF_EACH = [
     NftTable("arp", "\tset a { type ifname; }", (("guard", 1), ("input", 2))),
@@ -87,12 +85,13 @@ def test_records_keep_everything(resource):
 
 
 def test_no_record():
-    assert encode(None) is None and decode(None) is None
+    assert encode(None) is None and encoded([None]) == [None]
 
 
 def test_keys_differ():
     assert len({r.key for r in ONE_OF_EACH}) == len(ONE_OF_EACH)
-    assert {type(r) for r in ONE_OF_EACH} == {kind.resource for kind in encoding.KINDS.values()}
+    assert {type(r) for r in ONE_OF_EACH} == {kind.resource for kind in KINDS.values()}
+    assert {name: kind.resource.kind for name, kind in KINDS.items()} == {name: name for name in KINDS}
 
 
 @each

@@ -12,8 +12,7 @@ from scenario import EVERYTHING, request
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.errors import ConfigError, InputError
 from vmnet_hooks.frontends import qemu
-from vmnet_hooks.model.event import Action
-from vmnet_hooks.model.guest import Domain, Vif
+from vmnet_hooks.model.guest import Action, Domain, Vif
 
 MAC = "52:54:00:aa:00:10"
 

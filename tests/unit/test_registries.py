@@ -14,8 +14,7 @@ from click.testing import CliRunner
 from scenario import PUBLIC, V4, Host, guest
 
 from vmnet_hooks.cli import main
-from vmnet_hooks.declared import configuration
-from vmnet_hooks.declared.sections import SECTIONS, is_part
+from vmnet_hooks.declared import SECTIONS, configuration, is_part
 from vmnet_hooks.engine import guests, healing, migration
 from vmnet_hooks.engine import host as parts
 from vmnet_hooks.errors import InputError, KernelError
@@ -27,9 +26,9 @@ from vmnet_hooks.kernel.import_facts import LiveHost
 from vmnet_hooks.kernel.linux import Kernel
 from vmnet_hooks.kernel.objects import edge
 from vmnet_hooks.model.declaration import parse_options
+from vmnet_hooks.model.kind import Registry, Row
 from vmnet_hooks.model.objects import KINDS, Kind
 from vmnet_hooks.model.plan import Change
-from vmnet_hooks.model.registry import Registry, Row
 from vmnet_hooks.model.resource import MAIN_TABLE
 from vmnet_hooks.model.topology import Facts, LinkDetails
 from vmnet_hooks.networks import MODES
@@ -39,7 +38,7 @@ MODE = '''"""Guests reached by plain routes, through a link of the admin's choic
 
 from vmnet_hooks import values
 from vmnet_hooks.model.declaration import Option, Required
-from vmnet_hooks.model.mode import Mode
+from vmnet_hooks.model.kind import Mode
 from vmnet_hooks.model.objects import LinkAttribute, Route, Sysctl
 from vmnet_hooks.model.resource import MAIN_TABLE
 
@@ -148,7 +147,7 @@ class BeaconEdge(Edge):
         return [self.read_one(Beacon(name, ""), view) for name in os.listdir(FOLDER)]
 
 
-EDGES = {{Beacon: BeaconEdge()}}
+EDGES = {{"beacon": BeaconEdge()}}
 
 
 class Lit(Dummy):
@@ -193,7 +192,7 @@ def kind(elsewhere):
 def beacon(mode, elsewhere):
     """The class of a kernel object, which the mode wants for each guest's tap."""
     beacon = import_module("dummy_object").Beacon
-    elsewhere.setitem(KINDS, beacon.kind, Kind(beacon, "dummy_object"))
+    elsewhere.setitem(KINDS, beacon.kind, Kind("beacon", "dummy_object", "Beacon", "dummy_object"))
     elsewhere.setitem(MODES.rows, "dummy", Row("dummy", "dummy_object", "Lit"))
     return beacon
 
@@ -418,7 +417,7 @@ def test_every_file_has_a_row():
     """What is in the folder and in no row could never be declared."""
     modules = {row.module.removeprefix("vmnet_hooks.") for row in (*MODES.rows.values(), *SECTIONS.rows.values())}
     files = {f"{wing}.{path.stem}" for wing in ("networks", "links") for path in (PACKAGE / wing).glob("*.py")}
-    shared = {"networks.tap", "links.link", "links.forwarding", "networks.__init__", "links.__init__"}
+    shared = {"networks.tap", "links.link", "networks.__init__", "links.__init__"}
     assert files - shared == modules - {"networks"}
 
 
@@ -426,15 +425,15 @@ def test_a_routed_start_loads_no_other_kind_and_no_other_mode(tmp_path):
     """Engine, kernel and configuration, with one routed network."""
     (tmp_path / "vmnet.toml").write_text(PUBLIC + V4)
     command = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.engine.session\n"
-        "from vmnet_hooks.declared import configuration, sections\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import vmnet_hooks.engine\n"
+        "from vmnet_hooks.declared import configuration\n"
         "configuration.load(sys.argv[2]); print(*sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", command, str(PACKAGE.parent), str(tmp_path)], capture_output=True, text=True, timeout=60
     )
     loaded = {name for name in done.stdout.split() if name.startswith(("vmnet_hooks.links.", "vmnet_hooks.networks."))}
-    assert loaded == {"vmnet_hooks.links.forwarding", "vmnet_hooks.networks.routed", "vmnet_hooks.networks.tap"}, done.stderr
+    assert loaded == {"vmnet_hooks.networks.routed", "vmnet_hooks.networks.tap"}, done.stderr
 
 
 def options():

@@ -11,10 +11,11 @@ from dataclasses import replace
 import pytest
 
 from vmnet_hooks.errors import StoreError
-from vmnet_hooks.model.encoding import encode
-from vmnet_hooks.model.objects import Address, Adoption, Device, NftElement, PortVlans, Route, Sysctl
+from vmnet_hooks.model.objects import Address, Device, NftElement, Route, Sysctl
+from vmnet_hooks.model.objects.bridge import Adoption, PortVlans
 from vmnet_hooks.model.owner import Owner
 from vmnet_hooks.model.plan import Change
+from vmnet_hooks.records import encode
 from vmnet_hooks.records import store as module
 from vmnet_hooks.records.pending import Pending
 from vmnet_hooks.records.store import Store

@@ -5,8 +5,10 @@ import struct
 
 import pytest
 
-from vmnet_hooks.kernel import framing, nft_tables, routes, wire
-from vmnet_hooks.kernel.framing import NetlinkError, attribute, attributes, messages
+from vmnet_hooks.kernel import netlink, routes, wire
+from vmnet_hooks.kernel.netlink import Netlink, NetlinkError, messages
+from vmnet_hooks.kernel.objects import nft
+from vmnet_hooks.kernel.wire import attributes, body
 
 ERROR, DONE, NEWLINK, INTERRUPTED = 2, 3, 16, 0x10
 
@@ -15,7 +17,7 @@ def message(kind: int, sequence: int, body: bytes = b"", flags: int = 0) -> byte
     return struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, 0) + body + bytes(-len(body) % 4)
 
 
-class Scripted(wire.Rtnetlink):
+class Scripted(Netlink):
     """A socket whose answers are made from the number of the request."""
 
     def __init__(self, *answers) -> None:
@@ -27,6 +29,10 @@ class Scripted(wire.Rtnetlink):
 
     def receive(self, flags: int = 0) -> bytes:
         return self.answers.pop(0)(len(self.sent))
+
+
+def attribute(number: int, value: bytes) -> bytes:
+    return body(b"", {number: value})
 
 
 def code(number: int) -> bytes:
@@ -55,7 +61,7 @@ def test_a_refusal_is_an_error_with_its_number():
     refused = Scripted(lambda n: message(ERROR, n, code(errno.EEXIST) + bytes(16)))
     with pytest.raises(NetlinkError) as caught:
         refused.change(24, b"")
-    assert caught.value.code == errno.EEXIST and refused.sent[0][1] & framing.ACK
+    assert caught.value.code == errno.EEXIST and refused.sent[0][1] & netlink.ACK
     Scripted(lambda n: message(ERROR, n, code(0) + bytes(16))).change(24, b"")
 
 
@@ -79,7 +85,7 @@ def test_what_stops_a_dump_is_an_error():
 
 
 def test_a_socket_reads_all_and_names_what_it_lost():
-    one = framing.Socket(groups=(wire.GROUP_LINK,), buffer=1 << 20)
+    one = netlink.Socket(groups=(wire.GROUP_LINK,), buffer=1 << 20)
     answers = [b"a", OSError(errno.ENOBUFS, ""), b"b", BlockingIOError(errno.EAGAIN, "")]
 
     class Socket:
@@ -96,8 +102,8 @@ def test_a_socket_reads_all_and_names_what_it_lost():
     answers += [OSError(errno.EBADF, "")]
     with pytest.raises(OSError):
         list(one.waiting())
-    answers += [bytes(framing._BUFFER), bytes(framing._BUFFER + 1)]
-    assert len(one.receive()) == framing._BUFFER
+    answers += [bytes(netlink._BUFFER), bytes(netlink._BUFFER + 1)]
+    assert len(one.receive()) == netlink._BUFFER
     with pytest.raises(NetlinkError) as caught:
         one.receive()
     assert caught.value.code == errno.EMSGSIZE
@@ -122,9 +128,9 @@ def test_a_batch_ends_with_the_answer_to_its_last_change(before):
             buffer[: len(answer)] = answer
             return len(answer)
 
-    one = framing.Socket()
+    one = netlink.Socket()
     real, one._socket, one._sequence = one._socket, Kernel(), before
-    changes = [(2572, b"abcd", framing.CREATE), (2574, b"", 0)]
+    changes = [(2572, b"abcd", netlink.CREATE), (2574, b"", 0)]
     one._socket.refused = 0
     one.batch(16, 17, b"head", changes)
     numbers = [(before + step) & 0xFFFFFFFF for step in (1, 2, 3, 4)]
@@ -181,8 +187,8 @@ def test_a_link():
     ],
 )
 def test_a_route_is_read_as_it_was_written(route, has_dst):
-    data = wire._route(route)
-    assert wire._route_of(data) == route and (1 in attributes(data, 12)) is has_dst
+    data = wire.route_body(route)
+    assert wire.route_of(data) == route and (1 in attributes(data, 12)) is has_dst
 
 
 @pytest.mark.parametrize(
@@ -198,7 +204,7 @@ def test_a_route_is_read_as_it_was_written(route, has_dst):
     ],
 )
 def test_a_part_of_an_element(part, packed):
-    assert nft_tables._packed(part) == packed
+    assert nft._packed(part) == packed
 
 
 @pytest.mark.parametrize(
@@ -212,7 +218,7 @@ def test_a_part_of_an_element(part, packed):
     ],
 )
 def test_the_version_of_a_table(userdata, version):
-    assert nft_tables._version(userdata) == version
+    assert nft._version(userdata) == version
 
 
 # --- routes that are kept ----------------------------------------------------------------------------------------------
@@ -251,8 +257,8 @@ UPLINK, LEARNED = (2, 222, 3, 0), (10, 254, 0, 9)
 
 def told_of(table: int, oif: int, family: int = 2, proto: int = 86, several: bool = False) -> bytes:
     route = wire.RouteMessage(table, "2001:db8::/64" if family == 10 else "192.0.2.0/24", oif, "", proto, "", 0)
-    body = wire._route(route)
-    return message(24, 0, body.replace(attribute(4, struct.pack("=I", oif)), b"") if several else body)
+    data = wire.route_body(route)
+    return message(24, 0, data.replace(attribute(4, struct.pack("=I", oif)), b"") if several else data)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from vmnet_hooks.frontends import xen, xen_call, xen_claim
 from vmnet_hooks.frontends.xen import METRIC, METRIC_EMULATED, PORT_MAC
 from vmnet_hooks.kernel import sysfs
 from vmnet_hooks.model import declaration
-from vmnet_hooks.model.event import Action
-from vmnet_hooks.model.guest import Domain
+from vmnet_hooks.model.guest import Action, Domain
 
 SCRIPT = "/x/hooks/xen/vif-bridge"
 COMMON = {"XENBUS_BASE_PATH": "backend", "XENBUS_TYPE": "vif", "netdev": "", "script": "/etc/xen/scripts/vmnet-vif-bridge"}

@@ -6,11 +6,11 @@ packets from a guarded tap before our filter, and drop those that are still mark
 
 from collections.abc import Collection
 
-from ..engine.session import Kernel
+from ..engine import Kernel
 from ..errors import KernelError
-from ..kernel import nft_tables
-from ..kernel.framing import NETLINK_NETFILTER, Socket
 from ..kernel.libnftables import Context
+from ..kernel.netlink import NETLINK_NETFILTER, Socket
+from ..kernel.objects import nft
 from ..model.objects import NftTable
 from ..model.ruleset import ARP, BRIDGE, CLOSED6, INET, KEEP_CLOSED, KEEPER, KEEPERS, KEPT_SETS
 from ..records.store import Store
@@ -81,7 +81,7 @@ class Keeper:
     def lost(self) -> bool:
         """Return whether one of the tables has gone. Then the others are deleted, and the next `follow` makes all anew. Raises
         KernelError."""
-        there = [f for f in self._held if nft_tables.read(self._socket, NftTable(f, "", (), KEEPER)) is not None]
+        there = [f for f in self._held if nft.read_table(self._socket, NftTable(f, "", (), KEEPER)) is not None]
         if len(there) == len(self._held):
             return False
         self._run("".join(f"delete table {family} {KEEPER}\n" for family in there))

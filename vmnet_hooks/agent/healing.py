@@ -15,8 +15,8 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
+from ..engine import Session
 from ..engine.healing import Mended, amiss, depart, mend, suspected
-from ..engine.session import Session
 from ..errors import KernelError
 from ..hook.events import RECORDS_ALONE
 from ..kernel.monitor.nftables import NftMonitor

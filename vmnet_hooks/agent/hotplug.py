@@ -19,8 +19,7 @@ from ..frontends.watch import Unreachable, Watch, Watcher
 from ..hook import events
 from ..kernel import sysfs
 from ..model.declaration import Config
-from ..model.event import Action, GuestEvent
-from ..model.guest import Domain, Vif
+from ..model.guest import Action, Domain, GuestEvent, Vif
 from ..model.objects import LinkAttribute
 from ..model.plan import Change
 from ..records.store import DIRECTORY

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ..declared import configuration
-from ..engine.session import Session
+from ..engine import Session
 from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel
 from ..model import declaration
@@ -48,7 +48,7 @@ class Records(store.Store):
 
 
 class Resident:
-    """A place (see hook.place.Place) for many calls at a time. Each call has its own kernel edge and connection to the
+    """A place (see hook.call.Place) for many calls at a time. Each call has its own kernel edge and connection to the
     records."""
 
     def __init__(

@@ -139,8 +139,8 @@ def monitor() -> None:
 def options(to_json: bool) -> None:
     """List every key of the configuration, with its default, an example and its meaning."""
     # Not needed for completion.
+    from ..declared import SECTIONS
     from ..declared.configuration import INTERFACE_OPTIONS
-    from ..declared.sections import SECTIONS
 
     rows = [row for kind in SECTIONS.values() for where, found in kind.listed() for row in _option_rows(found, where)]
     rows += _option_rows(INTERFACE_OPTIONS, "domains.d/DOMAIN.toml: interfaces[]")

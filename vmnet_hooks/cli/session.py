@@ -5,17 +5,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..engine.session import Session
+    from ..engine import Session
     from ..model.declaration import Config
 
 
 @contextmanager
 def opened(declared: "Config | None" = None) -> Iterator["Session"]:
-    """Open a session, see engine/session.py. Raise VmnetError, also if the command is not run as root."""
+    """Open a session, see engine.open. Raise VmnetError, also if the command is not run as root."""
     # Files of commands are loaded for completion, which does not need the engine.
-    from ..engine import session as sessions
+    from .. import engine
     from ..kernel import root
 
     root.require("kernel state and records can't be read")
-    with sessions.open(declared) as session:
+    with engine.open(declared) as session:
         yield session

@@ -1,1 +1,28 @@
-"""What the admin wrote: the registry of sections, the loading and checking of TOML, and composition."""
+"""What the admin wrote: the registry of what a configuration can declare. A kind is one file, and one row here."""
+
+from collections.abc import Iterator
+
+from ..model.declaration import Declared, Network, parse_options
+from ..model.kind import Kind, Registry, Row
+
+SECTIONS: Registry[Kind] = Registry(
+    Row("networks", "vmnet_hooks.networks", "Networks", "network"),
+    Row("vlans", "vmnet_hooks.links.vlan", "Vlan", "vlan"),
+    Row("bonds", "vmnet_hooks.links.bond", "Bond", "bond"),
+    Row("bridges", "vmnet_hooks.links.bridge", "Bridge", "bridge"),
+    Row("dummies", "vmnet_hooks.links.dummy", "Dummy", "dummy"),
+    Row("nat", "vmnet_hooks.links.nat", "Translation", "nat"),
+)
+
+
+def is_part(name: str) -> bool:
+    """Return whether an owner's ID is that of a part, KIND:NAME. The part need not be declared any more."""
+    return name.partition(":")[0] in {row.word for row in SECTIONS.rows.values()}
+
+
+def implied(network: Network) -> Iterator[Declared]:
+    """Yield the parts that a network implies."""
+    for section, name, table in network.mode.implied(network):
+        kind = SECTIONS[section]
+        options = parse_options(kind.options, table, f"{network.source}: {network.label}")
+        yield Declared(kind, name, options, network.source, implied_by=network.name)

@@ -12,7 +12,7 @@ from .. import RUN, values
 from ..errors import ConfigError, one_line
 from ..model.declaration import DIRECTORY, Config, Declared, Network, Option, Required, nearest, parse_options
 from ..model.guest import Claim
-from .sections import SECTIONS, implied
+from . import SECTIONS, implied
 
 RUNTIME = f"{RUN}/conf.d"
 """Where a command (Xen's network-bridge) declares parts, until it takes them back or the host boots: read beside conf.d."""

@@ -1,10 +1,145 @@
-"""Make it so: transactions on the kernel and the records, for guests and for the host. Every function takes a session first.
+"""Make it so: transactions on the kernel and the records, for guests and for the host. Every function takes a session first: the
+configuration, the kernel and the records of one host, and what they tell about it for a composition.
 
-session      configuration, kernel and records of one host
-facts        what a composition needs to know about the host
 transaction  work a transaction out;  apply: carry it out, undo it, remove what owners claim
 parts        declared parts of the host as owners;  owners: what owners in the records shall have
 guests       plug and unplug NICs;  migration: cut a guest over that comes in
 host         bring parts up and down;  takeover: guard a bridge that takes over a live port
 check        compare configuration, records and kernel;  repair: remove the differences;  healing: the agent's share of that
 """
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from ..declared import compose, configuration
+from ..model import facts
+from ..model.declaration import Config
+from ..model.objects import FORWARDING_GATE, Sysctl
+from ..model.owner import Owner
+from ..model.plan import Plan
+from ..model.resource import Resource
+from ..model.ruleset import CLOSED6
+from ..records.store import Store
+
+if TYPE_CHECKING:
+    from ..model.objects.bridge import Adoption
+
+
+class Kernel(Protocol):
+    """What the engine needs of a kernel: kernel.linux.Kernel, or a fake one."""
+
+    def close(self) -> None: ...
+    def link(self, ifname: str) -> facts.Link | None: ...
+    def has_sent(self, ifname: str) -> bool: ...
+    def ports(self, ifname: str) -> list[str]: ...
+    def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> facts.Host: ...
+    def survey(self, port: str, bridge: str) -> "Adoption": ...
+    def obstacle(self, port: str) -> str: ...
+    def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]: ...
+    def rename(self, ifname: str, name: str) -> None: ...
+    def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]: ...
+    def apply(self, step: Plan) -> None: ...
+    def ours(self) -> dict[str, Resource]: ...
+    def finish(self) -> None: ...
+
+
+class Session(NamedTuple):
+    """One per process and call. `kernel` and `records` are the edges; tests bring their own."""
+
+    config: Config
+    kernel: Kernel
+    records: Store
+
+    def close(self) -> None:
+        self.kernel.close()
+        self.records.close()
+
+
+@contextmanager
+def open(declared: Config | None = None) -> Iterator[Session]:
+    """A session on this host with sockets and records of its own, which are closed at the end. Without `declared`, load the
+    configuration. Raises VmnetError."""
+    declared = declared or configuration.load()
+    with closing(edge()()) as kernel, closing(Store()) as records:
+        yield Session(declared, kernel, records)
+
+
+def edge() -> Callable[[], Kernel]:
+    """Load the kernel edge, and return what opens it."""
+    # It costs as much as the rest of a call, and most calls concern guests that are none of ours.
+    from ..kernel import linux
+
+    return linux.Kernel
+
+
+# --- facts --------------------------------------------------------------------------------------------------------------
+
+
+def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts.Host:
+    """The kernel's facts about `links` and all links below them, and what is declared. What we changed ourselves is no fact: the
+    records have the value from before. With `adopt`, what declared bridges take over from their ports is read."""
+    config, kernel = session.config, session.kernel
+    names = compose.links_below(links, config)
+    parts = {part.name: part for name in names if (part := config.links.get(name))}
+    ports = [port for part in parts.values() for port in part.ports if port not in parts]
+    # A network whose gateway is another link's address.
+    networks = config.networks.values()
+    ports += [name for network in networks for name in network.mode.addressed(network) if name in names]
+    host = kernel.host(names, ports)
+    masters = [link.master for name in dict.fromkeys(ports) if (link := host.links.get(name))]
+    if outer := [master for master in masters if master and master not in host.links]:
+        host = replace(host, links={**kernel.host(outer).links, **host.links})
+    bridges = {part.adopts: part.name for part in parts.values() if part.adopts in host.links}
+    return replace(
+        host,
+        router6=_forwards6(session, host),
+        parts=parts,
+        nats=tuple(part for part in config.parts.values() if part.kind.translates),
+        adoptions=_adoptions(session, bridges, host, adopt) if bridges else {},
+        uplinks6=frozenset(name for network in networks for name in network.mode.links6(network)),
+    )
+
+
+def _forwards6(session: Session, host: facts.Host) -> bool:
+    """Whether the host forwarded IPv6 before us."""
+    gate = session.records.recorded(Sysctl.key_of(FORWARDING_GATE))
+    if gate and isinstance(gate[1], Sysctl):
+        return gate[1].value == "1"
+    # If the records are lost, the filter for a host that did not forward is still there.
+    return host.router6 and not session.kernel.read([CLOSED6])
+
+
+def _adoptions(session: Session, bridges: Mapping[str, str], host: facts.Host, adopt: bool) -> "dict[str, Adoption]":
+    """What bridges take over from ports, by port; without `adopt`, what they have taken over. `bridges` is the bridge by port."""
+    # Few bridges adopt a port.
+    from ..model.objects.bridge import Adoption
+
+    there = {port: session.records.recorded(Adoption.key_of(port)) for port in bridges}
+    return {port: _adoption(session, found, port, bridges[port], host) for port, found in there.items() if found or adopt}
+
+
+def _adoption(
+    session: Session, recorded: tuple[Resource, Resource | None] | None, port: str, bridge: str, host: facts.Host
+) -> "Adoption":
+    """What a bridge takes over from a port. Once moved it is not on the port any more: the record has it."""
+    # Few bridges adopt a port.
+    from ..model.objects.bridge import Adoption
+
+    if recorded and isinstance(recorded[0], Adoption):
+        return replace(recorded[0], bridge=bridge)
+    if bridge in host.links and host.links[bridge].ours and host.links[port].master == bridge:
+        # The records are lost: the bridge has it.
+        there = session.kernel.survey(bridge, bridge)
+        routes, neighbours = (
+            tuple(item for item in items if not Adoption.is_ours(item)) for items in (there.routes, there.neighbours)
+        )
+        return replace(there, ifname=port, routes=routes, neighbours=neighbours, sysctls=())
+    return session.kernel.survey(port, bridge)
+
+
+def lives(session: Session, owner: Owner) -> bool:
+    """Whether the tap of a record is still that tap. A name can come back as another domain's."""
+    link = session.kernel.link(owner.ifname)
+    return link is not None and link.index == owner.ifindex

@@ -12,7 +12,7 @@ from ..model.objects import Device, NftElement
 from ..model.owner import Owner
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
-from .session import Kernel, Session
+from . import Kernel, Session
 from .transaction import Transaction, build
 
 

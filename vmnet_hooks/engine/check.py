@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..model.declaration import Config
-from ..model.objects import FdbEntry, LinkAttribute, Neighbour, NftElement, NftTable
+from ..model.objects import LinkAttribute, Neighbour, NftElement, NftTable
+from ..model.objects.bridge import FdbEntry
 from ..model.owner import Owner
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
+from . import Session
 from .owners import dead, wants
-from .session import Session
 
 Kind = Literal[
     "missing",  # not in the kernel

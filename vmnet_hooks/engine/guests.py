@@ -18,9 +18,7 @@ from ..model.plan import Plan
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import with_nat
 from ..records.store import Store
-from . import apply
-from .facts import gather, lives
-from .session import Session
+from . import Session, apply, gather, lives
 from .transaction import Transaction, build
 
 Announcements = list[tuple[str, str, str]]

@@ -15,10 +15,8 @@ from ..model.plan import Change, Plan
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import NAT
 from ..records.store import Store
-from . import apply
-from .facts import lives
+from . import Session, apply, lives
 from .owners import dead
-from .session import Session
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,8 @@ class Mended:
 def suspected(store: Store, keys: Iterable[str], starts: Iterable[str], links: Iterable[str]) -> dict[str, Resource]:
     """The resources in the records under these keys, under keys that start so, and on these links."""
     links = list(links)
-    on_links = [row.resource.keys_on(name) for name in links for row in KINDS.values()]
+    kinds = [row.resource for row in KINDS.values()]
+    on_links = [kind.keys_on(name) for name in links for kind in kinds]
     exact = [*keys, *(key for found in on_links for key in found.exact)]
     known = {key: found[0] for key, found in store.records(exact).items()} if exact else {}
     for start in (*starts, *(start for found in on_links for start in found.starts)):

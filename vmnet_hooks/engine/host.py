@@ -5,17 +5,15 @@ describes.
 import time
 from collections.abc import Mapping, Sequence
 
-from ..declared import compose
-from ..declared.sections import is_part
+from ..declared import compose, is_part
 from ..errors import ConflictError, InputError
 from ..model.declaration import Declared, Network
 from ..model.guest import Domain
-from ..model.objects import Adoption, Device, LinkAttribute
+from ..model.objects import Device, LinkAttribute
+from ..model.objects.bridge import Adoption
 from ..model.owner import ASKED_FOR, NEEDED, Owner
 from ..model.plan import Plan
-from . import apply, parts, takeover
-from .facts import gather
-from .session import Session
+from . import Session, apply, gather, parts, takeover
 from .transaction import Transaction, build
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from select import POLLIN, poll
 
+from .. import engine
 from ..errors import ConfigError, VmnetError
 from ..kernel import announcement, conntrack
 from ..kernel.first_frame import FirstFrameSocket
@@ -17,12 +18,9 @@ from ..model.declaration import Config
 from ..model.owner import Owner
 from ..model.resource import Resource
 from ..model.ruleset import with_nat
-from . import apply
-from . import session as sessions
-from .facts import lives
+from . import Session, apply, lives
 from .guests import Announcements, announcements
 from .owners import wants
-from .session import Session
 from .transaction import Transaction
 
 RETRY_SECONDS = 1.0
@@ -140,13 +138,13 @@ def detach(owners: Sequence[Owner], declared: Config) -> None:
 def _await(owners: Sequence[Owner], declared: Config) -> None:
     ears = listeners((owner.ifname, owner.ifindex, owner.mac) for owner in owners)
     # While there is time for it: once the guest is heard, every millisecond counts.
-    sessions.edge()
+    engine.edge()
     if not wait(ears):
         return
     reason = ""
     while not all(ear.is_gone() for ear in ears):
         try:
-            with sessions.open(declared) as session:
+            with engine.open(declared) as session:
                 if arrived := cut_over(session, owners[0].domain_id, announcement.rounds):
                     syslog.syslog(syslog.LOG_INFO, f"arrived {arrived[0].domain}: {', '.join(o.ifname for o in arrived)}")
             return

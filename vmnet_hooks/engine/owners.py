@@ -10,9 +10,7 @@ from ..model.objects import LinkAttribute
 from ..model.owner import NEEDED, Owner
 from ..model.resource import Resource
 from ..model.ruleset import with_nat
-from . import parts
-from .facts import gather, lives
-from .session import Session
+from . import Session, gather, lives, parts
 
 PREPARE_SECONDS = 120.0
 """How long a domain may take from `prepare` to `start`; after that, its hypervisor's daemon was killed in between."""

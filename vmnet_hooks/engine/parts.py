@@ -14,8 +14,7 @@ from ..model import facts
 from ..model.declaration import Config, Declared, Network
 from ..model.owner import ASKED_FOR, NEEDED, Owner
 from ..model.resource import Resource
-from .facts import gather
-from .session import Session
+from . import Session, gather
 
 Composed = tuple[dict[Owner, dict[str, Resource]], dict[str, list[str]]]
 """What owners want, and by their ids what they need."""

@@ -8,9 +8,8 @@ from ..model.objects import NftElement
 from ..model.owner import Owner
 from ..model.plan import Change
 from ..model.ruleset import CLOSED6, TABLES
-from . import apply, owners
+from . import Session, apply, owners
 from .check import Drift, check, is_declared, orphans
-from .session import Session
 from .transaction import build
 
 

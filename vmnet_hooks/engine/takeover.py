@@ -11,15 +11,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from .. import engine
 from ..errors import ConflictError, KernelError, VmnetError
 from ..model.declaration import Config
-from ..model.objects import Adoption, Device
+from ..model.objects import Device
+from ..model.objects.bridge import Adoption
 from ..model.owner import NEEDED
 from ..records.pending import Pending
 from ..records.store import Store
-from . import apply, parts
-from . import session as sessions
-from .session import Session
+from . import Session, apply, parts
 from .transaction import Transaction, build, foreign_ports
 
 TAKEOVER = "up"
@@ -82,7 +82,7 @@ def watch_over(lifeline: int, deadline: float) -> None:
     pause = 1.0
     while True:
         try:
-            with sessions.open(Config({})) as session:
+            with engine.open(Config({})) as session:
                 if revert(session, deadline):
                     syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
             return

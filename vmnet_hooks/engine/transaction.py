@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from ..model import plan
-from ..model.encoding import same
-from ..model.objects import FORWARDING_GATE, Adoption, Device, LinkAttribute, NftElement, NftTable, Sysctl
+from ..model.objects import FORWARDING_GATE, Device, LinkAttribute, NftElement, NftTable, Sysctl
 from ..model.owner import NEEDED, Owner
 from ..model.plan import Change, Plan, Release
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6, INET, NAT
-from .session import Session
+from ..records import same
+from . import Session
 
 Wanted = Mapping[Owner, Mapping[str, Resource]]
 """What owners want, by key."""
@@ -150,7 +150,7 @@ class _Draft:
             if key in self.recorded:
                 continue
             have = self.current.get(key)
-            self.originals[key] = None if have is None or have.ours or isinstance(have, Adoption) else have
+            self.originals[key] = None if have is None or have.ours or have.moves else have
 
     def ignore_leftovers(self) -> None:
         """What we left there ourselves is no original, though its record was lost."""
@@ -192,6 +192,9 @@ def _idle(session: Session, gone: Sequence[str], needs: Needs) -> list[str]:
 def foreign_ports(session: Session, name: str, gone: Sequence[str]) -> list[str]:
     """The ports of a part's bridge that neither it nor `gone` brought: guests that we know nothing of, and that need the bridge
     with its uplink."""
+    # Few calls get here: bridges that were brought up for a guest alone.
+    from ..model.objects.bridge import Adoption
+
     claims = {owner: session.records.claims(owner).values() for owner in (name, *gone)}
     mine = {r.ifname for found in claims.values() for r in found if isinstance(r, Adoption | Device | LinkAttribute)}
     bridges = [r.ifname for r in claims[name] if isinstance(r, Device) and r.takes_guests]

@@ -1,11 +1,10 @@
 """The interface of front ends: functions that turn a call of a hook into an event, and that answer the hypervisor."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, BinaryIO, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Generic, NamedTuple, NoReturn, TypeVar
 
-from ..model.event import Event
+from ..model.guest import Event
 from . import Row
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ def _no_limit(seconds: float, late: Late) -> None:
     """No deadline here: the client enforces its own timeout."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One call of a hook, served either in the hook's own process or in the agent. `parent` is the process ID of the caller of
     the hook; `declared` loads the configuration; `limit` sets a time limit (seconds) after which `late` is called."""
 
@@ -55,8 +53,7 @@ def _undescribed(_name: str, _declared: "Config") -> tuple[()]:
     return ()
 
 
-@dataclass(frozen=True)
-class FrontEnd(Generic[E]):
+class FrontEnd(NamedTuple, Generic[E]):
     """The functions of a front end. Its module defines one as FRONT_END.
 
     `parse` returns the event of a call; None if there is nothing to do. It raises VmnetError.

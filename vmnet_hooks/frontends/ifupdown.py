@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import values
-from ..declared.sections import SECTIONS
+from ..declared import SECTIONS
 from ..errors import ConfigError, InputError, one_line
 from ..model.declaration import Network, Option
-from ..model.event import Action, NetworkEvent
+from ..model.guest import Action, NetworkEvent
 from ..networks import MODES
 from .front_end import FrontEnd, Request
 

@@ -11,8 +11,7 @@ from lxml import etree
 
 from .. import values
 from ..errors import InputError, one_line
-from ..model.event import Action, GuestEvent
-from ..model.guest import Claim, Domain, Vif
+from ..model.guest import Action, Claim, Domain, GuestEvent, Vif
 from .front_end import FrontEnd, Request
 
 if TYPE_CHECKING:

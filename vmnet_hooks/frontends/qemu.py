@@ -8,8 +8,7 @@ from .. import values
 from ..declared import configuration
 from ..errors import ConfigError, InputError
 from ..model import declaration
-from ..model.event import Action, GuestEvent
-from ..model.guest import Domain, Vif
+from ..model.guest import Action, Domain, GuestEvent, Vif
 from .front_end import FrontEnd, Request
 
 

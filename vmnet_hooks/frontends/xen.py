@@ -17,8 +17,7 @@ from ..declared.configuration import claims
 from ..errors import InputError, VmnetError, one_line, shortened
 from ..kernel import sysfs
 from ..model.declaration import Config
-from ..model.event import Action
-from ..model.guest import Claim, Domain, Vif
+from ..model.guest import Action, Claim, Domain, Vif
 from ..records import store
 from .front_end import FrontEnd, Request
 from .xen_call import COMMANDS, Call, VifEvent, parsed, read_call

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError, one_line
-from ..model.event import NicEvent
+from ..model.guest import NicEvent
 
 COMMANDS = {"online": "vif", "offline": "vif", "add": "tap", "remove": "tap"}
 VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.S)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import values
-from ..declared.sections import SECTIONS
+from ..declared import SECTIONS
 from ..errors import ConfigError, InputError
 from ..kernel import sysfs
 from ..model.declaration import Config, Network, parse_options

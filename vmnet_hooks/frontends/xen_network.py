@@ -17,7 +17,7 @@ from ..declared import configuration
 from ..errors import ConfigError, InputError, one_line
 from ..kernel import sysfs
 from ..model import declaration
-from ..model.event import Action, PartsEvent
+from ..model.guest import Action, PartsEvent
 from .front_end import FrontEnd, Request
 from .xen_call import VARIABLE
 from .xen_claim import default_netdev, is_bridge, lines

@@ -1,5 +1,8 @@
 """Serves a call that matters: front end → event → engine → exit status and log. `handle` serves it in the hook's own process, if
-there is no agent. The agent calls `serve`."""
+there is no agent. The agent calls `serve`.
+
+A call is served at a place, which has its configuration, kernel edge and records. `Here` is the process of one call; the agent
+has a resident place (agent/place.py)."""
 
 import io
 import os
@@ -7,15 +10,81 @@ import signal
 import site
 import sys
 import syslog
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
 
+from ..declared import configuration
 from ..errors import Abandoned, VmnetError, one_line, shortened
 from ..frontends import hooks
 from ..frontends.front_end import Late, Request, load
-from .place import Here, Place
+from ..model import declaration
+
+if TYPE_CHECKING:
+    from ..engine import Session
+    from ..model.owner import Owner
+    from ..records.store import Store
 
 if sys.flags.no_site:
     # Hooks start without `site`, which takes as long as the rest of the interpreter. Libraries are needed only from here on.
     site.main()
+
+
+class Place(Protocol):
+    """The interface of a place that events.py uses. `session` uses the declared configuration by default."""
+
+    def declared(self) -> declaration.Config: ...
+    def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]: ...
+    def records(self) -> AbstractContextManager["Store"]: ...
+    def announce(self, calls: Sequence[tuple[str, str, str]]) -> None: ...
+    def await_arrival(self, owners: Sequence["Owner"]) -> None: ...
+
+
+class Here:
+    """The place of one call in its own process."""
+
+    def __init__(self) -> None:
+        self._declared: declaration.Config | None = None
+
+    def declared(self) -> declaration.Config:
+        """Return the configuration. It is read once, so that a call sees one state of it. Raise ConfigError."""
+        if self._declared is None:
+            self._declared = configuration.load()
+        return self._declared
+
+    def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]:
+        """Open a session for the duration of the context. Raise VmnetError."""
+        # Calls that do not matter do not need the engine.
+        from .. import engine
+
+        return engine.open(declared or self.declared())
+
+    @contextmanager
+    def records(self) -> Iterator["Store"]:
+        """Open the records alone for the duration of the context. Raise StoreError."""
+        # A call that is refused needs no records.
+        from ..records.store import Store
+
+        records = Store()
+        try:
+            yield records
+        finally:
+            records.close()
+
+    def announce(self, calls: Sequence[tuple[str, str, str]]) -> None:
+        """See kernel.announcement.announce."""
+        # Only guests that start to run are announced.
+        from ..kernel import announcement
+
+        announcement.announce(calls)
+
+    def await_arrival(self, owners: Sequence["Owner"]) -> None:
+        """See engine.migration.detach."""
+        if owners:
+            # Few guests arrive by live migration.
+            from ..engine import migration
+
+            migration.detach(owners, self.declared())
 
 
 def handle(hook: str, argv: list[str], stdin: bytes | None = None) -> int:

@@ -11,16 +11,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from ..declared import compose, configuration
-from ..declared.sections import SECTIONS, implied
-from ..engine import guests
-from ..engine.session import Session
+from ..declared import SECTIONS, compose, configuration, implied
+from ..engine import Session, guests
 from ..errors import Abandoned, InputError, VmnetError
 from ..model import declaration
-from ..model.event import Action, Event, GuestEvent, NetworkEvent, NicEvent, PartsEvent
+from ..model.guest import Action, Event, GuestEvent, NetworkEvent, NicEvent, PartsEvent
 from ..model.owner import ASKED_FOR, Owner
 from ..records import store
-from .place import Here, Place
+from .call import Here, Place
 
 RECORDS_ALONE = declaration.Config({})
 """The configuration for clean-up, which uses the records alone: an invalid configuration must not prevent it."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
 
+from ..declared import SECTIONS
 from ..declared.configuration import MAX_BYTES, check_together, load
-from ..declared.sections import SECTIONS
 from ..errors import ConfigError, InputError, VmnetError, one_line
 from ..model.declaration import Config, Declared, Network, Option, Refusal
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ..declared.sections import SECTIONS
+from ..declared import SECTIONS
 from ..errors import one_line
 from ..graph.build import BEHIND
 from ..kernel.import_facts import LiveAddress, LiveHost, LiveRoute

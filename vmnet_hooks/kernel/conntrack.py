@@ -11,8 +11,8 @@ from _socket import AF_INET6, inet_pton
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
-from .framing import INT, NESTED, NETLINK_NETFILTER, NFGENMSG, NetlinkError, Socket, attribute, attributes
-from .wire import family_of
+from .netlink import NETLINK_NETFILTER, NetlinkError, Socket
+from .wire import INT, NESTED, NFGENMSG, attributes, body, family_of
 
 _COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
 _GET, _DELETE = 0x101, 0x102
@@ -58,19 +58,18 @@ def _dump(netlink: Socket, family: int, which: int, end: int, packed: bytes) -> 
     """Yield the entries with an address at one end (0: source, 1: destination) of one tuple. Kernels before 5.8 do not filter,
     and return every entry."""
     # CTA_IP_V4_SRC, _DST, CTA_IP_V6_SRC, _DST.
-    ip = attribute(1 + end + 2 * (family == AF_INET6), packed)
-    match = attribute(which | NESTED, attribute(_TUPLE_IP | NESTED, ip))
-    flags = b"".join(attribute(each, INT.pack((1 << end) * (each == which))) for each in _TUPLES)
-    body = NFGENMSG.pack(family, 0, 0) + match + attribute(_FILTER | NESTED, flags)
-    return (attributes(data, NFGENMSG.size) for data in netlink.dump(_GET, body))
+    ip = {1 + end + 2 * (family == AF_INET6): packed}
+    flags = {each: INT.pack((1 << end) * (each == which)) for each in _TUPLES}
+    asked = body(NFGENMSG.pack(family, 0, 0), {which: {_TUPLE_IP: ip}, _FILTER: flags})
+    return (attributes(data, NFGENMSG.size) for data in netlink.dump(_GET, asked))
 
 
 def _delete(netlink: Socket, family: int, entry: dict[int, bytes]) -> bool:
     """Delete an entry, by its ID too: another connection may have the same tuple by now. Return False if it has gone."""
-    body = attribute(_TUPLES[0] | NESTED, entry[_TUPLES[0]])
-    body += b"".join(attribute(kind, entry[kind]) for kind in (_ID, _ZONE) if kind in entry)
+    there = {kind: entry[kind] for kind in (_ID, _ZONE) if kind in entry}
+    named = body(NFGENMSG.pack(family, 0, 0), {_TUPLES[0] | NESTED: entry[_TUPLES[0]], **there})
     try:
-        netlink.change(_DELETE, NFGENMSG.pack(family, 0, 0) + body)
+        netlink.change(_DELETE, named)
     except NetlinkError as error:
         if error.code == errno.ENOENT:
             return False

@@ -15,9 +15,9 @@ from ..model.objects import Route, Rule
 from ..model.topology import LinkDetails, Table
 from ..values import ranges
 from . import sysfs
-from .framing import NetlinkError as Refused
-from .netlink import Netlink
-from .objects import View, device, edge
+from .netlink import Netlink, View
+from .netlink import NetlinkError as Refused
+from .objects import device, edge
 from .objects.nft import Nft
 from .objects.route import rules
 from .rtnl import IPRoute, NetlinkError, dump

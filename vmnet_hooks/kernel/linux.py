@@ -7,23 +7,24 @@ import errno
 import os
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, KernelError
 from ..model.facts import Host, Link
-from ..model.objects import FORWARDING_GATE, KINDS, Adoption
+from ..model.objects import FORWARDING_GATE, KINDS
 from ..model.plan import Plan
 from ..model.resource import ALIAS, MAIN_TABLE, Resource
-from . import sysfs, wire
-from .framing import NetlinkError
-from .netlink import Netlink
-from .objects import View, edge, sysctl
+from . import wire
+from .netlink import Netlink, NetlinkError, View
+from .objects import Edge, edge, sysctl
 from .objects.nft import Nft
 
 if TYPE_CHECKING:
+    from ..model.objects.bridge import Adoption
     from .monitor.table_cache import TableCache
 
 _RTPROT_RA = 9
+_ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
 
 
 class Kernel:
@@ -62,9 +63,14 @@ class Kernel:
         """Do one step of `plan.batches`: one change, or several nft changes as one transaction. Raises KernelError that names
         the step."""
         subject = step[0].subject
-        kind = edge(subject.kind)
+        kind, view = edge(subject.kind), View(self.netlink, self.nft)
         try:
-            kind.apply(step, View(self.netlink, self.nft))
+            if subject.batched:
+                kind.apply(step, view)
+            elif (want := step[0].want) is not None:
+                kind.set(want, step[0].have, view)
+            else:
+                _unset(kind, subject, view)
         except (KernelError, NetlinkError, OSError) as error:
             label = str(step[0]) if len(step) == 1 else f"nft transaction of {len(step)} changes on {subject.key}"
             exists = isinstance(error, NetlinkError) and error.code == errno.EEXIST
@@ -100,10 +106,16 @@ class Kernel:
 
     def has_sent(self, ifname: str) -> bool:
         """Whether a tap's guest is known to have sent anything."""
+        # Only asked of guests that come by live migration.
+        from . import sysfs
+
         return sysfs.has_sent(ifname)
 
     def ports(self, ifname: str) -> list[str]:
         """The links whose master is `ifname`."""
+        # Only asked where a bridge is taken down.
+        from . import sysfs
+
         return sysfs.ports(ifname)
 
     def rename(self, ifname: str, name: str) -> None:
@@ -137,7 +149,7 @@ class Kernel:
         """The addresses of a link, without link-local ones, in the kernel's order: IPv4 first, primary ones before others."""
         return tuple(address for address in self.netlink.addresses(link.index) if not address.startswith("fe80:"))
 
-    def survey(self, port: str, bridge: str) -> Adoption:
+    def survey(self, port: str, bridge: str) -> "Adoption":
         """What `bridge` takes over if it adopts `port`. Raises KernelError."""
         # Few bridges adopt a port.
         from .objects import adoption
@@ -157,6 +169,18 @@ class Kernel:
         from . import limits, other_firewalls
 
         return [*other_firewalls.hazards(self.nft, bridged, anycast), *limits.ceilings(permanent)]
+
+
+def _unset(kind: Edge[Any], have: Resource, view: View) -> None:
+    """Remove an object, unless it is gone already."""
+    try:
+        kind.unset(have, view)
+    except NetlinkError as error:
+        if error.code not in _ABSENT:
+            raise
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
 
 
 def _vlans() -> dict[tuple[str, int], str]:

@@ -1,21 +1,213 @@
-"""The rtnetlink socket of a process or thread, with what is behind it: links' names and indexes, kept dumps, pyroute2.
+"""Netlink's sockets: requests, their answers, and notifications. See netlink(7), rtnetlink(7) and linux/netlink.h.
 
-A look-up asks the kernel for one object, or for a dump that the kernel filters: the cost is the same for ten guests and for four
-thousand.
+Everything that the program sends and receives itself passes through this file: rtnetlink, nfnetlink (objects/nft.py,
+conntrack.py) and notifications (monitor/). pyroute2 (rtnl.py) is for what is rare: it spends more time on one request than
+the kernel does on a whole guest. `_socket` is the part of `socket` that is written in C; it loads faster.
 """
 
 import errno
-from _socket import if_indextoname, if_nametoindex
-from collections.abc import Iterator
+import os
+from _socket import (
+    AF_NETLINK,
+    MSG_DONTWAIT,
+    MSG_TRUNC,
+    NETLINK_ROUTE,
+    SO_RCVBUF,
+    SOCK_CLOEXEC,
+    SOCK_RAW,
+    SOL_SOCKET,
+    if_indextoname,
+    if_nametoindex,
+    socket,
+)
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from struct import Struct
+from typing import TYPE_CHECKING, Any
 
-from .framing import NetlinkError
-from .wire import RouteMessage, Rtnetlink
+from . import wire
+from .wire import SIGNED, LinkMessage, RouteMessage, RuleMessage
+
+if TYPE_CHECKING:
+    from .objects.nft import Nft
+
+NETLINK_NETFILTER = 12
+_SOL_NETLINK, _CAP_ACK, _STRICT_CHK = 270, 10, 12
+_SO_RCVBUFFORCE = 33
+
+REQUEST, ACK, _DUMP_INTR = 1, 4, 0x10
+DUMP = 0x300
+REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
+ERROR, DONE = 2, 3
+
+_ATTEMPTS = 50
+_BUFFER = 1 << 17
+"""Bytes of one datagram. The kernel's dumps fill 32 KiB at most."""
+
+_HEADER = Struct("=IHHII")
 
 
-class Netlink(Rtnetlink):
-    """With `stays`, what was read of routes is kept for as long as it holds."""
+class NetlinkError(Exception):
+    """The kernel refused a request. `code` is the errno."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code, os.strerror(code))
+        self.code = code
+
+
+def messages(data: bytes) -> list[tuple[int, int, int, int, bytes]]:
+    """Return (type, flags, sequence number, port of the sender, body behind the header) of each message of a datagram."""
+    found = []
+    offset, end = 0, len(data)
+    while end - offset >= 16:
+        length, kind, flags, sequence, port = _HEADER.unpack_from(data, offset)
+        if length < 16:
+            break
+        found.append((kind, flags, sequence, port, data[offset + 16 : offset + length]))
+        offset += (length + 3) & ~3
+    return found
+
+
+class Socket:
+    """A netlink socket: for one request at a time, or for the notifications of multicast groups.
+
+    `groups` are the numbers of the groups to join. `buffer` is the size of the receive buffer in bytes; 0 leaves the
+    kernel's default. Raises OSError.
+    """
+
+    def __init__(self, protocol: int = NETLINK_ROUTE, groups: Iterable[int] = (), buffer: int = 0) -> None:
+        self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
+        try:
+            self._socket.setsockopt(_SOL_NETLINK, _STRICT_CHK, 1)
+            self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+            if buffer:
+                self._enlarge(buffer)
+            self._socket.bind((0, sum(1 << (group - 1) for group in groups)))
+        except BaseException:
+            self._socket.close()
+            raise
+        self._sequence = 0
+        self._buffer = bytearray(_BUFFER)
+        self._view = memoryview(self._buffer)
+
+    def _enlarge(self, size: int) -> None:
+        try:
+            # With CAP_NET_ADMIN, net.core.rmem_max is no limit.
+            self._socket.setsockopt(SOL_SOCKET, _SO_RCVBUFFORCE, size)
+        except PermissionError:
+            self._socket.setsockopt(SOL_SOCKET, SO_RCVBUF, size)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def get(self, kind: int, body: bytes, flags: int = 0) -> bytes:
+        """Send a request and return the body of its one answer. Raises NetlinkError."""
+        sequence = self._send(kind, flags, body)
+        while True:
+            for answer, _, number, _, data in messages(self.receive()):
+                if number == sequence:
+                    if answer == ERROR:
+                        _check(data)
+                    return data
+
+    def change(self, kind: int, body: bytes, flags: int = 0) -> None:
+        """Send a request that changes something. Raises NetlinkError if the kernel refuses it."""
+        self.get(kind, body, flags | ACK)
+
+    def batch(self, begin: int, end: int, header: bytes, changes: Sequence[tuple[int, bytes, int]]) -> None:
+        """Send changes (type, body, flags) as one transaction of nfnetlink, between messages of the types `begin` and `end`.
+        Raises NetlinkError with the errno of the first change that the kernel refuses; then none is made."""
+        *others, (kind, body, flags) = changes
+        steps = ((begin, header, 0), *others, (kind, body, flags | ACK), (end, header, 0))
+        first = self._sequence + 1
+        self._socket.send(b"".join([self._framed(*step) for step in steps]))
+        # The kernel looks at all changes, then answers in their order. An error of the whole batch has the number of `begin`.
+        while True:
+            for answer, _, number, _, told in messages(self.receive()):
+                place = (number - first) & 0xFFFFFFFF
+                if place <= len(changes):
+                    if answer == ERROR:
+                        _check(told)
+                    if place == len(changes):
+                        return
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """Send a dump request and return the bodies of all answers. Ask again if the kernel reports that the dump was
+        interrupted by a change (a routing daemon is at work). Raises NetlinkError; EAGAIN if that goes on."""
+        for _ in range(_ATTEMPTS):
+            whole, found = self._dump(self._send(kind, DUMP, body))
+            if whole:
+                return found
+        raise NetlinkError(errno.EAGAIN)
+
+    def _dump(self, sequence: int) -> tuple[bool, list[bytes]]:
+        whole = True
+        found: list[bytes] = []
+        while True:
+            for answer, flags, number, _, data in messages(self.receive()):
+                if number != sequence:
+                    continue
+                if flags & _DUMP_INTR:
+                    whole = False
+                if answer == DONE:
+                    # It carries the error that ended the dump, if there was one.
+                    if len(data) >= 4 and (code := SIGNED.unpack_from(data)[0]):
+                        raise NetlinkError(-code)
+                    return whole, found
+                if answer == ERROR:
+                    _check(data)
+                found.append(data)
+
+    def _send(self, kind: int, flags: int, body: bytes) -> int:
+        self._socket.send(self._framed(kind, body, flags))
+        return self._sequence
+
+    def _framed(self, kind: int, body: bytes, flags: int) -> bytes:
+        """One request with the next sequence number."""
+        self._sequence = sequence = (self._sequence + 1) & 0xFFFFFFFF
+        return _HEADER.pack(16 + len(body), kind, flags | REQUEST, sequence, 0) + body
+
+    # --- answers and notifications -----------------------------------------------------------------------------------
+
+    def receive(self, flags: int = 0) -> bytes:
+        """Return the next datagram. Raises OSError (BlockingIOError with MSG_DONTWAIT if none waits, ENOBUFS if some were lost),
+        or NetlinkError (EMSGSIZE)."""
+        size = self._socket.recv_into(self._buffer, 0, MSG_TRUNC | flags)
+        if size > _BUFFER:
+            raise NetlinkError(errno.EMSGSIZE)
+        return bytes(self._view[:size])
+
+    def waiting(self) -> Iterator[bytes | None]:
+        """Yield the datagrams that wait, without blocking; None where the kernel dropped some because the receive buffer was
+        full. Raises OSError."""
+        while True:
+            try:
+                yield self.receive(MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                yield None
+
+
+def _check(data: bytes) -> None:
+    """Raise NetlinkError for an answer of type ERROR, which may also be an acknowledgement."""
+    if code := SIGNED.unpack_from(data)[0]:
+        raise NetlinkError(-code)
+
+
+class Netlink(Socket):
+    """The rtnetlink socket of a process or thread, with pyroute2 behind it; with `stays`, what was read of routes is kept for as
+    long as it holds.
+
+    The cost of a call does not depend on how many guests there are, except for dumps: `links`, `routes` and `rules`. Every method
+    raises NetlinkError."""
 
     def __init__(self, stays: bool = False) -> None:
         super().__init__()
@@ -33,10 +225,123 @@ class Netlink(Rtnetlink):
             if opened is not None:
                 opened.close()
 
+    # --- links -------------------------------------------------------------------------------------------------------
+
+    def link(self, ifname: str) -> LinkMessage | None:
+        """Return the link of a name; None if there is none."""
+        return self._link(wire.link_body(0, ifname))
+
+    def link_at(self, index: int) -> LinkMessage | None:
+        """Return the link of an index; None if there is none."""
+        return self._link(wire.link_body(index))
+
+    def _link(self, body: bytes) -> LinkMessage | None:
+        try:
+            return wire.link_of(self.get(wire.GETLINK, body))
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise
+
+    def links(self) -> list[LinkMessage]:
+        """Return every link."""
+        return [wire.link_of(data) for data in self.dump(wire.GETLINK, wire.link_body(0))]
+
+    def set_link(self, index: int, items: wire.Items | None = None, up: bool | None = None) -> None:
+        """Set attributes of a link, which wire.mtu, address, master, name and primary make, and set it up or down."""
+        self.change(wire.NEWLINK, wire.link_change(index, items or {}, up))
+
+    def set_isolated(self, index: int, isolated: bool) -> None:
+        """Set or clear the flag `isolated` of a bridge port."""
+        self.change(wire.SETLINK, wire.isolation(index, isolated))
+
+    def change_vlans(self, verb: str, index: int, own: bool, first: int, last: int, untagged: bool) -> None:
+        """Add or delete (`verb` is add or del) the VIDs from `first` to `last` of a bridge port, or with `own` of the bridge
+        itself. An `untagged` VID becomes the PVID too."""
+        self.change(wire.SETLINK if verb == "add" else wire.DELLINK, wire.vlans(index, own, first, last, untagged))
+
+    def delete_link(self, index: int) -> None:
+        self.change(wire.DELLINK, wire.link_change(index, {}))
+
+    # --- addresses and neighbours ------------------------------------------------------------------------------------
+
+    def addresses(self, index: int) -> dict[str, int]:
+        """Return the addresses of a link with their prefix lengths: IPv4 first, each family in the kernel's order; each with the
+        mark of its maker, see wire.address_of."""
+        found = [wire.address_of(data) for data in self.dump(wire.GETADDR, wire.addresses_body(index))]
+        return {address: mark for at, address, mark in filter(None, found) if at == index}
+
+    def add_address(self, index: int, address: str, broadcast: str = "", flags: int = 0, mark: int = 0) -> None:
+        """Add an ADDRESS/LENGTH. `flags` are IFA_F_*; `mark` tells its maker."""
+        self.change(wire.NEWADDR, wire.address_body(index, address, broadcast, flags, mark), CREATE | EXCLUSIVE)
+
+    def delete_address(self, index: int, address: str) -> None:
+        self.change(wire.DELADDR, wire.address_body(index, address))
+
+    def neighbour(self, index: int, address: str, flags: int = 0) -> tuple[int, str] | None:
+        """Return (state, MAC) of a neighbour entry, or with the flag PROXY of a proxy entry; None if there is none."""
+        try:
+            return wire.neighbour_of(self.get(wire.GETNEIGH, wire.neighbour_body(index, address, 0, flags)))
+        except NetlinkError as error:
+            if error.code in (errno.ENOENT, errno.ENODEV):
+                return None
+            raise
+
+    def set_neighbour(self, index: int, address: str, lladdr: str = "", flags: int = 0) -> None:
+        """Add or replace a permanent entry; with the flag PROXY, a proxy entry: an address that the kernel answers for."""
+        self.change(wire.NEWNEIGH, wire.neighbour_body(index, address, wire.PERMANENT, flags, lladdr), CREATE | REPLACE)
+
+    def delete_neighbour(self, index: int, address: str, flags: int = 0) -> None:
+        self.change(wire.DELNEIGH, wire.neighbour_body(index, address, 0, flags))
+
+    # --- routes and rules --------------------------------------------------------------------------------------------
+
+    def routes(self, family: int, table: int = 0, oif: int = 0, proto: int = 0) -> list[RouteMessage]:
+        """Return the unicast routes of a family with TOS 0; with `table`, `oif` or `proto`, only those. The kernel filters them,
+        but walks the whole table."""
+        try:
+            dumped = self.dump(wire.GETROUTE, wire.routes_body(family, table, oif, proto))
+        except NetlinkError as error:
+            if error.code in (errno.ENOENT, errno.ENODEV):
+                # There is no table of that number, or the device has gone.
+                return []
+            raise
+        # A kernel without IPv6 answers its dump with those of all families.
+        return [r for data in dumped if data[0] == family and (r := wire.route_of(data)) and proto in (0, r.proto)]
+
     def dump_routes(self, family: int, table: int, oif: int, proto: int) -> list[RouteMessage]:
-        """The same as `routes`, from what was kept if there is anything. Raises NetlinkError."""
+        """The same as `routes`, from what was kept if there is anything."""
         found: list[RouteMessage] = (self._cache.read if self._cache else self.routes)(family, table, oif, proto)
         return found
+
+    def lookup(self, address: str, source: str = "") -> RouteMessage | None:
+        """Return the route that the kernel takes to an address by all rules and tables (for packets from `source`, IPv6 only);
+        None if it finds none. Unlike a dump, this costs the same among thousands of routes."""
+        try:
+            return wire.route_of(self.get(wire.GETROUTE, wire.lookup_body(address, source)))
+        except NetlinkError:
+            return None
+
+    def set_route(self, route: RouteMessage, replace: bool) -> None:
+        """Add a route; with `replace`, in place of one with the same key. Without it, such a route is an error (EEXIST)."""
+        body = wire.route_body(route, wire.ONLINK if route.via else 0)
+        self.change(wire.NEWROUTE, body, CREATE | (REPLACE if replace else EXCLUSIVE))
+
+    def delete_route(self, route: RouteMessage) -> None:
+        self.change(wire.DELROUTE, wire.route_body(route))
+
+    def rules(self, family: int) -> list[RuleMessage]:
+        """Return the rules of a family that select by one subnet alone."""
+        dumped = self.dump(wire.GETRULE, wire.rules_body(family))
+        return [rule for data in dumped for rule in wire.rules_of(data, family)]
+
+    def add_rule(self, rule: RuleMessage) -> None:
+        self.change(wire.NEWRULE, wire.rule_body(rule), CREATE | EXCLUSIVE)
+
+    def delete_rule(self, rule: RuleMessage) -> None:
+        self.change(wire.DELRULE, wire.rule_body(rule))
+
+    # --- names, and pyroute2 -----------------------------------------------------------------------------------------
 
     @contextmanager
     def pyroute2(self) -> Iterator[Any]:
@@ -71,3 +376,35 @@ class Netlink(Rtnetlink):
         """The name of a link's master; "" if it has none, or there is no such link."""
         link = self.link(ifname)
         return self.name(link.master) if link else ""
+
+
+class View:
+    """The kernel as one call sees it: its sockets, and what several kinds ask for, asked once."""
+
+    __slots__ = ("_addresses", "_links", "_rules", "netlink", "nft")
+
+    def __init__(self, netlink: Netlink, nft: "Nft") -> None:
+        self.netlink = netlink
+        self.nft = nft
+        self._links: dict[str, LinkMessage | None] = {}
+        self._addresses: dict[str, dict[str, int]] = {}
+        self._rules: dict[int, list[RuleMessage]] = {}
+
+    def link(self, ifname: str) -> LinkMessage | None:
+        """The link of a name; None if there is none."""
+        if ifname not in self._links:
+            self._links[ifname] = self.netlink.link(ifname)
+        return self._links[ifname]
+
+    def addresses(self, ifname: str) -> dict[str, int]:
+        """The addresses of a link, with prefix lengths, in the kernel's order, IPv4 first; each with the mark of its maker."""
+        if ifname not in self._addresses:
+            link = self.link(ifname)
+            self._addresses[ifname] = self.netlink.addresses(link.index) if link else {}
+        return self._addresses[ifname]
+
+    def rules(self, family: int) -> list[RuleMessage]:
+        """The policy rules of a family (AF_INET or AF_INET6) that select by one subnet."""
+        if family not in self._rules:
+            self._rules[family] = self.netlink.rules(family)
+        return self._rules[family]

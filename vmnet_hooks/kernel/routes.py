@@ -8,8 +8,8 @@ report IPv4 routes that it removes with a link or an address; so changes of link
 from collections.abc import Callable
 
 from . import wire
-from .framing import INT, REPLACE, Socket, attributes, messages
-from .wire import RouteMessage
+from .netlink import REPLACE, Socket, messages
+from .wire import INT, RouteMessage, attributes
 
 _GROUPS = (
     *(wire.GROUP_LINK, wire.GROUP_IPV4_ADDRESS, wire.GROUP_IPV4_ROUTE),
@@ -34,7 +34,7 @@ class RouteCache:
         self._told.close()
 
     def read(self, family: int, table: int, oif: int, proto: int) -> list[RouteMessage]:
-        """The same as wire.Rtnetlink.routes. Raises NetlinkError."""
+        """The same as netlink.Netlink.routes. Raises NetlinkError."""
         # A change during the dump is noticed at the next call, which then dumps again.
         self._listen()
         key = (family, table, oif, proto)

@@ -1,30 +1,38 @@
-"""rtnetlink: links, addresses, neighbours, routes and rules, in as few messages as a guest needs.
+"""Netlink as bytes: attributes, and the bodies of rtnetlink's messages, which links, addresses, neighbours, routes and rules are
+written in. Pure; netlink.py has the sockets.
 
-Sources: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h, linux/neighbour.h, linux/fib_rules.h. framing.py
-has the headers, the attributes and the socket.
+Sources: netlink(7), rtnetlink(7), linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h, linux/neighbour.h,
+linux/fib_rules.h.
 """
 
-import errno
 import os
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
-from .framing import CREATE, EXCLUSIVE, INT, NESTED, REPLACE, SIGNED, NetlinkError, Socket, attribute, attributes, text
+NESTED, _NUMBER = 0x8000, 0x3FFF
+_ATTRIBUTE = Struct("=HH")
+NFGENMSG = Struct("!BBH")
+"""Family, version, resource ID: the header of every nfnetlink message (linux/netfilter/nfnetlink.h)."""
+INT, SIGNED = Struct("=I"), Struct("=i")
+
+Items = Mapping[int, "bytes | Items"]
+"""Attributes by number."""
 
 _LINK = Struct("=BxHiII")
 _VLAN, _VLAN_FLAGS = Struct("=HH"), Struct("=H")
-_ADDRESS = Struct("=BBBBI")
+ADDRESS = Struct("=BBBBI")
 NEIGHBOUR = Struct("=BxxxiHBB")
 ROUTE = Struct("=BBBBBBBBI")
 """struct rtmsg, and struct fib_rule_hdr, which has the same form."""
 
-NEWLINK, _GETLINK, _SETLINK, DELLINK = 16, 18, 19, 17
-NEWADDR, DELADDR, _GETADDR = 20, 21, 22
-NEWROUTE, DELROUTE, _GETROUTE = 24, 25, 26
+NEWLINK, GETLINK, SETLINK, DELLINK = 16, 18, 19, 17
+NEWADDR, DELADDR, GETADDR = 20, 21, 22
+NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWNEIGH, DELNEIGH, GETNEIGH = 28, 29, 30
-_NEWRULE, DELRULE, _GETRULE = 32, 33, 34
+NEWRULE, DELRULE, GETRULE = 32, 33, 34
 
 # Multicast groups, RTNLGRP_*.
 GROUP_LINK, GROUP_NEIGH = 1, 3
@@ -53,7 +61,7 @@ NDA_DST, NDA_LLADDR = 1, 2
 PROXY, PERMANENT = 8, 0x80
 RTA_DST, _RTA_SRC, RTA_OIF, _RTA_GATEWAY, RTA_PRIORITY, _RTA_PREFSRC, RTA_TABLE = 1, 2, 4, 5, 6, 7, 15
 _UNICAST, _UNIVERSE, _ON_LINK = 1, 0, 253
-_ONLINK = 4
+ONLINK = 4
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
 FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_TABLE, _FRA_PROTOCOL = 1, 2, 6, 15, 21
 # Selectors other than a subnet: marks, interfaces, l3mdev, users, protocols, ports, tunnels; in newer kernels DSCP, flow labels.
@@ -130,170 +138,50 @@ class RuleMessage(NamedTuple):
     proto: int
 
 
-# --- links -----------------------------------------------------------------------------------------------------------
+# --- attributes ------------------------------------------------------------------------------------------------------------
 
 
-class Rtnetlink(Socket):
-    """An rtnetlink socket. The cost of a call does not depend on how many guests there are, except for dumps: `links`, `routes`
-    and `rules`. Every method raises NetlinkError."""
+def attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
+    """Return the values of the attributes that start at `offset`, by number. Of a number that occurs twice, the last counts."""
+    found: dict[int, bytes] = {}
+    end = len(data)
+    unpack = _ATTRIBUTE.unpack_from
+    while end - offset >= 4:
+        length, number = unpack(data, offset)
+        if length < 4:
+            break
+        found[number & _NUMBER] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
 
-    def link(self, ifname: str) -> LinkMessage | None:
-        """Return the link of a name; None if there is none."""
-        return self._link(0, attribute(_IFLA_IFNAME, os.fsencode(ifname) + b"\0"))
 
-    def link_at(self, index: int) -> LinkMessage | None:
-        """Return the link of an index; None if there is none."""
-        return self._link(index, b"")
+def values(data: bytes) -> Iterator[bytes]:
+    """Yield the values of a list, whose attributes all have the same number."""
+    offset = 0
+    while len(data) - offset >= 4:
+        length, _ = _ATTRIBUTE.unpack_from(data, offset)
+        if length < 4:
+            return
+        yield data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
 
-    def _link(self, index: int, name: bytes) -> LinkMessage | None:
-        body = _LINK.pack(0, 0, index, 0, 0) + name + attribute(_IFLA_EXT_MASK, _SKIP_STATS)
-        try:
-            return link_of(self.get(_GETLINK, body))
-        except NetlinkError as error:
-            if error.code == errno.ENODEV:
-                return None
-            raise
 
-    def links(self) -> list[LinkMessage]:
-        """Return every link."""
-        body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_EXT_MASK, _SKIP_STATS)
-        return [link_of(data) for data in self.dump(_GETLINK, body)]
+def body(header: bytes, items: Items) -> bytes:
+    """Return a header and the attributes behind it, each padded to the start of the next. A mapping becomes a nested one."""
+    parts = [header]
+    for number, value in items.items():
+        if not isinstance(value, bytes):
+            number, value = number | NESTED, body(b"", value)
+        parts.append(_ATTRIBUTE.pack(4 + len(value), number) + value + bytes(-len(value) % 4))
+    return b"".join(parts)
 
-    def set_link(self, index: int, *items: bytes, up: bool | None = None) -> None:
-        """Set attributes of a link, which `mtu`, `address`, `master`, `name` and `primary` make, and set it up or down."""
-        flags, change = (0, 0) if up is None else (UP if up else 0, UP)
-        self.change(NEWLINK, _LINK.pack(0, 0, index, flags, change) + b"".join(items))
 
-    def set_isolated(self, index: int, isolated: bool) -> None:
-        """Set or clear the flag `isolated` of a bridge port."""
-        inner = attribute(_BRPORT_ISOLATED, b"\1" if isolated else b"\0")
-        body = _LINK.pack(AF_BRIDGE, 0, index, 0, 0) + attribute(_IFLA_PROTINFO | NESTED, inner)
-        self.change(_SETLINK, body)
+def text(data: bytes) -> str:
+    """Decode a string of the kernel's. The name of a link can be any bytes but a blank, a slash and a colon."""
+    return os.fsdecode(data.partition(b"\0")[0])
 
-    def change_vlans(self, verb: str, index: int, own: bool, first: int, last: int, untagged: bool) -> None:
-        """Add or delete (`verb` is add or del) the VIDs from `first` to `last` of a bridge port, or with `own` of the bridge
-        itself. An `untagged` VID becomes the PVID too."""
-        flags = _PVID | _UNTAGGED if untagged else 0
-        rows = [(flags, first)] if first == last else [(flags | _RANGE_BEGIN, first), (flags | _RANGE_END, last)]
-        items = attribute(_BRIDGE_FLAGS, _VLAN_FLAGS.pack(_SELF)) if own else b""
-        items += b"".join(attribute(_BRIDGE_VLAN_INFO, _VLAN.pack(*row)) for row in rows)
-        body = _LINK.pack(AF_BRIDGE, 0, index, 0, 0) + attribute(_IFLA_AF_SPEC | NESTED, items)
-        self.change(_SETLINK if verb == "add" else DELLINK, body)
 
-    def delete_link(self, index: int) -> None:
-        self.change(DELLINK, _LINK.pack(0, 0, index, 0, 0))
-
-    # --- addresses ---------------------------------------------------------------------------------------------------
-
-    def addresses(self, index: int) -> dict[str, int]:
-        """Return the addresses of a link with their prefix lengths: IPv4 first, each family in the kernel's order; each with the
-        mark of its maker (IFA_PROTO), which is 0 before Linux 5.18."""
-        found = {}
-        for data in self.dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, index)):
-            family, length, _, _, at = _ADDRESS.unpack_from(data)
-            if at == index and family in (AF_INET, AF_INET6):
-                items = attributes(data, 8)
-                address = inet_ntop(family, items.get(_IFA_LOCAL) or items[_IFA_ADDRESS])
-                found[f"{address}/{length}"] = items.get(_IFA_PROTO, b"\0")[0]
-        return found
-
-    def add_address(self, index: int, address: str, broadcast: str = "", flags: int = 0, mark: int = 0) -> None:
-        """Add an ADDRESS/LENGTH. `flags` are IFA_F_*; `mark` tells its maker."""
-        self.change(NEWADDR, _address(index, address, broadcast, flags, mark), CREATE | EXCLUSIVE)
-
-    def delete_address(self, index: int, address: str) -> None:
-        self.change(DELADDR, _address(index, address))
-
-    # --- neighbours --------------------------------------------------------------------------------------------------
-
-    def neighbour(self, index: int, address: str, flags: int = 0) -> tuple[int, str] | None:
-        """Return (state, MAC) of a neighbour entry, or with the flag PROXY of a proxy entry; None if there is none."""
-        family = family_of(address)
-        body = NEIGHBOUR.pack(family, index, 0, flags, 0) + attribute(NDA_DST, inet_pton(family, address))
-        try:
-            data = self.get(GETNEIGH, body)
-        except NetlinkError as error:
-            if error.code in (errno.ENOENT, errno.ENODEV):
-                return None
-            raise
-        return NEIGHBOUR.unpack_from(data)[2], attributes(data, 12).get(NDA_LLADDR, b"").hex(":")
-
-    def set_neighbour(self, index: int, address: str, lladdr: str = "", flags: int = 0) -> None:
-        """Add or replace a permanent entry; with the flag PROXY, a proxy entry: an address that the kernel answers for."""
-        family = family_of(address)
-        body = NEIGHBOUR.pack(family, index, PERMANENT, flags, 0) + attribute(NDA_DST, inet_pton(family, address))
-        if lladdr:
-            body += attribute(NDA_LLADDR, _mac(lladdr))
-        self.change(NEWNEIGH, body, CREATE | REPLACE)
-
-    def delete_neighbour(self, index: int, address: str, flags: int = 0) -> None:
-        family = family_of(address)
-        body = NEIGHBOUR.pack(family, index, 0, flags, 0) + attribute(NDA_DST, inet_pton(family, address))
-        self.change(DELNEIGH, body)
-
-    # --- routes ------------------------------------------------------------------------------------------------------
-
-    def routes(self, family: int, table: int = 0, oif: int = 0, proto: int = 0) -> list[RouteMessage]:
-        """Return the unicast routes of a family with TOS 0; with `table`, `oif` or `proto`, only those. The kernel filters them,
-        but walks the whole table."""
-        body = ROUTE.pack(family, 0, 0, 0, 0, proto, 0, 0, 0)
-        if table:
-            body += attribute(RTA_TABLE, INT.pack(table))
-        if oif:
-            body += attribute(RTA_OIF, INT.pack(oif))
-        try:
-            dumped = self.dump(_GETROUTE, body)
-        except NetlinkError as error:
-            if error.code in (errno.ENOENT, errno.ENODEV):
-                # There is no table of that number, or the device has gone.
-                return []
-            raise
-        # A kernel without IPv6 answers its dump with those of all families.
-        return [route for data in dumped if data[0] == family and (route := _route_of(data)) and proto in (0, route.proto)]
-
-    def lookup(self, address: str, source: str = "") -> RouteMessage | None:
-        """Return the route that the kernel takes to an address by all rules and tables (for packets from `source`, IPv6 only);
-        None if it finds none. Unlike a dump, this costs the same among thousands of routes."""
-        family = family_of(address)
-        packed, origin = inet_pton(family, address), inet_pton(family, source) if source else b""
-        # IPv6 gives the table in any case, and refuses the flag that asks for it.
-        flags = _FIB_MATCH if family == AF_INET6 else _FIB_MATCH | _LOOKUP_TABLE
-        body = ROUTE.pack(family, 8 * len(packed), 8 * len(origin), 0, 0, 0, 0, 0, flags) + attribute(RTA_DST, packed)
-        try:
-            return _route_of(self.get(_GETROUTE, body + attribute(_RTA_SRC, origin) if source else body))
-        except NetlinkError:
-            return None
-
-    def set_route(self, route: RouteMessage, replace: bool) -> None:
-        """Add a route; with `replace`, in place of one with the same key. Without it, such a route is an error (EEXIST)."""
-        body = _route(route) if not route.via else _route(route, _ONLINK)
-        self.change(NEWROUTE, body, CREATE | (REPLACE if replace else EXCLUSIVE))
-
-    def delete_route(self, route: RouteMessage) -> None:
-        self.change(DELROUTE, _route(route))
-
-    # --- rules -------------------------------------------------------------------------------------------------------
-
-    def rules(self, family: int) -> list[RuleMessage]:
-        """Return the rules of a family that select by one subnet alone."""
-        found = []
-        for data in self.dump(_GETRULE, ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)):
-            here, to_length, from_length, _, table, _, _, _, _ = ROUTE.unpack_from(data)
-            items = attributes(data, 12)
-            if here != family or _FRA_OTHERS & items.keys() or (to_length and from_length):
-                continue
-            for selector, key, length in (("from", FRA_SRC, from_length), ("to", FRA_DST, to_length)):
-                if packed := items.get(key):
-                    priority, target = (INT.unpack(items[k])[0] if k in items else 0 for k in (FRA_PRIORITY, FRA_TABLE))
-                    proto = items.get(_FRA_PROTOCOL, b"\0")[0]
-                    found.append(RuleMessage(priority, selector, f"{inet_ntop(family, packed)}/{length}", target or table, proto))
-        return found
-
-    def add_rule(self, rule: RuleMessage) -> None:
-        self.change(_NEWRULE, _rule(rule), CREATE | EXCLUSIVE)
-
-    def delete_rule(self, rule: RuleMessage) -> None:
-        self.change(DELRULE, _rule(rule))
+# --- links -----------------------------------------------------------------------------------------------------------------
 
 
 def link_of(data: bytes) -> LinkMessage:
@@ -316,30 +204,63 @@ def link_of(data: bytes) -> LinkMessage:
     )
 
 
-def mtu(value: int) -> bytes:
+def link_body(index: int, ifname: str = "") -> bytes:
+    """Encode the question for a link by its index, or with index 0 by its name; with neither, for all links."""
+    name: Items = {_IFLA_IFNAME: os.fsencode(ifname) + b"\0"} if ifname else {}
+    return body(_LINK.pack(0, 0, index, 0, 0), {**name, _IFLA_EXT_MASK: _SKIP_STATS})
+
+
+def link_change(index: int, items: Items, up: bool | None = None) -> bytes:
+    """Encode a change of a link: attributes, which `mtu`, `address`, `master`, `name` and `primary` make, and its state."""
+    flags, change = (0, 0) if up is None else (UP if up else 0, UP)
+    return body(_LINK.pack(0, 0, index, flags, change), items)
+
+
+def mtu(value: int) -> Items:
     """Encode an MTU in bytes."""
-    return attribute(_IFLA_MTU, INT.pack(value))
+    return {_IFLA_MTU: INT.pack(value)}
 
 
-def address(mac: str) -> bytes:
+def address(mac: str) -> Items:
     """Encode a link's MAC."""
-    return attribute(_IFLA_ADDRESS, _mac(mac))
+    return {_IFLA_ADDRESS: _mac(mac)}
 
 
-def master(index: int) -> bytes:
+def master(index: int) -> Items:
     """Encode a master's index; 0 takes a port out of its master."""
-    return attribute(_IFLA_MASTER, INT.pack(index))
+    return {_IFLA_MASTER: INT.pack(index)}
 
 
-def name(ifname: str) -> bytes:
+def name(ifname: str) -> Items:
     """Encode a new name."""
-    return attribute(_IFLA_IFNAME, os.fsencode(ifname) + b"\0")
+    return {_IFLA_IFNAME: os.fsencode(ifname) + b"\0"}
 
 
-def primary(index: int) -> bytes:
+def primary(index: int) -> Items:
     """Encode the index of a bond's primary port; 0 for none."""
-    data = attribute(_INFO_DATA | NESTED, attribute(_BOND_PRIMARY, INT.pack(index)))
-    return attribute(_IFLA_LINKINFO | NESTED, attribute(_INFO_KIND, b"bond") + data)
+    return {_IFLA_LINKINFO: {_INFO_KIND: b"bond", _INFO_DATA: {_BOND_PRIMARY: INT.pack(index)}}}
+
+
+def isolation(index: int, isolated: bool) -> bytes:
+    """Encode the flag `isolated` of a bridge port."""
+    inner = {_BRPORT_ISOLATED: b"\1" if isolated else b"\0"}
+    return body(_LINK.pack(AF_BRIDGE, 0, index, 0, 0), {_IFLA_PROTINFO: inner})
+
+
+def vlans(index: int, own: bool, first: int, last: int, untagged: bool) -> bytes:
+    """Encode the VIDs from `first` to `last` of a bridge port, or with `own` of the bridge itself."""
+    flags = _PVID | _UNTAGGED if untagged else 0
+    rows = [(flags, first)] if first == last else [(flags | _RANGE_BEGIN, first), (flags | _RANGE_END, last)]
+    items = body(b"", {_BRIDGE_FLAGS: _VLAN_FLAGS.pack(_SELF)}) if own else b""
+    items += b"".join(body(b"", {_BRIDGE_VLAN_INFO: _VLAN.pack(*row)}) for row in rows)
+    return body(_LINK.pack(AF_BRIDGE, 0, index, 0, 0), {_IFLA_AF_SPEC | NESTED: items})
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+# --- addresses and neighbours ----------------------------------------------------------------------------------------------
 
 
 def family_of(address: str) -> int:
@@ -347,23 +268,78 @@ def family_of(address: str) -> int:
     return AF_INET6 if ":" in address else AF_INET
 
 
-def _mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
+def addresses_body(index: int) -> bytes:
+    """Encode the question for the addresses of a link."""
+    return ADDRESS.pack(0, 0, 0, 0, index)
 
 
-def _address(index: int, address: str, broadcast: str = "", flags: int = 0, mark: int = 0) -> bytes:
+def address_of(data: bytes) -> tuple[int, str, int] | None:
+    """Decode the body of an RTM_NEWADDR: the index of the link, ADDRESS/LENGTH, and the mark of its maker (IFA_PROTO), which is 0
+    before Linux 5.18. None for other families than IPv4 and IPv6."""
+    family, length, _, _, index = ADDRESS.unpack_from(data)
+    if family not in (AF_INET, AF_INET6):
+        return None
+    items = attributes(data, 8)
+    host = inet_ntop(family, items.get(_IFA_LOCAL) or items[_IFA_ADDRESS])
+    return index, f"{host}/{length}", items.get(_IFA_PROTO, b"\0")[0]
+
+
+def address_body(index: int, address: str, broadcast: str = "", flags: int = 0, mark: int = 0) -> bytes:
+    """Encode an ADDRESS/LENGTH of a link."""
     host, _, length = address.partition("/")
     family = family_of(host)
     packed = inet_pton(family, host)
-    body = _ADDRESS.pack(family, int(length), flags, _UNIVERSE, index) + attribute(_IFA_ADDRESS, packed)
+    items: dict[int, bytes] = {_IFA_ADDRESS: packed}
     if family == AF_INET:
-        body += attribute(_IFA_LOCAL, packed)
+        items[_IFA_LOCAL] = packed
     if broadcast:
-        body += attribute(_IFA_BROADCAST, inet_pton(family, broadcast))
-    return body + attribute(_IFA_PROTO, bytes([mark])) if mark else body
+        items[_IFA_BROADCAST] = inet_pton(family, broadcast)
+    if mark:
+        items[_IFA_PROTO] = bytes([mark])
+    return body(ADDRESS.pack(family, int(length), flags, _UNIVERSE, index), items)
 
 
-def _route_of(data: bytes) -> RouteMessage | None:
+def neighbour_body(index: int, address: str, state: int = 0, flags: int = 0, lladdr: str = "") -> bytes:
+    """Encode a neighbour entry of a link, or with the flag PROXY a proxy entry."""
+    family = family_of(address)
+    items = {NDA_DST: inet_pton(family, address)}
+    if lladdr:
+        items[NDA_LLADDR] = _mac(lladdr)
+    return body(NEIGHBOUR.pack(family, index, state, flags, 0), items)
+
+
+def neighbour_of(data: bytes) -> tuple[int, str]:
+    """Decode the body of an RTM_NEWNEIGH: (state, MAC)."""
+    return NEIGHBOUR.unpack_from(data)[2], attributes(data, 12).get(NDA_LLADDR, b"").hex(":")
+
+
+# --- routes and rules ------------------------------------------------------------------------------------------------------
+
+
+def routes_body(family: int, table: int, oif: int, proto: int) -> bytes:
+    """Encode the question for the routes of a family; with `table`, `oif` or `proto`, for those only."""
+    items: dict[int, bytes] = {}
+    if table:
+        items[RTA_TABLE] = INT.pack(table)
+    if oif:
+        items[RTA_OIF] = INT.pack(oif)
+    return body(ROUTE.pack(family, 0, 0, 0, 0, proto, 0, 0, 0), items)
+
+
+def lookup_body(address: str, source: str = "") -> bytes:
+    """Encode the question for the route to an address, for packets from `source` (IPv6 only)."""
+    family = family_of(address)
+    items = {RTA_DST: inet_pton(family, address)}
+    if source:
+        items[_RTA_SRC] = inet_pton(family, source)
+    # IPv6 gives the table in any case, and refuses the flag that asks for it.
+    flags = _FIB_MATCH if family == AF_INET6 else _FIB_MATCH | _LOOKUP_TABLE
+    lengths = 8 * len(items[RTA_DST]), 8 * len(items.get(_RTA_SRC, b""))
+    return body(ROUTE.pack(family, *lengths, 0, 0, 0, 0, 0, flags), items)
+
+
+def route_of(data: bytes) -> RouteMessage | None:
+    """Decode the body of an RTM_NEWROUTE or RTM_DELROUTE; None if it is no unicast route with TOS 0."""
     family, length, _, tos, table, proto, _, kind, _ = ROUTE.unpack_from(data)
     if kind != _UNICAST or tos:
         return None
@@ -375,37 +351,58 @@ def _route_of(data: bytes) -> RouteMessage | None:
     return RouteMessage(table, f"{dst}/{length}", oif, via, proto, src, metric)
 
 
-def _table(table: int) -> int:
-    """The table in a header, where it has one byte; a larger number is in an attribute alone."""
-    return table if table < 256 else 0
-
-
-def _route(route: RouteMessage, flags: int = 0) -> bytes:
+def route_body(route: RouteMessage, flags: int = 0) -> bytes:
+    """Encode a route. `flags` are RTNH_F_*."""
     host, _, length = route.dst.partition("/")
     family = family_of(host)
     scope = _UNIVERSE if route.via or family == AF_INET6 else _ON_LINK
-    body = ROUTE.pack(family, int(length), 0, 0, _table(route.table), route.proto, scope, _UNICAST, flags)
-    items = [attribute(RTA_TABLE, INT.pack(route.table)), attribute(RTA_OIF, INT.pack(route.oif))]
+    items = {RTA_TABLE: INT.pack(route.table), RTA_OIF: INT.pack(route.oif)}
     if length != "0":
-        items.append(attribute(RTA_DST, inet_pton(family, host)))
-    for key, value in ((_RTA_GATEWAY, route.via), (_RTA_PREFSRC, route.src)):
-        if value:
-            items.append(attribute(key, inet_pton(family, value)))
+        items[RTA_DST] = inet_pton(family, host)
+    if route.via:
+        items[_RTA_GATEWAY] = inet_pton(family, route.via)
+    if route.src:
+        items[_RTA_PREFSRC] = inet_pton(family, route.src)
     if route.metric:
-        items.append(attribute(RTA_PRIORITY, INT.pack(route.metric)))
-    return body + b"".join(items)
+        items[RTA_PRIORITY] = INT.pack(route.metric)
+    return body(ROUTE.pack(family, int(length), 0, 0, _table(route.table), route.proto, scope, _UNICAST, flags), items)
 
 
-def _rule(rule: RuleMessage) -> bytes:
+def rules_body(family: int) -> bytes:
+    """Encode the question for the rules of a family."""
+    return ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def rules_of(data: bytes, family: int) -> list[RuleMessage]:
+    """Decode the body of an RTM_NEWRULE of a family: one rule if it selects by one subnet alone, else none."""
+    here, to_length, from_length, _, table, _, _, _, _ = ROUTE.unpack_from(data)
+    items = attributes(data, 12)
+    if here != family or _FRA_OTHERS & items.keys() or (to_length and from_length):
+        return []
+    found = []
+    for selector, key, length in (("from", FRA_SRC, from_length), ("to", FRA_DST, to_length)):
+        if packed := items.get(key):
+            priority, target = (INT.unpack(items[k])[0] if k in items else 0 for k in (FRA_PRIORITY, FRA_TABLE))
+            proto = items.get(_FRA_PROTOCOL, b"\0")[0]
+            found.append(RuleMessage(priority, selector, f"{inet_ntop(family, packed)}/{length}", target or table, proto))
+    return found
+
+
+def rule_body(rule: RuleMessage) -> bytes:
+    """Encode a rule."""
     host, _, length = rule.subnet.partition("/")
     family, size = family_of(host), int(length)
     is_from = rule.selector == "from"
     lengths = (0, size) if is_from else (size, 0)
-    body = ROUTE.pack(family, *lengths, 0, _table(rule.table), 0, 0, _TO_TABLE, 0)
-    return (
-        body
-        + attribute(FRA_SRC if is_from else FRA_DST, inet_pton(family, host))
-        + attribute(FRA_PRIORITY, INT.pack(rule.priority))
-        + attribute(FRA_TABLE, INT.pack(rule.table))
-        + attribute(_FRA_PROTOCOL, bytes((rule.proto,)))
-    )
+    items = {
+        FRA_SRC if is_from else FRA_DST: inet_pton(family, host),
+        FRA_PRIORITY: INT.pack(rule.priority),
+        FRA_TABLE: INT.pack(rule.table),
+        _FRA_PROTOCOL: bytes((rule.proto,)),
+    }
+    return body(ROUTE.pack(family, *lengths, 0, _table(rule.table), 0, 0, _TO_TABLE, 0), items)
+
+
+def _table(table: int) -> int:
+    """The table in a header, where it has one byte; a larger number is in an attribute alone."""
+    return table if table < 256 else 0

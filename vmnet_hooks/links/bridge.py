@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from .. import values
 from ..model.declaration import Config, Declared, Option
 from ..model.facts import Host
-from ..model.objects import Address, Device, FdbEntry, LinkAttribute, NftElement, PortVlans, Route, Sysctl
+from ..model.objects import Address, Device, LinkAttribute, NftElement, Route, Sysctl
+from ..model.objects.bridge import FdbEntry, PortVlans
 from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import ARP, guarded_port, port_table
+from ..model.ruleset import ARP, forwarding, guarded_port, port_table
 from . import link
-from .forwarding import forwarding
 
 OPTIONS = (
     Option("ports", link.ports, (), "the NICs, VLAN devices and bonds in it; guests' taps come and go by themselves", '["eth1"]'),

@@ -9,7 +9,8 @@ from ..errors import MissingLink
 from ..model.declaration import Config, Declared, Option
 from ..model.facts import Host
 from ..model.kind import Kind
-from ..model.objects import Address, Adoption, Device, LinkAttribute, Route, Sysctl
+from ..model.objects import Address, Device, LinkAttribute, Route, Sysctl
+from ..model.objects.bridge import Adoption
 from ..model.resource import MAIN_TABLE, Resource
 
 MIN_IPV6_MTU = 1280

@@ -8,9 +8,8 @@ from ..model.facts import Host
 from ..model.kind import Kind
 from ..model.objects import NftElement
 from ..model.resource import Resource
-from ..model.ruleset import NAT
+from ..model.ruleset import NAT, forwarding
 from . import link
-from .forwarding import forwarding
 
 OPTIONS = (
     Option("subnet", values.subnet, Required, "write the guests' subnet", '"10.0.0.0/24"'),

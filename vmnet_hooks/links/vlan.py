@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from .. import values
 from ..model.declaration import Config, Declared, Option, Required
 from ..model.facts import Host
-from ..model.objects import LinkAttribute, PortVlans
+from ..model.objects import LinkAttribute
+from ..model.objects.bridge import PortVlans
 from ..model.resource import Resource
 from . import link
 

@@ -12,8 +12,7 @@ from ..errors import ConfigError, InputError, one_line
 
 if TYPE_CHECKING:
     from .facts import Host
-    from .kind import Kind
-    from .mode import Mode
+    from .kind import Kind, Mode
     from .resource import Resource
 
 DIRECTORY = CONFIGURATION

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .declaration import Declared
-from .objects import Adoption
+
+if TYPE_CHECKING:
+    from .objects.bridge import Adoption
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Host:
     vlans: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """The names of the VLAN devices, by parent and VLAN ID."""
 
-    adoptions: Mapping[str, Adoption] = field(default_factory=dict)
+    adoptions: Mapping[str, "Adoption"] = field(default_factory=dict)
     """The addresses and routes that a bridge takes over, by the port that has them."""
 
     machine: str = ""

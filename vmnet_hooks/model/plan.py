@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
+from typing import NamedTuple
 
 from ..errors import ConflictError
 from .objects import Address, Device
@@ -45,8 +46,7 @@ class Change:
 Plan = Sequence[Change]
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(NamedTuple):
     """A key that no owner claims any more. `ours` is the value that we set, `original` the one found before it (None:
     absent)."""
 

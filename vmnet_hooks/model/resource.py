@@ -48,6 +48,8 @@ class Resource:
     equals the one before."""
     hides: ClassVar[bool] = False
     """Whether its removal can be half done without being visible when the object is read."""
+    moves: ClassVar[bool] = False
+    """Whether it moves objects of others: its removal moves them back, and there is no original to restore."""
     setting: ClassVar[bool] = False
     """Whether it is an attribute: it exists as long as its link does, and only its value changes."""
     batched: ClassVar[bool] = False
@@ -149,6 +151,26 @@ class Resource:
     def unset_command(self) -> str:
         """Return the shell command that removes this."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class OnLink(Resource):
+    """An object of which a link may have several. `word` begins the keys of its kind."""
+
+    word: ClassVar[str]
+    ifname: str
+
+    @classmethod
+    def key_of(cls, ifname: str, what: str) -> str:
+        return f"{cls.word} {ifname} {what}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(starts=(cls.key_of(ifname, ""),))
+
+    @property
+    def link(self) -> str:
+        return self.ifname
 
 
 State = Mapping[str, Resource]

@@ -5,11 +5,12 @@ from dropping the packet.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv6Address
 
 from .. import values
-from .objects import NftElement, NftTable, port_table
+from .facts import Host
+from .objects import FORWARDING_GATE, NftElement, NftTable, Sysctl, port_table
 from .resource import NAT_TABLE, TABLE, Resource
 
 # Sets are keyed by interface name: an element outlives the tap, and matches a new tap of the same name. Single addresses are in
@@ -247,6 +248,29 @@ def with_nat(claims: Mapping[str, Resource]) -> dict[str, Resource]:
     another table, do not claim it."""
     translates = NAT.key not in claims and any(isinstance(r, NftElement) and r.table == NAT.key for r in claims.values())
     return {NAT.key: NAT, **claims} if translates else dict(claims)
+
+
+def forwarding(version: int, links: Iterable[str], host: Host) -> Iterator[Resource]:
+    """Yield the resources that make the host forward packets of one IP version, 4 or 6, that arrive on `links`.
+
+    A host that did not forward before must not start to forward between its other interfaces. For IPv4, the setting of the device
+    is decisive. For IPv6, the kernel uses `all` only, so the nft set `forwarding` is decisive. Links whose default route comes
+    from a router advertisement get accept_ra=2 first, or the kernel would purge what they learned.
+    """
+    if version == 4:
+        for dev in links:
+            yield Sysctl(f"net/ipv4/conf/{dev}/forwarding", "1")
+        return
+    yield INET
+    for dev in host.ra_links:
+        yield Sysctl(f"net/ipv6/conf/{dev}/accept_ra", "2")
+    if not host.router6:
+        yield CLOSED6
+    for dev in links:
+        yield NftElement("inet", "forwarding", (f'"{dev}"',))
+    yield Sysctl(FORWARDING_GATE, "1")
+    for dev in links:
+        yield Sysctl(f"net/ipv6/conf/{dev}/forwarding", "1")
 
 
 def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:

@@ -5,9 +5,7 @@ from typing import Any
 
 from ..errors import ConfigError, one_line
 from ..model.declaration import Config, Declared, Network, Option, Required
-from ..model.kind import Kind
-from ..model.mode import Mode
-from ..model.registry import Registry, Row
+from ..model.kind import Kind, Mode, Registry, Row
 
 MODES: Registry[Mode] = Registry(
     Row("routed", "vmnet_hooks.networks.routed", "Routed"),

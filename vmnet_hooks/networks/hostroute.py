@@ -12,14 +12,13 @@ from dataclasses import replace
 
 from .. import values
 from ..errors import InputError, MissingLink
-from ..links.forwarding import forwarding
 from ..model.declaration import Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.mode import Mode, Prefixes6
+from ..model.kind import Mode, Prefixes6
 from ..model.objects import Address, HostName, NftElement, ProxyNeighbour, Route, Sysctl
 from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import ARP, INET, NAT
+from ..model.ruleset import ARP, INET, NAT, forwarding
 from . import tap
 
 ROUTER_OFFSET = 127

@@ -18,17 +18,19 @@ import time
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from typing import Any
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
 from .. import RUN
 from ..errors import StoreError
-from ..model.encoding import decode, encode
 from ..model.objects import NftElement
 from ..model.owner import Owner
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
-from .journal import Journal
-from .pending import Pending
+from . import Journal, decode, decode_both, encode, encoded
+
+if TYPE_CHECKING:
+    from .pending import Pending
 
 DIRECTORY = RUN
 LOCK_SECONDS = 30.0
@@ -216,13 +218,13 @@ class Store:
         found = []
         for key, want in self._query(f"SELECT key, want FROM resource WHERE {where}", values):
             rows = self._query(f"SELECT * FROM owner WHERE id IN ({_CLAIMANTS})", (key,))
-            found += [(_decoded(want), _owner(row)) for row in rows]
+            found += [(decode(want), _owner(row)) for row in rows]
         return found
 
     def claims(self, owner: str) -> dict[str, Resource]:
         """Return the resources that an owner claims, by key."""
         rows = self._query(f"SELECT key, want FROM resource WHERE key IN ({_ALONE} UNION {_SHARED})", (owner,))
-        return {key: _decoded(want) for key, want in rows}
+        return {key: decode(want) for key, want in rows}
 
     def claimed(self, owner: str) -> set[str]:
         """Return the keys that an owner claims, including its needs."""
@@ -254,14 +256,14 @@ class Store:
     def recorded(self, key: str) -> tuple[Resource, Resource | None] | None:
         """Return what was set at a key, and what was found there before; None if no owner claims it."""
         rows = self._query("SELECT want, original FROM resource WHERE key = ?", (key,))
-        return (_decoded(rows[0][0]), decode(rows[0][1])) if rows else None
+        return decode_both(*rows[0]) if rows else None
 
     def records(self, keys: Iterable[str]) -> dict[str, tuple[Resource, Resource | None]]:
         """Return, by key, what `recorded` returns for those of the keys that are claimed."""
         rows = self._query(
             "SELECT key, want, original FROM resource WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
         )
-        return {key: (_decoded(want), decode(original)) for key, want, original in rows}
+        return {key: decode_both(want, original) for key, want, original in rows}
 
     def released(self, owners: Sequence[str], wants: Container[str]) -> dict[str, tuple[Resource, Resource | None]]:
         """Return, by key, what `recorded` returns for the keys that only these owners claim and that are not in `wants`: in the
@@ -283,7 +285,7 @@ class Store:
             f"WHERE bundle.key = resource.key AND claim.owner {theirs})",
             (names,),
         )
-        found = {key: (_decoded(want), decode(original)) for key, want, original in sorted(rows) if key not in wants}
+        found = {key: decode_both(want, original) for key, want, original in sorted(rows) if key not in wants}
         if alone:
             return found
         order = dict.fromkeys(key for owner in owners for key in sorted(self.claimed(owner)))
@@ -291,12 +293,12 @@ class Store:
 
     def resources(self) -> dict[str, Resource]:
         """Return all claimed resources by key."""
-        return {key: _decoded(want) for key, want in self._query("SELECT key, want FROM resource")}
+        return {key: decode(want) for key, want in self._query("SELECT key, want FROM resource")}
 
     def under(self, start: str) -> dict[str, Resource]:
         """Return the claimed resources whose keys start with `start`."""
         rows = self._query("SELECT key, want FROM resource WHERE key >= ? AND key < ?", (start, f"{start}\x7f"))
-        return {key: _decoded(want) for key, want in rows}
+        return {key: decode(want) for key, want in rows}
 
     def there(self, keys: Iterable[str]) -> set[str]:
         """Return those of these keys that are claimed."""
@@ -310,12 +312,12 @@ class Store:
     def routes_through(self, ifname: str) -> dict[str, Resource]:
         """Return the claimed routes through a link."""
         query = "SELECT key, want FROM resource WHERE kind = 'route' AND json_extract(want, '$.dev') = ?"
-        return {key: _decoded(want) for key, want in self._query(query, (ifname,))}
+        return {key: decode(want) for key, want in self._query(query, (ifname,))}
 
     def elements(self, table: str) -> dict[str, Resource]:
         """Return the claimed elements of the nft table with that key."""
         rows = self._query("SELECT key, want FROM resource WHERE kind = 'nft-element'")
-        found = {key: _decoded(want) for key, want in rows}
+        found = {key: decode(want) for key, want in rows}
         return {key: r for key, r in found.items() if isinstance(r, NftElement) and r.table == table}
 
     # --- the journal -----------------------------------------------------------------------------------------------
@@ -327,7 +329,8 @@ class Store:
 
     def open_journal(self, what: str, plan: Plan) -> None:
         """Write the changes that are about to be made."""
-        self._journal.write(self._recorded() + 1, what, [(encode(change.have), encode(change.want)) for change in plan])
+        before, after = encoded([change.have for change in plan]), encoded([change.want for change in plan])
+        self._journal.write(self._recorded() + 1, what, zip(before, after, strict=True))
 
     def close_journal(self) -> None:
         """Remove the journal."""
@@ -354,7 +357,7 @@ class Store:
             put: set[str] = set()
             for owner, keys in add.items():
                 gone += self._add(owner, sorted(keys), wants, originals, put)
-            self._put((key, want, originals.get(key), None) for key, want in wants.items() if key not in put)
+            self._put([key for key in wants if key not in put], wants, originals)
             # The serial is in the header of the file, which every commit writes.
             self._db.execute(f"PRAGMA application_id = {self._recorded() + 1}")
             self._sweep(gone)
@@ -362,12 +365,20 @@ class Store:
             # Its serial tells that its changes are committed, even if the file stays.
             self.close_journal()
 
-    def _put(self, rows: Iterable[tuple[str, Resource, Resource | None, str | None]]) -> None:
-        """Record (key, resource, original, owner) rows. A row that exists keeps its original and its owner."""
+    def _put(
+        self,
+        keys: Sequence[str],
+        wants: Mapping[str, Resource],
+        originals: Mapping[str, Resource | None],
+        owner: str | None = None,
+    ) -> None:
+        """Record the resources at these keys. A row that exists keeps its original and its owner."""
+        found = [wants[key] for key in keys]
+        before = encoded([originals.get(key) for key in keys])
         self._db.executemany(
             "INSERT INTO resource (key, kind, want, original, owner) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (key) DO UPDATE SET want = excluded.want",
-            [(key, want.kind, encode(want), encode(original), owner) for key, want, original, owner in rows],
+            zip(keys, [resource.kind for resource in found], encoded(found), before, repeat(owner), strict=False),
         )
 
     def _add(
@@ -390,7 +401,7 @@ class Store:
         self._db.executemany("INSERT INTO address VALUES (?, ?, ?)", [(owner.network, a, owner.id) for a in owner.addresses])
         there = self.there(keys)
         fresh = [key for key in keys if key in wants and key not in there]
-        self._put((key, wants[key], originals.get(key), owner.id) for key in fresh)
+        self._put(fresh, wants, originals, owner.id)
         put.update(fresh)
         if left := sole.difference(keys):
             self._db.executemany("UPDATE resource SET owner = NULL WHERE key = ?", [(key,) for key in left])
@@ -435,25 +446,25 @@ class Store:
 
     # --- takeovers that wait to be confirmed ----------------------------------------------------------------------------
 
-    def pending(self) -> Pending | None:
+    def pending(self) -> "Pending | None":
         """Return the takeover that waits for confirmation; None if there is none."""
         rows = self._query("SELECT value FROM pending")
         if not rows:
             return None
+        # Few hosts have one.
+        from .pending import Pending
+
         value = json.loads(rows[0][0])
-        before = {
-            _owner(tuple(row.values())): (tuple(_decoded(line) for line in claims), needs)
-            for row, claims, needs in value.pop("before")
-        }
-        originals = {key: decode(line) for key, line in value.pop("originals").items()}
+        before = {_owner(tuple(row.values())): (tuple(map(decode, claims)), needs) for row, claims, needs in value.pop("before")}
+        originals = {key: decode(line) if line else None for key, line in value.pop("originals").items()}
         return Pending(**value, before=before, originals=originals)
 
-    def set_pending(self, pending: Pending | None) -> None:
+    def set_pending(self, pending: "Pending | None") -> None:
         """Record the takeover that waits for confirmation; None removes it."""
         self._write("DELETE FROM pending")
         if pending:
             before = [
-                (dict(zip(_COLUMNS, _row(owner), strict=True)), [encode(resource) for resource in claims], list(needs))
+                (dict(zip(_COLUMNS, _row(owner), strict=True)), encoded(claims), list(needs))
                 for owner, (claims, needs) in pending.before.items()
             ]
             value = {
@@ -558,9 +569,3 @@ def _owner(row: Sequence) -> Owner:
 def _first_other(rows: Iterable[Sequence], but: Iterable[str]) -> Owner | None:
     excluded = set(but)
     return next((owner for owner in map(_owner, rows) if owner.id not in excluded), None)
-
-
-def _decoded(line: str) -> Resource:
-    resource = decode(line)
-    assert resource is not None
-    return resource

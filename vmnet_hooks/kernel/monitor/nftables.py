@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from ...model.objects import NftElement, NftTable
 from ...model.resource import NAT_SETS, TABLE
-from ..framing import NETLINK_NETFILTER, NFGENMSG, Socket, attributes, messages, text, values
-from ..nft_tables import (
+from ..netlink import NETLINK_NETFILTER, Socket, messages
+from ..objects.nft import (
     DATA_VALUE,
     DELSETELEM,
     DESTROYSETELEM,
@@ -18,6 +18,7 @@ from ..nft_tables import (
     TABLE_CHANGES,
     TABLE_NAME,
 )
+from ..wire import NFGENMSG, attributes, text, values
 from .senders import Senders
 from .suspects import Suspects
 

@@ -3,8 +3,8 @@
 from _socket import if_indextoname, inet_ntop
 
 from ...model.objects import ProxyNeighbour
-from ..framing import Socket, attributes
-from ..wire import GETNEIGH, NDA_DST, NEIGHBOUR, PROXY
+from ..netlink import Socket
+from ..wire import GETNEIGH, NDA_DST, NEIGHBOUR, PROXY, attributes
 from .suspects import Suspects
 
 

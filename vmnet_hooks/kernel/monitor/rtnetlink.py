@@ -6,10 +6,11 @@ Settings: RTM_NEWNETCONF, linux/netconf.h. The rest: see wire.py.
 from _socket import AF_INET, AF_INET6, NETLINK_ROUTE, inet_ntop
 from contextlib import closing
 
-from ...model.objects import FdbEntry, LinkAttribute, Neighbour, ProxyNeighbour, Route, Rule, Sysctl
+from ...model.objects import LinkAttribute, Neighbour, ProxyNeighbour, Route, Rule, Sysctl
+from ...model.objects.bridge import FdbEntry
 from ...model.resource import PROTO
 from .. import wire
-from ..framing import INT, REPLACE, SIGNED, Socket, attributes, messages
+from ..netlink import REPLACE, Netlink, Socket, messages
 from ..wire import (
     AF_BRIDGE,
     DELADDR,
@@ -21,6 +22,7 @@ from ..wire import (
     FRA_PRIORITY,
     FRA_SRC,
     FRA_TABLE,
+    INT,
     LOWER_UP,
     NDA_DST,
     NDA_LLADDR,
@@ -34,8 +36,10 @@ from ..wire import (
     RTA_DST,
     RTA_PRIORITY,
     RTA_TABLE,
+    SIGNED,
     UP,
     LinkMessage,
+    attributes,
     link_of,
 )
 from .senders import Senders
@@ -165,7 +169,7 @@ class RtnetlinkMonitor:
 
 
 def _links() -> dict[int, LinkMessage]:
-    with closing(wire.Rtnetlink()) as asked:
+    with closing(Netlink()) as asked:
         return {link.index: link for link in asked.links()}
 
 

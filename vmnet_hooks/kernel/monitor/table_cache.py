@@ -3,8 +3,8 @@
 import threading
 
 from ...model.objects import NftTable
-from ..framing import NETLINK_NETFILTER, Socket, messages
-from ..nft_tables import GROUP_NFTABLES, TABLE_CHANGES
+from ..netlink import NETLINK_NETFILTER, Socket, messages
+from ..objects.nft import GROUP_NFTABLES, TABLE_CHANGES
 from .nftables import BUFFER, our_table
 
 

@@ -1,18 +1,18 @@
 """Addresses of links."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import Address
-from ...model.resource import Resource
-from . import Edge, View, adoption
+from ..netlink import View
+from . import Edge, adoption
 
 _NODAD = 2
 """IFA_F_NODAD: no duplicate address detection. The address must work when the hook returns."""
 
 
 class Addresses(Edge[Address]):
-    def read_one(self, want: Address, view: View) -> Address | None:
-        return want if want.address in view.addresses(want.ifname) else None
+    def read(self, wanted: Sequence[Address], view: View) -> Iterable[Address]:
+        return [want for want in wanted if want.address in view.addresses(want.ifname)]
 
     def set(self, want: Address, have: Address | None, view: View) -> None:
         add(view, view.netlink.index(want.ifname), want.address, want.broadcast)
@@ -33,4 +33,4 @@ def add(view: View, index: int, address: str, broadcast: str = "") -> None:
     view.netlink.add_address(index, address, broadcast, _NODAD if ":" in address else 0)
 
 
-EDGES: Mapping[type[Resource], Edge] = {Address: Addresses()}
+EDGES: Mapping[str, Edge] = {Address.kind: Addresses()}

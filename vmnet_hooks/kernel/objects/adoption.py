@@ -4,13 +4,13 @@
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...model.objects import Adoption
-from ...model.resource import Resource
+from ...model.objects.bridge import Adoption
 from .. import iproute2, sysfs
-from . import Edge, View, sysctl
+from ..netlink import View
+from . import Edge, sysctl
 
 # Words that iproute2 prints for a route, and does not take.
 _NOT_WORDS = frozenset({"linkdown", "dead", "offload", "trap", "notify", "rt_offload", "rt_trap"})
@@ -21,8 +21,8 @@ _OWN_SYSCTLS = frozenset({"disable_ipv6", "stable_secret", "addr_gen_mode", "mtu
 
 
 class Adoptions(Edge[Adoption]):
-    def read_one(self, want: Adoption, view: View) -> Adoption | None:
-        return _read(want, view.netlink.master(want.ifname))
+    def read(self, wanted: Sequence[Adoption], view: View) -> Iterator[Adoption]:
+        yield from (have for want in wanted if (have := _read(want, view.netlink.master(want.ifname))))
 
     def set(self, want: Adoption, have: Adoption | None, view: View) -> None:
         _move(want, to_bridge=True)
@@ -201,4 +201,4 @@ def _move(adoption: Adoption, to_bridge: bool) -> None:
         sysctl.write_value(f"net/ipv6/conf/{adoption.ifname}/disable_ipv6", "1")
 
 
-EDGES: Mapping[type[Resource], Edge] = {Adoption: Adoptions()}
+EDGES: Mapping[str, Edge] = {Adoption.kind: Adoptions()}

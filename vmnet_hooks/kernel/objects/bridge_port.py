@@ -1,39 +1,41 @@
 """What only bridges have: permanent entries of the forwarding database, and VLANs of ports."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from socket import AF_BRIDGE
 
-from ...model.objects import FdbEntry, PortVlans
-from ...model.resource import Resource
+from ...model.objects.bridge import FdbEntry, PortVlans
 from ...values import ranges
 from .. import iproute2
-from ..framing import NetlinkError
-from . import Edge, View
+from ..netlink import NetlinkError, View
+from . import Edge
 
 _NTF_SELF, _NUD_PERMANENT = 0x02, 0x80
 
 
 class FdbEntries(Edge[FdbEntry]):
-    def read_one(self, want: FdbEntry, view: View) -> FdbEntry | None:
-        link = view.link(want.ifname)
-        if link is None:
-            return None
-        asked = {"family": AF_BRIDGE, "ifindex": link.index, "lladdr": want.lladdr, "flags": _NTF_SELF}
-        try:
-            with view.netlink.pyroute2() as ip:
-                found = list(ip.neigh("get", **asked))
-        except NetlinkError as error:
-            if error.code == errno.ENOENT:
-                return None
-            raise
-        return want if any(message["state"] & _NUD_PERMANENT for message in found) else None
+    def read(self, wanted: Sequence[FdbEntry], view: View) -> Iterable[FdbEntry]:
+        return [want for want in wanted if _is_there(want, view)]
 
     def set(self, want: FdbEntry, have: FdbEntry | None, view: View) -> None:
         _change("add", want, view)
 
     def unset(self, have: FdbEntry, view: View) -> None:
         _change("del", have, view)
+
+
+def _is_there(entry: FdbEntry, view: View) -> bool:
+    link = view.link(entry.ifname)
+    if link is None:
+        return False
+    asked = {"family": AF_BRIDGE, "ifindex": link.index, "lladdr": entry.lladdr, "flags": _NTF_SELF}
+    try:
+        with view.netlink.pyroute2() as ip:
+            return any([message["state"] & _NUD_PERMANENT for message in ip.neigh("get", **asked)])
+    except NetlinkError as error:
+        if error.code == errno.ENOENT:
+            return False
+        raise
 
 
 def _change(verb: str, entry: FdbEntry, view: View) -> None:
@@ -43,8 +45,8 @@ def _change(verb: str, entry: FdbEntry, view: View) -> None:
 
 
 class Vlans(Edge[PortVlans]):
-    def read_one(self, want: PortVlans, view: View) -> PortVlans | None:
-        return _read(want) if view.link(want.ifname) else None
+    def read(self, wanted: Sequence[PortVlans], view: View) -> Iterable[PortVlans]:
+        return [have for want in wanted if view.link(want.ifname) and (have := _read(want))]
 
     def set(self, want: PortVlans, have: PortVlans | None, view: View) -> None:
         # From what the port has now: one that has just joined has the default PVID of its bridge.
@@ -75,4 +77,4 @@ def _bring(want: PortVlans, have: PortVlans | None, view: View) -> None:
         view.netlink.change_vlans(verb, index, want.own, int(first), int(last or first), untagged)
 
 
-EDGES: Mapping[type[Resource], Edge] = {FdbEntry: FdbEntries(), PortVlans: Vlans()}
+EDGES: Mapping[str, Edge] = {FdbEntry.kind: FdbEntries(), PortVlans.kind: Vlans()}

@@ -2,16 +2,16 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import InTheWay
 from ...links import bond
 from ...model.objects import Device
-from ...model.resource import ALIAS, Resource
+from ...model.resource import ALIAS
 from .. import sysfs
-from ..framing import NetlinkError
-from . import Edge, View
+from ..netlink import NetlinkError, View
+from . import Edge
 
 _PROTOCOLS = {"802.1Q": 0x8100, "802.1ad": 0x88A8}
 # Where iproute2's word is not the netlink attribute's name.
@@ -29,15 +29,8 @@ _ADDRESSED = ("bridge", "dummy", "macvlan")
 class Devices(Edge[Device]):
     refused = InTheWay
 
-    def read_one(self, want: Device, view: View) -> Device | None:
-        try:
-            with view.netlink.pyroute2() as ip:
-                message = next(iter(ip.link("get", ifname=want.ifname)), None)
-        except NetlinkError as error:
-            if error.code != errno.ENODEV:
-                raise
-            return None
-        return read(want, message, view.netlink.name) if message else None
+    def read(self, wanted: Sequence[Device], view: View) -> Iterable[Device]:
+        return [have for want in wanted if (have := _found(want, view))]
 
     def set(self, want: Device, have: Device | None, view: View) -> None:
         index_of = view.netlink.index
@@ -54,8 +47,20 @@ class Devices(Edge[Device]):
 
     def ours(self, view: View) -> Iterator[Device]:
         for link in view.netlink.links():
-            if link.alias == ALIAS and (found := self.read_one(Device(link.name, ""), view)):
+            if link.alias == ALIAS and (found := _found(Device(link.name, ""), view)):
                 yield found
+
+
+def _found(want: Device, view: View) -> Device | None:
+    """The link with the name of `want`; None if there is none."""
+    try:
+        with view.netlink.pyroute2() as ip:
+            message = next(iter(ip.link("get", ifname=want.ifname)), None)
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
+        return None
+    return read(want, message, view.netlink.name) if message else None
 
 
 def _attribute(kind: str, word: str) -> str:
@@ -149,4 +154,4 @@ def change(ip: Any, index: int, want: Device, have: Device) -> None:
         ip.link("set", index=index, kind=want.type, **_encoded_settings(want.type, step.items()))
 
 
-EDGES: Mapping[type[Resource], Edge] = {Device: Devices()}
+EDGES: Mapping[str, Edge] = {Device.kind: Devices()}

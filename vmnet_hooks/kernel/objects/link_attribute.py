@@ -1,11 +1,11 @@
 """Attributes of links."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import LinkAttribute
-from ...model.resource import Resource
-from .. import sysfs, wire
-from . import Edge, View
+from .. import wire
+from ..netlink import View
+from . import Edge
 
 _NO_LINKLOCAL_LEARN = "bridge/no_linklocal_learn"
 _NODAD = 2
@@ -13,10 +13,13 @@ _NODAD = 2
 
 
 class LinkAttributes(Edge[LinkAttribute]):
-    def read_one(self, want: LinkAttribute, view: View) -> LinkAttribute | None:
-        link = view.link(want.ifname)
-        value = _value(want, link, view) if link else None
-        return None if value is None else LinkAttribute(want.ifname, want.name, value)
+    def read(self, wanted: Sequence[LinkAttribute], view: View) -> Iterable[LinkAttribute]:
+        found = []
+        for want in wanted:
+            link = view.link(want.ifname)
+            if link and (value := _value(want, link, view)) is not None:
+                found.append(LinkAttribute(want.ifname, want.name, value))
+        return found
 
     def set(self, want: LinkAttribute, have: LinkAttribute | None, view: View) -> None:
         netlink = view.netlink
@@ -36,6 +39,9 @@ class LinkAttributes(Edge[LinkAttribute]):
 
                 checksums.switch(want.ifname, want.value == "on")
             case "no_linklocal_learn":
+                # Of bridges alone.
+                from .. import sysfs
+
                 sysfs.write(want.ifname, _NO_LINKLOCAL_LEARN, want.value)
             case "isolated":
                 netlink.set_isolated(index, want.value == "on")
@@ -74,6 +80,9 @@ def _value(want: LinkAttribute, link: wire.LinkMessage, view: View) -> str | Non
 
             return "on" if checksums.are_left_to(want.ifname) else "off"
         case "no_linklocal_learn":
+            # Of bridges alone.
+            from .. import sysfs
+
             return sysfs.read(want.ifname, _NO_LINKLOCAL_LEARN)
         case "lladdr":
             return LinkAttribute.spelled({a: mark for a, mark in view.addresses(want.ifname).items() if a.startswith("fe80:")})
@@ -94,4 +103,4 @@ def _set_master(want: LinkAttribute, index: int, view: View) -> None:
         netlink.set_link(index, up=True)
 
 
-EDGES: Mapping[type[Resource], Edge] = {LinkAttribute: LinkAttributes()}
+EDGES: Mapping[str, Edge] = {LinkAttribute.kind: LinkAttributes()}

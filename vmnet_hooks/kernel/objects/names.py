@@ -1,17 +1,17 @@
 """Files of our own that hold names. A file is ours by its place, its name and what it says; others are not touched."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...errors import KernelError
 from ...model.objects import HostName, TableName
-from ...model.resource import Resource
-from . import Edge, View
+from ..netlink import View
+from . import Edge
 
 
 class TableNames(Edge[TableName]):
-    def read_one(self, want: TableName, view: View) -> TableName | None:
-        return want if _text(want.path) == want.text else None
+    def read(self, wanted: Sequence[TableName], view: View) -> Iterable[TableName]:
+        return [want for want in wanted if _text(want.path) == want.text]
 
     def set(self, want: TableName, have: TableName | None, view: View) -> None:
         if _is_foreign(want.path):
@@ -28,9 +28,8 @@ class TableNames(Edge[TableName]):
 
 
 class HostNames(Edge[HostName]):
-    def read_one(self, want: HostName, view: View) -> HostName | None:
-        text = _text(want.path)
-        return None if text is None else _host_name(want.ifname, text)
+    def read(self, wanted: Sequence[HostName], view: View) -> Iterable[HostName]:
+        return [_host_name(want.ifname, text) for want in wanted if (text := _text(want.path)) is not None]
 
     def set(self, want: HostName, have: HostName | None, view: View) -> None:
         _write(want)
@@ -96,4 +95,4 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-EDGES: Mapping[type[Resource], Edge] = {TableName: TableNames(), HostName: HostNames()}
+EDGES: Mapping[str, Edge] = {TableName.kind: TableNames(), HostName.kind: HostNames()}

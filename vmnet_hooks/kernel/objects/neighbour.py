@@ -1,18 +1,22 @@
 """Permanent neighbours, and addresses for which the kernel answers as a proxy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import Neighbour, ProxyNeighbour
-from ...model.resource import Resource
+from ..netlink import View
 from ..wire import PERMANENT, PROXY
-from . import Edge, View
+from . import Edge
 
 
 class Neighbours(Edge[Neighbour]):
-    def read_one(self, want: Neighbour, view: View) -> Neighbour | None:
-        link = view.link(want.ifname)
-        found = view.netlink.neighbour(link.index, want.address) if link else None
-        return Neighbour(want.ifname, want.address, found[1]) if found and found[0] & PERMANENT else None
+    def read(self, wanted: Sequence[Neighbour], view: View) -> Iterable[Neighbour]:
+        found = []
+        for want in wanted:
+            link = view.link(want.ifname)
+            have = view.netlink.neighbour(link.index, want.address) if link else None
+            if have and have[0] & PERMANENT:
+                found.append(Neighbour(want.ifname, want.address, have[1]))
+        return found
 
     def set(self, want: Neighbour, have: Neighbour | None, view: View) -> None:
         view.netlink.set_neighbour(view.netlink.index(want.ifname), want.address, want.lladdr)
@@ -22,9 +26,13 @@ class Neighbours(Edge[Neighbour]):
 
 
 class ProxyNeighbours(Edge[ProxyNeighbour]):
-    def read_one(self, want: ProxyNeighbour, view: View) -> ProxyNeighbour | None:
-        link = view.link(want.ifname)
-        return want if link and view.netlink.neighbour(link.index, want.address, PROXY) else None
+    def read(self, wanted: Sequence[ProxyNeighbour], view: View) -> Iterable[ProxyNeighbour]:
+        found = []
+        for want in wanted:
+            link = view.link(want.ifname)
+            if link and view.netlink.neighbour(link.index, want.address, PROXY):
+                found.append(want)
+        return found
 
     def set(self, want: ProxyNeighbour, have: ProxyNeighbour | None, view: View) -> None:
         view.netlink.set_neighbour(view.netlink.index(want.ifname), want.address, flags=PROXY)
@@ -33,4 +41,4 @@ class ProxyNeighbours(Edge[ProxyNeighbour]):
         view.netlink.delete_neighbour(view.netlink.index(have.ifname), have.address, PROXY)
 
 
-EDGES: Mapping[type[Resource], Edge] = {Neighbour: Neighbours(), ProxyNeighbour: ProxyNeighbours()}
+EDGES: Mapping[str, Edge] = {Neighbour.kind: Neighbours(), ProxyNeighbour.kind: ProxyNeighbours()}

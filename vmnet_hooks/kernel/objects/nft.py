@@ -1,7 +1,15 @@
-"""Our nft tables and their elements: by netlink where that suffices, else by libnftables."""
+"""Our nft tables and their elements: over nfnetlink (linux/netfilter/nf_tables.h) where that suffices, else by libnftables.
 
+`nft list table` loads all set elements even when it does not print them. Dumping the table, its chains and its rules does not
+depend on the number of guests.
+"""
+
+import errno
 import json
+import os
 import re
+from _socket import AF_INET, inet_ntop, inet_pton
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
@@ -9,15 +17,36 @@ from typing import TYPE_CHECKING, Any
 from ...errors import KernelError, one_line
 from ...model.objects import NftElement, NftTable, table_of
 from ...model.plan import Change, Plan
-from ...model.resource import NAT_SETS, TABLE, Resource
+from ...model.resource import NAT_SETS, TABLE
 from ...model.ruleset import TABLES
-from .. import nft_tables
-from ..framing import NETLINK_NETFILTER, Socket
-from . import Edge, View
+from ..netlink import CREATE, NETLINK_NETFILTER, NetlinkError, Socket, View
+from ..wire import NFGENMSG, attributes, body, family_of, text
+from . import Edge
 
 if TYPE_CHECKING:
     from ..monitor.table_cache import TableCache
 
+_SUBSYSTEM = 10
+_GETTABLE, _GETCHAIN, _GETRULE, _NEWSETELEM, _GETSETELEM = ((_SUBSYSTEM << 8) | n for n in (1, 4, 7, 12, 13))
+NEWTABLE, DELSETELEM, DESTROYSETELEM = ((_SUBSYSTEM << 8) | n for n in (0, 14, 30))
+TABLE_CHANGES = frozenset((_SUBSYSTEM << 8) | n for n in (0, 2, 3, 5, 6, 8, 9, 11, 26, 27, 28, 29))
+"""A new, deleted or destroyed table, chain, rule or set."""
+
+GROUP_NFTABLES = 7
+_BATCH_BEGIN, _BATCH_END = 16, 17
+FAMILIES = {"inet": 1, "arp": 3, "netdev": 5, "bridge": 7}
+TABLE_NAME, _TABLE_USERDATA = 1, 6
+"""The first attribute of every message, of whatever object, is the name of its table."""
+
+_CHAIN_NAME, _RULE_CHAIN = 3, 2
+LIST_SET, LIST_ELEMENTS = 2, 3
+_LIST_ELEM, ELEM_KEY, _ELEM_DATA, DATA_VALUE = 1, 1, 2, 1
+_PROTOCOLS = {"ipv6": 10}
+INTERVALS = ("masquerade", "prefixes", "snat", "target_prefixes")
+"""Sets of intervals: a key alone does not find an element of theirs."""
+
+_COMMENT = 0
+_MARK = "vmnet-hooks "
 _STATELESS, _JSON = 1 << 1, 1 << 4
 _LISTING_PAYS = 24
 """Elements of one set from which one listing is faster than a look-up each, whose cost does not depend on the set's size."""
@@ -54,7 +83,7 @@ class Nft:
         """A table of ours, with its rules counted: another program's flush empties the chains. None if there is none."""
         if self._memory and (known := self._memory.known(want)):
             return known
-        have = nft_tables.read(self._asking(), want)
+        have = read_table(self._asking(), want)
         if self._memory and have:
             self._memory.learned(want, have)
         return have
@@ -79,8 +108,8 @@ class Nft:
         return found
 
     def _element(self, element: NftElement) -> NftElement | None:
-        if not element.set.startswith(nft_tables.INTERVALS):
-            return nft_tables.element(self._asking(), element)
+        if not element.set.startswith(INTERVALS):
+            return _read_element(self._asking(), element)
         output, error = self.run(element.get_statement())
         if error:
             if "No such file" in error:
@@ -106,19 +135,19 @@ class Nft:
             return {}
         result = {}
         for item in json.loads(output)["nftables"]:
-            body = item.get("set") or item.get("map")
+            found = item.get("set") or item.get("map")
             # In a table of another version, a set may be one that is now in another table.
-            if not body or (name and body["name"] != name) or table_of(family, body["name"]) != table:
+            if not found or (name and found["name"] != name) or table_of(family, found["name"]) != table:
                 continue
-            for raw in body.get("elem", ()):
-                element = _from_json(family, body["name"], raw, "map" in item)
+            for raw in found.get("elem", ()):
+                element = _from_json(family, found["name"], raw, "map" in item)
                 result[element.key] = element
         return result
 
     def apply(self, plan: Plan) -> None:
         """Make all changes as one transaction, or none. Raises KernelError."""
         steps = _elements(plan)
-        if steps and nft_tables.change(self._asking(), steps):
+        if steps and _change_elements(self._asking(), steps):
             return
         statements = "".join(_statement(change) for change in plan)
         _, error = self.run(statements)
@@ -127,8 +156,8 @@ class Nft:
 
 
 class Tables(Edge[NftTable]):
-    def read_one(self, want: NftTable, view: View) -> NftTable | None:
-        return view.nft.table(want)
+    def read(self, wanted: Sequence[NftTable], view: View) -> Iterator[NftTable]:
+        yield from filter(None, map(view.nft.table, wanted))
 
     def apply(self, step: Plan, view: View) -> None:
         view.nft.apply(step)
@@ -160,7 +189,7 @@ def _elements(plan: Plan) -> list[tuple[NftElement, bool]]:
         for resource, adds in ((item.have, False), (item.want, True)):
             if resource is None:
                 continue
-            if not isinstance(resource, NftElement) or resource.set.startswith(nft_tables.INTERVALS):
+            if not isinstance(resource, NftElement) or resource.set.startswith(INTERVALS):
                 return []
             steps.append((resource, adds))
     return steps if len(steps) <= _BATCH else []
@@ -212,4 +241,97 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     return NftElement(family, name, tuple(parts), str(value))
 
 
-EDGES: Mapping[type[Resource], Edge] = {NftTable: Tables(), NftElement: Elements()}
+# --- by netlink ---------------------------------------------------------------------------------------------------------
+
+
+def read_table(socket: Socket, want: NftTable) -> NftTable | None:
+    """Return the table with the name of `want`: its version, from its comment, and the number of rules in each chain; None if
+    there is none. Raises KernelError."""
+    header = NFGENMSG.pack(FAMILIES[want.family], 0, 0)
+    name = want.name.encode() + b"\0"
+    try:
+        named = body(header, {TABLE_NAME: name})
+        table = attributes(socket.get(_GETTABLE, named), 4)
+        rules = [attributes(data, 4) for data in socket.dump(_GETRULE, named)]
+        # The kernel filters rules by table, but not chains.
+        chains = [attributes(data, 4) for data in socket.dump(_GETCHAIN, header)]
+    except NetlinkError as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise KernelError(f"nft list table {want.family} {want.name}: {os.strerror(error.code)}") from None
+    counted = Counter([rule[_RULE_CHAIN] for rule in rules if rule[TABLE_NAME] == name])
+    found = sorted([(text(c[_CHAIN_NAME]), counted[c[_CHAIN_NAME]]) for c in chains if c[TABLE_NAME] == name])
+    return NftTable(want.family, want.body, tuple(found), want.name, _version(table.get(_TABLE_USERDATA, b"")))
+
+
+def _version(userdata: bytes) -> str:
+    """Return what follows our mark in the comment of a table. libnftnl encodes user data as type, length, value."""
+    offset = 0
+    while offset + 2 <= len(userdata):
+        kind, length = userdata[offset], userdata[offset + 1]
+        if kind == _COMMENT:
+            comment = text(userdata[offset + 2 : offset + 2 + length])
+            return comment.removeprefix(_MARK) if comment.startswith(_MARK) else ""
+        offset += 2 + length
+    return ""
+
+
+def _read_element(socket: Socket, want: NftElement) -> NftElement | None:
+    """Return the element with the key of `want` and the value that it has; None if there is no such element or set. The set must
+    not be one of INTERVALS. Raises KernelError."""
+    try:
+        answer = attributes(socket.get(_GETSETELEM, _encoded(want, with_value=False)), 4)
+    except NetlinkError as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise KernelError(f"nft {want.get_statement().strip()}: {os.strerror(error.code)}") from None
+    there = attributes(attributes(answer[LIST_ELEMENTS])[_LIST_ELEM])
+    value = attributes(there[_ELEM_DATA])[DATA_VALUE] if _ELEM_DATA in there else b""
+    return NftElement(want.family, want.set, want.parts, inet_ntop(AF_INET, value) if value else "")
+
+
+def _change_elements(socket: Socket, steps: Sequence[tuple[NftElement, bool]]) -> bool:
+    """Add (True) or delete elements in one transaction; their sets must not be among INTERVALS. Return False if the kernel
+    refuses it, with nothing changed: the caller tries again with libnftables, whose errors are better."""
+    messages = [(_NEWSETELEM, _encoded(e), CREATE) if add else (DELSETELEM, _encoded(e, False), 0) for e, add in steps]
+    try:
+        socket.batch(_BATCH_BEGIN, _BATCH_END, NFGENMSG.pack(0, 0, _SUBSYSTEM), messages)
+    except NetlinkError:
+        return False
+    return True
+
+
+def _encoded(element: NftElement, with_value: bool = True) -> bytes:
+    """Encode one element."""
+    key = b"".join([_packed(part) for part in element.parts])
+    if len(element.parts) == 1:
+        # Parts of a concatenation are padded to whole words; a key of one part is not.
+        key = key[: _size(element.parts[0])]
+    item = {ELEM_KEY: {DATA_VALUE: key}}
+    if element.value and with_value:
+        item[_ELEM_DATA] = {DATA_VALUE: inet_pton(AF_INET, element.value)}
+    names = {
+        TABLE_NAME: table_of(element.family, element.set).encode() + b"\0",
+        LIST_SET: element.set.encode() + b"\0",
+    }
+    return body(NFGENMSG.pack(FAMILIES[element.family], 0, 0), {**names, LIST_ELEMENTS: {_LIST_ELEM: item}})
+
+
+def _packed(part: str) -> bytes:
+    """Encode a part of a key, padded to whole words."""
+    if part.startswith('"'):
+        return part[1:-1].encode().ljust(16, b"\0")
+    if part in _PROTOCOLS:
+        return bytes((_PROTOCOLS[part], 0, 0, 0))
+    if part.startswith("0x"):
+        return int(part, 16).to_bytes(16, "big")
+    if part.count(":") == 5 and len(part) == 17:
+        return bytes.fromhex(part.replace(":", "")) + bytes(2)
+    return inet_pton(family_of(part), part)
+
+
+def _size(part: str) -> int:
+    return 1 if part in _PROTOCOLS else len(_packed(part))
+
+
+EDGES: Mapping[str, Edge] = {NftTable.kind: Tables(), NftElement.kind: Elements()}

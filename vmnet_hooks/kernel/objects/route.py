@@ -4,9 +4,10 @@ from _socket import AF_INET, AF_INET6
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...model.objects import Route, Rule
-from ...model.resource import MAIN_TABLE, PROTO, Resource
+from ...model.resource import MAIN_TABLE, PROTO
 from .. import wire
-from . import Edge, View
+from ..netlink import View
+from . import Edge
 
 _FAMILY = {4: AF_INET, 6: AF_INET6}
 _KERNEL, _BOOT, _STATIC = 2, 3, 4
@@ -115,4 +116,4 @@ def _encoded_rule(rule: Rule) -> wire.RuleMessage:
     return wire.RuleMessage(rule.priority, rule.selector, rule.subnet, rule.table, rule.proto)
 
 
-EDGES: Mapping[type[Resource], Edge] = {Route: Routes(), Rule: Rules()}
+EDGES: Mapping[str, Edge] = {Route.kind: Routes(), Rule.kind: Rules()}

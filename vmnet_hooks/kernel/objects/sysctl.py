@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ... import RUN
 from ...model.objects import FORWARDING_GATE, Sysctl
-from ...model.resource import Resource
-from . import Edge, View
+from ..netlink import View
+from . import Edge
 
 ROOT = "/proc/sys"
 SAVED = f"{RUN}/forwarding"
@@ -107,4 +107,4 @@ def _per_device() -> dict[str, str]:
     return {path: value for path in paths if (value := read(path)) is not None}
 
 
-EDGES: Mapping[type[Resource], Edge] = {Sysctl: Sysctls()}
+EDGES: Mapping[str, Edge] = {Sysctl.kind: Sysctls()}

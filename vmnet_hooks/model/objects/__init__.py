@@ -5,27 +5,20 @@ admin would type. `covers(have)` tells whether what the kernel holds is good eno
 """
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import NamedTuple
 
 from ..resource import Resource
-from .address import Address
-from .adoption import Adoption
-from .bridge_port import FdbEntry, PortVlans
-from .device import Device
-from .link_attribute import LinkAttribute
-from .names import HostName, TableName
-from .neighbour import Neighbour, ProxyNeighbour
+from .address import Address, HostName, Neighbour, ProxyNeighbour
+from .link import Device, LinkAttribute
 from .nft import NftElement, NftTable, is_nft_key, port_table, table_of
-from .route import Route
-from .rule import Rule
+from .route import Route, Rule, TableName
 from .sysctl import FORWARDING_GATE, Sysctl
 
 __all__ = [
     "Address",
-    "Adoption",
     "Device",
     "FORWARDING_GATE",
-    "FdbEntry",
     "HostName",
     "KINDS",
     "Kind",
@@ -33,7 +26,6 @@ __all__ = [
     "Neighbour",
     "NftElement",
     "NftTable",
-    "PortVlans",
     "ProxyNeighbour",
     "Route",
     "Rule",
@@ -46,32 +38,40 @@ __all__ = [
 
 
 class Kind(NamedTuple):
-    """A row of the registry: a class of resources, and the module that holds its kernel edge (see kernel/objects). The module is
-    named, not imported: most calls need few of them."""
+    """A row of the registry: the kind's name, which the records use, the module and the class of its resources, and the module of
+    its kernel edge (see kernel/objects). Modules are named, not imported: most calls need few of them."""
 
-    resource: type[Resource]
+    name: str
+    module: str
+    cls: str
     edge: str
 
+    @property
+    def resource(self) -> type[Resource]:
+        """The class of its resources."""
+        found: type[Resource] = getattr(import_module(self.module), self.cls)
+        return found
 
-_EDGES = "vmnet_hooks.kernel.objects"
+
+_MODEL, _EDGES = "vmnet_hooks.model.objects", "vmnet_hooks.kernel.objects"
 KINDS: Mapping[str, Kind] = {
-    row.resource.kind: row
+    row.name: row
     for row in (
-        Kind(NftTable, f"{_EDGES}.nft"),
-        Kind(NftElement, f"{_EDGES}.nft"),
-        Kind(Device, f"{_EDGES}.device"),
-        Kind(Sysctl, f"{_EDGES}.sysctl"),
-        Kind(LinkAttribute, f"{_EDGES}.link_attribute"),
-        Kind(FdbEntry, f"{_EDGES}.bridge_port"),
-        Kind(PortVlans, f"{_EDGES}.bridge_port"),
-        Kind(Adoption, f"{_EDGES}.adoption"),
-        Kind(Address, f"{_EDGES}.address"),
-        Kind(Neighbour, f"{_EDGES}.neighbour"),
-        Kind(ProxyNeighbour, f"{_EDGES}.neighbour"),
-        Kind(TableName, f"{_EDGES}.names"),
-        Kind(HostName, f"{_EDGES}.names"),
-        Kind(Route, f"{_EDGES}.route"),
-        Kind(Rule, f"{_EDGES}.route"),
+        Kind("nft-table", f"{_MODEL}.nft", "NftTable", f"{_EDGES}.nft"),
+        Kind("nft-element", f"{_MODEL}.nft", "NftElement", f"{_EDGES}.nft"),
+        Kind("device", f"{_MODEL}.link", "Device", f"{_EDGES}.device"),
+        Kind("sysctl", f"{_MODEL}.sysctl", "Sysctl", f"{_EDGES}.sysctl"),
+        Kind("link", f"{_MODEL}.link", "LinkAttribute", f"{_EDGES}.link_attribute"),
+        Kind("fdb", f"{_MODEL}.bridge", "FdbEntry", f"{_EDGES}.bridge_port"),
+        Kind("vlans", f"{_MODEL}.bridge", "PortVlans", f"{_EDGES}.bridge_port"),
+        Kind("adoption", f"{_MODEL}.bridge", "Adoption", f"{_EDGES}.adoption"),
+        Kind("address", f"{_MODEL}.address", "Address", f"{_EDGES}.address"),
+        Kind("neigh", f"{_MODEL}.address", "Neighbour", f"{_EDGES}.neighbour"),
+        Kind("proxy", f"{_MODEL}.address", "ProxyNeighbour", f"{_EDGES}.neighbour"),
+        Kind("table-name", f"{_MODEL}.route", "TableName", f"{_EDGES}.names"),
+        Kind("host-name", f"{_MODEL}.address", "HostName", f"{_EDGES}.names"),
+        Kind("route", f"{_MODEL}.route", "Route", f"{_EDGES}.route"),
+        Kind("rule", f"{_MODEL}.route", "Rule", f"{_EDGES}.route"),
     )
 }
-"""By `kind`, the name that the records use."""
+"""By name. Those of bridges are in bridge.py alone, which few calls load; of the rest, the classes are here too."""

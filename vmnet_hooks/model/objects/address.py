@@ -1,38 +1,27 @@
-"""Addresses of links."""
+"""What has an address: addresses of links, neighbours, addresses for which the kernel answers as a proxy, and names of guests."""
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_interface
-from typing import Self
+from typing import ClassVar, Self
 
-from ..resource import Keys, Resource, dev, ip
+from ..resource import OnLink, Resource, dev, ip
 
 
 @dataclass(frozen=True)
-class Address(Resource):
+class Address(OnLink):
     """An address (with prefix length) on a link."""
 
-    ifname: str
     address: str
 
     kind = "address"
+    word = "addr"
     rank = 35
 
     @cached_property
     def key(self) -> str:
         return self.key_of(self.ifname, self.address)
-
-    @staticmethod
-    def key_of(ifname: str, address: str) -> str:
-        return f"addr {ifname} {address}"
-
-    @classmethod
-    def keys_on(cls, ifname: str) -> Keys:
-        return Keys(starts=(cls.key_of(ifname, ""),))
-
-    @property
-    def link(self) -> str:
-        return self.ifname
 
     @property
     def goes_down_with_link(self) -> bool:
@@ -52,3 +41,95 @@ class Address(Resource):
 
     def unset_command(self) -> str:
         return f"{ip(self.address)} addr del {self.address} {dev(self.ifname)}"
+
+
+@dataclass(frozen=True)
+class Neighbour(OnLink):
+    """A permanent neighbour: the host sends no ARP or ND for it, and it does not count towards gc_thresh3."""
+
+    address: str
+    lladdr: str
+
+    kind = "neigh"
+    word = "neigh"
+    rank = 40
+
+    @cached_property
+    def key(self) -> str:
+        return self.key_of(self.ifname, self.address)
+
+    @property
+    def goes_down_with_link(self) -> bool:
+        return True
+
+    def set_command(self, have: Self | None) -> str:
+        return f"{ip(self.address)} neigh replace {self.address} lladdr {self.lladdr} {dev(self.ifname)} nud permanent"
+
+    def unset_command(self) -> str:
+        return f"{ip(self.address)} neigh del {self.address} {dev(self.ifname)}"
+
+
+@dataclass(frozen=True)
+class ProxyNeighbour(OnLink):
+    """An address for which the kernel answers on a link: IPv6 where proxy_ndp is set, IPv4 where the link forwards."""
+
+    address: str
+
+    kind = "proxy"
+    word = "proxy"
+    rank = 41
+
+    @cached_property
+    def key(self) -> str:
+        return self.key_of(self.ifname, self.address)
+
+    @property
+    def goes_down_with_link(self) -> bool:
+        return True
+
+    def set_command(self, have: Self | None) -> str:
+        return f"{ip(self.address)} neigh add proxy {self.address} {dev(self.ifname)}"
+
+    def unset_command(self) -> str:
+        return f"{ip(self.address)} neigh del proxy {self.address} {dev(self.ifname)}"
+
+
+@dataclass(frozen=True)
+class HostName(Resource):
+    """A guest's name in a file of its own, hosts(5). dnsmasq reads the folder with --hostsdir, and notices files that come and
+    go."""
+
+    ifname: str
+    name: str
+    addresses: tuple[str, ...]
+
+    kind = "host-name"
+    rank = 46
+    marked = True
+    DIRECTORY: ClassVar[str] = "/run/vmnet-hosts"
+
+    @property
+    def path(self) -> str:
+        return f"{self.DIRECTORY}/{self.ifname}"
+
+    @property
+    def text(self) -> str:
+        return "".join(f"{address} {self.name}\n" for address in self.addresses)
+
+    @cached_property
+    def key(self) -> str:
+        return self.key_of(self.ifname)
+
+    @staticmethod
+    def key_of(ifname: str) -> str:
+        return f"host-name {ifname}"
+
+    @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        return (self.ifname,)
+
+    def set_command(self, have: Self | None) -> str:
+        return f"mkdir -p {self.DIRECTORY}; printf %s {shlex.quote(self.text)} > {self.path}"
+
+    def unset_command(self) -> str:
+        return f"rm -f {self.path}"

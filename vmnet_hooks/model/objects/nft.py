@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Self
 
 from ..resource import NAT_SETS, NAT_TABLE, TABLE, Keys, Resource
-from .device import Device
+from .link import Device
 
 
 def is_nft_key(key: str) -> bool:

@@ -1,9 +1,9 @@
-"""Routes."""
+"""Routes, policy rules, and names of routing tables."""
 
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
+from typing import ClassVar, Self
 
 from ..resource import PROTO, Resource, dev, ip
 
@@ -99,3 +99,88 @@ class Route(Resource):
 
     def __str__(self) -> str:
         return self._words()
+
+
+@dataclass(frozen=True)
+class Rule(Resource):
+    """A policy rule: packets `from` or `to` a subnet look up `table`."""
+
+    priority: int
+    selector: str
+    subnet: str
+    table: int
+    proto: int = field(default=PROTO, compare=False)
+
+    kind = "rule"
+    rank = 60
+    marked = True
+
+    @property
+    def family(self) -> int:
+        return 6 if ":" in self.subnet else 4
+
+    @cached_property
+    def key(self) -> str:
+        return self.key_of(self.priority, self.selector, self.subnet, self.table)
+
+    @staticmethod
+    def key_of(priority: int, selector: str, subnet: str, table: int) -> str:
+        return f"rule {priority} {selector} {subnet} {table}"
+
+    @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        return (self.table,)
+
+    @property
+    def ours(self) -> bool:
+        return self.proto == PROTO
+
+    def _words(self) -> str:
+        return f"{self.selector} {self.subnet} lookup {self.table} pref {self.priority} protocol {self.proto}"
+
+    def set_command(self, have: Self | None) -> str:
+        return f"{ip(self.subnet)} rule add {self._words()}"
+
+    def unset_command(self) -> str:
+        return f"{ip(self.subnet)} rule del {self._words()}"
+
+
+@dataclass(frozen=True)
+class TableName(Resource):
+    """A routing table's name for iproute2, in a file of its own under rt_tables.d."""
+
+    table: int
+    name: str
+
+    kind = "table-name"
+    rank = 45
+    marked = True
+    DIRECTORY: ClassVar[str] = "/etc/iproute2/rt_tables.d"
+    PREFIX: ClassVar[str] = "vmnet-"
+    SUFFIX: ClassVar[str] = ".conf"
+
+    @property
+    def path(self) -> str:
+        return f"{self.DIRECTORY}/{self.PREFIX}{self.name}{self.SUFFIX}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.table} {self.name}\n"
+
+    @cached_property
+    def key(self) -> str:
+        return self.key_of(self.table, self.name)
+
+    @staticmethod
+    def key_of(table: int, name: str) -> str:
+        return f"table-name {table} {name}"
+
+    @property
+    def drawn_in(self) -> tuple[str | int, ...]:
+        return (self.table,)
+
+    def set_command(self, have: Self | None) -> str:
+        return f"mkdir -p {self.DIRECTORY}; echo '{self.table} {self.name}' > {self.path}"
+
+    def unset_command(self) -> str:
+        return f"rm -f {self.path}"
