@@ -128,12 +128,11 @@ class Beacon(Resource):
 
 
 class BeaconEdge(Edge):
-    def read_one(self, want, view):
-        try:
-            with open(want.path) as file:
-                return Beacon(want.ifname, file.read().strip())
-        except FileNotFoundError:
-            return None
+    def read(self, wanted, view):
+        for want in wanted:
+            if os.path.exists(want.path):
+                with open(want.path) as file:
+                    yield Beacon(want.ifname, file.read().strip())
 
     def set(self, want, have, view):
         with open(want.path, "w") as file:
@@ -144,7 +143,7 @@ class BeaconEdge(Edge):
             os.unlink(have.path)
 
     def ours(self, view):
-        return [self.read_one(Beacon(name, ""), view) for name in os.listdir(FOLDER)]
+        return self.read([Beacon(name, "") for name in os.listdir(FOLDER)], view)
 
 
 EDGES = {{"beacon": BeaconEdge()}}
