@@ -162,7 +162,7 @@ def serve() -> None:
     sys.dont_write_bytecode = True
     __import__("vmnet_hooks.hook.events")
     __import__("vmnet_hooks.hook.call")
-    for subject in ("check", "host", "migration", "repair", "session"):
+    for subject in ("check", "host", "migration", "repair"):
         __import__(f"vmnet_hooks.engine.{subject}")
     __import__("vmnet_hooks.kernel.linux")
     __import__("vmnet_hooks.frontends.running")
