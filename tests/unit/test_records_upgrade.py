@@ -8,8 +8,10 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
-RECORDED = ROOT / "tests/records/0.1.0.json"
+RECORDED = sorted((ROOT / "tests/records").glob("*.json"))
 
 KILLER = """
 import os, sqlite3, sys
@@ -49,9 +51,10 @@ print(sorted((o.id, len(s.claims(o.id)), s.needs(o.id)) for o in s.owners()), s.
 """
 
 
-def test_killed_in_the_middle_of_the_migration(tmp_path):
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_killed_in_the_middle_of_the_migration(tmp_path, path):
     """After each statement that the migration consists of: the next process opens the same records."""
-    recorded = json.loads(RECORDED.read_text())
+    recorded = json.loads(path.read_text())
     number, ran = 0, None
     while ran is None or ran.returncode:
         number += 1
