@@ -276,6 +276,19 @@ def test_killed_at_every_point(act, tmp_path):
             assert host.check() == [], where
 
 
+def test_the_last_guest_of_an_implied_bridge_has_died(tmp_path):
+    """`repair` removes it, and what only it needed."""
+    host = Host(tmp_path, IMPLIED)
+    before = everything(host)
+    host.add_taps(FORTY)
+    host.plug(FORTY)
+    host.remove_taps(FORTY)
+    assert [drift.what for drift in host.check()] == ["forty: t1.0 is gone"]
+    host.repair()
+    assert_same(before, everything(host), "a part stays up")
+    assert host.check() == []
+
+
 @going
 def test_going_gets_over_a_failure_at_every_point(act, tmp_path):
     """What could not be removed is told, and `repair` removes it."""
