@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from ..declared import compose
 from ..model import facts
 from ..model.objects import FORWARDING_GATE, Adoption, Sysctl
-from ..model.owner import Owner
+from ..model.owner import GuestOwner
 from ..model.ruleset import CLOSED6
 from .session import Session
 
@@ -64,7 +65,12 @@ def _adoption(session: Session, port: str, bridge: str, host: facts.Host) -> Ado
     return session.kernel.survey(port, bridge)
 
 
-def lives(session: Session, owner: Owner) -> bool:
-    """Whether the tap of a record is still that tap. A name can come back as another domain's."""
-    link = session.kernel.link(owner.ifname)
-    return link is not None and link.index == owner.ifindex
+def lives(session: Session, owner: GuestOwner) -> bool:
+    """Whether the tap of a record is still that tap."""
+    return owner.is_here(partial(index_of, session))
+
+
+def index_of(session: Session, ifname: str) -> int | None:
+    """The number of a link; None if there is none."""
+    link = session.kernel.link(ifname)
+    return link.index if link else None

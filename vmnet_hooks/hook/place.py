@@ -10,7 +10,7 @@ from ..model import declaration
 
 if TYPE_CHECKING:
     from ..engine.session import Session
-    from ..model.owner import Owner
+    from ..model.owner import Nic
     from ..records.store import Store
 
 
@@ -21,7 +21,7 @@ class Place(Protocol):
     def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]: ...
     def records(self) -> AbstractContextManager["Store"]: ...
     def announce(self, calls: Sequence[tuple[str, str, str]]) -> None: ...
-    def await_arrival(self, owners: Sequence["Owner"]) -> None: ...
+    def await_arrival(self, owners: Sequence["Nic"]) -> None: ...
 
 
 class Here:
@@ -62,7 +62,7 @@ class Here:
 
         announcement.announce(calls)
 
-    def await_arrival(self, owners: Sequence["Owner"]) -> None:
+    def await_arrival(self, owners: Sequence["Nic"]) -> None:
         """See engine.migration.detach."""
         if owners:
             # Few guests arrive by live migration.
