@@ -1,6 +1,7 @@
 """The package is upgraded while guests run: the records of an older version are taken over, and nothing of the guests is lost.
 
 `tests/records/VERSION.json` is what that version recorded for the scene below: tables and rows, without the numbers of the links.
+`schema-5.json` is of the last tree whose owners had no kind, and has an owner of each kind.
 `python3 tests/netns/test_upgrade.py`, in a tree of that version, prints the records of another one.
 """
 
@@ -18,22 +19,45 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lab.nodes import ROOT, settled  # noqa: E402
+from lab.domains import Interface  # noqa: E402
+from lab.ifupdown import Ifupdown  # noqa: E402
+from lab.nodes import ROOT, settled, wire  # noqa: E402
+from lab.routed import call  # noqa: E402
 from lab.single import LAN, PUBLIC, bridged, routed, same  # noqa: E402
 from lab.xenhost import XenHost, offline, online  # noqa: E402
 
-RECORDED = ROOT / "tests/records/0.1.0.json"
+RECORDED = {"0.1.0": ROOT / "tests/records/0.1.0.json", "schema-5": ROOT / "tests/records/schema-5.json"}
 STATE = "/run/vmnet-hooks/state.db"
 CONFIG = PUBLIC + LAN + '\n[bridges.xenbr0]\nports = ["eth9"]\nadopt = "eth9"\n'
+LATER = '\n[bridges.br5]\n[networks.five]\nmode = "bridged"\nbridge = "br5"\n'
+STANZA = """
+iface eth5 inet manual
+    ip-routing-table 223
+    ip-routes 198.51.100.128/25
+    ip-gateway 198.51.100.254
+    ip-forwarding 1
+    ip-proxy-arp 1
+    arp-ip 198.51.100.253
+"""
 GUESTS = {"dom1": routed(10), "dom2": routed(20), "dom3": bridged(30)}
+PREPARED = Interface("52:54:00:bb:00:04", "lan-tap4", bridge="br5")
+"""The NIC of dom4, whose start has come as far as `prepare`."""
 DAY = 86400.0
 
 
 class Scene:
-    """A takeover that waits to be confirmed; routed, bridged and Xen guests that run."""
+    """A takeover that waits to be confirmed; routed, bridged and Xen guests that run. A `full` one has a network that a stanza
+    describes too, and a guest whose start was prepared."""
 
-    def __init__(self, one: XenHost) -> None:
+    def __init__(self, one: XenHost, full: bool = True) -> None:
         self.one = one
+        self.ifupdown = Ifupdown(one.host) if full else None
+        if self.ifupdown:
+            wire(one.host, "eth5", one.peer, "eth5", "02:00:00:00:05:01", "02:00:00:00:05:02")
+            one.peer.sh("ip link set eth5 up")
+            # The first time that a link comes up leaves its marks.
+            one.host.sh("ip link set eth5 up; ip link set eth5 down")
+            self.ifupdown.interfaces(STANZA)
         for nic in GUESTS.values():
             one.tap(nic.tap, nic.mac, bridge=nic.bridge)
         self.before = settled(one.host)
@@ -46,6 +70,9 @@ class Scene:
             one.start(name, nic)
         for vif in self.vifs:
             online(vif)
+        if self.ifupdown:
+            self.ifupdown.up("eth5")
+            call(one.host, "dom4", "prepare", PREPARED)
 
     def cli(self, *argv: str, status: int = 0) -> str:
         done = self.one.host.cli(*argv)
@@ -55,7 +82,7 @@ class Scene:
     def indexes(self) -> dict[str, int]:
         return {link["ifname"]: link["ifindex"] for link in json.loads(self.one.host.run("ip -j link show").stdout)}
 
-    def replace_records(self, path: Path = RECORDED) -> None:
+    def replace_records(self, path: Path) -> None:
         """Put the records of the older version in the place of ours, as an upgrade finds them."""
         recorded, indexes = json.loads(path.read_text()), self.indexes()
         with closing(sqlite3.connect(":memory:")) as made:
@@ -70,36 +97,50 @@ class Scene:
             made.commit()
             self.one.host.path(STATE).write_bytes(made.serialize())
 
-    def ends(self) -> None:
-        """All guests stop, and the takeover goes back: nothing is left."""
+    def stop(self) -> None:
+        """All guests stop, and eth5 goes down."""
         for vif in self.vifs:
             offline(vif)
         for name, nic in GUESTS.items():
             self.one.stop(name, nic)
+        if self.ifupdown:
+            call(self.one.host, "dom4", "release", PREPARED)
+            self.ifupdown.down("eth5")
+
+    def ends(self) -> None:
+        """All guests stop, and the takeover goes back: nothing is left."""
+        self.stop()
         self.cli("down")
         same(self.before, settled(self.one.host))
         assert self.one.records() == []
 
 
 def told(table: str, row: dict[str, object], indexes: dict[str, int]) -> list[object]:
-    """A row of the older version's, with the numbers of this host's links and a deadline that is ahead."""
+    """A row of the older version's, with the numbers of this host's links, a deadline that is ahead, and as if just prepared."""
     values = dict(row)
     if table == "owner" and row["ifname"]:
         values["ifindex"] = indexes[str(row["ifname"])]
+    if table == "owner" and row["phase"] == "preparing":
+        values["since"] = time.time()
     if table == "pending":
         values["value"] = json.dumps(json.loads(str(row["value"])) | {"deadline": time.monotonic() + DAY})
     return list(values.values())
 
 
+@pytest.fixture(params=RECORDED)
+def recorded(request):
+    return request.param
+
+
 @pytest.fixture
-def scene():
-    with XenHost(CONFIG, foreign=False) as one:
-        yield Scene(one)
+def scene(recorded):
+    with XenHost(CONFIG + LATER, foreign=False) as one:
+        yield Scene(one, recorded != "0.1.0")
 
 
-def test_guests_run_on_and_stop_without_a_trace(scene):
+def test_guests_run_on_and_stop_without_a_trace(scene, recorded):
     state = settled(scene.one.host)
-    scene.replace_records()
+    scene.replace_records(RECORDED[recorded])
     waiting = json.loads(scene.cli("check", "--json", status=1))
     assert [drift["what"] for drift in waiting] == ["a takeover waits to be confirmed"]
     scene.cli("confirm")
@@ -107,24 +148,36 @@ def test_guests_run_on_and_stop_without_a_trace(scene):
     scene.cli("repair")
     same(state, settled(scene.one.host))
     names = {row["domain"] for row in json.loads(scene.cli("status", "--json"))}
-    assert names == {"", "dom1", "dom2", "dom3", "dom5", "dom6"}
+    assert names - {"dom4"} == {"", "dom1", "dom2", "dom3", "dom5", "dom6"}
     scene.ends()
 
 
-def test_the_takeover_can_be_put_back(scene):
-    scene.replace_records()
-    for vif in scene.vifs:
-        offline(vif)
-    for name, nic in GUESTS.items():
-        scene.one.stop(name, nic)
+def test_the_takeover_can_be_put_back(scene, recorded):
+    scene.replace_records(RECORDED[recorded])
+    scene.stop()
     scene.cli("confirm")
     scene.cli("down")
     same(scene.before, settled(scene.one.host))
 
 
+@pytest.mark.parametrize("recorded", ["schema-5"], indirect=True)
+def test_a_start_that_was_prepared_goes_on(scene, recorded):
+    scene.replace_records(RECORDED[recorded])
+    scene.cli("confirm")
+    one, nic = scene.one, PREPARED
+    one.tap(nic.tap, nic.mac, bridge=nic.bridge)
+    one.start("dom4", nic)
+    assert scene.cli("check") == "ok\n"
+    found = [row["ifname"] for row in json.loads(scene.cli("status", "--json")) if row["domain"] == "dom4"]
+    assert found == [nic.tap], "the NIC has taken the place of the preparation"
+    one.untap(nic.tap)
+    one.stop("dom4", nic)
+    scene.ends()
+
+
 def record() -> None:
     """Print what the product in this tree records for the scene."""
-    with XenHost(CONFIG, foreign=False) as one:
+    with XenHost(CONFIG + LATER, foreign=False) as one:
         found = Scene(one)
         names = {index: name for name, index in found.indexes().items()}
         with closing(sqlite3.connect(":memory:")) as opened:

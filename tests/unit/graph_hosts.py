@@ -9,7 +9,7 @@ from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.model import Graph
 from vmnet_hooks.model.declaration import Config, Declared, Network, Option
 from vmnet_hooks.model.objects import LinkAttribute, Sysctl
-from vmnet_hooks.model.owner import Owner
+from vmnet_hooks.model.owner import Nic, Owner
 from vmnet_hooks.model.resource import Resource
 from vmnet_hooks.model.topology import Facts, LinkDetails, Nat, Table
 from vmnet_hooks.networks import MODES
@@ -32,9 +32,12 @@ def with_defaults(rows: Sequence[Option], options: Mapping[str, object]) -> dict
     return {**{row.name: row.default for row in rows if not row.required}, **options}
 
 
-def guest(domain: str, ifname: str, network: str, last: int, *addresses: str) -> Owner:
+def guest(domain: str, ifname: str, network: str, last: int, *addresses: str) -> Nic:
     mac = f"52:54:00:aa:00:{last:02x}"
-    return Owner(f"{domain}/{mac}", domain, f"name:{domain}", ifname, 0, mac, network, "libvirt", "active", addresses)
+    return Nic(
+        **dict(id=f"{domain}/{mac}", domain=domain, domain_id=f"name:{domain}", ifname=ifname, ifindex=0, mac=mac),
+        **dict(network=network, frontend="libvirt", phase="active", addresses=addresses),
+    )
 
 
 def drift(resource: Resource, what: str = "missing", owner: str = "") -> Drift:
@@ -44,7 +47,7 @@ def drift(resource: Resource, what: str = "missing", owner: str = "") -> Drift:
 
 
 def gone(owner: Owner) -> Drift:
-    return Drift("gone", f"{owner.network}: {owner.ifname} is gone", "", owner.label, owner.id)
+    return Drift("gone", f"{owner.where}: {owner.loss}", "", owner.label, owner.id)
 
 
 def vlan(parent: str, vid: int, index: int, **more) -> LinkDetails:

@@ -15,7 +15,7 @@ from vmnet_hooks.cli import arguments
 from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.frontends import libvirt_connection
 from vmnet_hooks.model.guest import Vif
-from vmnet_hooks.model.owner import Owner
+from vmnet_hooks.model.owner import Nic
 from vmnet_hooks.networks import MODES
 from vmnet_hooks.records import store
 
@@ -184,7 +184,10 @@ def test_completion_of_networks(run):
 def test_completion_of_domains(run, tmp_path):
     records = store.Store()
     for number, domain in enumerate(("web", "db", "web", "wiki")):
-        owner = Owner(f"u{number}/m", domain, f"u{number}", f"tap{number}", number + 1, "m", "public", "libvirt")
+        owner = Nic(
+            **dict(id=f"u{number}/m", domain=domain, domain_id=f"u{number}", ifname=f"tap{number}", ifindex=number + 1),
+            **dict(mac="m", network="public", frontend="libvirt"),
+        )
         records.commit([], {owner: []}, {}, {})
     records.close()
     assert arguments.domain_names(None, None, "") == ["db", "web", "wiki"]

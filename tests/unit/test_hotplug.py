@@ -19,7 +19,7 @@ from vmnet_hooks.frontends.libvirt_connection import LibvirtError
 from vmnet_hooks.hook import events
 from vmnet_hooks.model import declaration
 from vmnet_hooks.model.guest import Action
-from vmnet_hooks.model.owner import Owner
+from vmnet_hooks.model.owner import Nic
 
 UUID = "00000000-0000-0000-0000-000000000001"
 TOML = '[networks.lan]\nmode = "bridged"\nbridge = "br0"\n'
@@ -37,9 +37,9 @@ def xml(*nics: tuple[str, str, str, str]) -> bytes:
     return f"<domain type='qemu' id='1'><name>dom1</name><uuid>{UUID}</uuid><devices>{interfaces}</devices></domain>".encode()
 
 
-def owner(nic: tuple[str, str, str, str], **changes: object) -> Owner:
+def owner(nic: tuple[str, str, str, str], **changes: object) -> Nic:
     mac, tap, _, _ = nic
-    return Owner(
+    return Nic(
         **{
             **dict(id=f"{UUID}/{mac}", domain="dom1", domain_id=UUID, ifname=tap, ifindex=LINKS[tap], mac=mac),
             **dict(network="lan", frontend="libvirt", phase="active"),
@@ -50,10 +50,12 @@ def owner(nic: tuple[str, str, str, str], **changes: object) -> Owner:
 
 class Records:
     def __init__(self) -> None:
-        self.rows: list[Owner] = []
+        self.rows: list[Nic] = []
 
-    def owners(self, **match: str) -> list[Owner]:
+    def nics(self, **match: str) -> list[Nic]:
         return [row for row in self.rows if all(getattr(row, key) == value for key, value in match.items())]
+
+    owners = nics
 
 
 class Agent:

@@ -15,10 +15,13 @@ import pytest
 from vmnet_hooks.agent import index as module
 from vmnet_hooks.agent.index import Index
 from vmnet_hooks.agent.place import Records
-from vmnet_hooks.model.owner import Owner
+from vmnet_hooks.model.owner import Nic, Owner
 from vmnet_hooks.records import store
 
-A = Owner("u1/m1", "d1", "u1", "tap1", 7, "m1", "public", "libvirt", "plugged", ("192.0.2.1",), True, 1.0)
+A = Nic(
+    **dict(id="u1/m1", domain="d1", domain_id="u1", ifname="tap1", ifindex=7, mac="m1", network="public", frontend="libvirt"),
+    **dict(addresses=("192.0.2.1",), since=1.0),
+)
 B = replace(A, id="u2/m2", domain="d2", domain_id="u2", ifname="tap2", ifindex=8, mac="m2", addresses=("192.0.2.2",))
 C = replace(B, id="u3/m3", domain="d3", domain_id="u3", ifname="tap3", mac="m3")
 

@@ -276,6 +276,29 @@ def test_killed_at_every_point(act, tmp_path):
             assert host.check() == [], where
 
 
+def test_a_link_has_the_name_of_a_network(tmp_path):
+    """It is no user of the network: a second guest is not in the way of the first."""
+    vlan = '[vlans.public]\nparent = "eth3"\nid = 7\n'
+    host = Host(tmp_path, PUBLIC.replace('"eth1"', '"public"') + V4 + V6 + vlan)
+    for domain in (PUBLIC1, guest(2, ("public", ["192.0.2.11"]))):
+        host.add_taps(domain)
+        host.plug(domain)
+    assert host.check() == []
+
+
+def test_the_last_guest_of_an_implied_bridge_has_died(tmp_path):
+    """`repair` removes it, and what only it needed."""
+    host = Host(tmp_path, IMPLIED)
+    before = everything(host)
+    host.add_taps(FORTY)
+    host.plug(FORTY)
+    host.remove_taps(FORTY)
+    assert [drift.what for drift in host.check()] == ["forty: t1.0 is gone"]
+    host.repair()
+    assert_same(before, everything(host), "a part stays up")
+    assert host.check() == []
+
+
 @going
 def test_going_gets_over_a_failure_at_every_point(act, tmp_path):
     """What could not be removed is told, and `repair` removes it."""

@@ -300,7 +300,7 @@ def test_names(tmp_path):
 
 
 def ids(host: Host) -> dict[str, str]:
-    return {owner.id: owner.frontend for owner in host.kept().owners(domain="")}
+    return {owner.id: owner.frontend for owner in host.kept().of_host()}
 
 
 def test_what_somebody_needs_stays(tmp_path):

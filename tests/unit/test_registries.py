@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from scenario import PUBLIC, V4, Host, guest
 
 from vmnet_hooks.cli import main
-from vmnet_hooks.declared import SECTIONS, configuration, is_part
+from vmnet_hooks.declared import SECTIONS, configuration
 from vmnet_hooks.engine import guests, healing, migration
 from vmnet_hooks.engine import host as parts
 from vmnet_hooks.errors import InputError, KernelError
@@ -276,7 +276,7 @@ def test_a_mode(mode, tmp_path):
 
 def test_a_kind_of_link(kind, tmp_path):
     assert validated(tmp_path, WIRE).output == "ok: 0 networks, 1 host parts, 0 domains\n"
-    assert {"wires.NAME.colour", "wires.NAME.mtu"} <= listed() and is_part("wire:wire0")
+    assert {"wires.NAME.colour", "wires.NAME.mtu"} <= listed()
     twice = validated(tmp_path, WIRE + "[dummies.wire0]\n")
     assert twice.exit_code == 2 and "wire0 is also declared in wires; rename one" in twice.output
     host = Host(tmp_path, WIRE + BRIDGE)
@@ -293,6 +293,7 @@ def test_a_kind_of_link(kind, tmp_path):
     assert step > 0
     host.kernel.clear_faults()
     assert host.check() == [] and host.kernel.master("wire1") == "br7"
+    assert {part.id for part in host.kept().parts()} == {"wire:wire0", "bridge:br7", "wire:wire1"}
     made = host.kernel.snapshot()
     nodes, edges = drawn(host)
     assert nodes["wire0"].kind == "wire" and nodes["wire0"].lines[0] == "wire up" and ("wire1", "br7") in edges

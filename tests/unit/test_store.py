@@ -13,15 +13,21 @@ import pytest
 from vmnet_hooks.errors import StoreError
 from vmnet_hooks.model.objects import Address, Device, NftElement, Route, Sysctl
 from vmnet_hooks.model.objects.bridge import Adoption, PortVlans
-from vmnet_hooks.model.owner import Owner
+from vmnet_hooks.model.owner import KINDS, DescribedNetwork, Nic, Part, Preparation
 from vmnet_hooks.model.plan import Change
 from vmnet_hooks.records import encode
 from vmnet_hooks.records import store as module
 from vmnet_hooks.records.pending import Pending
 from vmnet_hooks.records.store import Store
 
-A = Owner("u1/m1", "d1", "u1", "tap1", 7, "m1", "public", "libvirt", addresses=("192.0.2.1", "2001:db8::1"), since=1.0)
-B = Owner("u2/m2", "d2", "u2", "tap2", 8, "m2", "public", "libvirt", addresses=("192.0.2.2",), filter=False, since=2.0)
+A = Nic(
+    **dict(id="u1/m1", domain="d1", domain_id="u1", ifname="tap1", ifindex=7, mac="m1", network="public", frontend="libvirt"),
+    **dict(addresses=("192.0.2.1", "2001:db8::1"), since=1.0),
+)
+B = Nic(
+    **dict(id="u2/m2", domain="d2", domain_id="u2", ifname="tap2", ifindex=8, mac="m2", network="public", frontend="libvirt"),
+    **dict(addresses=("192.0.2.2",), filter=False, since=2.0),
+)
 SHARED, OWN = Route(222, "192.0.2.0/24", "eth1"), Route(222, "192.0.2.1/32", "tap1")
 VALUE, BEFORE = Sysctl("a/b/c/eth1/x", "1"), Sysctl("a/b/c/eth1/x", "0")
 ELEMENT = NftElement("arp", "own", ('"tap1"', "192.0.2.1"))
@@ -158,8 +164,9 @@ def test_records_of_an_older_version(tmp_path):
     first.close()
     with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as db:
         db.execute("INSERT INTO claim SELECT owner, key FROM resource")
-        for index in ("resource_owner", "resource_address", "owner_name", "owner_frontend"):
+        for index in ("resource_owner", "resource_address", "owner_name", "owner_kind"):
             db.execute(f"DROP INDEX {index}")
+        db.execute("ALTER TABLE owner DROP COLUMN kind")
         db.execute("ALTER TABLE resource DROP COLUMN owner")
         db.execute("DROP TABLE bundle")
         db.execute("PRAGMA user_version = 3")
@@ -315,7 +322,49 @@ def test_needs(store):
 
 
 ADOPTION = Adoption("eth0", "br0", ("192.0.2.1/24",), ("0.0.0.0/0 via 192.0.2.9 dev {dev} table 254 proto 3",), ipv6=True)
-PART = Owner("bridge:br0", "", "", "", 0, "", "br0", "cli", "active", since=3.0)
+PART = Part(id="bridge:br0", name="br0", frontend="cli", since=3.0)
+OWNERS = (
+    A,
+    B,
+    PART,
+    Part(id="vlan:eth1.100", name="eth1.100", frontend="auto", phase="leftover", since=4.0),
+    DescribedNetwork(id="ifupdown:eth5/inet", name="eth5-inet", frontend="ifupdown", since=5.0),
+    Preparation(id="u4/prepare", domain="d4", domain_id="u4", frontend="libvirt", phase="preparing", since=6.0),
+)
+
+
+def test_owners_of_every_kind(store):
+    for owner in OWNERS:
+        add(store, owner)
+    assert tuple(store.owners()) == OWNERS and {owner.kind for owner in OWNERS} == KINDS.keys()
+    assert store.nics() == [A, B] and store.nics(domain_id="u1") == [A] and store.nics(id=PART.id) == []
+    assert tuple(store.parts()) == OWNERS[2:4] and store.parts(frontend="auto") == [OWNERS[3]]
+    assert tuple(store.of_host()) == OWNERS[2:5]
+    assert store.of_domain("", "u4") == [OWNERS[5]] and store.of_domain("d1", "") == [A]
+
+
+def test_owners_of_the_host_are_found_without_a_look_at_every_nic(store):
+    asked = []
+    store._db.set_trace_callback(asked.append)
+    store.parts(frontend="auto")
+    store.of_host()
+    store._db.set_trace_callback(None)
+    for query in asked:
+        (plan,) = (row[3] for row in store._db.execute(f"EXPLAIN QUERY PLAN {query}") if "owner" in row[3])
+        assert plan == "SCAN owner USING INDEX owner_kind"
+    assert len(asked) == 2
+
+
+def test_who_uses_a_network(store):
+    network = Part(id="network:public", name="public", frontend="cli")
+    # A link may have the name of a network.
+    add(store, Part(id="vlan:public", name="public", frontend="auto"))
+    assert store.user("public", network.id, []) is None
+    add(store, network)
+    assert store.user("public", network.id, []) == network and network.user == "the node"
+    add(store, A)
+    assert store.user("public", network.id, [network.id]) == A and A.user == "d1"
+    assert store.user("public", network.id, [network.id, A.id]) is None
 
 
 @pytest.mark.parametrize(

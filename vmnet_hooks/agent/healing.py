@@ -24,7 +24,7 @@ from ..kernel.monitor.proxies import ProxyMonitor
 from ..kernel.monitor.rtnetlink import RtnetlinkMonitor
 from ..kernel.monitor.suspects import Suspects
 from ..model.objects import NftElement, NftTable, is_nft_key
-from ..model.owner import Owner
+from ..model.owner import Owner, nics
 from .fail_closed import Keeper
 
 GATHER_SECONDS = 0.02
@@ -148,7 +148,7 @@ class Healing:
     def _changed(self, added: Sequence[Owner], removed: Sequence[Owner]) -> None:
         # The change from plugged to active does not change the filter.
         if changed := set(map(_settled, added)) ^ set(map(_settled, removed)):
-            self._taps.put({owner.ifname for owner in changed})
+            self._taps.put({nic.ifname for nic in nics(changed)})
             os.eventfd_write(self._wake, 1)
 
     def _run(self, watching: threading.Event) -> None:
@@ -257,7 +257,7 @@ class Healing:
     def _report(self, mended: Mended) -> None:
         agent, now = self._agent, time.monotonic()
         for owner in mended.departed:
-            agent.note("unplug", f"{owner.domain}: {owner.ifname} is gone")
+            agent.note("unplug", f"{owner.label}: {owner.loss}")
         # A table that was made again includes its elements: do not count or name them.
         anew = {c.subject.key for c in mended.changes if isinstance(c.subject, NftTable)}
         subjects = [c.subject for c in mended.changes]

@@ -176,17 +176,17 @@ class Hotplug:
     def _drop(self, domain: Domain) -> int:
         """Take down the NICs that the domain does not have any more. Return their number."""
         with self.agent.place.records() as records:
-            known = records.owners(domain_id=domain.id)
+            known = records.nics(domain_id=domain.id)
             # NICs that libvirt's <script> set up have no UUID. It runs before the description has the NIC, so those whose link
             # exists are left alone.
-            known += [o for o in records.owners(domain_id=f"name:{domain.name}") if _index(o.ifname) != o.ifindex]
-        nics = {(vif.mac, vif.ifname) for vif in domain.vifs}
-        gone = [owner for owner in known if owner.ifname and (owner.mac, owner.ifname) not in nics]
-        for owner in gone:
-            whose = Domain(domain.name, domain.uuid if owner.domain_id == domain.id else "")
-            self._act(Action.UNPLUG, whose, owner.ifname)
-            self._tell(domain, owner.ifname, "taken down")
-        if any(owner.phase == "incoming" for owner in known):
+            known += [nic for nic in records.nics(domain_id=f"name:{domain.name}") if _index(nic.ifname) != nic.ifindex]
+        there = {(vif.mac, vif.ifname) for vif in domain.vifs}
+        gone = [nic for nic in known if (nic.mac, nic.ifname) not in there]
+        for nic in gone:
+            whose = Domain(domain.name, domain.uuid if nic.domain_id == domain.id else "")
+            self._act(Action.UNPLUG, whose, nic.ifname)
+            self._tell(domain, nic.ifname, "taken down")
+        if any(nic.phase == "incoming" for nic in known):
             # The domain runs, so its arrival was missed.
             self._arrived(domain.uuid)
         return len(gone)
@@ -216,9 +216,9 @@ class Hotplug:
             for vif in domain.vifs:
                 index = _index(vif.ifname) if vif.ifname else 0
                 if index and (network := _network(domain, vif, declared)) is not None:
-                    owners = records.owners(domain_id=domain.id, ifname=vif.ifname, mac=vif.mac)
+                    known = records.nics(domain_id=domain.id, ifname=vif.ifname, mac=vif.mac)
                     # A NIC that is set up stays as it is if its claim is not valid any more.
-                    if not any(o.ifindex == index and network in (o.network, "") and o.phase != "leftover" for o in owners):
+                    if not any(o.ifindex == index and network in (o.network, "") and not o.is_left_over for o in known):
                         found.append(vif)
         return found
 

@@ -24,8 +24,8 @@ _COUNT, _COUNT_AT = Struct(">I"), 24
 
 
 class Index:
-    """A part of the agent. `owners` are the vifs and host parts in the records, by ID. The dict is replaced and never changed, so
-    that any thread can read it."""
+    """A part of the agent. `owners` are all owners in the records, by ID. The dict is replaced and never changed, so that any
+    thread can read it."""
 
     def __init__(self, agent: Any) -> None:
         self._agent = agent

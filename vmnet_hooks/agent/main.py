@@ -27,6 +27,7 @@ from ..hook.call import log
 from ..hook.events import RECORDS_ALONE
 from ..kernel import root
 from ..kernel.monitor.table_cache import TableCache
+from ..model.owner import nics
 from .announcer import Announcer
 from .healing import Healing
 from .hotplug import Hotplug
@@ -107,7 +108,7 @@ class Agent:
                 "since": self.since,
                 "served": self.server.served,
                 "healed": int(self.metrics.total("healed")),
-                "vifs": sum(bool(owner.domain) for owner in self.index.owners.values()),
+                "vifs": len(nics(self.index.owners.values())),
             }
         )
 
@@ -153,7 +154,7 @@ class Agent:
             with self.place.session(RECORDS_ALONE) as session:
                 found = reconcile(session, gone(session.records.owners()))
             for owner in found.departed:
-                self.note("repair", f"{owner.label}: {owner.ifname or owner.network} is gone; cleaned up", syslog.LOG_NOTICE)
+                self.note("repair", f"{owner.label}: {owner.loss}; cleaned up", syslog.LOG_NOTICE)
             if found.changes:
                 keys = [change.subject.key for change in found.changes]
                 what = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
@@ -165,7 +166,7 @@ class Agent:
             self.note("error", f"at the start: {error or type(error).__name__}", syslog.LOG_ERR)
 
     def _write_metrics(self) -> None:
-        kinds = Counter((owner.network, owner.phase) for owner in self.index.owners.values() if owner.domain)
+        kinds = Counter((nic.network, nic.phase) for nic in nics(self.index.owners.values()))
         vifs = {label(network=network, phase=phase): float(number) for (network, phase), number in kinds.items()}
         try:
             self.metrics.write(self.metrics.text({"vmnet_vifs": vifs, "vmnet_start_time_seconds": {"": self.since}}))

@@ -17,7 +17,7 @@ from ..engine.guests import announcements
 from ..engine.migration import RETRY_SECONDS, cut_over, listeners
 from ..errors import VmnetError
 from ..kernel.first_frame import FirstFrameSocket
-from ..model.owner import Owner
+from ..model.owner import Nic, Owner, nics
 
 ANNOUNCED_SECONDS = 5.0
 """A guest that was cut over is not announced again when its hypervisor reports, within this time, that it runs."""
@@ -28,7 +28,7 @@ class IncomingMigrations:
 
     def __init__(self, agent: Any) -> None:
         self.agent = agent
-        self._ears: dict[int, tuple[FirstFrameSocket, Owner]] = {}
+        self._ears: dict[int, tuple[FirstFrameSocket, Nic]] = {}
         self._due: dict[str, float] = {}
         self._failed: dict[str, str] = {}
         self._announced: dict[str, float] = {}
@@ -48,7 +48,7 @@ class IncomingMigrations:
 
     # --- called from any thread; all return at once -------------------------------------------------------------------------
 
-    def watch(self, owners: Iterable[Owner]) -> None:
+    def watch(self, owners: Iterable[Nic]) -> None:
         """Await the guest of these NICs, which comes in by live migration."""
         self._changed(tuple(owners), ())
 
@@ -93,10 +93,10 @@ class IncomingMigrations:
         gone = {owner.id for owner in (*removed, *added)}
         for fd in [fd for fd, (_, owner) in self._ears.items() if owner.id in gone]:
             self._drop(fd)
-        for owner in added:
-            if owner.phase == "incoming":
-                for ear in listeners([(owner.ifname, owner.ifindex, owner.mac)]):
-                    self._ears[ear.fileno()] = ear, owner
+        for nic in nics(added):
+            if nic.phase == "incoming":
+                for ear in listeners([(nic.ifname, nic.ifindex, nic.mac)]):
+                    self._ears[ear.fileno()] = ear, nic
                     self._events.register(ear.fileno(), select.POLLIN)
                     self._listen(ear.fileno())
 
@@ -118,8 +118,9 @@ class IncomingMigrations:
         if self._cut_over(domain_id) or time.monotonic() - self._announced.get(domain_id, 0) < ANNOUNCED_SECONDS:
             return
         # The guest has not been away: an outgoing migration failed late. The destination may have announced the guest already.
-        owners = [o for o in self.agent.index.owners.values() if o.domain_id == domain_id and o.phase == "active"]
-        self.agent.place.announce(announcements(self.agent.place.declared(), owners))
+        known = nics(self.agent.index.owners.values())
+        active = [nic for nic in known if nic.domain_id == domain_id and nic.phase == "active"]
+        self.agent.place.announce(announcements(self.agent.place.declared(), active))
 
     def _cut_over(self, domain_id: str) -> bool:
         """Cut the guest over, or set the time of a retry. Return whether the guest was awaited."""

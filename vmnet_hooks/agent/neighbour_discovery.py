@@ -24,7 +24,7 @@ from ..errors import ConfigError, VmnetError
 from ..kernel.neighbour_solicitation import Solicitation, SolicitationSocket, on_link, parse
 from ..model.declaration import Config
 from ..model.objects import ProxyNeighbour
-from ..model.owner import Owner
+from ..model.owner import Nic, Owner, nics
 
 TAP_RATE, TAP_BURST = 200.0, 400
 """Solicitations read per second, from one guest. More of them wait in the socket's buffer; the kernel drops what does not fit."""
@@ -71,7 +71,7 @@ class Bucket:
 class Guest:
     """One tap, and the addresses of its guest."""
 
-    def __init__(self, owner: Owner, listener: SolicitationSocket, bucket: Bucket) -> None:
+    def __init__(self, owner: Nic, listener: SolicitationSocket, bucket: Bucket) -> None:
         self.owner = owner
         self.listener = listener
         self.bucket = bucket
@@ -114,7 +114,7 @@ class NeighbourDiscovery:
         self._prefixes: dict[str, Prefixes] = {}
         self._looked = 0.0
         self._full = False
-        self._deaf: dict[str, Owner] = {}
+        self._deaf: dict[str, Nic] = {}
         self._ended = False
         self._done: queue.SimpleQueue[SolicitationSocket | None] = queue.SimpleQueue()
         self._epoll = select.epoll()
@@ -216,8 +216,8 @@ class NeighbourDiscovery:
         for owner in removed:
             if owner.id not in stay and (fd := self._sockets.get(owner.id)) is not None:
                 self._drop(fd)
-        for owner in added:
-            wanted = owner.domain and owner.ifindex and owner.network in self._prefixes and owner.phase != "leftover"
+        for owner in nics(added):
+            wanted = owner.ifindex and owner.network in self._prefixes and not owner.is_left_over
             if (fd := self._sockets.get(owner.id)) is not None:
                 known = self._guests[fd]
                 if wanted and (known.owner.ifname, known.owner.ifindex) == (owner.ifname, owner.ifindex):
@@ -228,7 +228,7 @@ class NeighbourDiscovery:
             if wanted:
                 self._listen(owner)
 
-    def _listen(self, owner: Owner) -> None:
+    def _listen(self, owner: Nic) -> None:
         try:
             listener = SolicitationSocket(owner.ifname, owner.ifindex)
         except OSError as error:
@@ -296,7 +296,7 @@ class NeighbourDiscovery:
             guest.proxied_until = now + PROXIED_SECONDS
         return target not in guest.proxied
 
-    def _proxied(self, owner: Owner) -> frozenset[bytes]:
+    def _proxied(self, owner: Nic) -> frozenset[bytes]:
         """Return the addresses that the kernel proxies on a tap, by the records. Raises OSError (EAGAIN)."""
         try:
             with self.agent.place.records() as records:

@@ -17,7 +17,7 @@ from ..engine import Session
 from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel
 from ..model import declaration
-from ..model.owner import Owner
+from ..model.owner import Nic
 from ..records import store
 
 Note = Callable[..., None]
@@ -55,7 +55,7 @@ class Resident:
         self,
         note: Note,
         announce: Callable[[Sequence[tuple[str, str, str]]], None],
-        await_arrival: Callable[[Sequence[Owner]], None],
+        await_arrival: Callable[[Sequence[Nic]], None],
         memory: Any,
         noting: Noting,
     ) -> None:

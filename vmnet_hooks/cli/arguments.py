@@ -12,13 +12,15 @@ from ..errors import VmnetError
 def domain_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the domains in the records. If there are no records, do not create them."""
     # Needed for completion only.
+    from ..model.owner import GuestOwner
     from ..records import store
 
     if not os.path.exists(f"{store.DIRECTORY}/state.db"):
         return []
     try:
         with closing(store.Store()) as records:
-            return sorted({owner.domain for owner in records.owners() if owner.domain.startswith(incomplete)})
+            names = {owner.domain for owner in records.owners() if isinstance(owner, GuestOwner)}
+            return sorted(name for name in names if name.startswith(incomplete))
     except (VmnetError, OSError):
         return []
 

@@ -146,7 +146,7 @@ def mac(oui: str) -> None:
     taken = libvirt_connection.known_macs()
     if os.path.exists(f"{store.DIRECTORY}/state.db") and os.geteuid() == 0:
         with closing(store.Store()) as records:
-            taken |= {owner.mac for owner in records.owners()}
+            taken |= {nic.mac for nic in records.nics()}
     while (found := f"{prefix}:{os.urandom(3).hex(':')}") in taken:
         pass
     click.echo(found)

@@ -35,7 +35,7 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
     from ..engine import host, takeover
 
     with opened() as session:
-        if not (names or session.config.parts or session.config.networks or session.records.owners(domain="")):
+        if not (names or session.config.parts or session.config.networks or session.records.of_host()):
             click.echo("nothing is declared")
             return
         end = time.monotonic() + wait
@@ -78,7 +78,7 @@ def down(names: tuple[str, ...]) -> None:
 
     with opened(RECORDS_ALONE) as session:
         gone = host.down(session, names)
-        kept = [owner for owner in session.records.owners(domain="") if names and {owner.id, owner.network} & set(names)]
+        kept = [owner for owner in session.records.of_host() if {owner.id, owner.name} & set(names)]
     for owner in gone:
         _report("down", owner)
     for owner in kept:

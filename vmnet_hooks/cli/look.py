@@ -32,18 +32,18 @@ def status(domain: str, to_json: bool) -> None:
     drifted = {drift.owner for drift in drifts}
     rows: list[dict[str, Any]] = [
         {
-            "domain": owner.domain,
-            "ifname": owner.ifname,
-            "name": owner.domain or owner.id,
-            "network": owner.network,
-            "mac": owner.mac,
-            "addresses": list(owner.addresses),
-            "filter": owner.filter,
+            "domain": row["domain"],
+            "ifname": row["ifname"],
+            "name": row["domain"] or owner.id,
+            "network": row["network"],
+            "mac": row["mac"],
+            "addresses": list(row["addresses"]),
+            "filter": row["filter"],
             "frontend": owner.frontend,
             "phase": owner.phase,
             "state": "drift" if owner.label in drifted else "ok",
         }
-        for owner in owners
+        for owner, row in ((owner, owner.columns()) for owner in owners)
     ]
     if to_json:
         as_json(rows)

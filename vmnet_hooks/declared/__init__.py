@@ -15,11 +15,6 @@ SECTIONS: Registry[Kind] = Registry(
 )
 
 
-def is_part(name: str) -> bool:
-    """Return whether an owner's ID is that of a part, KIND:NAME. The part need not be declared any more."""
-    return name.partition(":")[0] in {row.word for row in SECTIONS.rows.values()}
-
-
 def implied(network: Network) -> Iterator[Declared]:
     """Yield the parts that a network implies."""
     for section, name, table in network.mode.implied(network):

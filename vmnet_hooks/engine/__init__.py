@@ -11,13 +11,14 @@ check        compare configuration, records and kernel;  repair: remove the diff
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..declared import compose, configuration
 from ..model import facts
 from ..model.declaration import Config
 from ..model.objects import FORWARDING_GATE, Sysctl
-from ..model.owner import Owner
+from ..model.owner import GuestOwner
 from ..model.plan import Plan
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
@@ -139,7 +140,12 @@ def _adoption(
     return session.kernel.survey(port, bridge)
 
 
-def lives(session: Session, owner: Owner) -> bool:
-    """Whether the tap of a record is still that tap. A name can come back as another domain's."""
-    link = session.kernel.link(owner.ifname)
-    return link is not None and link.index == owner.ifindex
+def lives(session: Session, owner: GuestOwner) -> bool:
+    """Whether the tap of a record is still that tap."""
+    return owner.is_here(partial(index_of, session))
+
+
+def index_of(session: Session, ifname: str) -> int | None:
+    """The number of a link; None if there is none."""
+    link = session.kernel.link(ifname)
+    return link.index if link else None

@@ -7,7 +7,7 @@ from typing import Literal
 from ..model.declaration import Config
 from ..model.objects import LinkAttribute, Neighbour, NftElement, NftTable
 from ..model.objects.bridge import FdbEntry
-from ..model.owner import Owner
+from ..model.owner import Nic, Owner, part_label
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
 from . import Session
@@ -73,8 +73,8 @@ def _interrupted(session: Session) -> Iterator[Drift]:
 
 
 def _departed(owner: Owner) -> Drift:
-    reason = "could not be cleaned up" if owner.phase == "leftover" else f"{owner.ifname} is gone"
-    return Drift("gone", f"{owner.network}: {reason}", "remove its state", owner.label, owner.id)
+    reason = "could not be cleaned up" if owner.is_left_over else owner.loss
+    return Drift("gone", f"{owner.where}: {reason}", "remove its state", owner.label, owner.id)
 
 
 def _of_owner(
@@ -82,7 +82,7 @@ def _of_owner(
 ) -> list[Drift]:
     """What is wrong with one owner; `reported` are the keys of which another owner's differences tell, and grows."""
     found: list[Drift] = []
-    if owner.phase == "incoming" and session.kernel.has_sent(owner.ifname):
+    if isinstance(owner, Nic) and owner.phase == "incoming" and session.kernel.has_sent(owner.ifname):
         what = f"{owner.ifname}: the guest has arrived, and nobody saw it"
         found.append(Drift("arrived", what, f"vmnet-hook start {owner.domain}", owner.label, owner.id))
     wanted, problem = wants(session, owner)
@@ -94,7 +94,7 @@ def _of_owner(
             reported.add(key)
     for other in session.records.needs(owner.id):
         if not session.records.owners(id=other):
-            what = f"needs {other.replace(':', ' ', 1)}, which is not up"
+            what = f"needs {part_label(other)}, which is not up"
             found.append(Drift("not-up", what, f"vmnet-hook up {other}", owner.label, owner.id))
     return found
 

@@ -13,7 +13,7 @@ from ..model import facts
 from ..model.declaration import Config, Network
 from ..model.guest import Domain, Vif
 from ..model.objects import Address, LinkAttribute, Route, Rule
-from ..model.owner import Owner, nic_id
+from ..model.owner import GuestOwner, Nic, Owner, nic_id, nics
 from ..model.plan import Plan
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import with_nat
@@ -32,7 +32,7 @@ def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
 
 def plug(
     session: Session, domain: Domain, frontend: str, incoming: bool = False, bound: Sequence[compose.Bound] | None = None
-) -> list[Owner]:
+) -> list[Nic]:
     """Set up every claimed NIC of a domain whose taps exist. Returns the NICs. Raises VmnetError, with nothing changed.
 
     An `incoming` domain still runs elsewhere: what attracts its traffic waits for migration.arrive. `bound` is what `bind`
@@ -46,7 +46,7 @@ def plug(
         apply.recover(session)
         transaction = _plug(session, domain, bound, frontend, incoming=incoming)
         apply.run(session, transaction, f"plug {domain.name}")
-    return [owner for owner in transaction.add if owner.domain_id == domain.id and owner.domain]
+    return [nic for nic in nics(transaction.add) if nic.domain_id == domain.id]
 
 
 def plan_plug(session: Session, domain: Domain, frontend: str) -> Plan:
@@ -54,8 +54,8 @@ def plan_plug(session: Session, domain: Domain, frontend: str) -> Plan:
     return _plug(session, domain, bind(domain, session.config), frontend, imagine=True).plan
 
 
-def unplug(session: Session, domain: Domain, ifname: str = "") -> list[Owner]:
-    """Remove everything that was set up for a domain (or for one tap of it), from the records alone. Returns the NICs. Does all
+def unplug(session: Session, domain: Domain, ifname: str = "") -> list[GuestOwner]:
+    """Remove everything that was set up for a domain (or for one tap of it), from the records alone. Returns its owners. Does all
     it can; then raises KernelError with what it could not remove."""
     records = session.records
     with records.lock():
@@ -63,7 +63,7 @@ def unplug(session: Session, domain: Domain, ifname: str = "") -> list[Owner]:
         owners = records.of_domain(domain.name, domain.uuid, ifname)
         if domain.uuid and not ifname:
             # Plugged while the domain ran, by <script>, which knows no UUID; without <downscript> no other call comes.
-            owners += [owner for owner in records.owners(domain_id=f"name:{domain.name}") if not lives(session, owner)]
+            owners += [owner for owner in records.of_domain("", f"name:{domain.name}") if not lives(session, owner)]
         apply.remove(session, owners)
     return owners
 
@@ -83,22 +83,24 @@ def plan_unplug(session: Session, domain: Domain) -> Plan:
     return build(session, {}, [owner.id for owner in session.records.of_domain(domain.name, domain.uuid)]).plan
 
 
-def reassert(session: Session, domain: Domain) -> list[Owner]:
+def reassert(session: Session, domain: Domain) -> list[Nic]:
     """Set up again, from the records alone, what a running domain was given. Returns its NICs."""
     records = session.records
     with records.lock():
         apply.recover(session)
-        owners = [owner for owner in records.of_domain(domain.name, domain.uuid) if lives(session, owner)]
+        owners = [nic for nic in nics(records.of_domain(domain.name, domain.uuid)) if lives(session, nic)]
         if not owners:
             return []
         needs = {owner.id: records.needs(owner.id) for owner in owners}
-        staying = {owner: with_nat(records.claims(owner.id)) for owner in owners if owner.phase != "incoming"}
-        wanted = staying | dict(_arrived(session, owner) for owner in owners if owner.phase == "incoming")
+        wanted: dict[Owner, dict[str, Resource]] = {
+            owner: with_nat(records.claims(owner.id)) for owner in owners if owner.phase != "incoming"
+        }
+        wanted.update(_arrived(session, owner) for owner in owners if owner.phase == "incoming")
         apply.run(session, build(session, wanted, (), needs), f"reassert {domain.name}")
-    return list(wanted)
+    return nics(wanted)
 
 
-def _arrived(session: Session, owner: Owner) -> tuple[Owner, dict[str, Resource]]:
+def _arrived(session: Session, owner: Nic) -> tuple[Nic, dict[str, Resource]]:
     """A NIC that came in by live migration, and what it wants: its domain is called running, so it has arrived, unseen."""
     from .owners import wants  # Rare, and a plug does without it.
 
@@ -109,7 +111,7 @@ def _arrived(session: Session, owner: Owner) -> tuple[Owner, dict[str, Resource]
 
 def activate(
     declared: Config, records: Store, announce: Callable[[Announcements], None], domain: Domain, ifname: str = ""
-) -> list[Owner]:
+) -> list[Nic]:
     """The guest runs here: announce its addresses. Needs no kernel but a raw socket, and so no session.
 
     A guest that comes in by live migration does not run yet when its hypervisor calls it running: it is not announced, and its
@@ -117,7 +119,7 @@ def activate(
     """
     migrates = any([records.expected(mark) for mark in domain.marks])
     with records.lock():
-        found = records.of_domain(domain.name, domain.uuid, ifname)
+        found = nics(records.of_domain(domain.name, domain.uuid, ifname))
         owners = [owner if owner.phase == "incoming" else replace(owner, phase="active") for owner in found]
         for owner in owners:
             records.set_phase(owner.id, owner.phase)
@@ -126,7 +128,7 @@ def activate(
     return owners
 
 
-def announcements(declared: Config, owners: Iterable[Owner]) -> Announcements:
+def announcements(declared: Config, owners: Iterable[Nic]) -> Announcements:
     """What is to be announced for NICs that run here."""
     known = [(owner, network) for owner in owners if (network := declared.networks.get(owner.network))]
     return [(*pair, owner.ifname) for owner, network in known for pair in network.mode.announcements(owner.vif, network)]
@@ -147,31 +149,31 @@ def _plug(
     compose.check_domain(domain, bound)
     host = gather(session, [name for vif, network in bound for name in compose.links_of(vif, network)])
     wanted, needs = _needed(session, [network for _, network in bound], host)
-    nics: dict[str, compose.Bound] = {}
+    plugged: dict[str, compose.Bound] = {}
     for vif, network in bound:
         if not vif.ifname:
             raise InputError(f"{domain.name}: NIC {vif.mac} has no tap (no target dev in the XML); start the domain first")
         if vif.ifname not in host.links and not imagine:
             raise KernelError(f"{domain.name}: tap {vif.ifname} of NIC {vif.mac} does not exist; was the domain stopped?")
-        nics[nic_id(domain, vif)] = (vif, network)
+        plugged[nic_id(domain, vif.id or vif.mac)] = (vif, network)
     # A record of the same tap's name: its tap was another one, or another front end knows this one too.
-    drop = [owner.id for vif, _ in nics.values() for owner in _others_on(session, vif, domain) if owner.id not in nics]
+    drop = [owner.id for vif, _ in plugged.values() for owner in _others_on(session, vif, domain) if owner.id not in plugged]
     shared = {network.name: compose.compose_part(network, host) for _, network in bound}
-    for identity, (vif, network) in nics.items():
-        twin = [f"{domain.id}/{vif.twin}"] if vif.twin else []
-        drop += _check_holders(session, domain, vif, network, [*nics, *drop, *twin])
+    for identity, (vif, network) in plugged.items():
+        twin = [nic_id(domain, vif.twin)] if vif.twin else []
+        drop += _check_holders(session, domain, vif, network, [*plugged, *drop, *twin])
         wants = {**shared[network.name], **compose.compose_vif(vif, network, host)}
         waits = incoming and bool(compose.withheld(vif, network, wants))
         owner = _owner(session, domain, vif, network, frontend, host, waits)
         # Also of what is withheld: a guest that can't arrive is not let in.
-        drop += _check_paths(session, owner, wants, [*nics, *drop, *twin])
+        drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin])
         wanted[owner] = compose.in_phase(owner.phase, vif, network, wants)
         needs[identity] = list(compose.needs(network, session.config))
-        _check_shared(session, network, shared[network.name], [*nics, *drop])
+        _check_shared(session, network, shared[network.name], [*plugged, *drop])
     if not domain.partial:
         # NICs that the domain had and that nothing claims any more.
         known = [owner.id for owner in session.records.owners(domain_id=domain.id)]
-        drop += [name for name in known if name not in nics and name not in drop]
+        drop += [name for name in known if name not in plugged and name not in drop]
     return build(session, wanted, drop, needs)
 
 
@@ -186,11 +188,11 @@ def _needed(
     return needed(session, networks, host)
 
 
-def _owner(session: Session, domain: Domain, vif: Vif, network: Network, frontend: str, host: facts.Host, waits: bool) -> Owner:
+def _owner(session: Session, domain: Domain, vif: Vif, network: Network, frontend: str, host: facts.Host, waits: bool) -> Nic:
     """The owner of a NIC: one that is plugged already stays in its phase, a new one may wait for its guest's arrival."""
     link = host.links.get(vif.ifname)
-    owner = Owner.of_nic(domain, vif, network.name, frontend, link.index if link else 0, time.time())
-    known = [old for old in session.records.owners(id=owner.id) if link and old.ifindex == link.index]
+    owner = Nic.of(domain, vif, network.name, frontend, link.index if link else 0, time.time())
+    known = [old for old in session.records.nics(id=owner.id) if link and old.ifindex == link.index]
     if known and known[0].phase in ("plugged", "active"):
         return replace(owner, phase=known[0].phase, since=known[0].since)
     if waits:
@@ -202,10 +204,10 @@ def _owner(session: Session, domain: Domain, vif: Vif, network: Network, fronten
 # --- conflicts with other guests -----------------------------------------------------------------------------------------
 
 
-def _others_on(session: Session, vif: Vif, domain: Domain) -> list[Owner]:
+def _others_on(session: Session, vif: Vif, domain: Domain) -> list[Nic]:
     """Records of the same tap. Raises ConflictError if the tap is another living guest's, and its name is one that an admin chose
     for both: any other name comes back when its first guest is gone, or two front ends know one guest."""
-    found = session.records.owners(ifname=vif.ifname)
+    found = session.records.nics(ifname=vif.ifname)
     for owner in found:
         if vif.is_named and owner.domain_id != domain.id and lives(session, owner):
             raise ConflictError(f"{domain.name}: {vif.ifname} is {owner.domain}'s; give NIC {vif.mac} another name (vifname)")
@@ -227,7 +229,7 @@ def _check_holders(session: Session, domain: Domain, vif: Vif, network: Network,
     )
 
 
-def _holders(records: Store, vif: Vif, network: Network, but: Sequence[str]) -> Iterator[tuple[str, Owner]]:
+def _holders(records: Store, vif: Vif, network: Network, but: Sequence[str]) -> Iterator[tuple[str, Nic]]:
     for address in compose.held(vif, network):
         if holder := records.holder(network.name, address, but):
             yield f"address {address}", holder
@@ -235,7 +237,7 @@ def _holders(records: Store, vif: Vif, network: Network, but: Sequence[str]) -> 
         yield f"MAC {vif.mac}", holder
 
 
-def _check_paths(session: Session, owner: Owner, wants: Mapping[str, Resource], but: Sequence[str]) -> list[str]:
+def _check_paths(session: Session, owner: Nic, wants: Mapping[str, Resource], but: Sequence[str]) -> list[str]:
     """Raise ConflictError if a route to this NIC, or its gateway's address, is in the way of another guest's that lives.
     Returns the ids of those that do not. Networks may share a table: their names do not tell."""
     records = session.records
@@ -245,7 +247,11 @@ def _check_paths(session: Session, owner: Owner, wants: Mapping[str, Resource], 
     found += [(r.dst, *other) for r in routes for other in records.claimants_of_address(r.dst)]
     found += [(r.address, *other) for r in gateways for other in records.claimants(Route.key_of(MAIN_TABLE, r.address))]
     # What a guest shares with its network is in no other guest's way.
-    others = [f for f in found if f[2].id not in (owner.id, *but) and f[2].domain and f[1].link == f[2].ifname]
+    others = [
+        (address, other)
+        for address, resource, other in found
+        if isinstance(other, Nic) and other.id not in (owner.id, *but) and resource.link == other.ifname
+    ]
     return _dead(
         session,
         (
@@ -254,12 +260,12 @@ def _check_paths(session: Session, owner: Owner, wants: Mapping[str, Resource], 
                 f"{owner.domain}: {address.partition('/')[0]} is in use by {other.domain} ({other.ifname}); "
                 f"give NIC {owner.mac} another address, or stop {other.domain}",
             )
-            for address, _, other in others
+            for address, other in others
         ),
     )
 
 
-def _dead(session: Session, holders: Iterable[tuple[Owner, str]]) -> list[str]:
+def _dead(session: Session, holders: Iterable[tuple[Nic, str]]) -> list[str]:
     """The ids of those whose tap is gone. Raises ConflictError, with the text beside it, for one that lives."""
     dead = []
     for holder, conflict in holders:
@@ -272,9 +278,9 @@ def _dead(session: Session, holders: Iterable[tuple[Owner, str]]) -> list[str]:
 def _check_shared(session: Session, network: Network, shared: Mapping[str, Resource], but: Sequence[str]) -> None:
     """Raise ConflictError for an edit that moves the network as a whole: its running guests would no longer be reached."""
     frame = {key for key, r in shared.items() if isinstance(r, Rule | LinkAttribute | Address)}
-    other = session.records.neighbour(network.name, but) if frame else None
+    other = session.records.user(network.name, network.id, but) if frame else None
     if other and not frame <= session.records.claimed(other.id):
         raise ConflictError(
             f"network {network.name}: its uplink, table, subnet, role or rule_priority was edited while "
-            f"{other.domain or 'the node'} uses it; move its guests with `vmnet-hook repair`, then try again"
+            f"{other.user} uses it; move its guests with `vmnet-hook repair`, then try again"
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ..errors import ConflictError, VmnetError
 from ..model import plan
 from ..model.objects import KINDS, Device, NftElement, NftTable, Route
-from ..model.owner import Owner
+from ..model.owner import Nic, Owner
 from ..model.plan import Change, Plan
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import NAT
@@ -102,9 +102,9 @@ def depart(session: Session, taps: Collection[tuple[int, str]]) -> tuple[list[Ow
         return _remove(session, [owner for owner in found if not lives(session, owner)])
 
 
-def _of_tap(records: Store, tap: tuple[int, str]) -> list[Owner]:
+def _of_tap(records: Store, tap: tuple[int, str]) -> list[Nic]:
     index, ifname = tap
-    return [owner for owner in records.owners(ifname=ifname) if owner.domain and owner.ifindex == index]
+    return [nic for nic in records.nics(ifname=ifname) if nic.ifindex == index]
 
 
 def _remove(session: Session, owners: Sequence[Owner]) -> tuple[list[Owner], dict[str, str]]:

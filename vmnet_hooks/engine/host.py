@@ -5,13 +5,13 @@ describes.
 import time
 from collections.abc import Mapping, Sequence
 
-from ..declared import compose, is_part
+from ..declared import compose
 from ..errors import ConflictError, InputError
 from ..model.declaration import Declared, Network
 from ..model.guest import Domain
 from ..model.objects import Device, LinkAttribute
 from ..model.objects.bridge import Adoption
-from ..model.owner import ASKED_FOR, NEEDED, Owner
+from ..model.owner import NEEDED, DescribedNetwork, HostOwner, Owner, Part, Preparation
 from ..model.plan import Plan
 from . import Session, apply, gather, parts, takeover
 from .transaction import Transaction, build
@@ -45,7 +45,7 @@ def plan_up(session: Session, names: Sequence[str] = ()) -> Plan:
     return _up(session, names).plan
 
 
-def down(session: Session, names: Sequence[str] = ()) -> list[Owner]:
+def down(session: Session, names: Sequence[str] = ()) -> list[HostOwner]:
     """The inverse of `up`; without names, of all that it brought up. What others need stays until they are gone. Returns
     what was taken down."""
     records = session.records
@@ -56,9 +56,9 @@ def down(session: Session, names: Sequence[str] = ()) -> list[Owner]:
         _check_leaving(session, build(session, {}, [owner.id for owner in going]).plan)
         for owner in staying:
             records.set_frontend(owner.id, NEEDED)
-        before = records.owners(domain="")
+        before = records.of_host()
         apply.remove(session, going)
-        after = {owner.id for owner in records.owners(domain="")}
+        after = {owner.id for owner in records.of_host()}
     return [owner for owner in before if owner.id not in after]
 
 
@@ -78,7 +78,7 @@ def prepare(session: Session, domain: Domain, networks: Sequence[Network], front
         if not wanted:
             return []
         # Until the guest's NICs are plugged, or it is clear that they never will be.
-        start = Owner.of_start(domain, frontend, time.time())
+        start = Preparation.of(domain, frontend, time.time())
         transaction = build(session, {**wanted, start: {}}, (), {**needs, start.id: names})
         apply.run(session, transaction, f"prepare {domain.name}")
     return list(wanted)
@@ -89,7 +89,8 @@ def up_network(session: Session, network: Network, owner_id: str, frontend: str)
     with session.records.lock():
         apply.recover(session)
         known = session.records.owners(id=owner_id)
-        owner = Owner.of_part(owner_id, network.name, frontend, known[0].since if known else time.time())
+        since = known[0].since if known else time.time()
+        owner = DescribedNetwork(id=owner_id, name=network.name, frontend=frontend, since=since)
         host = gather(session, network.links())
         transaction = build(session, {owner: compose.compose_part(network, host)})
         _check_taken(session, network, owner_id, transaction)
@@ -145,29 +146,24 @@ def _changed(session: Session, transaction: Transaction) -> list[Owner]:
 # --- what goes down --------------------------------------------------------------------------------------------------------
 
 
-def _are_parts(owners: Mapping[str, Owner]) -> list[Owner]:
-    """Those that are parts of the host, whether they are still declared or not."""
-    return [owner for owner in owners.values() if is_part(owner.id)]
-
-
 def _undeclared(session: Session, wanted: Mapping[str, Sequence[str]]) -> list[str]:
     """Ids of parts that are up, no longer declared, and needed by no guest."""
-    owners = [owner.id for owner in _are_parts(parts.standing(session)) if owner.id not in wanted]
-    undeclared = [name for name in owners if not parts.is_declared(session.config, name)]
+    names = [part.id for part in session.records.parts() if part.id not in wanted]
+    undeclared = [name for name in names if not parts.is_declared(session.config, name)]
     return [name for name in undeclared if not session.records.claimed_elsewhere(f"needs {name}", undeclared)]
 
 
-def _going(session: Session, names: Sequence[str]) -> tuple[list[Owner], list[Owner]]:
+def _going(session: Session, names: Sequence[str]) -> tuple[list[Part], list[Part]]:
     """Which parts go, and which stay because another owner needs them."""
-    owners = _are_parts(parts.standing(session))
+    owners = session.records.parts()
     for name in names:
-        if not any(name in (owner.id, owner.network) for owner in owners):
+        if not any(name in (owner.id, owner.name) for owner in owners):
             raise InputError(f"{name} is not up; see `vmnet-hook status`")
     if names:
-        chosen = [owner for owner in owners if owner.id in names or owner.network in names]
+        chosen = [owner for owner in owners if owner.id in names or owner.name in names]
     else:
-        chosen = [owner for owner in owners if owner.frontend == ASKED_FOR]
-    staying: list[Owner] = []
+        chosen = [owner for owner in owners if owner.is_asked_for]
+    staying: list[Part] = []
     while kept := [
         owner
         for owner in chosen

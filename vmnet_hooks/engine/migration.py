@@ -15,7 +15,7 @@ from ..kernel import announcement, conntrack
 from ..kernel.first_frame import FirstFrameSocket
 from ..model import plan
 from ..model.declaration import Config
-from ..model.owner import Owner
+from ..model.owner import Nic, Owner
 from ..model.resource import Resource
 from ..model.ruleset import with_nat
 from . import Session, apply, lives
@@ -30,7 +30,7 @@ Tap = tuple[str, int, str]
 """A tap's name and number, and its guest's MAC."""
 
 
-def cut_over(session: Session, domain_id: str, announce: Callable[[Announcements, Callable[[], object]], object]) -> list[Owner]:
+def cut_over(session: Session, domain_id: str, announce: Callable[[Announcements, Callable[[], object]], object]) -> list[Nic]:
     """Cut the guest over, which runs here, and announce it. Returns its NICs that were waiting for that: none, and nothing is
     announced, if another process was first or the domain is gone. `announce` calls its second argument once the first
     announcements are sent. Raises VmnetError, with nothing changed."""
@@ -41,21 +41,21 @@ def cut_over(session: Session, domain_id: str, announce: Callable[[Announcements
     return owners
 
 
-def arrive(session: Session, domain_id: str, ifname: str = "") -> list[Owner]:
+def arrive(session: Session, domain_id: str, ifname: str = "") -> list[Nic]:
     """The guest runs here from now on: its NICs get what attracts their traffic. Returns those that were waiting for it: none
     if it has arrived already, or was unplugged. Raises VmnetError, with nothing changed."""
     match = {"domain_id": domain_id, "phase": "incoming"} | ({"ifname": ifname} if ifname else {})
     with session.records.lock():
         apply.recover(session)
-        owners = [owner for owner in session.records.owners(**match) if lives(session, owner)]
+        owners = [nic for nic in session.records.nics(**match) if lives(session, nic)]
         if not owners:
             return []
-        transaction = _arrival(session, [replace(owner, phase="active") for owner in owners])
-        apply.run(session, transaction, f"arrive {owners[0].domain}")
-    return list(transaction.add)
+        arrived = [replace(nic, phase="active") for nic in owners]
+        apply.run(session, _arrival(session, arrived), f"arrive {owners[0].domain}")
+    return arrived
 
 
-def _arrival(session: Session, owners: Sequence[Owner]) -> Transaction:
+def _arrival(session: Session, owners: Sequence[Nic]) -> Transaction:
     """Only what was withheld: until it is set up, every packet for the guest is lost."""
     missing: dict[str, Resource] = {}
     add: dict[Owner, list[str]] = {}
@@ -73,7 +73,7 @@ def _arrival(session: Session, owners: Sequence[Owner]) -> Transaction:
     return Transaction(plan.diff(missing, {}, current), add, (), missing, originals, current)
 
 
-def untracked(declared: Config, owners: Iterable[Owner]) -> list[str]:
+def untracked(declared: Config, owners: Iterable[Nic]) -> list[str]:
     """The addresses of NICs that have just arrived of whose connections this host has known nothing, or nothing valid."""
     known = [(owner, network) for owner in owners if (network := declared.networks.get(owner.network))]
     return [address for owner, network in known for address in network.mode.untracked(owner.vif, network)]
@@ -116,7 +116,7 @@ def wait(ears: Sequence[FirstFrameSocket]) -> bool:
     return False
 
 
-def detach(owners: Sequence[Owner], declared: Config) -> None:
+def detach(owners: Sequence[Nic], declared: Config) -> None:
     """Leave a child behind that waits for the guest of these NICs and cuts it over, by the configuration as it is now. It ends
     with the taps. Never raises: errors go to the log."""
     try:
@@ -135,7 +135,7 @@ def detach(owners: Sequence[Owner], declared: Config) -> None:
         os._exit(0)
 
 
-def _await(owners: Sequence[Owner], declared: Config) -> None:
+def _await(owners: Sequence[Nic], declared: Config) -> None:
     ears = listeners((owner.ifname, owner.ifindex, owner.mac) for owner in owners)
     # While there is time for it: once the guest is heard, every millisecond counts.
     engine.edge()

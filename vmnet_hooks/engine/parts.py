@@ -12,7 +12,7 @@ from ..declared.configuration import RUNTIME
 from ..errors import ConfigError
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
-from ..model.owner import ASKED_FOR, NEEDED, Owner
+from ..model.owner import ASKED_FOR, NEEDED, HostOwner, Owner, Part, part_label
 from ..model.resource import Resource
 from . import Session, gather
 
@@ -24,16 +24,12 @@ def find(config: Config, part_id: str) -> Declared:
     """The part with that id. Raises ConfigError if it is no longer declared."""
     part = config.part(part_id)
     if part is None:
-        label = part_id.replace(":", " ", 1)
-        raise ConfigError(f"{label} is no longer declared in {config.directory}; see `vmnet-hook down {part_id}`")
+        raise ConfigError(f"{part_label(part_id)} is no longer declared in {config.directory}; see `vmnet-hook down {part_id}`")
     return part
 
 
 def is_declared(config: Config, part_id: str) -> bool:
-    try:
-        return bool(find(config, part_id))
-    except ConfigError:
-        return False
+    return config.part(part_id) is not None
 
 
 def composed(session: Session, parts: Iterable[Declared], explicit: Iterable[str] = ()) -> Composed:
@@ -43,11 +39,11 @@ def composed(session: Session, parts: Iterable[Declared], explicit: Iterable[str
     host = gather(session, (name for part in closure for name in part.links()), adopt=True)
     wanted: dict[Owner, dict[str, Resource]] = {}
     needs: dict[str, list[str]] = {}
-    known, asked = standing(session), set(explicit)
+    known, asked = {part.id: part for part in session.records.parts()}, set(explicit)
     for part in closure:
         had = known.get(part.id)
-        frontend = ASKED_FOR if part.id in asked or (had is not None and had.frontend == ASKED_FOR) else NEEDED
-        owner = Owner.of_part(part.id, part.name, frontend, had.since if had else time.time())
+        frontend = ASKED_FOR if part.id in asked or (had and had.is_asked_for) else NEEDED
+        owner = Part(id=part.id, name=part.name, frontend=frontend, since=had.since if had else time.time())
         wanted[owner] = compose.compose_part(part, host)
         needs[part.id] = list(compose.needs(part, config))
     return wanted, needs
@@ -80,6 +76,6 @@ def _closure(config: Config, parts: Iterable[Declared]) -> list[Declared]:
     return list(found.values())
 
 
-def standing(session: Session) -> dict[str, Owner]:
-    """The owners that are no guests, by id."""
-    return {owner.id: owner for owner in session.records.owners(domain="")}
+def standing(session: Session) -> dict[str, HostOwner]:
+    """The owners that are the host's own, by id."""
+    return {owner.id: owner for owner in session.records.of_host()}

@@ -7,7 +7,7 @@ import select
 import signal
 import syslog
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,8 @@ from ..errors import ConflictError, KernelError, VmnetError
 from ..model.declaration import Config
 from ..model.objects import Device
 from ..model.objects.bridge import Adoption
-from ..model.owner import NEEDED
+from ..model.owner import Owner
+from ..model.resource import Resource
 from ..records.pending import Pending
 from ..records.store import Store
 from . import Session, apply, parts
@@ -168,7 +169,9 @@ def _hold(session: Session, transaction: Transaction, confirm_within: float) -> 
     """Write down what the records have now, for `revert`. Returns the deadline, which tells one takeover from another."""
     records, known = session.records, parts.standing(session)
     touched = [*transaction.drop, *(owner.id for owner in transaction.add)]
-    before = {known[name]: (list(records.claims(name).values()), records.needs(name)) for name in touched if name in known}
+    before: dict[Owner, tuple[list[Resource], list[str]]] = {
+        known[name]: (list(records.claims(name).values()), records.needs(name)) for name in touched if name in known
+    }
     added = [owner.id for owner in transaction.add if owner.id not in known]
     keys = [resource.key for resources, _ in before.values() for resource in resources]
     originals = {key: found[1] for key in keys if (found := records.recorded(key))}
@@ -180,17 +183,19 @@ def _hold(session: Session, transaction: Transaction, confirm_within: float) -> 
 
 def _put_back(session: Session, waiting: Pending) -> None:
     records = session.records
-    wanted = {owner: {r.key: r for r in resources} for owner, (resources, _) in waiting.before.items()}
+    wanted: dict[Owner, Mapping[str, Resource]] = {
+        owner: {r.key: r for r in resources} for owner, (resources, _) in waiting.before.items()
+    }
     needs = {owner.id: others for owner, (_, others) in waiting.before.items()}
-    added = [owner for name in waiting.added for owner in records.owners(id=name)]
-    for owner in added:
-        if foreign_ports(session, owner.id, [other.id for other in added]):
+    added = [part for name in waiting.added for part in records.parts(id=name)]
+    for part in added:
+        if foreign_ports(session, part.id, [other.id for other in added]):
             # Guests came meanwhile: their bridge stays, without what it took over.
-            claims = records.claims(owner.id).values()
+            claims = records.claims(part.id).values()
             bridges = {r.ifname for r in claims if isinstance(r, Device)}
-            wanted[replace(owner, frontend=NEEDED)] = {r.key: r for r in claims if r.link in bridges}
+            wanted[part.as_needed()] = {r.key: r for r in claims if r.link in bridges}
     kept = {owner.id for owner in wanted}
-    transaction = build(session, wanted, [owner.id for owner in added if owner.id not in kept], needs)
+    transaction = build(session, wanted, [part.id for part in added if part.id not in kept], needs)
     originals = {key: waiting.originals.get(key, found) for key, found in transaction.originals.items()}
     apply.run(session, replace(transaction, originals=originals), "put back")
     records.set_pending(None)

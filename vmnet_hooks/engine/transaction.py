@@ -99,7 +99,7 @@ class _Draft:
         heirs = [
             owner
             for owner in found.values()
-            if owner.id not in gone and owner.phase != "leftover" and NAT.key not in records.claimed(owner.id)
+            if owner.id not in gone and not owner.is_left_over and NAT.key not in records.claimed(owner.id)
         ]
         if heirs:
             self.wants = {NAT.key: NAT, **self.wants}
@@ -174,7 +174,7 @@ class _Draft:
 def _idle(session: Session, gone: Sequence[str], needs: Needs) -> list[str]:
     """The ids of parts that were brought up because another owner needed them, which none needs once `gone` are gone; `needs` is
     what those of `gone` need that come back."""
-    waiting = [owner.id for owner in session.records.owners(frontend=NEEDED)]
+    waiting = [owner.id for owner in session.records.parts(frontend=NEEDED)]
     idle: list[str] = []
     while found := [
         name

@@ -172,7 +172,7 @@ def _recorded(call: Call) -> str:
         return ""
     records = store.Store()
     try:
-        return next((owner.ifname for owner in records.owners(id=call.owner)), "")
+        return next((nic.ifname for nic in records.nics(id=call.owner)), "")
     finally:
         records.close()
 

@@ -7,7 +7,7 @@ from ..engine.check import Drift
 from ..errors import one_line
 from ..model.declaration import Config, Network
 from ..model.objects import Device
-from ..model.owner import Owner
+from ..model.owner import Nic, Owner, nics
 from ..model.resource import Resource
 from ..model.ruleset import NAT
 from ..model.topology import Facts, LinkDetails, Nat, Table, table_name
@@ -31,7 +31,7 @@ class _Builder:
         self.facts = facts
         links = sorted(facts.links, key=lambda link: natural(link.name))
         self.links = {link.name: link for link in links if link.name != "lo"}
-        self.guests = {owner.ifname: owner for owner in owners if owner.domain and owner.ifname}
+        self.guests = {nic.ifname: nic for nic in nics(owners)}
         self.declared = declared
         self.routed = {n.mode.table_of(n): n for n in declared.networks.values() if n.mode.table_of(n)}
         self.absent = {link.name: link for link in facts.absent if link.name not in self.links}
@@ -109,7 +109,7 @@ class _Builder:
             lines += [f"tagged{NBSP}{link.tagged.replace(',', ', ')}"] if link.tagged else []
         return lines
 
-    def _ghost(self, owner: Owner) -> Node:
+    def _ghost(self, owner: Nic) -> Node:
         return Node(owner.ifname, "guest", cleaned([*guest_words(owner), f"tap{NBSP}is{NBSP}gone"]), MISSING, True)
 
     def _missing(self, name: str) -> Node | None:
@@ -185,9 +185,9 @@ class _Builder:
             if parent := absent.parent if absent else declared.options.get("parent") if declared else "":
                 yield Edge(parent, name, MISSING)
 
-    def _by_host_routes(self, owner: Owner) -> bool:
+    def _by_host_routes(self, owner: Nic) -> bool:
         network = self.declared.networks.get(owner.network)
-        return network.mode.routes_plainly if network else owner.network.startswith(("route:", "nat:"))
+        return network.mode.routes_plainly if network else owner.described[0] in ("route", "nat")
 
     def _loose(self, ifname: str) -> bool:
         return ifname not in self.links or not self.links[ifname].master

@@ -6,7 +6,7 @@ from ipaddress import ip_interface, ip_network
 
 from ..errors import one_line
 from ..model.declaration import Config
-from ..model.owner import Owner
+from ..model.owner import Nic
 from ..model.topology import LinkDetails
 from .model import NBSP
 
@@ -33,7 +33,7 @@ def link_words(link: LinkDetails, kind: str) -> str:
     return kind
 
 
-def guest_words(owner: Owner) -> list[str]:
+def guest_words(owner: Nic) -> list[str]:
     return [*map(short, (owner.domain, owner.mac, *owner.addresses)), f"network{NBSP}{short(owner.network)}"]
 
 
@@ -48,10 +48,10 @@ def short(text: str) -> str:
     return (line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…").replace(" ", NBSP)
 
 
-def home(owner: Owner, declared: Config) -> str:
+def home(owner: Nic, declared: Config) -> str:
     """Return the node of a guest's network: for a network that no file declares (KIND:LINK), the link; "" if unknown."""
     network = declared.networks.get(owner.network)
-    return network.node() if network else owner.network.partition(":")[2]
+    return network.node() if network else owner.described[1]
 
 
 def to_guest(dst: str) -> bool:

@@ -22,7 +22,7 @@ from ..model import declaration
 
 if TYPE_CHECKING:
     from ..engine import Session
-    from ..model.owner import Owner
+    from ..model.owner import Nic
     from ..records.store import Store
 
 if sys.flags.no_site:
@@ -37,7 +37,7 @@ class Place(Protocol):
     def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]: ...
     def records(self) -> AbstractContextManager["Store"]: ...
     def announce(self, calls: Sequence[tuple[str, str, str]]) -> None: ...
-    def await_arrival(self, owners: Sequence["Owner"]) -> None: ...
+    def await_arrival(self, owners: Sequence["Nic"]) -> None: ...
 
 
 class Here:
@@ -78,7 +78,7 @@ class Here:
 
         announcement.announce(calls)
 
-    def await_arrival(self, owners: Sequence["Owner"]) -> None:
+    def await_arrival(self, owners: Sequence["Nic"]) -> None:
         """See engine.migration.detach."""
         if owners:
             # Few guests arrive by live migration.

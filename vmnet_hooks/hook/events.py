@@ -6,7 +6,7 @@ A session (and with it the kernel edge) is opened only for a domain with a claim
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
@@ -16,7 +16,7 @@ from ..engine import Session, guests
 from ..errors import Abandoned, InputError, VmnetError
 from ..model import declaration
 from ..model.guest import Action, Event, GuestEvent, NetworkEvent, NicEvent, PartsEvent
-from ..model.owner import ASKED_FOR, Owner
+from ..model.owner import Nic, Owner
 from ..records import store
 from .call import Here, Place
 
@@ -57,7 +57,7 @@ def _nothing() -> None:
 # --- guests --------------------------------------------------------------------------------------------------------------
 
 
-def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list[Owner]:
+def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list[Nic]:
     nic = event if isinstance(event, NicEvent) else None
     declared = _with_network(place.declared(), nic) if nic else place.declared()
     bound = guests.bind(event.domain, declared)
@@ -138,15 +138,16 @@ def _are_up(names: set[str], place: Place) -> bool:
     if not _has_records():
         return False
     with place.records() as records:
-        found = {o.id: o for name in names for o in records.owners(id=name) if o.frontend == ASKED_FOR and o.phase == "active"}
-    return found.keys() == names and all(os.path.exists(f"/sys/class/net/{owner.network}") for owner in found.values())
+        parts = {part.id: part for name in names for part in records.parts(id=name)}
+    found = {name: part for name, part in parts.items() if part.is_asked_for and part.phase == "active"}
+    return found.keys() == names and all(os.path.exists(f"/sys/class/net/{part.name}") for part in found.values())
 
 
 def _reconnect(event: GuestEvent, place: Place) -> str:
     return described(_reconnected(event, place))
 
 
-def _reconnected(event: GuestEvent, place: Place) -> list[Owner]:
+def _reconnected(event: GuestEvent, place: Place) -> list[Nic]:
     """Set up a guest that runs. If its description is no longer valid, or claims nothing any more, restore the recorded objects
     and above all the filter: a running guest keeps what it was started with."""
     try:
@@ -167,7 +168,7 @@ def _reconnected(event: GuestEvent, place: Place) -> list[Owner]:
     return _seen(event, declared, place, owners)
 
 
-def _seen(event: GuestEvent, declared: declaration.Config, place: Place, owners: list[Owner]) -> list[Owner]:
+def _seen(event: GuestEvent, declared: declaration.Config, place: Place, owners: list[Nic]) -> list[Nic]:
     """Activate a guest that runs without having been activated: libvirtd was killed before it called `started`, or the arrival of
     the guest was missed."""
     return _activate(event, declared, place) if any(owner.phase == "plugged" for owner in owners) else owners
@@ -177,7 +178,7 @@ def _activate_recorded(event: GuestEvent, place: Place) -> str:
     return described(_activate(event, place.declared(), place)) if _recorded(event, place) else ""
 
 
-def _activate(event: GuestEvent, declared: declaration.Config, place: Place) -> list[Owner]:
+def _activate(event: GuestEvent, declared: declaration.Config, place: Place) -> list[Nic]:
     with place.records() as records:
         owners = guests.activate(declared, records, place.announce, event.domain, event.ifname)
     place.await_arrival([owner for owner in owners if owner.phase == "incoming"])
@@ -189,7 +190,7 @@ def _unplug(event: GuestEvent, place: Place) -> str:
         return ""
     with place.session(RECORDS_ALONE) as session:
         if isinstance(event, NicEvent):
-            owners = guests.remove_owner(session, event.owner)
+            owners: Sequence[Owner] = guests.remove_owner(session, event.owner)
         else:
             owners = guests.unplug(session, event.domain, event.ifname)
         withdraw(session)
@@ -206,13 +207,13 @@ def _recorded(event: GuestEvent, place: Place) -> bool:
             for mark in event.domain.marks:
                 records.expected(mark)
         if isinstance(event, NicEvent):
-            found = records.owners(id=event.owner)
+            found = bool(records.owners(id=event.owner))
         else:
-            found = records.of_domain(event.domain.name, event.domain.uuid, event.ifname)
+            found = bool(records.of_domain(event.domain.name, event.domain.uuid, event.ifname))
             if event.action is Action.UNPLUG and event.domain.uuid:
-                found += records.of_domain("", f"name:{event.domain.name}")
+                found = found or bool(records.of_domain("", f"name:{event.domain.name}"))
         # A start that was killed left a journal and no record. Opening a session undoes it.
-        return bool(found) or (event.action is Action.UNPLUG and bool(records.journal()[0]))
+        return found or (event.action is Action.UNPLUG and bool(records.journal()[0]))
 
 
 def _has_records() -> bool:
@@ -229,8 +230,8 @@ _GUEST: Mapping[Action, Callable[[GuestEvent, Place], str]] = {
 
 
 def described(owners: Iterable[Owner]) -> str:
-    """Return each vif with its network and addresses."""
-    return "; ".join(f"{o.ifname} on {o.network}" + (f" ({', '.join(o.addresses)})" if o.addresses else "") for o in owners)
+    """Return what was set up or removed: each vif with its network and addresses."""
+    return "; ".join([owner.summary for owner in owners])
 
 
 # --- parts of the host ---------------------------------------------------------------------------------------------------
@@ -302,9 +303,7 @@ def withdraw(session: Session) -> None:
             tables = {}
         names = {f"{row.word}:{name}" for row in SECTIONS.rows.values() for name in tables.get(row.name, ())}
         used = any(session.records.owners(id=name) for name in names)
-        if not used and not any(
-            owner.domain for name in tables.get("networks", ()) for owner in session.records.owners(network=name)
-        ):
+        if not used and not any(session.records.nics(network=name) for name in tables.get("networks", ())):
             _keep(path, "")
 
 

@@ -1,48 +1,157 @@
-"""The owners of resources, as the records have them. Plain data."""
+"""The owners of resources, as the records have them, one class a kind: the NIC of a guest, the preparation of a guest's start, a
+declared part of the host, a network that a front end describes. Plain data.
+"""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
+from .declaration import Config, Network
 from .guest import Domain, Vif
 
 ASKED_FOR, NEEDED = "cli", "auto"
 """`frontend` of a part of the host: the admin asked for it, or only something on it needs it."""
 
+PREPARE_SECONDS = 120.0
+"""How long a domain may take from `prepare` to `start`; after that, its hypervisor's daemon was killed in between."""
 
-@dataclass(frozen=True)
+BLANK: Mapping[str, Any] = {
+    **{"domain": "", "domain_id": "", "ifname": "", "ifindex": 0, "mac": "", "network": "", "addresses": (), "filter": True},
+    **{"vlan": None, "tagged": None, "mtu": None, "metric": 0},
+}
+"""The columns that not every kind of owner has, as they are where it does not."""
+
+IndexOf = Callable[[str], int | None]
+"""The number of the link of a name; None if there is none."""
+
+
+# No object is of this class: methods that dataclasses make cost time at every call of a hook.
+@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False, match_args=False)
 class Owner:
-    """What claims resources: a NIC of a domain, or (with no domain) a part of the host, whose name is in `network`. `phase` is
-    plugged, incoming (by live migration, and not here yet), active, preparing (a domain whose NICs do not exist yet), or
-    leftover (a clean-up that could not remove everything)."""
+    """What claims resources. `phase` is plugged, incoming (by live migration, and not here yet), active, preparing, or leftover
+    (a clean-up that could not remove everything); `since` is in seconds since the epoch."""
+
+    kind: ClassVar[str]
+    is_on_top: ClassVar[bool] = False
+    """Whether no other owner needs one of this kind."""
 
     id: str
+    frontend: str
+    phase: str
+    since: float = 0.0
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Any]) -> Self:
+        """The owner of a row of the records, which is without `kind`."""
+        raise NotImplementedError
+
+    def columns(self) -> dict[str, Any]:
+        """The row of the owner; it may have more than the table."""
+        return {**BLANK, **vars(self), "kind": self.kind}
+
+    @property
+    def label(self) -> str:
+        """The name shown to the admin."""
+        return part_label(self.id)
+
+    @property
+    def user(self) -> str:
+        """Who uses a network through this owner, for messages."""
+        return "the node"
+
+    @property
+    def summary(self) -> str:
+        """What was set up or removed for it, for messages."""
+        return self.label
+
+    @property
+    def where(self) -> str:
+        """What `check` calls the place of its resources."""
+        return self.label
+
+    @property
+    def loss(self) -> str:
+        """What has happened to one that has ended."""
+        return f"{self.label} is gone"
+
+    @property
+    def is_left_over(self) -> bool:
+        return self.phase == "leftover"
+
+    def has_ended(self, gone: Collection[str], index_of: IndexOf, now: float) -> bool:
+        """Whether what the owner stands for is no more, and no hook will tell; `gone` are ids of domains that do not run."""
+        return False
+
+    def follows_files(self, config: Config, needing: Callable[[str], Iterable["Owner"]]) -> bool:
+        """Whether the configuration's files have a say in what the owner shall have. `needing` has the owners that need the one
+        with an id."""
+        return False
+
+    def network_in(self, config: Config) -> Network | None:
+        """The declared network that the owner is on."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestOwner(Owner):
+    """What ends with a guest. `domain` is the guest's name, `domain_id` its Domain.id."""
+
+    is_on_top = True
+
     domain: str
     domain_id: str
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Any]) -> Self:
+        return cls(**{name: columns[name] for name in ("id", "domain", "domain_id", "frontend", "phase", "since")})
+
+    @property
+    def label(self) -> str:
+        return self.domain
+
+    @property
+    def user(self) -> str:
+        return self.domain
+
+    def is_here(self, index_of: IndexOf) -> bool:
+        """Whether the host's side of it still exists."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nic(GuestOwner):
+    """What a guest's NIC needs. `ifname` and `ifindex` are the host's side of it, the rest is as in Vif."""
+
+    kind = "nic"
+
     ifname: str
     ifindex: int
     mac: str
     network: str
-    frontend: str
     phase: str = "plugged"
     addresses: tuple[str, ...] = ()
     filter: bool = True
-    since: float = 0.0
     vlan: int | None = None
     tagged: tuple[int, ...] | None = None
     mtu: int | None = None
     metric: int = 0
 
     @classmethod
-    def of_nic(cls, domain: Domain, vif: Vif, network: str, frontend: str, ifindex: int, since: float) -> "Owner":
-        """The owner of what a NIC needs."""
+    def of_columns(cls, columns: Mapping[str, Any]) -> Self:
+        return cls(**columns)
+
+    @classmethod
+    def of(cls, domain: Domain, vif: Vif, network: str, frontend: str, ifindex: int, since: float) -> Self:
+        """The owner of what a NIC of a domain needs."""
         return cls(
-            nic_id(domain, vif),
-            domain.name,
-            domain.id,
-            vif.ifname,
-            ifindex,
-            vif.mac,
-            network,
-            frontend,
+            id=nic_id(domain, vif.id or vif.mac),
+            domain=domain.name,
+            domain_id=domain.id,
+            ifname=vif.ifname,
+            ifindex=ifindex,
+            mac=vif.mac,
+            network=network,
+            frontend=frontend,
             addresses=vif.addresses,
             filter=vif.filter,
             since=since,
@@ -52,25 +161,24 @@ class Owner:
             metric=vif.metric,
         )
 
-    @classmethod
-    def of_start(cls, domain: Domain, frontend: str, since: float) -> "Owner":
-        """The owner that keeps the parts that a domain needs until its NICs are plugged."""
-        return cls(f"{domain.id}/prepare", domain.name, domain.id, "", 0, "", "", frontend, "preparing", since=since)
-
-    @classmethod
-    def of_part(cls, part_id: str, name: str, frontend: str, since: float) -> "Owner":
-        """The owner of what a part of the host is made of."""
-        return cls(part_id, "", "", "", 0, "", name, frontend, "active", since=since)
+    @property
+    def summary(self) -> str:
+        return f"{self.ifname} on {self.network}" + (f" ({', '.join(self.addresses)})" if self.addresses else "")
 
     @property
-    def is_described(self) -> bool:
-        """Whether a front end described this part of the host: no file of the configuration declares it."""
-        return not self.domain and self.frontend not in (ASKED_FOR, NEEDED)
+    def where(self) -> str:
+        return self.network
 
     @property
-    def label(self) -> str:
-        """The name shown to the admin: the domain's, or `bridge br0`."""
-        return self.domain or self.id.replace(":", " ", 1)
+    def loss(self) -> str:
+        return f"{self.ifname} is gone"
+
+    @property
+    def described(self) -> tuple[str, str]:
+        """The kind and the link of the NIC's network, if a front end described it: it is called KIND:LINK then. ("", "") for a
+        network of the configuration."""
+        kind, _, link = self.network.partition(":")
+        return (kind, link) if link else ("", "")
 
     @property
     def vif(self) -> Vif:
@@ -88,7 +196,110 @@ class Owner:
             metric=self.metric,
         )
 
+    def is_here(self, index_of: IndexOf) -> bool:
+        # A name can come back as another domain's.
+        return index_of(self.ifname) == self.ifindex
 
-def nic_id(domain: Domain, vif: Vif) -> str:
-    """The id of the owner of what a NIC needs."""
-    return f"{domain.id}/{vif.id or vif.mac}"
+    def has_ended(self, gone: Collection[str], index_of: IndexOf, now: float) -> bool:
+        return self.domain_id in gone or not self.is_here(index_of)
+
+    def follows_files(self, config: Config, needing: Callable[[str], Iterable[Owner]]) -> bool:
+        return not self.described[0]
+
+    def network_in(self, config: Config) -> Network | None:
+        return config.networks.get(self.network)
+
+
+class Preparation(GuestOwner):
+    """What keeps the parts up that a domain needs, until its NICs are plugged. It claims no resources."""
+
+    kind = "preparation"
+
+    @classmethod
+    def of(cls, domain: Domain, frontend: str, since: float) -> Self:
+        """The preparation of a domain's start."""
+        owner_id = nic_id(domain, "prepare")
+        return cls(id=owner_id, domain=domain.name, domain_id=domain.id, frontend=frontend, phase="preparing", since=since)
+
+    @property
+    def summary(self) -> str:
+        return "what its start needed"
+
+    @property
+    def where(self) -> str:
+        return "prepared"
+
+    @property
+    def loss(self) -> str:
+        return "was not started"
+
+    def has_ended(self, gone: Collection[str], index_of: IndexOf, now: float) -> bool:
+        # Before `start` a domain has no tap, and its hypervisor may not call it running.
+        return now - self.since > PREPARE_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostOwner(Owner):
+    """What is the host's own, and has a name there."""
+
+    name: str
+    phase: str = "active"
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Any]) -> Self:
+        return cls(name=columns["network"], **{name: columns[name] for name in ("id", "frontend", "phase", "since")})
+
+    def columns(self) -> dict[str, Any]:
+        return {**super().columns(), "network": self.name}
+
+    @property
+    def where(self) -> str:
+        return self.name
+
+    @property
+    def loss(self) -> str:
+        return f"{self.name} is gone"
+
+
+class Part(HostOwner):
+    """What a declared part of the host is made of. `id` is the part's, `frontend` ASKED_FOR or NEEDED."""
+
+    kind = "part"
+
+    @property
+    def is_asked_for(self) -> bool:
+        return self.frontend == ASKED_FOR
+
+    def as_needed(self) -> Self:
+        """The part, once the admin does not ask for it any more."""
+        return replace(self, frontend=NEEDED)
+
+    def follows_files(self, config: Config, needing: Callable[[str], Iterable[Owner]]) -> bool:
+        # Guests of a network that a front end describes may have brought it up.
+        if self.is_asked_for or config.part(self.id):
+            return True
+        return any(other.follows_files(config, needing) for other in needing(self.id))
+
+
+class DescribedNetwork(HostOwner):
+    """What a network of the host's own is made of that a front end describes, and no file declares."""
+
+    kind = "network"
+
+
+KINDS: Mapping[str, type[Owner]] = {row.kind: row for row in (Nic, Preparation, Part, DescribedNetwork)}
+
+
+def nics(owners: Iterable[Owner]) -> list[Nic]:
+    """Those of the owners that are NICs."""
+    return [owner for owner in owners if isinstance(owner, Nic)]
+
+
+def nic_id(domain: Domain, name: str) -> str:
+    """The id of the owner of what a domain's NIC needs; `name` tells it from the domain's others."""
+    return f"{domain.id}/{name}"
+
+
+def part_label(part_id: str) -> str:
+    """What messages call a part of the host: `bridge br0`."""
+    return part_id.replace(":", " ", 1)

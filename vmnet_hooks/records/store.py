@@ -1,6 +1,6 @@
 """The records under /run/vmnet-hooks: what was set up for which owner, the values found before, and the lock.
 
-An owner (a guest's NIC, or a part of the host) *claims* resources by key. A resource without a claim is removed.
+An owner (see model/owner.py) *claims* resources by key. A resource without a claim is removed.
 
 The first owner of a resource is stored in the resource's row. Later owners claim a *bundle*, the set of keys that all guests of
 a network share: one row per guest instead of one per key, each on another page of the file.
@@ -19,12 +19,12 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import RUN
 from ..errors import StoreError
 from ..model.objects import NftElement
-from ..model.owner import Owner
+from ..model.owner import KINDS, GuestOwner, HostOwner, Nic, Owner, Part
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
 from . import Journal, decode, decode_both, encode, encoded
@@ -39,8 +39,19 @@ LOCK_SECONDS = 30.0
 EXPECT_SECONDS = 600.0
 """Validity of the mark that a domain is about to migrate in: after an offline migration no call removes it."""
 
-VERSION = 5
+VERSION = 6
 """The version of the tables in schema.py; user_version in the database."""
+
+_COLUMNS = (
+    *("id", "kind", "domain", "domain_id", "ifname", "ifindex", "mac", "network", "frontend", "phase", "addresses", "filter"),
+    *("since", "vlan", "tagged", "mtu", "metric"),
+)
+# By name: a later version may add columns while a process of this one runs.
+_SELECT = f"SELECT owner.{', owner.'.join(_COLUMNS)} FROM owner"
+_OF_HOST = "kind <> 'nic'"
+"""As the index owner_kind has it, so that SQLite finds the few owners that are no NICs by it."""
+
+Kind = TypeVar("Kind", bound=Owner)
 
 # The keys that owner ?1 claims: as the first owner, one by one, in bundles.
 _ALONE = "SELECT key FROM resource WHERE owner = ?1"
@@ -171,40 +182,53 @@ class Store:
 
     def owners(self, **match: str) -> list[Owner]:
         """Return the owners whose columns equal `match`, oldest first."""
-        where = " AND ".join(f"{column} = ?" for column in match) or "1"
-        rows = self._query(f"SELECT * FROM owner WHERE {where} ORDER BY since, id", tuple(match.values()))
-        return [_owner(row) for row in rows]
+        return self._owners(Owner, "1", match)
+
+    def nics(self, **match: str) -> list[Nic]:
+        """Like `owners`, for NICs alone."""
+        return self._owners(Nic, "1", match)
+
+    def parts(self, **match: str) -> list[Part]:
+        """Like `owners`, for declared parts of the host alone."""
+        return self._owners(Part, _OF_HOST, match)
+
+    def of_host(self) -> list[HostOwner]:
+        """Return the owners that are the host's own: no guest's."""
+        return self._owners(HostOwner, _OF_HOST, {})
+
+    def _owners(self, wanted: type[Kind], where: str, match: Mapping[str, str]) -> list[Kind]:
+        conditions = " AND ".join((where, *(f"{column} = ?" for column in match)))
+        rows = self._query(f"{_SELECT} WHERE {conditions} ORDER BY since, id", tuple(match.values()))
+        return [owner for owner in map(_owner, rows) if isinstance(owner, wanted)]
 
     def owners_among(self, ids: Iterable[str]) -> list[Owner]:
         """Return those of these owners that exist."""
-        rows = self._query("SELECT * FROM owner WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
+        rows = self._query(f"{_SELECT} WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
         return [_owner(row) for row in rows]
 
-    def of_domain(self, name: str, uuid: str, ifname: str = "") -> list[Owner]:
+    def of_domain(self, name: str, uuid: str, ifname: str = "") -> list[GuestOwner]:
         """Return the owners of a domain, by UUID if it has one, else by name; with `ifname`, those of that tap only."""
         match = {"domain_id": uuid} if uuid else {"domain": name} if name else {}
         if ifname:
             match["ifname"] = ifname
-        return self.owners(**match) if match else []
+        return self._owners(GuestOwner, "1", match) if match else []
 
-    def neighbour(self, network: str, but: Iterable[str]) -> Owner | None:
-        """Return an owner on a network that is not in `but`; None if there is none."""
+    def user(self, network: str, part_id: str, but: Iterable[str]) -> Owner | None:
+        """Return an owner that uses a network and is not in `but`: a NIC, or the network itself, as the part of the host with
+        that id; None if there is none."""
         excluded = list(but)
-        marks = ",".join("?" * len(excluded))
-        rows = self._query(f"SELECT * FROM owner WHERE network = ? AND id NOT IN ({marks}) LIMIT 1", (network, *excluded))
-        return _owner(rows[0]) if rows else None
+        others = f"id NOT IN ({','.join('?' * len(excluded))})"
+        query = f"{_SELECT} WHERE network = ? AND (kind = 'nic' OR id = ?) AND {others} LIMIT 1"
+        return next(map(_owner, self._query(query, (network, part_id, *excluded))), None)
 
-    def holder(self, network: str, address: str, but: Iterable[str]) -> Owner | None:
-        """Return an owner that holds an address of a network and is not in `but`."""
-        rows = self._query(
-            "SELECT owner.* FROM address JOIN owner ON owner.id = owner WHERE address.network = ? AND address = ?",
-            (network, address),
-        )
-        return _first_other(rows, but)
+    def holder(self, network: str, address: str, but: Collection[str]) -> Nic | None:
+        """Return a NIC that holds an address of a network and is not in `but`."""
+        query = f"{_SELECT} JOIN address ON owner.id = address.owner WHERE address.network = ? AND address.address = ?"
+        return _first_nic(self._query(query, (network, address)), but)
 
-    def holder_of_mac(self, network: str, mac: str, but: Iterable[str]) -> Owner | None:
-        """Return an owner with that MAC on a network that is not in `but`."""
-        return _first_other(self._query("SELECT * FROM owner WHERE network = ? AND mac = ?", (network, mac)), but)
+    def holder_of_mac(self, network: str, mac: str, but: Collection[str]) -> Nic | None:
+        """Return a NIC with that MAC on a network that is not in `but`."""
+        return _first_nic(self._query(f"{_SELECT} WHERE network = ? AND mac = ?", (network, mac)), but)
 
     def claimants(self, start: str) -> list[tuple[Resource, Owner]]:
         """Return the resources whose keys start with `start`, each with an owner that claims it."""
@@ -217,7 +241,7 @@ class Store:
     def _claimants(self, where: str, values: Sequence[str]) -> list[tuple[Resource, Owner]]:
         found = []
         for key, want in self._query(f"SELECT key, want FROM resource WHERE {where}", values):
-            rows = self._query(f"SELECT * FROM owner WHERE id IN ({_CLAIMANTS})", (key,))
+            rows = self._query(f"{_SELECT} WHERE id IN ({_CLAIMANTS})", (key,))
             found += [(decode(want), _owner(row)) for row in rows]
         return found
 
@@ -237,7 +261,7 @@ class Store:
 
     def needing(self, owner: str) -> list[Owner]:
         """Return the owners that need an owner."""
-        rows = self._query("SELECT * FROM owner WHERE id IN (SELECT owner FROM claim WHERE key = ?)", (f"needs {owner}",))
+        rows = self._query(f"{_SELECT} WHERE id IN (SELECT owner FROM claim WHERE key = ?)", (f"needs {owner}",))
         return [_owner(row) for row in rows]
 
     def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool:
@@ -397,8 +421,10 @@ class Store:
             before = self.claimed(owner.id)
             sole = {key for (key,) in self._query(_ALONE, (owner.id,))}
             self._forget_owner(owner.id)
-        self._db.execute(_INSERT_OWNER, _row(owner))
-        self._db.executemany("INSERT INTO address VALUES (?, ?, ?)", [(owner.network, a, owner.id) for a in owner.addresses])
+        columns = owner.columns()
+        self._db.execute(_INSERT_OWNER, _row(columns))
+        addresses = [(columns["network"], address, owner.id) for address in columns["addresses"]]
+        self._db.executemany("INSERT INTO address VALUES (?, ?, ?)", addresses)
         there = self.there(keys)
         fresh = [key for key in keys if key in wants and key not in there]
         self._put(fresh, wants, originals, owner.id)
@@ -424,11 +450,11 @@ class Store:
         """Forget an owner. The keys in `keep` could not be cleaned up: they stay, claimed by the owner in phase leftover."""
         kept = set(keep)
         with self._writing([owner]), self._transaction():
-            rows = self._query("SELECT * FROM owner WHERE id = ?", (owner,)) if kept else []
+            rows = self._query(f"{_SELECT} WHERE id = ?", (owner,)) if kept else []
             kept &= self.claimed(owner) if kept else kept
             gone = self._forget_owner(owner)
             if kept:
-                self._db.executemany(_INSERT_OWNER, [_row(replace(_owner(row), phase="leftover")) for row in rows])
+                self._db.executemany(_INSERT_OWNER, [_row(replace(_owner(row), phase="leftover").columns()) for row in rows])
                 self._db.executemany("INSERT INTO claim VALUES (?, ?)", [(owner, key) for key in sorted(kept)])
             self._db.execute(f"DELETE FROM resource WHERE owner = ? AND NOT {_CLAIMED}", (owner,))
             self._db.execute("UPDATE resource SET owner = NULL WHERE owner = ?", (owner,))
@@ -455,7 +481,10 @@ class Store:
         from .pending import Pending
 
         value = json.loads(rows[0][0])
-        before = {_owner(tuple(row.values())): (tuple(map(decode, claims)), needs) for row, claims, needs in value.pop("before")}
+        before = {
+            _owner([row[name] for name in _COLUMNS]): (tuple(map(decode, claims)), needs)
+            for row, claims, needs in value.pop("before")
+        }
         originals = {key: decode(line) if line else None for key, line in value.pop("originals").items()}
         return Pending(**value, before=before, originals=originals)
 
@@ -464,7 +493,7 @@ class Store:
         self._write("DELETE FROM pending")
         if pending:
             before = [
-                (dict(zip(_COLUMNS, _row(owner), strict=True)), encoded(claims), list(needs))
+                (dict(zip(_COLUMNS, _row(owner.columns()), strict=True)), encoded(claims), list(needs))
                 for owner, (claims, needs) in pending.before.items()
             ]
             value = {
@@ -540,11 +569,6 @@ class Store:
             raise
 
 
-_COLUMNS = (
-    *("id", "domain", "domain_id", "ifname", "ifindex", "mac", "network", "frontend", "phase", "addresses", "filter", "since"),
-    *("vlan", "tagged", "mtu", "metric"),
-)
-
 _ENCODED: Mapping[str, Callable[[Any], Any]] = {
     "addresses": json.dumps,
     "filter": int,
@@ -553,19 +577,21 @@ _ENCODED: Mapping[str, Callable[[Any], Any]] = {
 _INSERT_OWNER = f"INSERT INTO owner ({','.join(_COLUMNS)}) VALUES ({','.join('?' * len(_COLUMNS))})"
 
 
-def _row(owner: Owner) -> list[Any]:
-    """Return the values of the owner's columns, in their order."""
-    values = [getattr(owner, name) for name in _COLUMNS]
-    return [_ENCODED[name](value) if name in _ENCODED else value for name, value in zip(_COLUMNS, values, strict=True)]
+def _row(columns: Mapping[str, Any]) -> list[Any]:
+    """Return the values of an owner's columns, in their order."""
+    return [_ENCODED[name](columns[name]) if name in _ENCODED else columns[name] for name in _COLUMNS]
 
 
-def _owner(row: Sequence) -> Owner:
-    values = list(row)
-    values[9:11] = tuple(json.loads(values[9])), bool(values[10])
-    values[13] = values[13] and tuple(json.loads(values[13]))
-    return Owner(*values)
+def _owner(row: Sequence[Any]) -> Owner:
+    columns = dict(zip(_COLUMNS, row, strict=True))
+    columns["addresses"] = tuple(json.loads(columns["addresses"]))
+    columns["filter"] = bool(columns["filter"])
+    columns["tagged"] = columns["tagged"] and tuple(json.loads(columns["tagged"]))
+    return KINDS[columns.pop("kind")].of_columns(columns)
 
 
-def _first_other(rows: Iterable[Sequence], but: Iterable[str]) -> Owner | None:
-    excluded = set(but)
-    return next((owner for owner in map(_owner, rows) if owner.id not in excluded), None)
+def _first_nic(rows: Iterable[Sequence[Any]], but: Collection[str]) -> Nic | None:
+    for owner in map(_owner, rows):
+        if isinstance(owner, Nic) and owner.id not in but:
+            return owner
+    return None
