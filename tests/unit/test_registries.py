@@ -38,7 +38,7 @@ MODE = '''"""Guests reached by plain routes, through a link of the admin's choic
 
 from vmnet_hooks import values
 from vmnet_hooks.model.declaration import Option, Required
-from vmnet_hooks.model.kind import Mode
+from vmnet_hooks.model.mode import Mode
 from vmnet_hooks.model.objects import LinkAttribute, Route, Sysctl
 from vmnet_hooks.model.resource import MAIN_TABLE
 

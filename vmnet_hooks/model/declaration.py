@@ -12,7 +12,8 @@ from ..errors import ConfigError, InputError, one_line
 
 if TYPE_CHECKING:
     from .facts import Host
-    from .kind import Kind, Mode
+    from .kind import Kind
+    from .mode import Mode
     from .resource import Resource
 
 DIRECTORY = CONFIGURATION

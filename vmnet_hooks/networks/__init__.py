@@ -5,7 +5,8 @@ from typing import Any
 
 from ..errors import ConfigError, one_line
 from ..model.declaration import Config, Declared, Network, Option, Required
-from ..model.kind import Kind, Mode, Registry, Row
+from ..model.kind import Kind, Registry, Row
+from ..model.mode import Mode
 
 MODES: Registry[Mode] = Registry(
     Row("routed", "vmnet_hooks.networks.routed", "Routed"),

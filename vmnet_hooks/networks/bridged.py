@@ -9,7 +9,7 @@ from ..errors import ConfigError, InputError
 from ..model.declaration import Config, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.kind import Implied, Mode
+from ..model.mode import Implied, Mode
 from ..model.objects import LinkAttribute, NftElement, Sysctl
 from ..model.objects.bridge import PortVlans
 from ..model.resource import Resource

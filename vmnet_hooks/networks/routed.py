@@ -15,7 +15,7 @@ from ..errors import InputError, MissingLink
 from ..model.declaration import Config, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.kind import Mode, Prefixes6
+from ..model.mode import Mode, Prefixes6
 from ..model.objects import Address, LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl, TableName
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import ARP, INET, NAT, forwarding

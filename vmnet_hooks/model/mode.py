@@ -1,0 +1,139 @@
+"""The base class of modes of networks. Each mode is a class in its own file, and a row of the registry in networks/."""
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from .. import values
+from ..errors import ConfigError
+from .declaration import Config, Network, Option
+from .facts import Host
+from .guest import Vif
+from .kind import Row
+from .resource import Resource
+
+Prefixes6 = Sequence[ipaddress.IPv6Network]
+Implied = tuple[str, str, Mapping[str, Any]]
+"""Section, name and table of a part, as TOML has them."""
+
+
+class Mode:
+    """How the guests of a network are connected. A mode defines `options` and `vif_resources`, and overrides other methods as
+    needed.
+
+    `name` is the value of the option `mode` of a network.
+    """
+
+    options: tuple[Option, ...] = ()
+
+    brings_up_alone = True
+    """Whether `vmnet-hook up` brings up a network that has no guest."""
+
+    shares_addresses = False
+    """Whether several guests of a network may have the same address, for example one that they share by VRRP."""
+
+    routes_plainly = False
+    """Whether guests are reached by host routes in the main table. The graph does not draw that table."""
+
+    def __init__(self, row: Row["Mode"]) -> None:
+        self.name = row.name
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def check(self, network: Network) -> None:
+        """Raise ConfigError if the options of one network contradict each other."""
+
+    def check_together(self, networks: Sequence[Network], declared: Config) -> None:
+        """Raise ConfigError if `networks`, all declared networks of this mode, contradict each other or the rest."""
+
+    def implied(self, network: Network) -> tuple[Implied, ...]:
+        """Return the parts that the network implies. They are made with its first guest."""
+        return ()
+
+    def bind(self, vif: Vif, network: Network, where: str) -> Vif:
+        """Return the NIC with its addresses checked and completed. Raise InputError, for the claim at `where`, if the network
+        can't have it."""
+        return vif
+
+    # --- composing ---------------------------------------------------------------------------------------------------
+
+    def links(self, network: Network) -> tuple[str, ...]:
+        """Return the links whose state the composition depends on. They must exist before the network is brought up."""
+        return ()
+
+    def addressed(self, network: Network) -> tuple[str, ...]:
+        """Return those links whose addresses the composition depends on."""
+        return ()
+
+    def links6(self, network: Network) -> tuple[str, ...]:
+        """Return those links on which the host needs IPv6."""
+        return ()
+
+    def network_resources(self, network: Network, host: Host) -> Iterable[Resource]:
+        """Return the kernel objects of the network, which exist from its first guest to its last. Raise ConfigError if the host
+        does not allow it."""
+        return ()
+
+    def vif_resources(self, vif: Vif, network: Network, host: Host) -> Iterable[Resource]:
+        """Return the kernel objects of one NIC. Raise ConfigError or InputError if the host does not allow it."""
+        raise NotImplementedError
+
+    def nothing_below(self, network: Network) -> ConfigError:
+        """Return the error for `vmnet-hook up` of a network that does not come up alone, and none of whose links is
+        declared."""
+        return network.error("", "stands on nothing that is declared: there is nothing to bring up without a guest")
+
+    # --- when the guest runs -----------------------------------------------------------------------------------------
+
+    def announcements(self, vif: Vif, network: Network) -> Sequence[tuple[str, str]]:
+        """Return (link, address) pairs: the addresses that the host announces for the guest, and the links to announce them
+        on."""
+        return ()
+
+    def attracts(self, resource: Resource, vif: Vif, network: Network) -> bool:
+        """Return whether a resource attracts the guest's traffic to this host. Such a resource is withheld until a guest that
+        migrates here runs here."""
+        return False
+
+    def untracked(self, vif: Vif, network: Network) -> Sequence[str]:
+        """Return the addresses whose conntrack entries are stale once the guest has migrated here."""
+        return ()
+
+    def proxied6(self, network: Network, on_link: Callable[[str], Prefixes6]) -> Prefixes6:
+        """Return the IPv6 prefixes for which the agent answers neighbour solicitations on a tap, whatever the address.
+        `on_link` returns the host's own prefixes on a link."""
+        return ()
+
+    # --- what others ask of a network --------------------------------------------------------------------------------
+
+    def bridge_of(self, network: Network) -> str:
+        """Return the bridge whose ports belong to the network; "" if none."""
+        return ""
+
+    def netdev_of(self, network: Network) -> str:
+        """Return the link to the outside of a network with plain host routes; "" if none."""
+        return ""
+
+    def serves(self, network: Network, addresses: values.Subnet) -> bool:
+        """Return whether the network has a subnet that contains these addresses."""
+        return False
+
+    def is_private(self, network: Network) -> bool:
+        """Return whether guests have private addresses, which a front end may assign."""
+        return False
+
+    def table_of(self, network: Network) -> int:
+        """Return the number of the network's own routing table; 0 if none."""
+        return 0
+
+    def kept_over_boots(self, network: Network) -> Iterable[Resource]:
+        """Return the network's resources that survive a reboot (files in /etc). They have no record until the next guest."""
+        return ()
+
+    def home(self, network: Network) -> str:
+        """Return the node of the graph that guests of the network are joined to."""
+        return next(iter(self.links(network)), "")
+
+    def label(self, network: Network) -> tuple[str, ...]:
+        """Return the lines about the network that the graph shows on the node of its routing table."""
+        return (f"network {network.name}",)
