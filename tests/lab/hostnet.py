@@ -80,10 +80,11 @@ def ports(node: Node, bridge: str) -> list[str]:
 
 
 def without_birth(state: str) -> str:
-    """A dump without what tells a bridge from the same bridge made anew: interface indexes, and to which of its own ports a
-    bridge ascribes the MAC that it shares with one."""
+    """A dump without what tells a bridge from the same bridge made anew: interface indexes, to which of its own ports a
+    bridge ascribes the MAC that it shares with one, and how long a port waits for the spanning tree: it listens, then learns."""
     state = re.sub(r"(?m)^\d+: (?=\S+ |\S+: <)", "", state)
     state = re.sub(r"(?m)^(\S+) dev \S+ (vlan 1 )?master (\S+) permanent$", r"\1 master \3 permanent", state)
+    state = re.sub(r" bridge_slave state (listening|learning) ", " bridge_slave state listening ", state)
     sections = re.split(r"(?m)^(?=### )", state)
     return "\n".join(part if part.startswith("### nft") else "\n".join(sorted(part.splitlines())) for part in sections)
 

@@ -485,10 +485,12 @@ def test_one_that_fails_takes_all_back(lab):
     same(up, lab.state())
 
 
+# The longest forward_delay that the kernel takes: for a minute, no port forwards and the bridge has no carrier.
 KILLED = """
 [bridges.guestbr0]
 ports = ["eth1", "eth2"]
 stp = true
+forward_delay = 30
 ageing = 60
 addresses = ["10.7.0.254/24", "fd07::fe/64"]
 [bridges.br-x]

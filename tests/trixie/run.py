@@ -81,8 +81,8 @@ def run(commands: Sequence[Sequence[str]]) -> int:
     with tempfile.TemporaryDirectory(prefix=f"vmnet-{SUITE}-") as work:
         shown = [path for path in SHOWN if path.exists()]
         with CleanRoot(Path(work), made, shown) as root:
-            if (ROOT / VENV).exists():
-                # Of the machine's own Python: the root has Debian 13's virtme-ng.
+            if (ROOT / VENV).is_dir() and not (ROOT / VENV).is_symlink():
+                # Of the machine's own Python: the root has Debian 13's virtme-ng. What a link leads to is not shown there.
                 root.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", ROOT / VENV])
             for command in commands:
                 print(f"== Debian 13: {' '.join(command)}", flush=True)

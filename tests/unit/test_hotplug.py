@@ -13,7 +13,7 @@ import pytest
 from vmnet_hooks.agent import hotplug
 from vmnet_hooks.agent.hotplug import Hotplug
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.errors import InputError, KernelError
+from vmnet_hooks.errors import InputError, KernelError, StoreError
 from vmnet_hooks.frontends import libvirt_events
 from vmnet_hooks.frontends.libvirt_connection import LibvirtError
 from vmnet_hooks.hook import events
@@ -268,6 +268,52 @@ def test_a_burst_is_one_look_and_nothing_is_lost(agent):
         worker.join(5)
         assert not worker.is_alive()
     assert len(looked) == 3
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["records", "no records"])
+def test_a_list_that_waits_delays_no_domain_with_records(agent, monkeypatch, readable):
+    """libvirt lists domains after all hooks that run now. It answers nothing about one that still starts, or has no UUID here."""
+    agent.store.rows = [
+        owner(ONE),
+        owner(TWO),
+        owner(ONE, domain_id="starts", phase="plugged"),
+        owner(ONE, domain_id="name:dom1"),
+        owner(ONE, domain_id="another front end's", frontend="qemu"),
+    ]
+
+    def broken() -> None:
+        raise StoreError("state.db: damaged")
+
+    if not readable:
+        monkeypatch.setattr(agent, "records", broken)
+    hooks_run = threading.Event()
+
+    class Slow(Libvirt):
+        def connect(self) -> None:
+            pass
+
+        def domains(self) -> list[str]:
+            hooks_run.wait(5)
+            return [UUID, "starts"]
+
+        def close(self) -> None:
+            pass
+
+    part = Hotplug(agent, "libvirt", libvirt_events.watch)
+    part._events = Slow(None)
+    looked: list[str] = []
+    part._changed = looked.append  # type: ignore[method-assign]
+    connected = threading.Thread(target=part._stay_connected, daemon=True)
+    connected.start()
+    at_once = [UUID] if readable else []
+    wait_for(lambda: looked == at_once)
+    time.sleep(0.05)
+    assert looked == at_once
+    hooks_run.set()
+    wait_for(lambda: len(looked) == 2)
+    part.close()
+    connected.join(5)
+    assert looked == [UUID, "starts"] and not connected.is_alive()
 
 
 def test_a_worker_survives_whatever_happens(agent):

@@ -109,9 +109,14 @@ class Hotplug:
             self._ended.wait(RETRY_SECONDS)
             return
         self.agent.note("hotplug", f"connected to {self._frontend}", syslog.LOG_DEBUG)
+        recorded = self._recorded()
+        for uuid in recorded:
+            self._changed(uuid)
         try:
+            # Returns after every hook that runs now, and another program's may be slow.
             for uuid in self._events.domains():
-                self._changed(uuid)
+                if uuid not in recorded:
+                    self._changed(uuid)
         except VmnetError:
             self._lost.set()
         while not self._lost.wait(FAILED_SECONDS):
@@ -120,6 +125,17 @@ class Hotplug:
         self._events.close()
         if not self._ended.is_set():
             self.agent.note("hotplug", f"{self._frontend} is gone; it is looked for", syslog.LOG_DEBUG)
+
+    def _recorded(self) -> set[str]:
+        """Return the UUIDs of the domains that have records, but for those whose start is not over: libvirt answers nothing about
+        them until it is."""
+        try:
+            with self.agent.place.records() as records:
+                owners = records.nics(frontend=self._frontend, phase="active")
+        except VmnetError:
+            # The look at each domain reports it.
+            return set()
+        return {owner.domain_id for owner in owners if owner.domain_id != f"name:{owner.domain}"}
 
     def _forever(self, work: Callable[[], None]) -> None:
         while not (self._ended.is_set() or self.agent.stopping.is_set()):

@@ -1,4 +1,4 @@
-"""The base class of kinds of parts, and registries. Each kind is a class in its own file, and a row of the registry in declared/."""
+"""The base class of kinds of parts, and registries. A kind is a class in its own file, and a row of the registry in declared/."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
