@@ -23,9 +23,9 @@ KERNEL_ARGUMENTS = ("mitigations=off", "no5lvl")
 MODULES = ("8021q", "bonding max_bonds=0", "dummy numdummies=0", "vrf", "macvlan", "bridge", "veth", "tun", "nf_tables")
 TIER = boot.Tier(
     "vm",
-    limit=4800,  # it takes a quarter of an hour on two idle cores
+    limit=4800,  # it takes ten minutes on two idle cores
     tools=boot.QEMU,
-    arguments=("-q", "--durations=10", "tests/vm"),
+    arguments=("-q", "--durations=10", "-n", "2", "tests/vm"),
     what="this machine's files",
     before="\n".join(
         [
