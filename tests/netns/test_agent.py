@@ -20,8 +20,11 @@ from lab.routed import PUBLIC, call, eventually
 from lab.single import LAN, Single, bridged, routed, same
 from lab.xenhost import XenHost, offline, online, refused
 
+from vmnet_hooks import __version__
+
 CYCLES = int(os.environ.get("VMNET_CYCLES", "60"))
 SOCKET = "/run/vmnet-hooks/agent.sock"
+HELLO = f"vmnet-hooks {__version__} ".encode()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def agent(one):
 def status(one) -> dict:
     """What the agent says of itself."""
     with connected(one) as connection:
-        return json.loads(asked(connection, b"vmnet-hooks 0.1.0 agent/status 1 0 0 0\n").partition(b"\n")[2])
+        return json.loads(asked(connection, HELLO + b"agent/status 1 0 0 0\n").partition(b"\n")[2])
 
 
 def connected(one) -> socket.socket:
@@ -177,7 +180,7 @@ def test_a_configuration_that_can_not_be_used(one, agent):
         one.start("dom1", *nics)
         one.stop("dom1", *nics)
         follower = connected(one)
-        follower.sendall(b"vmnet-hooks 0.1.0 agent/monitor 1 0 0 0\n")
+        follower.sendall(HELLO + b"agent/monitor 1 0 0 0\n")
         time.sleep(0.2)
         one.host.config("[networks.public]\nmode = 7\n")
         one.start("dom1", *nics)
@@ -199,17 +202,17 @@ GARBAGE = {
     "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "no end": b"x" * 300,
     "zeros": bytes(1000),
-    "negative": b"vmnet-hooks 0.1.0 libvirt/qemu 1 -1 0 0\n",
-    "not a number": b"vmnet-hooks 0.1.0 libvirt/qemu 1 x 0 0\n",
-    "a gigabyte": b"vmnet-hooks 0.1.0 libvirt/qemu 1 0 0 1073741824\n",
-    "long arguments": b"vmnet-hooks 0.1.0 libvirt/qemu 1 99999999 0 0\n",
-    "an endless number": b"vmnet-hooks 0.1.0 libvirt/qemu 1 0 0 " + b"9" * 200 + b"\n",
+    "negative": HELLO + b"libvirt/qemu 1 -1 0 0\n",
+    "not a number": HELLO + b"libvirt/qemu 1 x 0 0\n",
+    "a gigabyte": HELLO + b"libvirt/qemu 1 0 0 1073741824\n",
+    "long arguments": HELLO + b"libvirt/qemu 1 99999999 0 0\n",
+    "an endless number": HELLO + b"libvirt/qemu 1 0 0 " + b"9" * 200 + b"\n",
     "another version": b"vmnet-hooks 9.9 libvirt/qemu 1 0 0 0\n",
-    "another program": b"vmnet-hooks 0.1.0 ../../x 1 0 0 0\n",
-    "what hooks do by themselves": b"vmnet-hooks 0.1.0 xen/network-bridge 1 0 0 0\n",
-    "an unknown command": b"vmnet-hooks 0.1.0 agent/stop 1 0 0 0\n",
-    "more than it said": b"vmnet-hooks 0.1.0 libvirt/qemu 1 1 1 1\nabcdef",
-    "bytes": b"vmnet-hooks 0.1.0 \xff\xfe 1 0 0 0\n",
+    "another program": HELLO + b"../../x 1 0 0 0\n",
+    "what hooks do by themselves": HELLO + b"xen/network-bridge 1 0 0 0\n",
+    "an unknown command": HELLO + b"agent/stop 1 0 0 0\n",
+    "more than it said": HELLO + b"libvirt/qemu 1 1 1 1\nabcdef",
+    "bytes": HELLO + b"\xff\xfe 1 0 0 0\n",
 }
 
 
@@ -223,7 +226,7 @@ def test_hostile_clients(one, agent):
             if text:
                 assert asked(connection, text) in (b"- 0\n", b""), name
     with connected(one) as connection:
-        head = b"vmnet-hooks 0.1.0 libvirt/qemu 1 0 0 8388608\n"
+        head = HELLO + b"libvirt/qemu 1 0 0 8388608\n"
         connection.sendall(head)
         with pytest.raises(OSError):
             for _ in range(1024):
@@ -231,7 +234,7 @@ def test_hostile_clients(one, agent):
     crowd = []
     for number in range(1000):
         connection = connected(one)
-        connection.sendall((b"", b"vmnet-ho", b"vmnet-hooks 0.1.0 libvirt/qemu 1 9 9 9\nhalf")[number % 3])
+        connection.sendall((b"", b"vmnet-ho", HELLO + b"libvirt/qemu 1 9 9 9\nhalf")[number % 3])
         crowd.append(connection)
     begin = time.monotonic()
     one.start("dom1", *nics)
