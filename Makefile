@@ -2,7 +2,7 @@
 # make test      what needs no root, in two minutes: lint, unit, cases. ONE=tests/unit/test_plan.py (or a node, or words of its
 #                name): that alone
 # make check     all tests (root), installing the Debian packages that they need; JOBS=2 runs two tiers at a time
-# make check-netns check-libvirt check-package check-pypi check-vm check-xen  each of its tiers alone
+# make check-netns check-libvirt check-package check-pypi check-vm check-xen check-trixie-short  each of its tiers alone
 # make check-xen SUITES="bookworm trixie"  Debian 13's Xen too
 # make check-service  not in `check`: the agent under a systemd of its own: installed, killed, restarted, upgraded, removed
 # make bench     what it costs, against an empty interpreter and Xen's own scripts, in a table (root);
@@ -83,7 +83,7 @@ check: packages-check .venv-check/ready
 	@failed=; \
 	$(MAKE) --no-print-directory lint || failed=1; \
 	$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=target \
-	    $(addprefix check-,netns vm xen libvirt package unit pypi) || failed=1; \
+	    $(addprefix check-,netns vm xen libvirt trixie-short package unit pypi) || failed=1; \
 	$(MAKE) --no-print-directory check-bench || failed=1; \
 	[ -z "$$failed" ]
 	@echo "== make check: all passed"
