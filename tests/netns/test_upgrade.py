@@ -1,7 +1,7 @@
 """The package is upgraded while guests run: the records of an older version are taken over, and nothing of the guests is lost.
 
 `tests/records/VERSION.json` is what that version recorded for the scene below: tables and rows, without the numbers of the links.
-`schema-5.json` is of the last tree whose owners had no kind, and has an owner of each kind.
+`0.1.0-kinds.json` is of the same tables, and has an owner of each kind.
 `python3 tests/netns/test_upgrade.py`, in a tree of that version, prints the records of another one.
 """
 
@@ -26,7 +26,7 @@ from lab.routed import call  # noqa: E402
 from lab.single import LAN, PUBLIC, bridged, routed, same  # noqa: E402
 from lab.xenhost import XenHost, offline, online  # noqa: E402
 
-RECORDED = {"0.1.0": ROOT / "tests/records/0.1.0.json", "schema-5": ROOT / "tests/records/schema-5.json"}
+RECORDED = {"0.1.0": ROOT / "tests/records/0.1.0.json", "0.1.0-kinds": ROOT / "tests/records/0.1.0-kinds.json"}
 STATE = "/run/vmnet-hooks/state.db"
 CONFIG = PUBLIC + LAN + '\n[bridges.xenbr0]\nports = ["eth9"]\nadopt = "eth9"\n'
 LATER = '\n[bridges.br5]\n[networks.five]\nmode = "bridged"\nbridge = "br5"\n'
@@ -160,7 +160,7 @@ def test_the_takeover_can_be_put_back(scene, recorded):
     same(scene.before, settled(scene.one.host))
 
 
-@pytest.mark.parametrize("recorded", ["schema-5"], indirect=True)
+@pytest.mark.parametrize("recorded", ["0.1.0-kinds"], indirect=True)
 def test_a_start_that_was_prepared_goes_on(scene, recorded):
     scene.replace_records(RECORDED[recorded])
     scene.cli("confirm")

@@ -31,7 +31,6 @@ class Owner:
     """What claims resources. `phase` is plugged, incoming (by live migration, and not here yet), active, preparing, or leftover
     (a clean-up that could not remove everything); `since` is in seconds since the epoch."""
 
-    kind: ClassVar[str]
     is_on_top: ClassVar[bool] = False
     """Whether no other owner needs one of this kind."""
 
@@ -42,12 +41,12 @@ class Owner:
 
     @classmethod
     def of_columns(cls, columns: Mapping[str, Any]) -> Self:
-        """The owner of a row of the records, which is without `kind`."""
+        """The owner of a row of the records."""
         raise NotImplementedError
 
     def columns(self) -> dict[str, Any]:
         """The row of the owner; it may have more than the table."""
-        return {**BLANK, **vars(self), "kind": self.kind}
+        return {**BLANK, **vars(self)}
 
     @property
     def label(self) -> str:
@@ -121,8 +120,6 @@ class GuestOwner(Owner):
 @dataclass(frozen=True, kw_only=True)
 class Nic(GuestOwner):
     """What a guest's NIC needs. `ifname` and `ifindex` are the host's side of it, the rest is as in Vif."""
-
-    kind = "nic"
 
     ifname: str
     ifindex: int
@@ -213,8 +210,6 @@ class Nic(GuestOwner):
 class Preparation(GuestOwner):
     """What keeps the parts up that a domain needs, until its NICs are plugged. It claims no resources."""
 
-    kind = "preparation"
-
     @classmethod
     def of(cls, domain: Domain, frontend: str, since: float) -> Self:
         """The preparation of a domain's start."""
@@ -264,8 +259,6 @@ class HostOwner(Owner):
 class Part(HostOwner):
     """What a declared part of the host is made of. `id` is the part's, `frontend` ASKED_FOR or NEEDED."""
 
-    kind = "part"
-
     @property
     def is_asked_for(self) -> bool:
         return self.frontend == ASKED_FOR
@@ -283,11 +276,6 @@ class Part(HostOwner):
 
 class DescribedNetwork(HostOwner):
     """What a network of the host's own is made of that a front end describes, and no file declares."""
-
-    kind = "network"
-
-
-KINDS: Mapping[str, type[Owner]] = {row.kind: row for row in (Nic, Preparation, Part, DescribedNetwork)}
 
 
 def nics(owners: Iterable[Owner]) -> list[Nic]:

@@ -9,7 +9,8 @@ from functools import cache, lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
-from ..errors import StoreError
+from .. import RUN
+from ..errors import StoreError, one_line, shortened
 from ..model.objects import KINDS
 from ..model.plan import Change
 from ..model.resource import Resource
@@ -49,6 +50,15 @@ def encode(resource: Resource | None) -> str | None:
     return line
 
 
+ANEW = "move it away, then restart libvirtd, or `vmnet-hook start` every guest again"
+"""The remedy for records that can't be read."""
+
+
+def unreadable(what: str) -> StoreError:
+    """Return the error for a part of the records that does not hold what we write."""
+    return StoreError(f"{RUN}/state.db: {one_line(what)} can't be read; {ANEW}")
+
+
 def encoded(resources: Iterable[Resource | None]) -> list[str | None]:
     """Each of them as `encode` returns it."""
     return [None if resource is None else vars(resource).get("line") or encode(resource) for resource in resources]
@@ -57,13 +67,16 @@ def encoded(resources: Iterable[Resource | None]) -> list[str | None]:
 # The records of each guest repeat the resources that all guests of a network share.
 @lru_cache(maxsize=4096)
 def decode(line: str) -> Resource:
-    """Return the resource of a line that `encode` returned. Raise ValueError, KeyError or TypeError for any other line."""
-    values = json.loads(line)
-    cls = _class(values.pop("kind"))
-    for name, value in values.items():
-        if isinstance(value, list):
-            values[name] = _tuples(value)
-    resource = cls(**values)
+    """Return the resource of a line that `encode` returned. Raise StoreError for any other line."""
+    try:
+        values = json.loads(line)
+        cls = _class(values.pop("kind"))
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = _tuples(value)
+        resource = cls(**values)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise unreadable(f"a record ({shortened(line)})") from None
     vars(resource)["line"] = line
     return resource
 
@@ -104,7 +117,7 @@ class Journal:
             return None
         except OSError as error:
             raise self._failed(error) from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, StoreError):
             raise StoreError(f"{self._path}: damaged; remove it, then run `vmnet-hook repair`") from None
 
     def write(self, serial: int, what: str, changes: Iterable[tuple[str | None, str | None]]) -> None:

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .. import RUN
 from ..errors import StoreError
 from ..model.objects import NftElement
-from ..model.owner import KINDS, GuestOwner, HostOwner, Nic, Owner, Part
+from ..model.owner import ASKED_FOR, NEEDED, DescribedNetwork, GuestOwner, HostOwner, Nic, Owner, Part, Preparation
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
-from . import Journal, decode, decode_both, encode, encoded
+from . import ANEW, Journal, decode, decode_both, encode, encoded, unreadable
 
 if TYPE_CHECKING:
     from .pending import Pending
@@ -39,17 +39,17 @@ LOCK_SECONDS = 30.0
 EXPECT_SECONDS = 600.0
 """Validity of the mark that a domain is about to migrate in: after an offline migration no call removes it."""
 
-VERSION = 6
+VERSION = 5
 """The version of the tables in schema.py; user_version in the database."""
 
 _COLUMNS = (
-    *("id", "kind", "domain", "domain_id", "ifname", "ifindex", "mac", "network", "frontend", "phase", "addresses", "filter"),
+    *("id", "domain", "domain_id", "ifname", "ifindex", "mac", "network", "frontend", "phase", "addresses", "filter"),
     *("since", "vlan", "tagged", "mtu", "metric"),
 )
 # By name: a later version may add columns while a process of this one runs.
 _SELECT = f"SELECT owner.{', owner.'.join(_COLUMNS)} FROM owner"
-_OF_HOST = "kind <> 'nic'"
-"""As the index owner_kind has it, so that SQLite finds the few owners that are no NICs by it."""
+_OF_HOST = "ifname = ''"
+"""The few owners that are no NICs, by the index owner_ifname."""
 
 Kind = TypeVar("Kind", bound=Owner)
 
@@ -98,7 +98,10 @@ class Store:
             # The database is on a tmpfs: there is nothing to sync to. PERSIST overwrites SQLite's journal instead of removing it.
             self._db.execute("PRAGMA synchronous = OFF")
             self._db.execute("PRAGMA journal_mode = PERSIST")
-            if self._db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > VERSION:
+                raise StoreError(f"{path}: of a newer vmnet-hooks; install that version, or stop all guests and move it away")
+            if version < VERSION:
                 with self.lock():
                     self._migrate()
         except OSError as error:
@@ -125,7 +128,7 @@ class Store:
     def _broken(self, error: Exception) -> StoreError:
         remedy = "check free space and permissions"
         if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            remedy = "move it away, then restart libvirtd, or `vmnet-hook start` every guest again"
+            remedy = ANEW
         return StoreError(f"{self.directory}/state.db: {error}; {remedy}")
 
     @contextmanager
@@ -218,7 +221,7 @@ class Store:
         that id; None if there is none."""
         excluded = list(but)
         others = f"id NOT IN ({','.join('?' * len(excluded))})"
-        query = f"{_SELECT} WHERE network = ? AND (kind = 'nic' OR id = ?) AND {others} LIMIT 1"
+        query = f"{_SELECT} WHERE network = ? AND (ifname <> '' OR id = ?) AND {others} LIMIT 1"
         return next(map(_owner, self._query(query, (network, part_id, *excluded))), None)
 
     def holder(self, network: str, address: str, but: Collection[str]) -> Nic | None:
@@ -480,13 +483,16 @@ class Store:
         # Few hosts have one.
         from .pending import Pending
 
-        value = json.loads(rows[0][0])
-        before = {
-            _owner([row[name] for name in _COLUMNS]): (tuple(map(decode, claims)), needs)
-            for row, claims, needs in value.pop("before")
-        }
-        originals = {key: decode(line) if line else None for key, line in value.pop("originals").items()}
-        return Pending(**value, before=before, originals=originals)
+        try:
+            value = json.loads(rows[0][0])
+            before = {
+                _owner([row[name] for name in _COLUMNS]): (tuple(map(decode, claims)), needs)
+                for row, claims, needs in value.pop("before")
+            }
+            originals = {key: decode(line) if line else None for key, line in value.pop("originals").items()}
+            return Pending(**value, before=before, originals=originals)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise unreadable("the takeover that waits") from None
 
     def set_pending(self, pending: "Pending | None") -> None:
         """Record the takeover that waits for confirmation; None removes it."""
@@ -584,10 +590,25 @@ def _row(columns: Mapping[str, Any]) -> list[Any]:
 
 def _owner(row: Sequence[Any]) -> Owner:
     columns = dict(zip(_COLUMNS, row, strict=True))
-    columns["addresses"] = tuple(json.loads(columns["addresses"]))
-    columns["filter"] = bool(columns["filter"])
-    columns["tagged"] = columns["tagged"] and tuple(json.loads(columns["tagged"]))
-    return KINDS[columns.pop("kind")].of_columns(columns)
+    try:
+        columns["addresses"] = tuple(json.loads(columns["addresses"]))
+        columns["filter"] = bool(columns["filter"])
+        columns["tagged"] = columns["tagged"] and tuple(json.loads(columns["tagged"]))
+        if any(not isinstance(address, str) for address in columns["addresses"]):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise unreadable(f"owner {columns['id']}") from None
+    return _kind(columns).of_columns(columns)
+
+
+def _kind(columns: Mapping[str, Any]) -> type[Owner]:
+    """Return the class of a row's owner. The table has no column for it: processes of 0.1.0 (an agent, the guard of a takeover,
+    one that waits for a guest to arrive) read and write the same rows while the package is upgraded."""
+    if columns["ifname"]:
+        return Nic
+    if columns["domain"]:
+        return Preparation
+    return Part if columns["frontend"] in (ASKED_FOR, NEEDED) else DescribedNetwork
 
 
 def _first_nic(rows: Iterable[Sequence[Any]], but: Collection[str]) -> Nic | None:
