@@ -11,6 +11,7 @@ import subprocess
 import time
 
 import pytest
+from lab.agent import Agent
 from lab.forkserver import Result
 from lab.frames import router_advertisement
 from lab.hostnet import (
@@ -490,6 +491,19 @@ def test_confirmed_by_another_session(host):
     assert host.is_taken_over() and host.vmnet("check") == "ok\n"
     host.vmnet("down")
     same(before, host.state())
+
+
+def test_not_confirmed_and_the_guard_is_killed(host):
+    """Out of memory, or an upgrade that replaces its files: the agent puts back what no guard watches over."""
+    before = host.state()
+    Command(host.node, "up", "--confirm-within", "3").wait(0)
+    assert eventually(host.is_taken_over, 20, 0.05)
+    for pid in [pid for pid in host.node.processes() if "vmnet_hooks" in host.node.command(pid)]:
+        os.kill(pid, signal.SIGKILL)
+    with Agent(host.node) as agent:
+        assert host.back(before, 3 + WINDOW + SLOW), changes(before, host.state())
+        assert "a takeover was not confirmed: everything was put back" in agent.log
+    assert reachable(host) == [] and host.vmnet("check") == "ok\n"
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

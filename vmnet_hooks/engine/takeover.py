@@ -12,9 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from .. import engine
-from ..errors import ConflictError, KernelError, VmnetError
+from ..errors import ConflictError, KernelError, one_line
+from ..kernel.objects import edge
 from ..model.declaration import Config
-from ..model.objects import Device
+from ..model.objects import KINDS, Device
 from ..model.objects.bridge import Adoption
 from ..model.owner import Owner
 from ..model.resource import Resource
@@ -71,6 +72,10 @@ def watch_over(lifeline: int, deadline: float) -> None:
     """Wait until the takeover with `deadline` is confirmed, and put it back if the deadline passes or its command ends without
     an answer. Another takeover has a guard of its own."""
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
+    # Now, not when it is needed: an upgrade of the package may replace the files meanwhile.
+    engine.edge()
+    for kind in KINDS:
+        edge(kind)
     with closing(Store()) as records:
         while (pending := records.pending()) and pending.deadline == deadline:
             gone = bool(select.select([lifeline], [], [], 0)[0])
@@ -87,8 +92,9 @@ def watch_over(lifeline: int, deadline: float) -> None:
                 if revert(session, deadline):
                     syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
             return
-        except VmnetError as error:
-            syslog.syslog(syslog.LOG_ERR, f"putting a takeover back: {error}")
+        except Exception as error:
+            # Whatever it is: without the guard an admin who is locked out stays so.
+            syslog.syslog(syslog.LOG_ERR, f"putting a takeover back: {one_line(error)}")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -156,12 +162,18 @@ def revert(session: Session, deadline: float | None = None) -> bool:
     return True
 
 
+def put_back_overdue(session: Session) -> bool:
+    """Put back a takeover whose guard was killed; the lock must be held. Returns whether there was one."""
+    waiting = session.records.pending()
+    if waiting is None or time.monotonic() <= waiting.deadline + GATEWAY_SECONDS:
+        return False
+    _put_back(session, waiting)
+    return True
+
+
 def check_pending(session: Session) -> None:
     """Raise ConflictError if a takeover waits. One whose guard was killed is put back."""
-    waiting = session.records.pending()
-    if waiting and time.monotonic() > waiting.deadline + GATEWAY_SECONDS:
-        _put_back(session, waiting)
-    elif waiting:
+    if not put_back_overdue(session) and session.records.pending():
         raise ConflictError("a takeover waits to be confirmed: run `vmnet-hook confirm`, or wait until it is put back")
 
 
