@@ -126,13 +126,16 @@ def test_names_in_files_are_found_without_records(folders):
 def test_a_file_of_another_is_not_touched(folders):
     tables, _ = folders
     edge = kernel(OSError())
-    for name in ("mine", "two", "other", "word", "bare"):
-        assert edge.read([TableName(444, name)]) == {}
-        with pytest.raises(
-            KernelError, match=f"vmnet-{name}.conf is not ours; remove or rename it, or choose another table_name"
-        ):
-            edge.apply([Change(None, TableName(444, name))])
-        edge.apply([Change(TableName(444, name), None)])
+    for name in ("mine", "two", "word", "bare"):
+        # It has the name, and stays.
+        named = TableName(444, name)
+        assert edge.read([named]) == {named.key: named}
+        edge.apply([Change(named, None)])
+    for wrong in (TableName(444, "other"), TableName(445, "mine")):
+        assert edge.read([wrong]) == {}
+        with pytest.raises(KernelError, match=f"{wrong.path} is not ours; remove or rename it, or choose another table_name"):
+            edge.apply([Change(None, wrong)])
+        edge.apply([Change(wrong, None)])
     assert {path.name: path.read_text() for path in tables.iterdir() if path.is_file()} == THEIRS
     # Cut off when a process was killed; of another number since an edit.
     for number in (444, 445):

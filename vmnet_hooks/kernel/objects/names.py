@@ -11,7 +11,7 @@ from . import Edge
 
 class TableNames(Edge[TableName]):
     def read(self, wanted: Sequence[TableName], view: View) -> Iterable[TableName]:
-        return [want for want in wanted if _text(want.path) == want.text]
+        return [want for want in wanted if (want.table, want.name) in _rows(want.path)]
 
     def set(self, want: TableName, have: TableName | None, view: View) -> None:
         if _is_foreign(want.path):
@@ -42,6 +42,16 @@ class HostNames(Edge[HostName]):
         for file in _files(HostName.DIRECTORY):
             if (text := _text(f"{HostName.DIRECTORY}/{file}")) is not None:
                 yield _host_name(file, text)
+
+
+def _rows(path: str) -> Iterator[tuple[int, str]]:
+    """Yield the numbers and names in a file, as iproute2 reads it. An admin's own file that has the name serves as well."""
+    for line in (_text(path) or "").splitlines():
+        words = line.partition("#")[0].split()
+        try:
+            yield int(words[0], 0), words[1]
+        except (ValueError, IndexError):
+            continue
 
 
 def _table_name(path: str) -> TableName | None:
