@@ -406,7 +406,7 @@ def test_a_foreign_route_in_the_way_is_a_conflict(foreign, tmp_path):
     host.add_taps(ROUTED)
     host.kernel.put(foreign)
     before = host.everything()
-    with pytest.raises(ConflictError, match="somebody else's route is in the way") as caught:
+    with pytest.raises(ConflictError, match="another program's route is in the way") as caught:
         host.plug(ROUTED)
     assert str(foreign) in str(caught.value)
     assert host.kernel.calls == 0

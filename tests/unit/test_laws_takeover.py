@@ -247,7 +247,7 @@ def refused(host: Host, error: type[Exception], message: str, call=lambda host: 
         (VLAN + "mtu = 1501\n", {}, [], ConfigError, "mtu: 1501 does not fit eth1 (MTU 1500); lower it, or raise that of eth1"),
         (BRIDGE + "mtu = 9000\n", {}, [], ConfigError, "mtu: 9000 does not fit eth1 (MTU 1500)"),
         (BRIDGE, {}, [Route(254, "10.5.5.0/24", "eth9", "", 3)], None, ""),
-        (ANYCAST, {}, [Route(254, "10.5.5.0/24", "eth9", "", 3)], ConflictError, "somebody else's route is in the way: 10.5.5.0/24 dev eth9"),
+        (ANYCAST, {}, [Route(254, "10.5.5.0/24", "eth9", "", 3)], ConflictError, "another program's route is in the way: 10.5.5.0/24 dev eth9"),
         (IMPLIED + VLAN, {}, [], None, ""),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) and " " in value else "",

@@ -120,7 +120,7 @@ def test_what_others_put_there_stays(host):
     host.kernel.put(theirs)
     lose(host, "route 222 192.0.2.20/32")
     mended = host.call(mend, None)
-    assert set(mended.failed) == {key} and "somebody else's route" in mended.failed[key]
+    assert set(mended.failed) == {key} and "another program's route" in mended.failed[key]
     assert host.kernel.world[key] == theirs
     assert "route 222 192.0.2.20/32" in host.kernel.world, "the rest is mended"
 

@@ -130,7 +130,7 @@ def test_only_ours_and_only_what_is_still_ours_is_released():
 def test_a_foreign_route_is_a_conflict_and_ours_is_replaced():
     want = Route(222, "0.0.0.0/0", "eth1", "192.0.2.1")
     with pytest.raises(
-        ConflictError, match="somebody else's route is in the way: default via 203.0.113.1 dev eth0 table 222 proto 3"
+        ConflictError, match="another program's route is in the way: default via 203.0.113.1 dev eth0 table 222 proto 3"
     ):
         diff(by_key(want), {}, by_key(Route(222, "0.0.0.0/0", "eth0", "203.0.113.1", 3)))
     [change] = diff(by_key(want), {}, by_key(Route(222, "0.0.0.0/0", "eth0", "203.0.113.1")))

@@ -335,7 +335,7 @@ def test_who_answers(host):
     found = rows(host)
     assert list(found) == [*NAMES, "vif-setup", *(f"vmnet-{name}" for name in (*NAMES, "vif-setup"))]
     assert found["vif-bridge"] == ("Xen", str(host["vif-bridge"]))
-    assert found["network-bridge"] == ("", "") and found["network-route"] == ("somebody else", str(host["network-route"]))
+    assert found["network-bridge"] == ("", "") and found["network-route"] == ("another", str(host["network-route"]))
     assert found["vmnet-vif-setup"] == ("vmnet-hooks", f"{ROOT}/hooks/xen/vif-setup")
     host.run("--divert")
     diverted = rows(host)

@@ -70,4 +70,4 @@ def _answers(script: "Script") -> tuple[str, str]:
         return "", ""
     if script.is_ours:
         return "vmnet-hooks", script.target
-    return "somebody else" if script.at is At.FILE and script.name in DROPPED else "Xen", script.path
+    return "another" if script.at is At.FILE and script.name in DROPPED else "Xen", script.path

@@ -21,7 +21,7 @@ Kind = Literal[
     "unrecorded",  # carries our mark, and no record has it
     "refused",  # what the owner needs can't be derived from the configuration any more
     "gone",  # the owner is gone, its objects are not
-    "arrived",  # a guest that came by live migration, and that nobody activated
+    "arrived",  # a guest that came by live migration and was not activated
     "not-up",  # what the owner stands on
     "unconfirmed",  # a takeover
     "interrupted",  # a command
@@ -83,7 +83,7 @@ def _of_owner(
     """What is wrong with one owner; `reported` are the keys of which another owner's differences tell, and grows."""
     found: list[Drift] = []
     if isinstance(owner, Nic) and owner.phase == "incoming" and session.kernel.has_sent(owner.ifname):
-        what = f"{owner.ifname}: the guest has arrived, and nobody saw it"
+        what = f"{owner.ifname}: the guest has arrived and was not activated"
         found.append(Drift("arrived", what, f"vmnet-hook start {owner.domain}", owner.label, owner.id))
     wanted, problem = wants(session, owner)
     if problem:

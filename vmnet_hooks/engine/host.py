@@ -222,4 +222,4 @@ def _check_taken(session: Session, network: Network, owner_id: str, transaction:
     for key, want in transaction.wants.items():
         found = session.records.recorded(key)
         if found and found[0] != want and session.records.claimed_elsewhere(key, [owner_id]):
-            raise network.error("", f"{key} is somebody else's already, with another value; see `vmnet-hook status`")
+            raise network.error("", f"{key} is set up already, with another value; see `vmnet-hook status`")

@@ -13,8 +13,10 @@ from .. import engine
 from ..errors import ConfigError, VmnetError
 from ..kernel import announcement, conntrack
 from ..kernel.first_frame import FirstFrameSocket
+from ..kernel.objects import edge
 from ..model import plan
 from ..model.declaration import Config
+from ..model.objects import LinkAttribute, ProxyNeighbour, Route
 from ..model.owner import Nic, Owner
 from ..model.resource import Resource
 from ..model.ruleset import with_nat
@@ -123,7 +125,7 @@ def detach(owners: Sequence[Nic], declared: Config) -> None:
         if not owners or os.fork():
             return
     except OSError as error:
-        reason = f"nobody waits for its arrival: {error.strerror}; `vmnet-hook start` it"
+        reason = f"no process waits for its arrival: {error.strerror}; `vmnet-hook start` it"
         syslog.syslog(syslog.LOG_ERR, f"{owners[0].domain}: {reason}")
         return
     try:
@@ -139,6 +141,8 @@ def _await(owners: Sequence[Nic], declared: Config) -> None:
     ears = listeners((owner.ifname, owner.ifindex, owner.mac) for owner in owners)
     # While there is time for it: once the guest is heard, every millisecond counts.
     engine.edge()
+    for kind in (LinkAttribute, ProxyNeighbour, Route):
+        edge(kind.kind)
     if not wait(ears):
         return
     reason = ""

@@ -1,4 +1,4 @@
-"""Why a bridge must not take over an interface: somebody else is in charge of its addresses, or too much hangs on it."""
+"""Why a bridge must not take over an interface: another program manages its addresses, or the host depends on it as it is."""
 
 import configparser
 import os

@@ -92,7 +92,7 @@ class Device(Resource):
 
     def difference(self, have: Self) -> str:
         if not have.ours:
-            return "is not ours: somebody else made it"
+            return "is not ours: another program made it"
         mine, theirs = ({**dict(d.fixed), **dict(d.options), "link": d.parent} for d in (self, have))
         wrong = [f"{word} is {theirs.get(word, 'none')}" for word, value in mine.items() if theirs.get(word) != value]
         return ", ".join(wrong) or f"is a {have.type or 'plain interface'}"

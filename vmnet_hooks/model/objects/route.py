@@ -75,7 +75,7 @@ class Route(Resource):
         return self.proto == KERNEL_PROTO and self.dev in links
 
     def conflict(self, have: Self) -> str:
-        text = f"somebody else's route is in the way: {have}; remove it, or correct the network's settings"
+        text = f"another program's route is in the way: {have}; remove it, or correct the network's settings"
         return "" if have.ours else text
 
     def covers(self, have: Resource) -> bool:
