@@ -29,10 +29,10 @@ class Row(NamedTuple):
 
 
 COMMANDS = (
-    Row("start", "guests", "Guests", "Set up every claimed NIC of a running guest."),
+    Row("start", "guests", "Guests", "Set up the NICs of a running guest, as the hooks do."),
     Row("stop", "guests", "Guests", "Remove everything that was set up for a guest."),
-    Row("set", "guests", "Guests", "Put a NIC on a network, in libvirt's metadata."),
-    Row("unset", "guests", "Guests", "Take a NIC off its network, in libvirt's metadata."),
+    Row("set", "guests", "Guests", "Assign a NIC to a network, in libvirt's metadata."),
+    Row("unset", "guests", "Guests", "Remove the assignment of a NIC from libvirt's metadata."),
     Row("mac", "guests", "Guests", "Print a MAC address that no guest of this host uses."),
     Row("plan", "guests", "Guests", "Show what start, stop, up or down would change."),
     Row("repair", "guests", "Guests", "Restore what is missing, remove what has no owner."),
@@ -92,7 +92,7 @@ def fail(reason: str, status: int) -> NoReturn:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vmnet-hook")
 def main() -> None:
-    """Connect guests to the host's networks by hand, as the hooks do.
+    """Bring up the host's networks, and set up, show and repair what the hooks set up for guests.
 
     Networks are declared in /etc/vmnet-hooks/vmnet.toml; see vmnet.toml(5) and vmnet-hook(8).
     """

@@ -13,7 +13,9 @@ INTERFACES = "/etc/network/interfaces"
 
 
 @click.command()
-@click.option("--config-dir", default=DIRECTORY, show_default=True, type=click.Path(file_okay=False))
+@click.option(
+    "--config-dir", default=DIRECTORY, show_default=True, type=click.Path(file_okay=False), help="Check this directory."
+)
 @JSON
 def validate(config_dir: str, to_json: bool) -> None:
     """Check every configuration file, those in domains.d included."""

@@ -40,7 +40,7 @@ def _describers(command: F) -> F:
 @XML
 @_describers
 def start(domain: str, xml: str | None, by: str | None) -> None:
-    """Set up every claimed NIC of a running DOMAIN, and announce its addresses."""
+    """Set up every NIC of a running DOMAIN that is assigned to a network, and announce its addresses."""
     # Not needed for completion.
     from ..engine import guests
     from ..kernel import announcement
@@ -100,7 +100,7 @@ def stop(domain: str, xml: str | None) -> None:
 def set_(
     domain: str, mac: str, network: str, addresses: tuple[str, ...], is_open: bool, vlan: int | None, tagged: tuple[str, ...]
 ) -> None:
-    """Put the NIC with MAC of DOMAIN on a network, in libvirt's metadata, live and persistent.
+    """Assign the NIC with this MAC to a network, in libvirt's metadata: in the running domain and in its definition.
 
     If DOMAIN runs and the NIC is not set up yet, the agent sets it up at once. Otherwise the change takes effect at the next
     start of DOMAIN, or by `vmnet-hook start DOMAIN`.
@@ -125,7 +125,7 @@ def set_(
 @DOMAIN
 @click.argument("mac")
 def unset(domain: str, mac: str) -> None:
-    """Undo set: remove the NIC with MAC from DOMAIN's metadata."""
+    """Undo `set`: remove the assignment of the NIC with this MAC from DOMAIN's metadata."""
     # Not needed for completion.
     from ..frontends import libvirt_connection
 
@@ -158,7 +158,7 @@ def mac(oui: str) -> None:
 @click.option("--stop", "stopping", is_flag=True, help="The same as `plan stop DOMAIN`.")
 @JSON
 def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool) -> None:
-    """Show what start (or stop) of DOMAIN, or up (or down), would change now, as a shell script with the same effect."""
+    """Show what `start` or `stop` of DOMAIN, or `up` or `down`, would change now, as a shell script with the same effect."""
     # Not needed for completion.
     from ..engine import guests, host
     from ..hook.events import RECORDS_ALONE
@@ -188,7 +188,7 @@ def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool)
 @OPTIONAL_DOMAIN
 @JSON
 def repair(domain: str, to_json: bool) -> None:
-    """Remove every difference that check finds: restore what is missing, remove what has no owner any more."""
+    """Remove every difference that `check` finds: restore what is missing, remove what has no owner any more."""
     # Not needed for completion.
     from ..engine import repair as engine
     from ..frontends.running import gone

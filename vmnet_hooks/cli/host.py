@@ -29,7 +29,8 @@ from .session import opened
 def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> None:
     """Bring up what is declared: links, bridges, bonds, NAT, routed networks. All of it, or NAME and what it needs.
 
-    A bridge that takes over an interface with live addresses is put back if the default gateway no longer answers.
+    A bridge with `adopt` takes over its port's addresses and routes. If a default gateway that
+    answered before does not answer afterwards, the whole change is rolled back.
     """
     # Not needed for completion.
     from ..engine import host, takeover

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @OPTIONAL_DOMAIN
 @JSON
 def status(domain: str, to_json: bool) -> None:
-    """List what is set up: every vif (of DOMAIN) with its network, addresses and state; and whether the agent runs."""
+    """List what is set up, for all guests and the host or for DOMAIN, and whether the kernel agrees and the agent runs."""
     # Not needed for completion.
     from ..engine import check as engine
     from ..frontends.running import gone
@@ -96,7 +96,7 @@ def _agent() -> str:
 @OPTIONAL_DOMAIN
 @JSON
 def check(domain: str, to_json: bool) -> None:
-    """Compare records, configuration and kernel (of DOMAIN). Exit status 1 and a list if they differ."""
+    """Compare the kernel with the records and the configuration. If they differ, list the differences and exit with 1."""
     # Not needed for completion.
     from ..engine import check as engine
     from ..frontends.running import gone
@@ -113,7 +113,7 @@ def check(domain: str, to_json: bool) -> None:
 
 @click.command()
 def monitor() -> None:
-    """Follow what the agent does, a line for each event, until interrupted."""
+    """Print a line for each event of the agent, until interrupted."""
     # Not needed for completion.
     from ..hook import client
 

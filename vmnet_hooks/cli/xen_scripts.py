@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 @click.option("--undivert", is_flag=True, help="Put Xen's scripts back.")
 @JSON
 def xen_scripts(divert: bool, undivert: bool, to_json: bool) -> None:
-    """List the scripts that xl finds by name, and which program answers: Xen's own, or vmnet-hooks.
+    """List the scripts that xl can run, and for each name whose script it is: Xen's or ours.
 
-    Ours are vmnet-vif-bridge and so on, beside Xen's own. With --divert they also answer to the names of Xen's own.
+    Ours are beside Xen's, as vmnet-vif-bridge and so on. With --divert they replace Xen's, under the names of these.
     """
     # Not needed for completion.
     from ..frontends import xen_diversion

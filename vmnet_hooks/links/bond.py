@@ -18,17 +18,25 @@ RATES = ("slow", "fast")
 OPTIONS = (
     Option("ports", link.ports, Required, "list the NICs", '["eth1", "eth2"]'),
     Option("mode", values.one_of(*POLICIES), "active-backup", f"one of {', '.join(POLICIES)}", '"802.3ad"'),
-    Option("miimon", values.integer(0, 60000), 100, "milliseconds between looks at the NICs' carrier", "50"),
+    Option("miimon", values.integer(0, 60000), 100, "milliseconds between checks of the NICs' carrier", "50"),
+    Option("updelay", values.integer(0, 600000), 0, "milliseconds before a recovered NIC is used; a multiple of miimon", "200"),
     Option(
-        "updelay", values.integer(0, 600000), 0, "milliseconds before a NIC that came back is used; a multiple of miimon", "200"
+        "downdelay", values.integer(0, 600000), 0, "milliseconds before a failed NIC is disabled; a multiple of miimon", "200"
     ),
     Option(
-        "downdelay", values.integer(0, 600000), 0, "milliseconds before a NIC that failed is left; a multiple of miimon", "200"
+        "lacp_rate",
+        values.one_of(*RATES),
+        None,
+        "802.3ad: how often the peer is asked to send LACPDUs, slow (30 s) or fast (1 s)",
+        '"fast"',
     ),
     Option(
-        "lacp_rate", values.one_of(*RATES), None, "802.3ad: how often the peer shall send, slow (30 s) or fast (1 s)", '"fast"'
+        "xmit_hash_policy",
+        values.one_of(*HASHES),
+        None,
+        f"the hash that distributes traffic over the NICs: {', '.join(HASHES)}",
+        '"layer3+4"',
     ),
-    Option("xmit_hash_policy", values.one_of(*HASHES), None, f"what spreads the traffic: {', '.join(HASHES)}", '"layer3+4"'),
     Option("primary", values.ifname, "", "the NIC that is used whenever it is up", '"eth1"'),
     *link.OPTIONS,
 )

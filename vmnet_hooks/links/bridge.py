@@ -21,24 +21,42 @@ OPTIONS = (
     Option("ports", link.ports, (), "the NICs, VLAN devices and bonds in it; guests' taps come and go by themselves", '["eth1"]'),
     Option("adopt", values.ifname, "", "the port whose addresses and routes the bridge takes over", '"eth1"'),
     Option("stp", values.boolean, False, "run the spanning tree protocol", "true"),
-    Option("forward_delay", values.integer(0, 30), None, "seconds until a port forwards; default: 15 with stp, else 0", "4"),
+    Option(
+        "forward_delay",
+        values.integer(0, 30),
+        None,
+        "seconds that a port listens, and that it learns; default: 15 with stp, else 0",
+        "4",
+    ),
     Option("hello_time", values.integer(1, 10), None, "seconds between STP's hellos; default: 2", "1"),
-    Option("max_age", values.integer(6, 40), None, "seconds that STP's hellos are good for; default: 20", "6"),
+    Option("max_age", values.integer(6, 40), None, "seconds after which STP's last hello is no longer valid; default: 20", "6"),
     Option("priority", values.integer(0, 65535), None, "STP: the lowest becomes the root; default: 32768", "4096"),
     Option("ageing", values.integer(0, 1000000), None, "seconds that a learnt MAC is remembered; default: 300", "60"),
     Option(
         "group_fwd_mask", values.integer(0, 65528), None, "link-local groups to forward, one bit each: 0x4000 is LLDP", "0x4000"
     ),
-    Option("mcast_snooping", values.boolean, True, "send multicast to those ports only that asked for it", "false"),
-    Option("vlan_filtering", values.boolean, False, "be aware of VLANs: every port gets just those that are given to it", "true"),
+    Option("mcast_snooping", values.boolean, True, "forward multicast only to ports that joined the group", "false"),
+    Option(
+        "vlan_filtering", values.boolean, False, "filter by VLAN: a port carries only the VLANs that are assigned to it", "true"
+    ),
     Option(
         "vlans", values.vids, None, 'VLAN-aware: what the ports carry, tagged, as [10, "20-30"]; default: 2-4094', '[10, "20-30"]'
     ),
     Option("hw_port", values.ifname, "", "the port whose MAC is the bridge's; default: the first one", '"eth1"'),
     Option(
-        "tx_checksum", values.boolean, True, "false: the host computes the checksums of what it sends into the bridge", "false"
+        "tx_checksum",
+        values.boolean,
+        True,
+        "false: the host computes the checksums of packets that it sends into the bridge",
+        "false",
     ),
-    Option("forwarding", values.boolean, None, "route what comes in by it; default: with anycast_gateway or [nat], yes", "true"),
+    Option(
+        "forwarding",
+        values.boolean,
+        None,
+        "route packets that arrive on the bridge; default: only with anycast_gateway or [nat]",
+        "true",
+    ),
     Option("anycast_gateway", values.boolean, False, "`addresses` are the guests' gateway, the same on every node", "true"),
     Option(
         "gateway_mac",

@@ -50,8 +50,10 @@ def ports(value: object) -> tuple[str, ...]:
 
 
 OPTIONS = (
-    Option("mtu", values.integer(68, 65535), None, "bytes; default: what it stands on has", "9000"),
-    Option("mac", values.mac, "", "the link's MAC address; default: that of what it stands on", '"02:00:00:00:00:10"'),
+    Option(
+        "mtu", values.integer(68, 65535), None, "bytes; default: that of the link below, or the smallest one of the ports", "9000"
+    ),
+    Option("mac", values.mac, "", "the link's MAC address; default: that of the link below, or of a port", '"02:00:00:00:00:10"'),
     Option(
         "addresses",
         interfaces,

@@ -29,11 +29,13 @@ OPTIONS = (
         "vlan",
         values.integer(1, 4094),
         None,
-        "with uplink: the VLAN of it that the bridge is over; on a VLAN-aware bridge: the guests' untagged VLAN",
+        "with uplink: the VLAN of the uplink that is the bridge's port; on a VLAN-aware bridge: the guests' untagged VLAN",
         "100",
     ),
     Option("tagged", values.vids, None, "VLAN-aware bridge: the VLANs that guests get tagged", '[10, "20-30"]'),
-    Option("mtu", values.integer(68, 65535), None, "bytes; default: the bridge's own, so that a guest never lowers it", "1400"),
+    Option(
+        "mtu", values.integer(68, 65535), None, "bytes, of the tap; default: the bridge's, which therefore never shrinks", "1400"
+    ),
     Option("isolated", values.boolean, False, "guests reach the bridge's other ports, but not one another", "true"),
     Option(
         "antispoof",

@@ -34,15 +34,17 @@ OPTIONS = (
         "the guests' gateway, on every tap; default: the first address of `netdev`",
         '"192.0.2.2"',
     ),
-    Option("nat", values.boolean, False, "guests have private addresses, and go out of `netdev` by the host's", "true"),
+    Option("nat", values.boolean, False, "guests have private addresses, and are masqueraded on the way out of `netdev`", "true"),
     Option(
         "proxy_arp",
         values.boolean,
         False,
-        "answer ARP on `netdev` for all that is routed elsewhere, not for guests alone",
+        "answer ARP on `netdev` for every address that is routed through another interface",
         "true",
     ),
-    Option("forward_all", values.boolean, False, "let new interfaces forward IPv4: for guests that others set up", "true"),
+    Option(
+        "forward_all", values.boolean, False, "let new interfaces forward IPv4, for guests that other programs set up", "true"
+    ),
     Option("tap_mac", values.mac, "fe:ff:ff:ff:ff:ff", "the MAC of every tap", '"fe:00:00:00:00:01"'),
     Option("mtu", values.integer(68, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
 )

@@ -69,7 +69,7 @@ OPTIONS = (
                 "arp_source",
                 values.address_of(4),
                 None,
-                "sender of ARP requests on the uplink: an unused address of the subnet, the same on every node (for role host)",
+                "sender of ARP requests on the uplink: an unused address of the subnet; required with role host",
                 '"192.0.2.254"',
             ),
         ),
