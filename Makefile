@@ -36,7 +36,7 @@ TIER = $(PYTEST) $(PYTHON) -m pytest -q -p no:cacheprovider
 	$(addprefix packages-,demo test check deb) list-packages deb install clean
 
 help:
-	@sed -n 's/^# //p' $(firstword $(MAKEFILE_LIST)) | head -12
+	@sed -n '/^SHELL/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
 
 # The services that come with the packages (libvirtd, virtlogd) are installed but not started: SYSTEMD_OFFLINE keeps
 # systemctl, and RUNLEVEL=1 keeps invoke-rc.d, from starting anything. The labs run daemons of their own.

@@ -20,6 +20,11 @@ from vmnet_hooks.networks import MODES
 from vmnet_hooks.records import store
 
 
+def test_validate_a_directory_that_is_not_there(run):
+    refused = run("validate", "--config-dir", "/nosuch")
+    assert refused.exit_code == 2 and "/nosuch: no such directory" in refused.output
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     (tmp_path / "domains.d").mkdir()

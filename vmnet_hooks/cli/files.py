@@ -23,6 +23,8 @@ def validate(config_dir: str, to_json: bool) -> None:
     from ..declared import compose, configuration
     from ..model.guest import Vif
 
+    if config_dir != DIRECTORY and not os.path.isdir(config_dir):
+        raise InputError(f"--config-dir: {one_line(config_dir)}: no such directory")
     declared = configuration.load(config_dir)
     domains = [os.path.basename(path).removesuffix(".toml") for path in configuration.toml_files(f"{config_dir}/domains.d")]
     seen: dict[tuple[str, str], str] = {}
