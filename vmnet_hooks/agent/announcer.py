@@ -6,9 +6,12 @@ import syslog
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..kernel import announcement, sysfs
+
+if TYPE_CHECKING:
+    from .main import Agent
 
 Call = tuple[str, str, str]
 """Link, address, tap."""
@@ -17,7 +20,7 @@ Call = tuple[str, str, str]
 class Announcer:
     """Sends each announcement at once, and again a second later unless the guest's tap has gone or was replaced."""
 
-    def __init__(self, agent: Any) -> None:
+    def __init__(self, agent: "Agent") -> None:
         self._agent = agent
         self._due: list[tuple[float, int, Sequence[tuple[Call, int]]]] = []
         self._number = 0

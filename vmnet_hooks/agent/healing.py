@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..engine import Session, apply, takeover
 from ..engine.healing import Mended, amiss, depart, mend, suspected
@@ -26,6 +26,9 @@ from ..kernel.monitor.suspects import Suspects
 from ..model.objects import NftElement, NftTable, is_nft_key
 from ..model.owner import Owner, nics
 from .fail_closed import Keeper
+
+if TYPE_CHECKING:
+    from .main import Agent
 
 GATHER_SECONDS = 0.02
 """Time to wait for more notifications after the first one: one command causes many."""
@@ -126,7 +129,7 @@ class Patience:
 class Healing:
     """A part of the agent (see agent/main.py)."""
 
-    def __init__(self, agent: Any) -> None:
+    def __init__(self, agent: "Agent") -> None:
         self._agent = agent
         self._patience = Patience()
         self._walked = ""

@@ -11,7 +11,7 @@ import syslog
 import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..engine.guests import bind
 from ..errors import VmnetError
@@ -23,6 +23,9 @@ from ..model.guest import Action, Domain, GuestEvent, Vif
 from ..model.objects import LinkAttribute
 from ..model.plan import Change
 from ..records.store import DIRECTORY
+
+if TYPE_CHECKING:
+    from .main import Agent
 
 RETRY_SECONDS = 2.0
 """Pause between attempts to connect to a hypervisor."""
@@ -38,7 +41,7 @@ class Hotplug:
     """A part of the agent, for one front end. It has a thread for the hypervisor's event loop, one for the connection, and
     WORKERS workers."""
 
-    def __init__(self, agent: Any, frontend: str, watch: Watcher) -> None:
+    def __init__(self, agent: "Agent", frontend: str, watch: Watcher) -> None:
         self.agent = agent
         self._frontend, self._watch = frontend, watch
         self._ended = threading.Event()

@@ -12,10 +12,13 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from struct import Struct
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..model.owner import Owner
 from ..records.store import DIRECTORY, Store, identity, identity_of
+
+if TYPE_CHECKING:
+    from .main import Agent
 
 Subscriber = Callable[[Sequence[Owner], Sequence[Owner]], None]
 LOOK_SECONDS = 0.5
@@ -27,7 +30,7 @@ class Index:
     """A part of the agent. `owners` are all owners in the records, by ID. The dict is replaced and never changed, so that any
     thread can read it."""
 
-    def __init__(self, agent: Any) -> None:
+    def __init__(self, agent: "Agent") -> None:
         self._agent = agent
         self.owners: dict[str, Owner] = {}
         self._subscribers: list[Subscriber] = []

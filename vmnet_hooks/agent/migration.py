@@ -11,13 +11,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..engine.guests import announcements
 from ..engine.migration import RETRY_SECONDS, cut_over, listeners
 from ..errors import VmnetError
 from ..kernel.first_frame import FirstFrameSocket
 from ..model.owner import Nic, Owner, nics
+
+if TYPE_CHECKING:
+    from .main import Agent
 
 ANNOUNCED_SECONDS = 5.0
 """A guest that was cut over is not announced again when its hypervisor reports, within this time, that it runs."""
@@ -26,7 +29,7 @@ ANNOUNCED_SECONDS = 5.0
 class IncomingMigrations:
     """A part of the agent with one thread, which `_wake` wakes for orders from other threads."""
 
-    def __init__(self, agent: Any) -> None:
+    def __init__(self, agent: "Agent") -> None:
         self.agent = agent
         self._ears: dict[int, tuple[FirstFrameSocket, Nic]] = {}
         self._due: dict[str, float] = {}

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import values
 from ..errors import ConfigError, VmnetError
@@ -25,6 +25,9 @@ from ..kernel.neighbour_solicitation import Solicitation, SolicitationSocket, on
 from ..model.declaration import Config
 from ..model.objects import ProxyNeighbour
 from ..model.owner import Nic, Owner, nics
+
+if TYPE_CHECKING:
+    from .main import Agent
 
 TAP_RATE, TAP_BURST = 200.0, 400
 """Solicitations read per second, from one guest. More of them wait in the socket's buffer; the kernel drops what does not fit."""
@@ -103,7 +106,7 @@ class Prefixes:
 class NeighbourDiscovery:
     """A part of the agent: one thread that answers, and one that closes sockets, as each close takes about 12 ms."""
 
-    def __init__(self, agent: Any) -> None:
+    def __init__(self, agent: "Agent") -> None:
         self.agent = agent
         self._guests: dict[int, Guest] = {}
         self._sockets: dict[str, int] = {}

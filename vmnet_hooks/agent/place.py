@@ -10,12 +10,12 @@ import syslog
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 from ..declared import configuration
 from ..engine import Session
 from ..errors import Abandoned, ConfigError
 from ..kernel.linux import Kernel
+from ..kernel.monitor.table_cache import TableCache
 from ..model import declaration
 from ..model.owner import Nic
 from ..records import store
@@ -56,7 +56,7 @@ class Resident:
         note: Note,
         announce: Callable[[Sequence[tuple[str, str, str]]], None],
         await_arrival: Callable[[Sequence[Nic]], None],
-        memory: Any,
+        memory: TableCache,
         noting: Noting,
     ) -> None:
         self.announce = announce

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import VmnetError, one_line, shortened
@@ -26,6 +26,9 @@ from ..frontends.front_end import Request, load
 from ..hook.call import serve
 from ..hook.client import MAX_STDIN, SOCKET
 from ..kernel.file_descriptors import moved_up
+
+if TYPE_CHECKING:
+    from .main import Agent
 
 MAX_HEAD = 256
 MAX_WORDS = 1 << 20
@@ -72,7 +75,7 @@ class Server:
     """The server. `commands` are the requests of `vmnet-hook` by name, as functions that return the answer. `follow` takes over
     the connection of a `vmnet-hook monitor`."""
 
-    def __init__(self, agent: Any, commands: dict[str, Callable[[], str]], follow: Callable[[socket.socket], None]) -> None:
+    def __init__(self, agent: "Agent", commands: dict[str, Callable[[], str]], follow: Callable[[socket.socket], None]) -> None:
         self._agent, self._commands, self._follow = agent, commands, follow
         self._clients: dict[int, Client] = {}
         self._selector = selectors.DefaultSelector()

@@ -5,9 +5,9 @@ an HVM guest (vifDOMID.DEVID-emu).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from ..errors import InputError, one_line
 from ..model.guest import NicEvent
@@ -83,7 +83,11 @@ def read_call(script: str, words: Sequence[str], environ: Mapping[str, str]) -> 
     return Call(script, command, variables, domid, devid, ifname or f"vif{domid}.{devid}", environ.get("netdev", ""))
 
 
-def parsed(parse: Any, value: str, where: str) -> Any:
+T = TypeVar("T")
+
+
+def parsed(parse: Callable[[str], T], value: str, where: str) -> T:
+    """Return a setting's value, parsed. Raise InputError, for the setting at `where`."""
     try:
         return parse(value)
     except ValueError as error:

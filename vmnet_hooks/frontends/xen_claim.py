@@ -4,7 +4,7 @@ import glob
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,7 +100,7 @@ def private_address(domid: int, devid: int) -> str:
     return f"10.{domid // 256 % 256}.{domid % 256}.{(devid + 1) % 256}"
 
 
-def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: str) -> Network:
+def _bridged(call: Call, claim: Claim, setting: Callable[[str], str], declared: Config, where: str) -> Network:
     name = setting("bridge") or _only_bridge(where)
     if name in declared.networks and not sysfs.exists(name):
         return declared.networks[name]
@@ -124,7 +124,7 @@ def _bridged(call: Call, claim: Claim, setting: Any, declared: Config, where: st
     return described(f"bridge:{options['bridge']}", "bridged", options, where)
 
 
-def _routed(call: Call, claim: Claim, setting: Any, declared: Config, where: str) -> Network:
+def _routed(call: Call, claim: Claim, setting: Callable[[str], str], declared: Config, where: str) -> Network:
     named = declared.networks.get(setting("bridge"))
     if named and not named.mode.bridge_of(named):
         return named
@@ -135,7 +135,7 @@ def _routed(call: Call, claim: Claim, setting: Any, declared: Config, where: str
     return _hostroute(call, declared, where, nat=False)
 
 
-def _nat(call: Call, claim: Claim, setting: Any, declared: Config, where: str) -> Network:
+def _nat(call: Call, claim: Claim, setting: Callable[[str], str], declared: Config, where: str) -> Network:
     named = declared.networks.get(setting("bridge"))
     if named and named.mode.is_private(named):
         return named

@@ -44,7 +44,7 @@ class Draft:
     sources: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     headers: list[tuple[str, str]] = field(default_factory=list)
 
-    def set(self, option: str, value: Any, where: str, text: str) -> None:
+    def set(self, option: str, value: object, where: str, text: str) -> None:
         self.options[option] = value
         self.sources.setdefault(option, []).append((where, text))
 

@@ -2,8 +2,7 @@
 equivalent."""
 
 import re
-from ipaddress import IPv4Address, ip_interface
-from typing import Any
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface
 
 from ..links.bond import HASHES, POLICIES, RATES
 
@@ -77,7 +76,7 @@ def _chosen(text: str, words: tuple[str, ...]) -> str:
     return text
 
 
-def address(text: str, netmask: str, family: str) -> Any:
+def address(text: str, netmask: str, family: str) -> IPv4Interface | IPv6Interface:
     """Return the interface's address as ifup understands it: a netmask takes precedence over a prefix length, and without
     either an IPv4 address has the prefix length of its class."""
     host, _, length = text.partition("/")

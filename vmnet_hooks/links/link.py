@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from ipaddress import IPv4Interface, IPv6Interface
 
 from .. import values
 from ..errors import MissingLink
@@ -18,7 +18,7 @@ MAX_DEPTH = 8
 """Links on top of one another, at most: the kernel's MAX_NEST_DEV."""
 
 
-def interfaces(value: object) -> tuple[Any, ...]:
+def interfaces(value: object) -> tuple[IPv4Interface | IPv6Interface, ...]:
     """Parse a list of addresses with prefix lengths."""
     if not isinstance(value, list):
         raise ValueError('must be a list of addresses, ["192.0.2.1/24"]')
