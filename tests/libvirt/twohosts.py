@@ -51,9 +51,9 @@ class Peer(Host):
 
 @dataclass(frozen=True)
 class Frame:
-    """What one host saw: `way` is in, or out; in frames for other hosts (a bridge floods) are left out. `what` is arp, rarp, ip
-    or nd; `src` and `dst` are addresses of what is inside; `kind` is ARP's operation or ICMPv6's type, `target` what it is
-    about."""
+    """What one host saw: `way` is in, past (in, for another host: a bridge floods), or out. `what` is arp, rarp, ip, nd, or ""
+    for the rest; `src` and `dst` are addresses of what is inside; `kind` is ARP's operation or ICMPv6's type, `target` what it
+    is about."""
 
     at: float
     link: str
@@ -101,13 +101,9 @@ def decoded(capture: bytes, links: dict[int, str]) -> Iterable[Frame]:
         packet = capture[at + 16 : at + 16 + length]
         at += 16 + length
         proto, _, index, _, way, size = struct.unpack_from("!HHIHBB", packet)
-        if way == 3:
-            continue
         mac = packet[12 : 12 + size].hex(":")
-        frame = Frame(seconds + fraction / unit, links.get(index, f"#{index}"), "out" if way == 4 else "in", mac, "")
-        body = packet[20:]
-        if found := inside(proto, body):
-            yield Frame(frame.at, frame.link, frame.way, mac, *found)
+        link, ways = links.get(index, f"#{index}"), {3: "past", 4: "out"}
+        yield Frame(seconds + fraction / unit, link, ways.get(way, "in"), mac, *(inside(proto, packet[20:]) or ("",)))
 
 
 def inside(proto: int, body: bytes) -> tuple | None:
