@@ -15,7 +15,8 @@ from .. import values
 from ..declared import SECTIONS
 from ..errors import ConfigError, InputError, one_line
 from ..model.declaration import Network, Option
-from ..model.guest import Action, NetworkEvent
+from ..model.guest import Action
+from ..model.host_event import NetworkEvent
 from ..networks import MODES
 from .front_end import FrontEnd, Request
 

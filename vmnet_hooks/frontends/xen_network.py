@@ -17,7 +17,8 @@ from ..declared import configuration
 from ..errors import ConfigError, InputError, one_line
 from ..kernel import sysfs
 from ..model import declaration
-from ..model.guest import Action, PartsEvent
+from ..model.guest import Action
+from ..model.host_event import PartsEvent
 from .front_end import FrontEnd, Request
 from .xen_call import VARIABLE
 from .xen_claim import default_netdev, is_bridge, lines

@@ -9,16 +9,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..declared import SECTIONS, compose, configuration, implied
 from ..engine import Session, guests
 from ..errors import Abandoned, InputError, VmnetError
 from ..model import declaration
-from ..model.guest import Action, Event, GuestEvent, NetworkEvent, NicEvent, PartsEvent
+from ..model.guest import Action, Event, GuestEvent, NicEvent
 from ..model.owner import Nic, Owner
 from ..records import store
 from .call import Here, Place
+
+if TYPE_CHECKING:
+    from ..model.host_event import NetworkEvent, PartsEvent
 
 RECORDS_ALONE = declaration.Config({})
 """The configuration for clean-up, which uses the records alone: an invalid configuration must not prevent it."""
@@ -37,17 +40,21 @@ def act(event: E, conclude: Callable[[E], None] | None = None, place: Place | No
     end = partial(conclude, event) if conclude else _nothing
     if isinstance(event, GuestEvent) and event.action is Action.PLUG:
         return described(_plug(event, end, place))
-    match event:
-        case GuestEvent():
-            done = _GUEST[event.action](event, place)
-        case NetworkEvent():
-            done = _network(event, place)
-        case PartsEvent():
-            done = _parts(event, place)
-        case _:
-            raise TypeError(f"{type(event).__name__} is no event of a guest or of the host")
+    done = _GUEST[event.action](event, place) if isinstance(event, GuestEvent) else _of_host(event, place)
     end()
     return done
+
+
+def _of_host(event: Event, place: Place) -> str:
+    # Most calls are about a guest.
+    from ..model.host_event import NetworkEvent, PartsEvent
+
+    match event:
+        case NetworkEvent():
+            return _network(event, place)
+        case PartsEvent():
+            return _parts(event, place)
+    raise TypeError(f"{type(event).__name__} is no event of a guest or of the host")
 
 
 def _nothing() -> None:
@@ -237,12 +244,12 @@ def described(owners: Iterable[Owner]) -> str:
 # --- parts of the host ---------------------------------------------------------------------------------------------------
 
 
-def mark_of(event: NetworkEvent) -> str:
+def mark_of(event: "NetworkEvent") -> str:
     """Return the file that tells the filter of hooks (hook.has_mark) that there is a record."""
     return f"{store.DIRECTORY}/{event.owner.replace('/', '-')}"
 
 
-def _network(event: NetworkEvent, place: Place) -> str:
+def _network(event: "NetworkEvent", place: Place) -> str:
     mark, network = mark_of(event), event.network
     if network is None:
         if not _has_records():
@@ -263,7 +270,7 @@ def _network(event: NetworkEvent, place: Place) -> str:
     return f"{network['role']}, table {network['table']}" if changed else ""
 
 
-def _parts(event: PartsEvent, place: Place) -> str:
+def _parts(event: "PartsEvent", place: Place) -> str:
     """Bring parts up or take them down. Keep their declaration in a file for as long as the parts, or guests on them, exist."""
     # Calls for guests do not need them.
     from ..engine import host, takeover

@@ -4,6 +4,7 @@ A hook leaves the sending to a detached child: the second round comes a second l
 12 ms. libvirt waits not just for the end of a hook, but for the end of its output, so the child closes that.
 """
 
+import gc
 import os
 import select
 import socket
@@ -41,6 +42,8 @@ def announce(calls: Sequence[tuple[str, str, str]]) -> None:
 def detach() -> None:
     """Detach a child that has just been forked from its parent's session, and close all that it has inherited."""
     os.setsid()
+    # hooks/run switches it off for one call; a child may wait for long.
+    gc.enable()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
