@@ -1,7 +1,7 @@
 # make demo      a throw-away lab in network namespaces: a guest starts, talks, stops (root)
 # make test      what needs no root, in two minutes: lint, unit, cases. ONE=tests/unit/test_plan.py (or a node, or words of its
 #                name): that alone
-# make check     all tests (root), installing the Debian packages that they need; JOBS=2 runs two tiers at a time
+# make check     all tests (root), installing the Debian packages that they need; JOBS=1: one tier at a time
 # make check-netns check-libvirt check-package check-pypi check-vm check-xen check-trixie-short  each of its tiers alone
 # make check-xen SUITES="bookworm trixie"  Debian 13's Xen too
 # make check-service  not in `check`: the agent under a systemd of its own: installed, killed, restarted, upgraded, removed
@@ -76,14 +76,15 @@ ONE ?=
 test: packages-test $(if $(ONE),,lint)
 	@$(if $(ONE),$(TIER) $(if $(findstring .py,$(ONE)),'$(ONE)',-k '$(ONE)' tests/unit tests/cases),$(TIER) -n auto tests/unit tests/cases)
 
-# The number of tiers that run at a time, each of which then shows its output when it ends. What measures time runs alone.
-JOBS ?= 1
+# What measures time runs alone; of the rest, two tiers run at a time, each of which shows its output when it ends.
+JOBS ?= 2
 check: packages-check .venv-check/ready
 	@[ "$$(id -u)" = 0 ] || { echo "make check: needs root (network namespaces); run: sudo make check" >&2; exit 1; }
 	@failed=; \
 	$(MAKE) --no-print-directory lint || failed=1; \
+	$(MAKE) --no-print-directory --keep-going check-netns check-vm check-libvirt || failed=1; \
 	$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=target \
-	    $(addprefix check-,netns vm xen libvirt trixie-short package unit pypi) || failed=1; \
+	    $(addprefix check-,xen trixie-short package unit pypi) || failed=1; \
 	$(MAKE) --no-print-directory check-bench || failed=1; \
 	[ -z "$$failed" ]
 	@echo "== make check: all passed"
