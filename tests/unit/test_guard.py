@@ -11,7 +11,8 @@ import pytest
 from vmnet_hooks import engine
 from vmnet_hooks.engine import takeover
 from vmnet_hooks.errors import KernelError
-from vmnet_hooks.model.objects import Address
+from vmnet_hooks.kernel.objects import edge
+from vmnet_hooks.model.objects import KINDS, Address
 from vmnet_hooks.model.plan import Change
 from vmnet_hooks.records import store
 from vmnet_hooks.records.pending import Pending
@@ -73,8 +74,16 @@ def test_a_takeover_that_waits_for_a_word(records, put_back, what, kept, monkeyp
     assert put_back == ([] if kept else [there.deadline])
 
 
-def test_a_guard_that_tries_again_opens_no_more(records, monkeypatch):
-    """Each try has sockets and records of its own, closed before the next."""
+def test_a_guard_has_loaded_what_it_needs(records, put_back):
+    """Before it waits: an upgrade of the package may replace the files meanwhile."""
+    edge.cache_clear()
+    takeover.watch_over(0, 1.0)
+    assert put_back == [] and edge.cache_info().currsize == len(KINDS)
+
+
+@pytest.mark.parametrize("error", [KernelError("busy"), RuntimeError("a bug"), ImportError("another version")], ids=repr)
+def test_a_guard_that_tries_again_opens_no_more(records, monkeypatch, error):
+    """After any error. Each try has sockets and records of its own, closed before the next."""
     there = Pending(time.monotonic() - 1, False)
     records.set_pending(there)
     tries, during, between = [], [], []
@@ -89,7 +98,7 @@ def test_a_guard_that_tries_again_opens_no_more(records, monkeypatch):
         session.kernel.read([Address("lo", "127.0.0.1/8")])
         session.records.owners()
         during.append(descriptors())
-        raise KernelError("busy")
+        raise error
 
     monkeypatch.setattr(takeover, "revert", revert)
     monkeypatch.setattr(takeover.time, "sleep", lambda _: between.append(descriptors()))

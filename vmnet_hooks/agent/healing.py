@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..engine import Session, apply, takeover
+from ..engine import Session, takeover
 from ..engine.healing import Mended, amiss, depart, mend, suspected
 from ..errors import KernelError
 from ..hook.events import RECORDS_ALONE
@@ -249,7 +249,9 @@ class Healing:
     def _walk(self) -> None:
         """Check the objects of the next owner, except nft objects, about which the kernel always sends notifications; and
         whether a takeover has lost its guard."""
-        self._put_back_overdue()
+        with self._agent.place.session(RECORDS_ALONE) as session:
+            if takeover.revert_unguarded(session):
+                self._agent.note("heal", takeover.PUT_BACK, syslog.LOG_WARNING)
         owners = sorted(self._agent.index.owners)
         if not owners:
             return
@@ -258,15 +260,6 @@ class Healing:
             claims = session.records.claims(self._walked)
             told = {key: r for key, r in claims.items() if not isinstance(r, NftElement | NftTable)}
             self._mend(session, amiss(session, told))
-
-    def _put_back_overdue(self) -> None:
-        with self._agent.place.session(RECORDS_ALONE) as session:
-            if session.records.pending() is None:
-                return
-            with session.records.lock():
-                apply.recover(session)
-                if takeover.put_back_overdue(session):
-                    self._agent.note("heal", "a takeover was not confirmed: everything was put back", syslog.LOG_WARNING)
 
     def _report(self, mended: Mended) -> None:
         agent, now = self._agent, time.monotonic()

@@ -75,6 +75,16 @@ def edge() -> Callable[[], Kernel]:
     return linux.Kernel
 
 
+def preload(kinds: Iterable[str]) -> None:
+    """Load the kernel edge and what it needs for these kinds of objects, before there is no time for it."""
+    edge()
+    # Loaded with the edge.
+    from ..kernel import objects
+
+    for kind in kinds:
+        objects.edge(kind)
+
+
 # --- facts --------------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,6 @@ from .. import engine
 from ..errors import ConfigError, VmnetError
 from ..kernel import announcement, conntrack
 from ..kernel.first_frame import FirstFrameSocket
-from ..kernel.objects import edge
 from ..model import plan
 from ..model.declaration import Config
 from ..model.objects import LinkAttribute, ProxyNeighbour, Route
@@ -140,9 +139,7 @@ def detach(owners: Sequence[Nic], declared: Config) -> None:
 def _await(owners: Sequence[Nic], declared: Config) -> None:
     ears = listeners((owner.ifname, owner.ifindex, owner.mac) for owner in owners)
     # While there is time for it: once the guest is heard, every millisecond counts.
-    engine.edge()
-    for kind in (LinkAttribute, ProxyNeighbour, Route):
-        edge(kind.kind)
+    engine.preload([kind.kind for kind in (LinkAttribute, ProxyNeighbour, Route)])
     if not wait(ears):
         return
     reason = ""

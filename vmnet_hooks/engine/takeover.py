@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 from .. import engine
 from ..errors import ConflictError, KernelError, one_line
-from ..kernel.objects import edge
 from ..model.declaration import Config
 from ..model.objects import KINDS, Device
 from ..model.objects.bridge import Adoption
@@ -26,6 +25,9 @@ from .transaction import Transaction, build, foreign_ports
 
 TAKEOVER = "up"
 """What the journal of a takeover says is under way."""
+
+PUT_BACK = "a takeover was not confirmed: everything was put back"
+"""What the log says then."""
 
 GATEWAY_SECONDS = 10.0
 """How long the gateway may stay silent after a takeover."""
@@ -73,9 +75,7 @@ def watch_over(lifeline: int, deadline: float) -> None:
     an answer. Another takeover has a guard of its own."""
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
     # Now, not when it is needed: an upgrade of the package may replace the files meanwhile.
-    engine.edge()
-    for kind in KINDS:
-        edge(kind)
+    engine.preload(KINDS)
     with closing(Store()) as records:
         while (pending := records.pending()) and pending.deadline == deadline:
             gone = bool(select.select([lifeline], [], [], 0)[0])
@@ -90,10 +90,10 @@ def watch_over(lifeline: int, deadline: float) -> None:
         try:
             with engine.open(Config({})) as session:
                 if revert(session, deadline):
-                    syslog.syslog(syslog.LOG_WARNING, "a takeover was not confirmed: everything was put back")
+                    syslog.syslog(syslog.LOG_WARNING, PUT_BACK)
             return
         except Exception as error:
-            # Whatever it is: without the guard an admin who is locked out stays so.
+            # Any error: if the guard ended, an admin who is locked out would stay locked out.
             syslog.syslog(syslog.LOG_ERR, f"putting a takeover back: {one_line(error)}")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -162,19 +162,24 @@ def revert(session: Session, deadline: float | None = None) -> bool:
     return True
 
 
-def put_back_overdue(session: Session) -> bool:
-    """Put back a takeover whose guard was killed; the lock must be held. Returns whether there was one."""
+def revert_unguarded(session: Session) -> bool:
+    """Put back a takeover whose guard was killed. Returns whether there was one. Without one, the lock is not taken."""
     waiting = session.records.pending()
-    if waiting is None or time.monotonic() <= waiting.deadline + GATEWAY_SECONDS:
-        return False
-    _put_back(session, waiting)
-    return True
+    return waiting is not None and _is_overdue(waiting) and revert(session, waiting.deadline)
 
 
 def check_pending(session: Session) -> None:
     """Raise ConflictError if a takeover waits. One whose guard was killed is put back."""
-    if not put_back_overdue(session) and session.records.pending():
+    waiting = session.records.pending()
+    if waiting and _is_overdue(waiting):
+        _put_back(session, waiting)
+    elif waiting:
         raise ConflictError("a takeover waits to be confirmed: run `vmnet-hook confirm`, or wait until it is put back")
+
+
+def _is_overdue(waiting: Pending) -> bool:
+    """Whether the guard of a takeover should have put it back before."""
+    return time.monotonic() > waiting.deadline + GATEWAY_SECONDS
 
 
 def _hold(session: Session, transaction: Transaction, confirm_within: float) -> float:
