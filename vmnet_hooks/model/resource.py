@@ -78,8 +78,9 @@ class Resource:
 
     @property
     def drawn_in(self) -> tuple[str | int, ...]:
-        """The nodes that may show it in a drawing of the host: names of links, subnets, numbers of routing tables."""
-        return (self.link,)
+        """The nodes beside its link that may show it in a drawing of the host: names of links, subnets, numbers of routing
+        tables."""
+        return ()
 
     @property
     def ours(self) -> bool:

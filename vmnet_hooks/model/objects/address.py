@@ -9,15 +9,10 @@ from typing import ClassVar, Self
 from ..resource import OnLink, Resource, dev, ip
 
 
-@dataclass(frozen=True)
-class Address(OnLink):
-    """An address (with prefix length) on a link."""
+class _Addressed(OnLink):
+    """An object on a link that its address identifies there. The kernel removes it when the link is set down."""
 
     address: str
-
-    kind = "address"
-    word = "addr"
-    rank = 35
 
     @cached_property
     def key(self) -> str:
@@ -26,6 +21,17 @@ class Address(OnLink):
     @property
     def goes_down_with_link(self) -> bool:
         return True
+
+
+@dataclass(frozen=True)
+class Address(_Addressed):
+    """An address (with prefix length) on a link."""
+
+    address: str
+
+    kind = "address"
+    word = "addr"
+    rank = 35
 
     @property
     def broadcast(self) -> str:
@@ -44,7 +50,7 @@ class Address(OnLink):
 
 
 @dataclass(frozen=True)
-class Neighbour(OnLink):
+class Neighbour(_Addressed):
     """A permanent neighbour: the host sends no ARP or ND for it, and it does not count towards gc_thresh3."""
 
     address: str
@@ -54,14 +60,6 @@ class Neighbour(OnLink):
     word = "neigh"
     rank = 40
 
-    @cached_property
-    def key(self) -> str:
-        return self.key_of(self.ifname, self.address)
-
-    @property
-    def goes_down_with_link(self) -> bool:
-        return True
-
     def set_command(self, have: Self | None) -> str:
         return f"{ip(self.address)} neigh replace {self.address} lladdr {self.lladdr} {dev(self.ifname)} nud permanent"
 
@@ -70,7 +68,7 @@ class Neighbour(OnLink):
 
 
 @dataclass(frozen=True)
-class ProxyNeighbour(OnLink):
+class ProxyNeighbour(_Addressed):
     """An address for which the kernel answers on a link: IPv6 where proxy_ndp is set, IPv4 where the link forwards."""
 
     address: str
@@ -78,14 +76,6 @@ class ProxyNeighbour(OnLink):
     kind = "proxy"
     word = "proxy"
     rank = 41
-
-    @cached_property
-    def key(self) -> str:
-        return self.key_of(self.ifname, self.address)
-
-    @property
-    def goes_down_with_link(self) -> bool:
-        return True
 
     def set_command(self, have: Self | None) -> str:
         return f"{ip(self.address)} neigh add proxy {self.address} {dev(self.ifname)}"
