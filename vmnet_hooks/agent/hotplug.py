@@ -19,7 +19,7 @@ from ..frontends.watch import Unreachable, Watch, Watcher
 from ..hook import events
 from ..kernel import sysfs
 from ..model.declaration import Config
-from ..model.guest import Action, Domain, GuestEvent, Vif
+from ..model.guest import Action, Domain, GuestEvent, Vif, id_by_name
 from ..model.objects import LinkAttribute
 from ..model.plan import Change
 from ..records.store import DIRECTORY
@@ -138,7 +138,7 @@ class Hotplug:
         except VmnetError:
             # The look at each domain reports it.
             return set()
-        return {owner.domain_id for owner in owners if owner.domain_id != f"name:{owner.domain}"}
+        return {owner.domain_id for owner in owners if owner.domain_id != id_by_name(owner.domain)}
 
     def _forever(self, work: Callable[[], None]) -> None:
         while not (self._ended.is_set() or self.agent.stopping.is_set()):
@@ -198,7 +198,7 @@ class Hotplug:
             known = records.nics(domain_id=domain.id)
             # NICs that libvirt's <script> set up have no UUID. It runs before the description has the NIC, so those whose link
             # exists are left alone.
-            known += [nic for nic in records.nics(domain_id=f"name:{domain.name}") if _index(nic.ifname) != nic.ifindex]
+            known += [nic for nic in records.nics(domain_id=id_by_name(domain.name)) if _index(nic.ifname) != nic.ifindex]
         there = {(vif.mac, vif.ifname) for vif in domain.vifs}
         gone = [nic for nic in known if (nic.mac, nic.ifname) not in there]
         for nic in gone:

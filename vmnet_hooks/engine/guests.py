@@ -11,7 +11,7 @@ from ..declared.configuration import claims
 from ..errors import ConflictError, InputError, KernelError
 from ..model import facts
 from ..model.declaration import Config, Network
-from ..model.guest import Domain, Vif
+from ..model.guest import Domain, Vif, id_by_name
 from ..model.objects import Address, LinkAttribute, Route, Rule
 from ..model.owner import GuestOwner, Nic, Owner, nic_id, nics
 from ..model.plan import Plan
@@ -63,7 +63,7 @@ def unplug(session: Session, domain: Domain, ifname: str = "") -> list[GuestOwne
         owners = records.of_domain(domain.name, domain.uuid, ifname)
         if domain.uuid and not ifname:
             # Plugged while the domain ran, by <script>, which knows no UUID; without <downscript> no other call comes.
-            owners += [owner for owner in records.of_domain("", f"name:{domain.name}") if not lives(session, owner)]
+            owners += [owner for owner in records.of_domain("", id_by_name(domain.name)) if not lives(session, owner)]
         apply.remove(session, owners)
     return owners
 

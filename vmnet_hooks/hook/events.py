@@ -15,7 +15,7 @@ from ..declared import SECTIONS, compose, configuration, implied
 from ..engine import Session, guests
 from ..errors import Abandoned, InputError, VmnetError
 from ..model import declaration
-from ..model.guest import Action, Event, GuestEvent, NicEvent
+from ..model.guest import Action, Event, GuestEvent, NicEvent, id_by_name
 from ..model.owner import Nic, Owner
 from ..records import store
 from .call import Here, Place
@@ -218,7 +218,7 @@ def _recorded(event: GuestEvent, place: Place) -> bool:
         else:
             found = bool(records.of_domain(event.domain.name, event.domain.uuid, event.ifname))
             if event.action is Action.UNPLUG and event.domain.uuid:
-                found = found or bool(records.of_domain("", f"name:{event.domain.name}"))
+                found = found or bool(records.of_domain("", id_by_name(event.domain.name)))
         # A start that was killed left a journal and no record. Opening a session undoes it.
         return found or (event.action is Action.UNPLUG and bool(records.journal()[0]))
 

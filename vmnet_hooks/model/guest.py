@@ -81,13 +81,18 @@ class Domain:
 
     @property
     def id(self) -> str:
-        return self.uuid or f"name:{self.name}"
+        return self.uuid or id_by_name(self.name)
 
     @property
     def marks(self) -> tuple[str, ...]:
         """File names that identify the domain: one from its UUID and, for front ends that know no UUID, one from its name."""
         name = self.name.encode(errors="surrogateescape").hex()[:200]
         return tuple(filter(None, (self.uuid, name and f"name-{name}")))
+
+
+def id_by_name(name: str) -> str:
+    """Return the id of a domain of which only the name is known."""
+    return f"name:{name}"
 
 
 # --- events -------------------------------------------------------------------------------------------------------------
