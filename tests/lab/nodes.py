@@ -79,7 +79,7 @@ class Node:
             self.holder.kill()
             raise CommandFailed(f"node {name} did not start: {self.holder.stderr.read()}")
         self.pid = self.holder.pid
-        # While this is open, the namespace is there and its inode number is nobody else's: numbers are used again.
+        # The kernel reuses inode numbers of namespaces. While this is open, it keeps the namespace and its number.
         self.opened: int | None = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self.netns = os.fstat(self.opened).st_ino
 
