@@ -17,7 +17,13 @@ class ConfigError(InputError):
     """A configuration file is not valid. The message starts with the file's name and the key."""
 
 
-class MissingLink(ConfigError):
+class NotYet(ConfigError):
+    """The host lacks what a declared part stands on. At boot it may still come."""
+
+    exit_code = 1
+
+
+class MissingLink(NotYet):
     """A declared interface does not exist (yet)."""
 
 

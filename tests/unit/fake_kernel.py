@@ -15,7 +15,7 @@ from ipaddress import ip_address, ip_interface
 from vmnet_hooks import values
 from vmnet_hooks.errors import InTheWay, KernelError
 from vmnet_hooks.kernel.objects import adoption
-from vmnet_hooks.model.facts import Host, Link
+from vmnet_hooks.model.facts import DefaultRoute, Host, Link
 from vmnet_hooks.model.objects import (
     Address,
     Device,
@@ -78,6 +78,7 @@ class FakeKernel:
     """`fail_at` and `kill_at` count calls of `apply` from 0; `late` lets the step happen first. With `after`, the fault comes
     after so many of the step's small steps (`small` counts them by call). `stuck` keys can't be changed, `lost` keys are
     changed without effect, `vanish` = (call, link) takes a link away before that call. `obstacles` are reasons by port,
+    `underway` ports that ifup has only begun to configure,
     `heard` taps whose guests have sent something."""
 
     def __init__(self, ipv6: bool = True, ra_links: tuple[str, ...] = (), rp_filter: int = 0) -> None:
@@ -94,6 +95,7 @@ class FakeKernel:
         self.ipv6, self.ra_links, self.rp_filter = ipv6, ra_links, rp_filter
         self.machine = "4c4c4544"
         self.obstacles: dict[str, str] = {}
+        self.underway: set[str] = set()
         self.heard: set[str] = set()
         self._last_index = 0
         self.put(Sysctl("net/ipv4/conf/all/send_redirects", "1"))
@@ -221,6 +223,15 @@ class FakeKernel:
     def ports(self, ifname: str) -> list[str]:
         return sorted(name for name in self.links if self.master(name) == ifname)
 
+    def below(self, ifname: str) -> set[str]:
+        parent = self._made(ifname).parent if ifname in self.links else ""
+        lower = {*self.ports(ifname), *([parent] if parent else [])}
+        return lower.union(*map(self.below, lower))
+
+    def default_routes(self) -> list[DefaultRoute]:
+        routes = [r for r in self.world.values() if isinstance(r, Route) and r.table == MAIN_TABLE and r.dst.endswith("/0")]
+        return [DefaultRoute(r.dev, r.via, r.family) for r in routes]
+
     def master(self, ifname: str) -> str:
         return self._value(f"link {ifname} master")
 
@@ -258,6 +269,9 @@ class FakeKernel:
             tuple(sysctls),
             self._value(f"sysctl net/ipv6/conf/{port}/disable_ipv6") == "0",
         )
+
+    def is_underway(self, port: str) -> bool:
+        return port in self.underway
 
     def obstacle(self, port: str) -> str:
         self._alive()

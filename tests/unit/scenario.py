@@ -174,10 +174,14 @@ class Host:
         return self.call(guests.unplug, domain, ifname)
 
     def up(self, *names: str, **kw) -> list[Owner]:
-        return self.call(host.up, names, **kw)
+        """Returns what it changed; raises why something was not brought up."""
+        done = self.call(host.up, names, **kw)
+        if done.failed:
+            raise done.failed[0]
+        return [*done.up, *done.down]
 
     def down(self, *names: str) -> list[Owner]:
-        return self.call(host.down, names)
+        return self.call(host.down, names).down
 
     def prepare(self, domain: Domain) -> list[Owner]:
         """Before the taps exist."""

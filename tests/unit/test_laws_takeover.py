@@ -29,7 +29,6 @@ from test_laws_hostnet import (
 )
 
 from vmnet_hooks.engine import takeover
-from vmnet_hooks.engine.takeover import gateways_of
 from vmnet_hooks.errors import ConfigError, ConflictError, InputError, KernelError
 from vmnet_hooks.model.objects import Address, Device, LinkAttribute, Route
 from vmnet_hooks.model.objects.bridge import Adoption
@@ -45,9 +44,10 @@ class Watch:
     def __init__(self, *answers: set[str]) -> None:
         self.answers, self.asked, self.guards = list(answers), [], 0
 
-    def answering(self, gateways, seconds: float) -> set[str]:
+    def answering(self, gateways, seconds: float) -> dict[str, float]:
         self.asked.append((list(gateways), seconds))
-        return {address for _, address in gateways} & self.answers.pop(0)
+        now = self.answers.pop(0)
+        return {address: 0.001 for _, address in gateways if address in now}
 
     def guard(self, _deadline: float) -> None:
         self.guards += 1
@@ -107,7 +107,9 @@ def test_unless_confirmed(toml, tmp_path):
     waiting = pending(host)
     assert waiting.needs_word and 29 < waiting.deadline - start < 32 and watch.guards == 1 and not watch.asked
     for refused in (host.up, host.down):
-        with pytest.raises(ConflictError, match="a takeover waits to be confirmed: run `vmnet-hook confirm`, or wait"):
+        with pytest.raises(
+            ConflictError, match="an `up` waits to be confirmed: run `vmnet-hook confirm`, or `vmnet-hook revert` to put it back"
+        ):
             refused()
     revert(host)
     assert_same(before, everything(host), "put back")
@@ -207,7 +209,7 @@ def test_putting_back_that_is_interrupted_is_done_again(fault, tmp_path):
 
 def test_gateways():
     def found(*routes: str) -> list[str]:
-        return gateways_of(Adoption("eth0", "br0", routes=routes))
+        return Adoption("eth0", "br0", routes=routes).gateways
 
     assert found("192.0.2.0/24 dev {dev} table 254", "192.0.2.0/25 via 192.0.2.9 dev {dev}", "0.0.0.0/0 dev {dev}") == []
     assert found("0.0.0.0/0 via 192.0.2.1 dev {dev} table 254", "::/0 via fe80::1 dev {dev}") == ["192.0.2.1", "fe80::1"]
@@ -216,7 +218,7 @@ def test_gateways():
 
 def test_gateways_of_the_other_family():
     """`ip route` writes `via inet6 fe80::1` for an IPv4 route through an IPv6 neighbour."""
-    assert gateways_of(Adoption("eth0", "br0", routes=("0.0.0.0/0 via inet6 fe80::1 dev {dev} table 254",))) in ([], ["fe80::1"])
+    assert Adoption("eth0", "br0", routes=("0.0.0.0/0 via inet6 fe80::1 dev {dev} table 254",)).gateways == []
 
 
 # --- refused, and nothing changed ------------------------------------------------------------------------------------

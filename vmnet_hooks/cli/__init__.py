@@ -39,6 +39,7 @@ COMMANDS = (
     Row("up", "host", "Host", "Bring up the declared links, bridges, bonds, NAT, networks."),
     Row("down", "host", "Host", "Take down what up brought up."),
     Row("confirm", "host", "Host", "Keep what `up --confirm-within` changed."),
+    Row("revert", "host", "Host", "Put back at once what `up --confirm-within` changed."),
     Row("status", "look", "Look", "List what is set up, and whether the agent runs."),
     Row("check", "look", "Look", "Compare records, configuration and kernel."),
     Row("graph", "graph", "Look", "Draw the host's networks, from the wire to the guests."),
@@ -84,8 +85,13 @@ class Commands(click.Group):
         return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
+def problem(reason: object) -> None:
+    """Print what went wrong as one line on standard error."""
+    click.echo(f"vmnet-hook: {shortened(str(reason))}", err=True)
+
+
 def fail(reason: str, status: int) -> NoReturn:
-    click.echo(f"vmnet-hook: {shortened(reason)}", err=True)
+    problem(reason)
     raise SystemExit(status)
 
 

@@ -1,14 +1,20 @@
-"""Commands about the host's own networks: up, down, confirm."""
+"""Commands about the host's own networks: up, down, confirm, revert."""
 
 import syslog
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import InputError, MissingLink, one_line
-from ..model.owner import Owner
+from ..errors import InputError, NotYet, one_line
+from . import problem
 from .arguments import PARTS
 from .session import opened
+
+if TYPE_CHECKING:
+    from ..engine.host import Brought
+    from ..model.owner import Owner
 
 
 @click.command()
@@ -29,6 +35,8 @@ from .session import opened
 def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> None:
     """Bring up what is declared: links, bridges, bonds, NAT, routed networks. All of it, or NAME and what it needs.
 
+    Without NAME, a part that can't be brought up fails alone, with those that stand on it.
+
     A bridge with `adopt` takes over its port's addresses and routes. If a default gateway that
     answered before does not answer afterwards, the whole change is rolled back.
     """
@@ -39,21 +47,37 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
         if not (names or session.config.parts or session.config.networks or session.records.of_host()):
             click.echo("nothing is declared")
             return
-        end = time.monotonic() + wait
+        end, said = time.monotonic() + wait, False
         while True:
             try:
-                changed = host.up(session, names, takeover.Watch(), confirm_within or 0)
+                done = host.up(session, names, takeover.Watch(), confirm_within or 0)
+            except NotYet as error:
+                done = host.Brought(failed=[error])
+            said |= _brought(done)
+            if confirm_within or time.monotonic() > end or not any(isinstance(error, NotYet) for error in done.failed):
                 break
-            except MissingLink:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.5)
-    for owner in changed:
-        _report("up", owner)
-    if not changed:
+            time.sleep(0.5)
+    if said and confirm_within:
+        click.echo(
+            f"run `vmnet-hook confirm` within {confirm_within:g} s, or everything is put back (`vmnet-hook revert`: at once)"
+        )
+    elif not said and not done.failed:
         click.echo("up: nothing to do")
-    elif confirm_within:
-        click.echo(f"run `vmnet-hook confirm` within {confirm_within:g} s, or everything is put back")
+    for reason in done.failed:
+        problem(reason)
+    if done.failed:
+        raise SystemExit(done.failed[0].exit_code)
+
+
+def _brought(done: "Brought") -> bool:
+    """Report what a call of `up` did. Return whether it did anything."""
+    for owner in done.up:
+        _report("up", owner)
+    for owner in done.down:
+        _report("down", owner, " (declared no more)")
+    for gateway, seconds in done.answers.items():
+        click.echo(f"gateway {gateway} answers ({1000 * seconds:.2g} ms)")
+    return bool(done.up or done.down)
 
 
 @click.command()
@@ -70,6 +94,19 @@ def confirm() -> None:
 
 
 @click.command()
+def revert() -> None:
+    """Put back at once what `up --confirm-within` changed."""
+    # Not needed for completion.
+    from ..engine import takeover
+    from ..hook.events import RECORDS_ALONE
+
+    with opened(RECORDS_ALONE) as session:
+        if not takeover.revert(session):
+            raise InputError("nothing waits to be confirmed, so that nothing can be put back; see `vmnet-hook down`")
+    click.echo("put back")
+
+
+@click.command()
 @PARTS
 def down(names: tuple[str, ...]) -> None:
     """Take down what `up` brought up: all of it, or NAME. What running guests need stays until they have stopped."""
@@ -78,21 +115,25 @@ def down(names: tuple[str, ...]) -> None:
     from ..hook.events import RECORDS_ALONE
 
     with opened(RECORDS_ALONE) as session:
-        gone = host.down(session, names)
-        kept = [owner for owner in session.records.of_host() if {owner.id, owner.name} & set(names)]
-    for owner in gone:
+        done = host.down(session, names)
+    for owner in done.down:
         _report("down", owner)
-    for owner in kept:
-        click.echo(f"{_label(owner)} stays until nothing needs it", err=True)
-    if not gone and not kept:
+    for owner, users in done.stays:
+        click.echo(one_line(f"{owner.label} stays: {_listed(users)} {'needs' if len(users) == 1 else 'need'} it"), err=True)
+    if not done.down and not done.stays:
         click.echo("down: nothing to do")
 
 
-def _report(verb: str, owner: Owner) -> None:
-    line = f"{verb} {_label(owner)}"
+NAMED = 5
+"""Users of a part that a line names, at most."""
+
+
+def _listed(users: Sequence[str]) -> str:
+    more = f" and {len(users) - NAMED} more" if len(users) > NAMED else ""
+    return ", ".join(users[:NAMED]) + more
+
+
+def _report(verb: str, owner: "Owner", why: str = "") -> None:
+    line = one_line(f"{verb} {owner.label}{why}")
     click.echo(line)
     syslog.syslog(syslog.LOG_INFO, line)
-
-
-def _label(owner: Owner) -> str:
-    return one_line(owner.label)

@@ -143,4 +143,18 @@ def in_phase(phase: str, vif: Vif, network: Network, resources: Mapping[str, Res
 
 def compose_part(part: Declared, host: Host) -> dict[str, Resource]:
     """Return the resources of a part of the host alone: of a network without any guest (a router node), of a link, of a NAT."""
+    _check_names(part, host)
     return {resource.key: resource for resource in part.resources(host)}
+
+
+def _check_names(part: Declared, host: Host) -> None:
+    """Raise ConfigError for an alternative name: an interface that had two names would be two interfaces to us."""
+    for name in (*part.links(), *part.stands_on()):
+        link = host.links.get(name)
+        if link and link.name not in ("", name):
+            option = next((key for key, value in part.options.items() if name == value or name in _items(value)), "")
+            raise part.error(option, f"{name} is an alternative name of {link.name}; write {link.name}")
+
+
+def _items(value: object) -> tuple[object, ...]:
+    return value if isinstance(value, tuple) else ()

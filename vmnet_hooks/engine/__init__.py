@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..declared import compose, configuration
 from ..model import facts
-from ..model.declaration import Config
-from ..model.objects import FORWARDING_GATE, Sysctl
+from ..model.declaration import Config, Declared
+from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, Sysctl
 from ..model.owner import GuestOwner
 from ..model.plan import Plan
 from ..model.resource import Resource
@@ -35,8 +35,11 @@ class Kernel(Protocol):
     def link(self, ifname: str) -> facts.Link | None: ...
     def has_sent(self, ifname: str) -> bool: ...
     def ports(self, ifname: str) -> list[str]: ...
+    def below(self, ifname: str) -> set[str]: ...
+    def default_routes(self) -> list[facts.DefaultRoute]: ...
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> facts.Host: ...
     def survey(self, port: str, bridge: str) -> "Adoption": ...
+    def is_underway(self, port: str) -> bool: ...
     def obstacle(self, port: str) -> str: ...
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]: ...
     def rename(self, ifname: str, name: str) -> None: ...
@@ -102,13 +105,14 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
     masters = [link.master for name in dict.fromkeys(ports) if (link := host.links.get(name))]
     if outer := [master for master in masters if master and master not in host.links]:
         host = replace(host, links={**kernel.host(outer).links, **host.links})
-    bridges = {part.adopts: part.name for part in parts.values() if part.adopts in host.links}
+    members = {name: part for part in parts.values() for name in part.ports if name in host.links}
     return replace(
         host,
         router6=_forwards6(session, host),
         parts=parts,
         nats=tuple(part for part in config.parts.values() if part.kind.translates),
-        adoptions=_adoptions(session, bridges, host, adopt) if bridges else {},
+        adoptions=_adoptions(session, members, host, adopt) if members else {},
+        surveyed=adopt,
         uplinks6=frozenset(name for network in networks for name in network.mode.links6(network)),
     )
 
@@ -122,32 +126,47 @@ def _forwards6(session: Session, host: facts.Host) -> bool:
     return host.router6 and not session.kernel.read([CLOSED6])
 
 
-def _adoptions(session: Session, bridges: Mapping[str, str], host: facts.Host, adopt: bool) -> "dict[str, Adoption]":
-    """What bridges take over from ports, by port; without `adopt`, what they have taken over. `bridges` is the bridge by port."""
+def _adoptions(session: Session, members: Mapping[str, Declared], host: facts.Host, adopt: bool) -> "dict[str, Adoption]":
+    """What bridges have taken over from ports; with `adopt`, also what there is to take over. `members` is the part by port."""
+    # Few links have declared ports.
+    from ..model.objects.bridge import Adoption
+
+    there = session.records.records(map(Adoption.key_of, members))
+    found = {}
+    for port, part in members.items():
+        recorded = there.get(Adoption.key_of(port), (None, None))[0]
+        taken = recorded if isinstance(recorded, Adoption) else None
+        if part.adopts != port:
+            late = None
+        elif taken:
+            taken, late = replace(taken, bridge=part.name), session.kernel.survey(port, part.name) if adopt else None
+        else:
+            late = _survey(session, port, part.name, host) if adopt else None
+            late = late if late and late.addresses and not session.kernel.is_underway(port) else None
+        if both := taken.plus(late) if taken and late else taken or late:
+            found[port] = both
+    return found
+
+
+def _survey(session: Session, port: str, bridge: str, host: facts.Host) -> "Adoption":
+    """What a bridge has to take over from a port, of which there is no record."""
     # Few bridges adopt a port.
     from ..model.objects.bridge import Adoption
 
-    there = {port: session.records.recorded(Adoption.key_of(port)) for port in bridges}
-    return {port: _adoption(session, found, port, bridges[port], host) for port, found in there.items() if found or adopt}
-
-
-def _adoption(
-    session: Session, recorded: tuple[Resource, Resource | None] | None, port: str, bridge: str, host: facts.Host
-) -> "Adoption":
-    """What a bridge takes over from a port. Once moved it is not on the port any more: the record has it."""
-    # Few bridges adopt a port.
-    from ..model.objects.bridge import Adoption
-
-    if recorded and isinstance(recorded[0], Adoption):
-        return replace(recorded[0], bridge=bridge)
-    if bridge in host.links and host.links[bridge].ours and host.links[port].master == bridge:
+    master = host.links[port].master
+    is_plain = session.records.recorded(LinkAttribute.key_of(port, "master"))
+    if bridge in host.links and host.links[bridge].ours and master == bridge and not is_plain:
         # The records are lost: the bridge has it.
         there = session.kernel.survey(bridge, bridge)
         routes, neighbours = (
             tuple(item for item in items if not Adoption.is_ours(item)) for items in (there.routes, there.neighbours)
         )
         return replace(there, ifname=port, routes=routes, neighbours=neighbours, sysctls=())
-    return session.kernel.survey(port, bridge)
+    there = session.kernel.survey(port, bridge)
+    # It may have been the uplink of a network.
+    ours = [item for item in there.addresses if session.records.recorded(Address.key_of(port, item.split()[0]))]
+    addresses = tuple(item for item in there.addresses if item not in ours)
+    return replace(there, addresses=addresses, routes=tuple(item for item in there.routes if not Adoption.is_ours(item)))
 
 
 def lives(session: Session, owner: GuestOwner) -> bool:

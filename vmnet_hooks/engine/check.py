@@ -12,6 +12,7 @@ from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
 from . import Session
 from .owners import dead, wants
+from .parts import spared
 
 Kind = Literal[
     "missing",  # not in the kernel
@@ -92,6 +93,9 @@ def _of_owner(
         if drift := _difference(owner, key, current.get(key), wanted.get(key), claimed.get(key)):
             found.append(drift)
             reported.add(key)
+    part = session.config.parts.get(owner.id)
+    for error in spared(part, lambda name: session.kernel.link(name) or name in session.config.links) if part else ():
+        found.append(Drift("missing", str(error), f"vmnet-hook up {owner.id}, once it is there", owner.label, owner.id))
     for other in session.records.needs(owner.id):
         if not session.records.owners(id=other):
             what = f"needs {part_label(other)}, which is not up"

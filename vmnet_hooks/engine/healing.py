@@ -15,7 +15,7 @@ from ..model.plan import Change, Plan
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import NAT
 from ..records.store import Store
-from . import Session, apply, lives
+from . import Session, apply, lives, takeover
 from .owners import dead
 
 
@@ -123,6 +123,8 @@ def _claimed(records: Store, recorded: Mapping[str, Resource]) -> dict[str, Reso
 
 def _mendable(session: Session, recorded: Mapping[str, Resource]) -> tuple[dict[str, Resource], list[str]]:
     """What can be put back now, and the keys of what has to wait for its link."""
+    if still := takeover.links_that_wait(session.records):
+        recorded = {key: r for key, r in recorded.items() if r.link not in still}
     links = {name: session.kernel.link(name) for name in {r.link for r in recorded.values()} if name}
     made = {r.ifname for r in recorded.values() if isinstance(r, Device) and links[r.ifname] is None}
     wants, waits = {}, []

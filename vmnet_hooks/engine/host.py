@@ -4,50 +4,69 @@ describes.
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from ..declared import compose
-from ..errors import ConflictError, InputError
+from ..errors import ConfigError, ConflictError, InputError
 from ..model.declaration import Declared, Network
 from ..model.guest import Domain
 from ..model.objects import Device, LinkAttribute
 from ..model.objects.bridge import Adoption
-from ..model.owner import NEEDED, DescribedNetwork, HostOwner, Owner, Part, Preparation
+from ..model.owner import NEEDED, DescribedNetwork, HostOwner, Nic, Owner, Part, Preparation
 from ..model.plan import Plan
 from . import Session, apply, gather, parts, takeover
 from .transaction import Transaction, build
 
 
-def up(
-    session: Session, names: Sequence[str] = (), watch: takeover.Watch | None = None, confirm_within: float = 0
-) -> list[Owner]:
-    """Bring parts up, with all that they need; without names, everything that is declared. Returns what was changed.
-    A bridge that adopts a port is put back unless the gateway answers as before, or, with `confirm_within` (seconds),
-    unless takeover.confirm is called in time. Raises VmnetError, with nothing changed."""
+@dataclass(frozen=True)
+class Brought:
+    """What `up` did. `up` are the parts that it brought up or changed, `down` those that are declared no more and went down,
+    `failed` tells why others could not be brought up, `answers` has the gateways that were asked, with seconds."""
+
+    up: Sequence[Owner] = ()
+    down: Sequence[Owner] = ()
+    failed: Sequence[ConfigError] = ()
+    answers: Mapping[str, float] = field(default_factory=dict)
+
+
+def up(session: Session, names: Sequence[str] = (), watch: takeover.Watch | None = None, confirm_within: float = 0) -> Brought:
+    """Bring parts up, with all that they need; without names, everything that is declared: then a part that can't be brought up
+    fails alone, with those that stand on it. If the host's way out depends on a change, it is put back unless the gateways
+    answer as before, or, with `confirm_within` (seconds), unless takeover.confirm is called in time. Raises VmnetError, with
+    nothing changed."""
     with session.records.lock():
         apply.recover(session)
         takeover.check_pending(session)
-        transaction = _up(session, names)
-        changed = _changed(session, transaction)
-        if not changed:
-            return []
-        adopts = any(isinstance(change.want, Adoption) for change in transaction.plan)
-        if watch is None or not (adopts or confirm_within):
+        transaction, failed = _up(session, names)
+        known = parts.standing(session)
+        done = Brought(_changed(session, transaction), [known[name] for name in transaction.drop if name in known], failed)
+        if not (done.up or done.down):
+            return done
+        if watch is None or not (confirm_within or takeover.concerns(session, transaction.plan)):
             apply.run(session, transaction, takeover.TAKEOVER)
-            return changed
+            return done
         attempt = takeover.begin(session, transaction, watch, confirm_within)
-    if not confirm_within:
-        takeover.conclude(session, attempt, watch)
-    return changed
+    return done if confirm_within else replace(done, answers=takeover.conclude(session, attempt, watch))
 
 
 def plan_up(session: Session, names: Sequence[str] = ()) -> Plan:
-    """What `up` would do now."""
-    return _up(session, names).plan
+    """What `up` would do now. Raises ConfigError if a part could not be brought up."""
+    transaction, failed = _up(session, names)
+    if failed:
+        raise failed[0]
+    return transaction.plan
 
 
-def down(session: Session, names: Sequence[str] = ()) -> list[HostOwner]:
-    """The inverse of `up`; without names, of all that it brought up. What others need stays until they are gone. Returns
-    what was taken down."""
+class TakenDown(NamedTuple):
+    """What `down` did: the parts that it took down, and those that stay, each with the labels of the owners that need it."""
+
+    down: list[HostOwner]
+    stays: Sequence[tuple[HostOwner, list[str]]]
+
+
+def down(session: Session, names: Sequence[str] = ()) -> TakenDown:
+    """The inverse of `up`; without names, of all that it brought up. What others need stays until they are gone."""
     records = session.records
     with records.lock():
         apply.recover(session)
@@ -59,7 +78,12 @@ def down(session: Session, names: Sequence[str] = ()) -> list[HostOwner]:
         before = records.of_host()
         apply.remove(session, going)
         after = {owner.id for owner in records.of_host()}
-    return [owner for owner in before if owner.id not in after]
+        stays = [(owner, sorted(map(_named, records.needing(owner.id)))) for owner in staying]
+    return TakenDown([owner for owner in before if owner.id not in after], stays)
+
+
+def _named(owner: Owner) -> str:
+    return f"{owner.label} ({owner.ifname})" if isinstance(owner, Nic) else owner.label
 
 
 def plan_down(session: Session, names: Sequence[str] = ()) -> Plan:
@@ -103,14 +127,16 @@ def up_network(session: Session, network: Network, owner_id: str, frontend: str)
 # --- what goes up ----------------------------------------------------------------------------------------------------------
 
 
-def _up(session: Session, names: Sequence[str]) -> Transaction:
+def _up(session: Session, names: Sequence[str]) -> tuple[Transaction, list[ConfigError]]:
+    """The transaction, and why parts are left out of it."""
     chosen = _chosen(session, names)
-    wanted, needs = parts.composed(session, chosen, [part.id for part in chosen])
+    failed: list[ConfigError] = []
+    wanted, needs = parts.composed(session, chosen, [part.id for part in chosen], None if names else failed)
     transaction = build(session, wanted, [] if names else _undeclared(session, needs), needs)
     _check_masters(session, transaction.plan)
     _check_leaving(session, transaction.plan)
     _check_left_behind(session, transaction)
-    return transaction
+    return transaction, failed
 
 
 def _chosen(session: Session, names: Sequence[str]) -> list[Declared]:
@@ -135,22 +161,23 @@ def _changed(session: Session, transaction: Transaction) -> list[Owner]:
     """The owners that a transaction changes anything for."""
     records, known = session.records, parts.standing(session)
     keys = {change.subject.key for change in transaction.plan}
-    changed = [
+    return [
         owner
         for owner, claims in transaction.add.items()
         if keys & set(claims) or known.get(owner.id) != owner or records.claimed(owner.id) != set(claims)
     ]
-    return changed + [known[name] for name in transaction.drop if name in known]
 
 
 # --- what goes down --------------------------------------------------------------------------------------------------------
 
 
 def _undeclared(session: Session, wanted: Mapping[str, Sequence[str]]) -> list[str]:
-    """Ids of parts that are up, no longer declared, and needed by no guest."""
+    """Ids of parts that are up, no longer declared, and needed by no guest and by none of the parts that are `wanted`."""
     names = [part.id for part in session.records.parts() if part.id not in wanted]
     undeclared = [name for name in names if not parts.is_declared(session.config, name)]
-    return [name for name in undeclared if not session.records.claimed_elsewhere(f"needs {name}", undeclared)]
+    needed = {other for others in wanted.values() for other in others}
+    but = [*undeclared, *wanted]
+    return [name for name in undeclared if name not in needed and not session.records.claimed_elsewhere(f"needs {name}", but)]
 
 
 def _going(session: Session, names: Sequence[str]) -> tuple[list[Part], list[Part]]:

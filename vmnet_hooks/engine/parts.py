@@ -5,11 +5,11 @@ all) has frontend ASKED_FOR; one that is up because another part or a guest need
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..declared import compose
 from ..declared.configuration import RUNTIME
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingLink
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
 from ..model.owner import ASKED_FOR, NEEDED, HostOwner, Owner, Part, part_label
@@ -32,8 +32,12 @@ def is_declared(config: Config, part_id: str) -> bool:
     return config.part(part_id) is not None
 
 
-def composed(session: Session, parts: Iterable[Declared], explicit: Iterable[str] = ()) -> Composed:
-    """What these parts, and all parts that they need, want and need; those with the ids `explicit` were asked for."""
+def composed(
+    session: Session, parts: Iterable[Declared], explicit: Iterable[str] = (), failed: list[ConfigError] | None = None
+) -> Composed:
+    """What these parts, and all parts that they need, want and need; those with the ids `explicit` were asked for. If there is a
+    list `failed`, why a part can't be composed is added to it, and that part and those that stand on it are left out; else it
+    is raised."""
     config = session.config
     closure = _closure(config, parts)
     host = gather(session, (name for part in closure for name in part.links()), adopt=True)
@@ -44,9 +48,26 @@ def composed(session: Session, parts: Iterable[Declared], explicit: Iterable[str
         had = known.get(part.id)
         frontend = ASKED_FOR if part.id in asked or (had and had.is_asked_for) else NEEDED
         owner = Part(id=part.id, name=part.name, frontend=frontend, since=had.since if had else time.time())
-        wanted[owner] = compose.compose_part(part, host)
-        needs[part.id] = list(compose.needs(part, config))
+        below = list(compose.needs(part, config))
+        try:
+            if lost := [other for other in below if other not in needs]:
+                raise part.error("", f"stands on {part_label(lost[0])}, which is not up")
+            wanted[owner] = compose.compose_part(part, host)
+        except ConfigError as error:
+            if failed is None:
+                raise
+            failed.append(error)
+            continue
+        needs[part.id] = below
+        if failed is not None:
+            failed += spared(part, lambda name: name in host.links or name in host.parts)
     return wanted, needs
+
+
+def spared(part: Declared, exists: Callable[[str], object]) -> list[MissingLink]:
+    """What a part lacks, and does its work without."""
+    lacking = [name for name in part.ports if part.kind.spares_ports and not exists(name)]
+    return [MissingLink(str(part.error("ports", f"{name} does not exist; {part.name} is up without it"))) for name in lacking]
 
 
 def needed(session: Session, networks: Iterable[Network], host: facts.Host) -> Composed:

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from .. import engine
+from .. import engine, values
 from ..errors import ConflictError, KernelError, one_line
 from ..model.declaration import Config
 from ..model.objects import KINDS, Device
 from ..model.objects.bridge import Adoption
 from ..model.owner import Owner
+from ..model.plan import Plan
 from ..model.resource import Resource
 from ..records.pending import Pending
 from ..records.store import Store
@@ -40,8 +41,8 @@ LONGEST_PAUSE = 30.0
 class Watch:
     """The watch over a takeover; tests bring their own."""
 
-    def answering(self, gateways: Iterable[tuple[str, str]], seconds: float) -> set[str]:
-        """Return those of the (link, address) that answer ARP or ND within `seconds`."""
+    def answering(self, gateways: Iterable[tuple[str, str]], seconds: float) -> Mapping[str, float]:
+        """Return those of the (link, address) that answer ARP or ND within `seconds`, each with the seconds that it took."""
         from ..kernel import announcement  # Few calls of `up` take anything over.
 
         return announcement.answering(list(gateways), seconds)
@@ -101,23 +102,40 @@ def watch_over(lifeline: int, deadline: float) -> None:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A takeover that is applied, and not confirmed yet. `gateways` are the (bridge, address) that answered before, `owners` the
-    ids of what it brought up."""
+    """A change of the host's way out that is applied, and not confirmed yet. `answered` are the gateways that answered before,
+    `owners` the ids of what it brought up."""
 
     deadline: float
-    gateways: Sequence[tuple[str, str]]
+    answered: Sequence[str]
+    moved: Mapping[str, str]
+    """By gateway of a route that a takeover moved, in any table, the link that leads to it now."""
+
     owners: Sequence[str]
 
 
+def concerns(session: Session, changes: Plan) -> bool:
+    """Whether a plan takes something over, puts it back, or changes a link that the host's default routes depend on."""
+    if any(isinstance(change.subject, Adoption) for change in changes):
+        return True
+    ways = {route.link for route in session.kernel.default_routes()}
+    ways |= {name for way in ways for name in session.kernel.below(way)}
+    return any(change.subject.link in ways for change in changes)
+
+
 def begin(session: Session, transaction: Transaction, watch: Watch, confirm_within: float) -> Attempt:
-    """Apply a takeover under guard; the lock must be held. Raises VmnetError, with nothing changed."""
-    adopted = [change.want for change in transaction.plan if isinstance(change.want, Adoption)]
-    for adoption in adopted:
+    """Apply a change that the host's way out depends on, under guard; the lock must be held. Raises VmnetError, with nothing
+    changed."""
+    moves = [change for change in transaction.plan if isinstance(change.subject, Adoption)]
+    gone = [change.have for change in moves if isinstance(change.have, Adoption)]
+    come = [change.want for change in moves if isinstance(change.want, Adoption)]
+    for adoption in come:
         if not session.records.recorded(adoption.key) and (reason := session.kernel.obstacle(adoption.ifname)):
             raise ConflictError(f"{adoption.bridge} can't take over {adoption.ifname}: {reason}")
-    gateways = [(adoption, address) for adoption in adopted for address in gateways_of(adoption)]
-    asks = bool(gateways) and not confirm_within
-    answered = watch.answering([(a.ifname, address) for a, address in gateways], 1.0) if asks else set()
+    before = {gateway: a.ifname for a in come for gateway in a.gateways} | {g: a.bridge for a in gone for g in a.gateways}
+    before |= {route.gateway: route.link for route in session.kernel.default_routes() if route.gateway}
+    after = {gateway: a.ifname for a in gone for gateway in a.gateways} | {g: a.bridge for a in come for g in a.gateways}
+    asks = bool(before) and not confirm_within
+    answered = watch.answering([(link, gateway) for gateway, link in before.items()], 1.0) if asks else {}
     deadline = _hold(session, transaction, confirm_within)
     watch.guard(deadline)
     try:
@@ -125,20 +143,42 @@ def begin(session: Session, transaction: Transaction, watch: Watch, confirm_with
     except BaseException:
         session.records.set_pending(None)
         raise
-    again = [(a.bridge, address) for a, address in gateways if address in answered]
-    return Attempt(deadline, again, [owner.id for owner in transaction.add])
+    return Attempt(deadline, list(answered), after, [owner.id for owner in transaction.add])
 
 
-def conclude(session: Session, attempt: Attempt, watch: Watch) -> None:
-    """Confirm a takeover if the gateways answer as before, else put it back; the lock must not be held. Raises KernelError."""
-    answered = {address for _, address in attempt.gateways}
-    silent = answered - watch.answering(attempt.gateways, GATEWAY_SECONDS) if answered else set()
-    if silent:
+def conclude(session: Session, attempt: Attempt, watch: Watch) -> Mapping[str, float]:
+    """Confirm a change if the gateways answer as before, else put it back; the lock must not be held. Returns the gateways that
+    answer, with the time in seconds. Raises KernelError."""
+    answers, problem = _asked_again(session, attempt, watch)
+    if problem:
         revert(session, attempt.deadline)
-        gateway = ", ".join(sorted(silent))
-        raise KernelError(f"gateway {gateway} does not answer any more: everything was put back")
+        raise KernelError(f"{problem}: everything was put back")
     if not confirm(session) and not all(session.records.owners(id=owner) for owner in attempt.owners):
         raise KernelError("another process put the takeover back meanwhile; try again")
+    return answers
+
+
+def _asked_again(session: Session, attempt: Attempt, watch: Watch) -> tuple[Mapping[str, float], str]:
+    """Ask the gateways that answered before, and where a family has other gateways now, those. Returns the answers, and what is
+    wrong; "" if nothing is."""
+    if not attempt.answered:
+        return {}, ""
+    routes = session.kernel.default_routes()
+    ways = {**attempt.moved} | {route.gateway: route.link for route in routes if route.gateway}
+    same = [gateway for gateway in attempt.answered if gateway in ways]
+    changed = {values.version(gateway) for gateway in attempt.answered} - set(map(values.version, same))
+    for version in changed - {route.version for route in routes}:
+        lost = next(gateway for gateway in attempt.answered if values.version(gateway) == version)
+        remedy = "if that is meant, run `vmnet-hook up --confirm-within 60`, then `vmnet-hook confirm`"
+        return {}, f"there is no IPv{version} default route any more ({lost} answered; {remedy})"
+    others = [route.gateway for route in routes if route.version in changed and route.gateway]
+    answers = watch.answering([(ways[gateway], gateway) for gateway in (*same, *others)], GATEWAY_SECONDS)
+    silent = [gateway for gateway in same if gateway not in answers]
+    if others and not any(gateway in answers for gateway in others):
+        silent += others
+    if not silent:
+        return answers, ""
+    return answers, f"gateway {', '.join(sorted(silent))} does not answer" + (" any more" if silent[0] in same else "")
 
 
 def confirm(session: Session) -> bool:
@@ -168,13 +208,29 @@ def revert_unguarded(session: Session) -> bool:
     return waiting is not None and _is_overdue(waiting) and revert(session, waiting.deadline)
 
 
+def _depth(owner_id: str, needs: Mapping[str, Sequence[str]]) -> int:
+    """How many owners an owner stands on: a VLAN device can't have a larger MTU than the link below."""
+    return 1 + max((_depth(other, needs) for other in needs.get(owner_id, ())), default=0)
+
+
+def links_that_wait(records: Store) -> set[str]:
+    """The links that a change which waits to be confirmed is about: nobody but its guard may put anything back there."""
+    waiting = records.pending()
+    if waiting is None:
+        return set()
+    claims = [*(r for resources, _ in waiting.before.values() for r in resources)]
+    claims += [r for name in (*waiting.added, *(owner.id for owner in waiting.before)) for r in records.claims(name).values()]
+    ports = {r.ifname for r in claims if isinstance(r, Adoption)}
+    return {r.link for r in claims if r.link} | ports
+
+
 def check_pending(session: Session) -> None:
     """Raise ConflictError if a takeover waits. One whose guard was killed is put back."""
     waiting = session.records.pending()
     if waiting and _is_overdue(waiting):
         _put_back(session, waiting)
     elif waiting:
-        raise ConflictError("a takeover waits to be confirmed: run `vmnet-hook confirm`, or wait until it is put back")
+        raise ConflictError("an `up` waits to be confirmed: run `vmnet-hook confirm`, or `vmnet-hook revert` to put it back")
 
 
 def _is_overdue(waiting: Pending) -> bool:
@@ -200,10 +256,11 @@ def _hold(session: Session, transaction: Transaction, confirm_within: float) -> 
 
 def _put_back(session: Session, waiting: Pending) -> None:
     records = session.records
-    wanted: dict[Owner, Mapping[str, Resource]] = {
-        owner: {r.key: r for r in resources} for owner, (resources, _) in waiting.before.items()
-    }
     needs = {owner.id: others for owner, (_, others) in waiting.before.items()}
+    wanted: dict[Owner, Mapping[str, Resource]] = {
+        owner: {r.key: r for r in waiting.before[owner][0]}
+        for owner in sorted(waiting.before, key=lambda owner: _depth(owner.id, needs))
+    }
     added = [part for name in waiting.added for part in records.parts(id=name)]
     for part in added:
         if foreign_ports(session, part.id, [other.id for other in added]):
@@ -216,13 +273,3 @@ def _put_back(session: Session, waiting: Pending) -> None:
     originals = {key: waiting.originals.get(key, found) for key, found in transaction.originals.items()}
     apply.run(session, replace(transaction, originals=originals), "put back")
     records.set_pending(None)
-
-
-def gateways_of(adoption: Adoption) -> list[str]:
-    """The default gateways of what a bridge takes over."""
-    found = []
-    for route in adoption.routes:
-        words = route.split()
-        if words[0] in ("0.0.0.0/0", "::/0") and "via" in words:
-            found.append(words[words.index("via") + 1])
-    return list(dict.fromkeys(address for address in found if address not in ("inet", "inet6")))

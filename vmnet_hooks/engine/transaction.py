@@ -67,6 +67,7 @@ def build(session: Session, wanted: Wanted, drop: Sequence[str] = (), needs: Nee
     draft.read_settings()
     draft.find_originals()
     draft.ignore_leftovers()
+    draft.settle_adoptions()
     draft.refill_remade_tables()
     add = {owner: [*resources, *(f"needs {other}" for other in needs.get(owner.id, ()))] for owner, resources in wanted.items()}
     add |= {owner: [*session.records.claimed(owner.id), NAT.key] for owner in heirs}
@@ -160,6 +161,24 @@ class _Draft:
         gate = Sysctl(FORWARDING_GATE, "1")
         if self.originals.get(gate.key) == gate and self.session.kernel.read([CLOSED6]):
             self.originals[gate.key] = replace(gate, value="0")
+
+    def settle_adoptions(self) -> None:
+        """A bridge may declare what it took over as its own, and back (if that is not confirmed): nothing moves then."""
+        released = {key: item.ours for key, item in self.release.items()}
+        if not any(resource.moves for resource in (*self.wants.values(), *released.values())):
+            return
+        # Few bridges adopt a port.
+        from ..model.objects.bridge import Adoption
+
+        for key, ours in released.items():
+            if isinstance(ours, Adoption) and any(map(ours.is_joined_by, self.wants.values())):
+                del self.release[key]
+                # Before the bridge, what it has now was on the port.
+                self.originals |= {key: None for key, want in self.wants.items() if ours.has(want)}
+                self.originals |= {r.key: r for r in ours.port_before if r.key in self.originals}
+        for adoption in [r for r in self.wants.values() if isinstance(r, Adoption)]:
+            kept = [key for key, ours in released.items() if adoption.has(ours)]
+            self.release = {key: item for key, item in self.release.items() if key not in kept}
 
     def refill_remade_tables(self) -> None:
         """A table that is made anew loses the elements of every guest: they are wanted again, too."""

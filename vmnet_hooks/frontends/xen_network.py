@@ -15,7 +15,7 @@ from typing import Any
 from .. import values
 from ..declared import configuration
 from ..errors import ConfigError, InputError, one_line
-from ..kernel import sysfs
+from ..kernel import iproute2, sysfs
 from ..model import declaration
 from ..model.guest import Action
 from ..model.host_event import PartsEvent
@@ -105,7 +105,8 @@ def _bridge(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
             tables[f'vlans."{netdev}"'] = {"parent": vlan[1], "id": int(vlan[2])}
         elif not there and netdev.startswith("dummy"):
             tables[f'dummies."{netdev}"'] = {}
-        tables[f'bridges."{bridge}"'] = {"ports": [netdev], **({"adopt": netdev} if there else {})}
+        adopts = there and (_has_address(netdev) or (part is not None and part.adopts == netdev))
+        tables[f'bridges."{bridge}"'] = {"ports": [netdev], **({"adopt": netdev} if adopts else {})}
         if variables.get("antispoof") == "yes":
             tables[f'networks."{bridge}"'] = {"mode": "bridged", "bridge": bridge, "antispoof": True}
     return _event(command, stem, [f"bridge:{bridge}"], tables)
@@ -137,6 +138,12 @@ def _port_of(bridge: str) -> str:
         return configuration.read_toml(f"{configuration.RUNTIME}/network-bridge-{bridge}.toml")["bridges"][bridge]["ports"][0]
     except (ConfigError, LookupError):
         return ""
+
+
+def _has_address(ifname: str) -> bool:
+    """Return whether there is anything on a link that a bridge could take over."""
+    found = iproute2.rows("ip", "addr", "show", "dev", ifname, "scope", "global", check=False)
+    return any(link.get("addr_info") for link in found)
 
 
 def _print_bridge(netdev: str, bridge: str) -> None:

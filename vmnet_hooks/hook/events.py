@@ -280,7 +280,7 @@ def _parts(event: "PartsEvent", place: Place) -> str:
     if event.action is Action.DOWN:
         with place.session(RECORDS_ALONE) as session:
             there = [name for name in event.names if session.records.owners(id=name)]
-            gone = host.down(session, there) if there else []
+            gone = host.down(session, there).down if there else []
             if before:
                 _keep(path, STOPPED + before.removeprefix(STOPPED))
             withdraw(session)
@@ -290,7 +290,8 @@ def _parts(event: "PartsEvent", place: Place) -> str:
     _keep(path, event.declared)
     try:
         with place.session() as session:
-            return ", ".join(owner.label for owner in host.up(session, event.names, takeover.Watch()))
+            done = host.up(session, event.names, takeover.Watch())
+            return ", ".join(owner.label for owner in (*done.up, *done.down))
     except BaseException:
         _keep(path, before)
         raise

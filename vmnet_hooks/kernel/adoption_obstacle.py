@@ -3,6 +3,7 @@
 import configparser
 import os
 import socket
+from collections.abc import Sequence
 
 from . import iproute2
 
@@ -22,6 +23,18 @@ def _dhcp(port: str) -> str:
                     f"its address {entry['local']} is from DHCP, and would be renewed on a port; "
                     f"give it a static address, or run the DHCP client on the bridge"
                 )
+    if pid := _process(_DHCP_CLIENTS, port):
+        return f"a DHCP client (process {pid}) runs on it; stop it, and give {port} a static address"
+    return ""
+
+
+def is_underway(port: str) -> bool:
+    """Whether ifup still configures an interface: it may have set the addresses of one family only."""
+    return bool(_process(("ifup",), port))
+
+
+def _process(programs: Sequence[str], port: str) -> str:
+    """The PID of a process of this network namespace that runs one of the programs on an interface; "" if none."""
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
@@ -29,9 +42,8 @@ def _dhcp(port: str) -> str:
             same = os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
         except OSError:
             continue
-        program = {os.path.basename(word) for word in words[:2]}
-        if same and port in words and program & set(_DHCP_CLIENTS):
-            return f"a DHCP client (process {pid}) runs on it; stop it, and give {port} a static address"
+        if same and port in words and {os.path.basename(word) for word in words[:2]} & set(programs):
+            return pid
     return ""
 
 

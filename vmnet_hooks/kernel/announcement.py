@@ -95,11 +95,11 @@ def announcement(mac: bytes, address: str) -> list[bytes]:
     return [neighbour_advertisement(mac, address)] if ":" in address else gratuitous_arp(mac, address)
 
 
-def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> set[str]:
-    """Ask for each (link, address) by ARP or neighbour discovery. Return the addresses that answer within `seconds`. Never
-    raises; errors are logged."""
+def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, float]:
+    """Ask for each (link, address) by ARP or neighbour discovery. Return the addresses that answer within `seconds`, each with
+    the seconds since the last question. Never raises; errors are logged."""
     waiting = {}
-    found: set[str] = set()
+    found: dict[str, float] = {}
     try:
         for link, address in pairs:
             raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -115,11 +115,12 @@ def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> set[str]:
                 except OSError:
                     # Down for a moment: asked again.
                     continue
-            pause = min(end, time.monotonic() + 0.25)
+            asked = time.monotonic()
+            pause = min(end, asked + 0.25)
             while waiting and (left := pause - time.monotonic()) > 0:
                 for raw in select.select(list(waiting), [], [], left)[0]:
                     if is_answer(raw.recv(2048), waiting[raw][1]):
-                        found.add(waiting.pop(raw)[1])
+                        found[waiting.pop(raw)[1]] = time.monotonic() - asked
                         raw.close()
     except OSError as error:
         syslog.syslog(syslog.LOG_WARNING, f"asking {', '.join(address for _, address in pairs)}: {error.strerror}")

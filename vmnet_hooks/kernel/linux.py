@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, KernelError
-from ..model.facts import Host, Link
+from ..model.facts import DefaultRoute, Host, Link
 from ..model.objects import FORWARDING_GATE, KINDS
 from ..model.plan import Plan
 from ..model.resource import ALIAS, MAIN_TABLE, Resource
@@ -102,7 +102,9 @@ class Kernel:
 
     def _facts(self, link: wire.LinkMessage) -> Link:
         up, master = bool(link.flags & wire.UP), self.netlink.name(link.master)
-        return Link(link.index, link.mtu, link.address, link.kind, up, master, link.alias == ALIAS, link.vlan_filtering)
+        return Link(
+            link.index, link.mtu, link.address, link.kind, up, master, link.alias == ALIAS, link.vlan_filtering, link.name
+        )
 
     def has_sent(self, ifname: str) -> bool:
         """Whether a tap's guest is known to have sent anything."""
@@ -112,11 +114,29 @@ class Kernel:
         return sysfs.has_sent(ifname)
 
     def ports(self, ifname: str) -> list[str]:
-        """The links whose master is `ifname`."""
-        # Only asked where a bridge is taken down.
+        """The links that `ifname` stands on: a bridge's or bond's ports."""
+        # Only asked where parts of the host change.
         from . import sysfs
 
         return sysfs.ports(ifname)
+
+    def below(self, ifname: str) -> set[str]:
+        """The links that a link stands on, directly or not: ports, and the parents of VLAN devices."""
+        found: set[str] = set()
+        waiting = self.ports(ifname)
+        while waiting:
+            if (name := waiting.pop()) not in found:
+                found.add(name)
+                waiting += self.ports(name)
+        return found
+
+    def default_routes(self) -> list[DefaultRoute]:
+        """The default routes of the main table, but those with several next hops."""
+        found = []
+        for family, version, everywhere in ((wire.AF_INET, 4, "0.0.0.0/0"), (wire.AF_INET6, 6, "::/0")):
+            routes = self.netlink.dump_routes(family, MAIN_TABLE, 0, 0)
+            found += [DefaultRoute(self.netlink.name(r.oif), r.via, version) for r in routes if r.dst == everywhere and r.oif]
+        return found
 
     def rename(self, ifname: str, name: str) -> None:
         """Rename a link, which must be down. Raises ConflictError if there is a link of that name, or KernelError."""
@@ -155,6 +175,13 @@ class Kernel:
         from .objects import adoption
 
         return adoption.survey(port, bridge)
+
+    def is_underway(self, port: str) -> bool:
+        """Whether another program has only begun to configure `port`."""
+        # Few bridges adopt a port.
+        from . import adoption_obstacle
+
+        return adoption_obstacle.is_underway(port)
 
     def obstacle(self, port: str) -> str:
         """Why a bridge must not adopt `port`; "" if it may. Raises KernelError."""

@@ -45,6 +45,8 @@ OPTIONS = (
 class Bond(link.LinkKind):
     options = OPTIONS
 
+    spares_ports = True
+
     def check(self, part: Declared) -> None:
         super().check(part)
         if not part["ports"]:
@@ -69,8 +71,9 @@ class Bond(link.LinkKind):
             options.append(("lacp_rate", part["lacp_rate"] or "slow"))
         options.append(("xmit_hash_policy", part["xmit_hash_policy"] or "layer2"))
         yield link.device(part, "bond", host, fixed=(("mode", part["mode"]),), options=tuple(options))
-        for name in part["ports"]:
+        ports = link.present(part, host) or part["ports"]
+        for name in ports:
             yield from link.port(part, name, host)
-        if part["primary"]:
+        if part["primary"] in ports:
             yield LinkAttribute(part.name, "primary", part["primary"])
         yield from link.attributes(part, host, part["mac"])

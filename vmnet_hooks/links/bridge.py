@@ -9,6 +9,7 @@ no frame from or to the shared MAC, and no ARP or ND about the shared addresses.
 from collections.abc import Iterator, Sequence
 
 from .. import values
+from ..errors import NotYet
 from ..model.declaration import Config, Declared, Option
 from ..model.facts import Host
 from ..model.objects import Address, Device, LinkAttribute, NftElement, Route, Sysctl
@@ -211,6 +212,8 @@ def _settings(part: Declared) -> Iterator[tuple[str, str]]:
 def _adopted_port(part: Declared, port: str, host: Host) -> Iterator[Resource]:
     yield from link.port(part, port, host, adopted=True)
     adoption = host.adoptions.get(port)
+    if adoption is None and host.surveyed and port in host.links:
+        raise NotYet(str(part.error("adopt", f"{port} has no address yet; configure it (ifup {port}), or remove adopt")))
     if adoption is not None:
         yield adoption
 

@@ -208,10 +208,28 @@ def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterat
             + "remove it first",
         )
     if not adopted:
+        _check_left(part, name, host)
         if declared is None:
             yield from ipv6(name, on=False, host=host)
         yield LinkAttribute(name, "master", part.name)
     yield LinkAttribute(name, "state", "up")
+
+
+def _check_left(part: Declared, name: str, host: Host) -> None:
+    """Raise ConfigError if a link would lose what it, or another one, took over from a port that it does not adopt any more."""
+    taken = host.adoptions.get(name)
+    if taken is None or not (taken.addresses or taken.routes):
+        return
+    lost = taken.beyond([str(a) for a in part["addresses"]], [str(g) for g in part["gateway"]])
+    if lost or taken.bridge != part.name:
+        what = ", ".join(lost[:3] or taken.addresses[:1]).partition(" scope ")[0]
+        keep = f'keep adopt = "{name}" there (it says where the addresses come from, also after a boot)'
+        raise part.error("ports", f"{taken.bridge} took over {what} from {name}; {keep}, or take {name} out of `ports`")
+
+
+def present(part: Declared, host: Host) -> list[str]:
+    """Return those of a link's ports that exist, or are declared."""
+    return [name for name in part.ports if name in host.links or name in host.parts]
 
 
 def require(part: Declared, option: str, name: str, host: Host) -> None:

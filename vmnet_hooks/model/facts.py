@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .declaration import Declared
 
@@ -38,10 +38,21 @@ class Link:
     vlan_filtering: bool = False
     """Whether the link is a VLAN-aware bridge."""
 
+    name: str = ""
+    """The link's name. It differs from the requested one if that is an alternative name (altname)."""
+
     @property
     def takes_guests(self) -> bool:
         """Whether taps of guests can be ports of the link."""
         return self.kind == "bridge"
+
+
+class DefaultRoute(NamedTuple):
+    """A default route of the main table. `version` is the IP version; `gateway` is "" for a route without one."""
+
+    link: str
+    gateway: str
+    version: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,10 @@ class Host:
     """The names of the VLAN devices, by parent and VLAN ID."""
 
     adoptions: Mapping[str, "Adoption"] = field(default_factory=dict)
-    """The addresses and routes that a bridge takes over, by the port that has them."""
+    """What a bridge takes over, or has taken over, by port: also of ports that it does not adopt any more."""
+
+    surveyed: bool = False
+    """Whether `adoptions` has what ports have now. If not, it has only what was taken over already."""
 
     machine: str = ""
     """The machine ID, which identifies this host."""

@@ -71,6 +71,9 @@ class Kind:
     translates = False
     """Whether its parts translate addresses: those of the option `subnet`, on their way out of the link in the option `out`."""
 
+    spares_ports = False
+    """Whether such a link does its work with those of its ports that exist: a bond."""
+
     makes_up_mac = False
     """Whether a link without a declared MAC gets one that is derived from its name. A link without a lower link needs it: the
     kernel would choose a random MAC, which is not known in advance."""

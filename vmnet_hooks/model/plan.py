@@ -68,7 +68,19 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
     removals.reverse()
     removals.sort(key=lambda change: -change.subject.order)
     additions.sort(key=attrgetter("want.order"))
-    return [*removals, *additions]
+    stay = {(r.ifname, r.version): r.address for r in want.values() if isinstance(r, Address)} if removals else {}
+    last = [change for change in removals if _gives_way(change, stay)] if stay else []
+    return [*(change for change in removals if change not in last), *additions, *last]
+
+
+def _gives_way(change: Change, stay: Mapping[tuple[str, int], str]) -> bool:
+    """Return whether a change removes an address of a link that gets another one. With its last IPv4 address a link loses all
+    routes, so the new address comes first; IPv6 does not allow two prefix lengths of one address."""
+    have = change.have
+    if change.want is not None or not isinstance(have, Address):
+        return False
+    new = stay.get((have.ifname, have.version), "")
+    return bool(new) and (have.version == 4 or new.partition("/")[0] != have.address.partition("/")[0])
 
 
 def remade(want: State, current: State) -> set[str]:

@@ -1,6 +1,7 @@
 """Addresses of links."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_interface
 
 from ...model.objects import Address
 from ..netlink import View
@@ -20,12 +21,22 @@ class Addresses(Edge[Address]):
     def unset(self, have: Address, view: View) -> None:
         index = view.netlink.index(have.ifname)
         routes: list[str] = []
-        ipv4 = [address for address in view.netlink.addresses(index) if ":" not in address]
-        if ipv4 == [have.address] and not have.address.endswith("/32"):
-            # With the last IPv4 address of a link the kernel drops every route through it, also those of others.
+        subnet = ip_interface(have.address).network
+        others = {a for a in _ipv4(index, view) if a != have.address} if have.version == 4 else set()
+        # With a primary address the kernel removes the others of its subnet (unless promote_secondaries is set), and with the
+        # last IPv4 address of a link every route through it, also those of other programs.
+        behind = {address for address in others if ip_interface(address).network == subnet}
+        items = [item for item in adoption.addresses(have.ifname) if item.split()[0] in behind] if behind else []
+        if have.version == 4 and others == behind and not (have.address.endswith("/32") and not behind):
             routes = adoption.routes(have.ifname, "-4")
         view.netlink.delete_address(index, have.address)
+        lost = behind - _ipv4(index, view) if behind else set()
+        adoption.add_addresses([item for item in items if item.split()[0] in lost], have.ifname)
         adoption.add_routes(routes, have.ifname)
+
+
+def _ipv4(index: int, view: View) -> set[str]:
+    return {address for address in view.netlink.addresses(index) if ":" not in address}
 
 
 def add(view: View, index: int, address: str, broadcast: str = "") -> None:

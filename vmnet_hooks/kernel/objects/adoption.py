@@ -37,7 +37,7 @@ def survey(port: str, bridge: str) -> Adoption:
     return Adoption(
         port,
         bridge,
-        tuple(_addresses(port)),
+        tuple(addresses(port)),
         (*routes(port, "-4"), *routes(port, "-6")),
         tuple(_neighbours(port)),
         tuple(_sysctls(port)),
@@ -45,7 +45,8 @@ def survey(port: str, bridge: str) -> Adoption:
     )
 
 
-def _addresses(dev: str) -> list[str]:
+def addresses(dev: str) -> list[str]:
+    """The addresses of `dev` that are not made by the kernel, in the words of `ip addr`. Raises KernelError."""
     items = []
     for link in iproute2.rows("ip", "-N", "addr", "show", "dev", dev):
         for entry in link.get("addr_info", ()):
@@ -97,6 +98,12 @@ def routes(dev: str, family: str) -> list[str]:
         items.append(_route_words(words, dev, family))
     # Gateways are reached by routes without one: those first.
     return sorted(items, key=lambda item: " via " in item)
+
+
+def add_addresses(items: list[str], dev: str) -> None:
+    """Put those of the addresses on `dev` that are not there. Raises KernelError."""
+    if items:
+        iproute2.batch((f"addr add {item} dev {dev}".format(dev=dev) for item in items), force=True)
 
 
 def add_routes(items: list[str], dev: str) -> None:
@@ -190,7 +197,7 @@ def _move(adoption: Adoption, to_bridge: bool) -> None:
             sysctl.write_value(path, value)
     if not to_bridge:
         # Half of them are on the bridge. The others would stay first: take them off, so that all come back in order.
-        left = [item for item in _addresses(adoption.ifname) if item in adoption.addresses]
+        left = [item for item in addresses(adoption.ifname) if item in adoption.addresses]
         if left and len(left) < len(adoption.addresses):
             iproute2.batch((f"addr del {item.split()[0]} dev {adoption.ifname}" for item in left), force=True)
     must, may = adoption.commands(to_bridge)

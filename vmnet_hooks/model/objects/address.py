@@ -34,6 +34,10 @@ class Address(_Addressed):
     rank = 35
 
     @property
+    def version(self) -> int:
+        return 6 if ":" in self.address else 4
+
+    @property
     def broadcast(self) -> str:
         """The standard broadcast address, as other network programs set it; "" for IPv6 and for /31 and /32."""
         network = ip_interface(self.address).network

@@ -2,12 +2,16 @@
 port."""
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
 from ...values import numbers, ranges
 from ..resource import PROTO, Keys, OnLink, Resource, dev
+from .address import Address
+from .link import LinkAttribute
+from .route import Route
+from .sysctl import Sysctl
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,45 @@ class Adoption(Resource):
         """Whether we put an item there for guests: a route with our protocol number, or an entry of proxy ARP or ND."""
         return f" proto {PROTO} " in f"{item} " or item.startswith("proxy ")
 
+    def plus(self, late: "Adoption") -> "Adoption":
+        """Return this, extended by what has appeared on the port since."""
+        return replace(
+            self,
+            addresses=tuple(dict.fromkeys((*self.addresses, *late.addresses))),
+            routes=tuple(dict.fromkeys((*self.routes, *late.routes))),
+            neighbours=tuple(dict.fromkeys((*self.neighbours, *late.neighbours))),
+        )
+
+    @property
+    def gateways(self) -> list[str]:
+        """The gateways of its default routes, in any table."""
+        return list(dict.fromkeys(filter(None, map(_gateway, self.routes))))
+
+    def is_joined_by(self, resource: Resource) -> bool:
+        """Whether a resource makes the port, without an adoption, a port of the same bridge."""
+        return resource == LinkAttribute(self.ifname, "master", self.bridge)
+
+    @property
+    def port_before(self) -> list[Resource]:
+        """The port's settings before this that a port without an adoption has as resources of their own."""
+        ipv6 = Sysctl(f"net/ipv6/conf/{self.ifname}/disable_ipv6", "0")
+        return [LinkAttribute(self.ifname, "master", ""), *([ipv6] if self.ipv6 else [])]
+
+    def has(self, resource: Resource) -> bool:
+        """Whether a resource of a bridge that does not adopt its port is a part of this."""
+        match resource:
+            case Address():
+                return resource.ifname == self.bridge and any(resource.address == item.split()[0] for item in self.addresses)
+            case Route():
+                return resource.dev == self.bridge and resource.via in self.gateways
+        return self.is_joined_by(resource) or resource.key in {before.key for before in self.port_before}
+
+    def beyond(self, addresses: Container[str], gateways: Container[str]) -> list[str]:
+        """Return what of this a link with these addresses (with prefix lengths) and default gateways would not have."""
+        mine = [words[0] if words[1:2] != ["peer"] else " ".join(words[:3]) for words in map(str.split, self.addresses)]
+        routes = [f"route {item.partition(' dev ')[0]}" for item in self.routes if _gateway(item) not in gateways]
+        return [*(address for address in mine if address not in addresses), *routes]
+
     def _lacking(self, have: "Adoption") -> list[str]:
         """What the bridge does not have."""
         mine, theirs = ((*r.addresses, *r.routes, *r.neighbours) for r in (self, have))
@@ -195,3 +238,13 @@ class Adoption(Resource):
 
     def unset_command(self) -> str:
         return self._script(to_bridge=False)
+
+
+def _gateway(route: str) -> str:
+    """The gateway of a default route; "" if the route is none, or has none."""
+    words = route.split()
+    if words[0] not in ("0.0.0.0/0", "::/0") or "via" not in words:
+        return ""
+    address = words[words.index("via") + 1]
+    # `via inet6 fe80::1`: an IPv4 route through an IPv6 neighbour.
+    return "" if address in ("inet", "inet6") else address

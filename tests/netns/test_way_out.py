@@ -1,0 +1,166 @@
+"""Edits of a bridge that carries the host: with packets, and with the agent that heals beside them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+import pytest
+from lab.agent import Agent
+from lab.hostnet import Pinging, Uplinks, attribute, exists, ports
+from lab.nodes import Node, dump
+from lab.routed import GATEWAY4, GATEWAY6, eventually, ping, reach
+from lab.single import same
+
+OWN4, OWN6 = "192.0.2.13/24", "2001:db8::13/64"
+ADOPT = '[bridges.br0]\nports = ["eth0"]\nadopt = "eth0"\n'
+DROPPED = '[bridges.br0]\nports = ["eth0"]\n'
+ADDRESSES = f'{DROPPED}addresses = ["{OWN4}", "{OWN6}"]\n'
+DECLARED = f'{ADDRESSES}gateway = ["{GATEWAY4}", "{GATEWAY6}"]\n'
+
+
+class Plain:
+    """A host as a hoster delivers it: one address and one default route of each family on eth0."""
+
+    def __init__(self, uplinks: Uplinks, stack: ExitStack) -> None:
+        self.router, self.stack = uplinks.router, stack
+        self.node = node = stack.enter_context(Node("host"))
+        uplinks.switch.plug(node, "eth0", "02:00:00:00:00:13")
+        node.sh(f"""
+            echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_ra; echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
+            ip link set eth0 up; ip addr add {OWN4} brd + dev eth0; ip -6 addr add {OWN6} dev eth0 nodad
+            ip route add default via {GATEWAY4}; ip -6 route add default via {GATEWAY6}
+        """)
+        node.config(ADOPT)
+        assert eventually(lambda: not self.unreached())
+
+    def unreached(self) -> list[str]:
+        return reach([(self.node, GATEWAY4), (self.node, GATEWAY6), (self.router, "192.0.2.13"), (self.router, "2001:db8::13")])
+
+    def up(self, config: str = "", *words: str, status: int = 0) -> str:
+        if config:
+            self.node.config(config)
+        done = self.node.cli("up", *words)
+        assert done.returncode == status, done
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def host():
+    with Uplinks() as uplinks, ExitStack() as stack:
+        yield Plain(uplinks, stack)
+
+
+@pytest.fixture(params=[False, True], ids=["alone", "agent"])
+def healed(request, host):
+    """The host, without and with the agent."""
+    if request.param:
+        host.stack.enter_context(Agent(host.node))
+    return host
+
+
+@pytest.mark.parametrize("how", [(), ("--confirm-within", "3")], ids=["up", "confirm-within"])
+def test_adopt_dropped(healed, how):
+    """The most natural edit of a newcomer: it is refused, and both remedies that the message names work."""
+    fresh = dump(healed.node)
+    assert f"gateway {GATEWAY4} answers (" in healed.up()
+    with Pinging(healed.router, "192.0.2.13") as pings:
+        line = healed.up(DROPPED, *how, status=2)
+        assert "br0 took over 192.0.2.13/24" in line and 'keep adopt = "eth0" there' in line
+        time.sleep(4 if how else 1.5)
+    assert pings.lost == 0 and healed.unreached() == []
+    assert healed.up(ADOPT) == "up: nothing to do\n" and healed.node.cli("check").stdout == "ok\n"
+    healed.up("[bridges.br0]\nports = []\n")
+    time.sleep(1.5)
+    assert healed.unreached() == [] and ports(healed.node, "br0") == []
+    healed.node.cli("down")
+    same(fresh, dump(healed.node))
+
+
+def test_what_was_taken_over_is_declared(healed):
+    """adopt gives way to the same addresses and gateways: nothing moves, not even one packet is lost."""
+    healed.up()
+    with Pinging(healed.router, "192.0.2.13") as pings4, Pinging(healed.router, "2001:db8::13") as pings6:
+        assert "up bridge br0" in healed.up(DECLARED)
+        time.sleep(2.5)
+    assert pings4.lost == pings6.lost == 0
+    assert healed.unreached() == [] and healed.node.cli("check").stdout == "ok\n"
+    # It is the bridge's own from now on: edits are edits of the bridge.
+    healed.up(DECLARED.replace("192.0.2.13", "192.0.2.14"))
+    assert ping(healed.router, "192.0.2.14") and not ping(healed.router, "192.0.2.13", wait=1)
+    assert healed.node.cli("down").returncode == 0 and attribute(healed.node, "eth0", "operstate") == "up"
+    assert healed.node.sysctl("ipv6/conf/eth0/disable_ipv6") == "0"
+
+
+def test_a_default_route_dropped(healed):
+    healed.up()
+    healed.up(DECLARED)
+    line = healed.up(ADDRESSES, status=1)
+    assert f"there is no IPv4 default route any more ({GATEWAY4} answered; if that is meant, run" in line
+    time.sleep(1.5)
+    assert healed.unreached() == [] and "default via" in healed.node.run("ip route").stdout
+    # A gateway that does not exist is no better.
+    line = healed.up(DECLARED.replace(f'"{GATEWAY4}"', '"192.0.2.99"'), status=1)
+    assert "gateway 192.0.2.99 does not answer: everything was put back" in line and healed.unreached() == []
+
+
+def test_unconfirmed(healed):
+    """An edit that waits to be confirmed is put back by `revert`, and nobody heals meanwhile what the admin tries."""
+    healed.node.sh("ip link add eth7 type veth peer name x7; ip link set eth7 up")
+    healed.up()
+    before = dump(healed.node)
+    more = ADOPT.replace('["eth0"]', '["eth0", "eth7"]')
+    assert "`vmnet-hook revert`: at once" in healed.up(more, "--confirm-within", "60")
+    healed.node.sh("ip link set eth7 nomaster")
+    time.sleep(2.5)
+    assert ports(healed.node, "br0") == ["eth0"] and healed.unreached() == []
+    waits = healed.up(status=1)
+    assert "vmnet-hook confirm" in waits and "vmnet-hook revert" in waits
+    assert healed.node.cli("revert").stdout == "put back\n"
+    assert "nothing waits to be confirmed" in healed.node.cli("revert").stderr
+    same(before, dump(healed.node))
+    assert healed.unreached() == []
+
+
+def test_an_address_that_comes_too_late(host):
+    """A host whose installer wrote allow-hotplug: the address comes when br0 is up already, or while `up` waits for it."""
+    host.node.sh("ip addr flush dev eth0; ip -6 route del default; ip -6 addr add fe80::13/64 dev eth0 nodad")
+    assert "eth0 has no address yet; configure it (ifup eth0), or remove adopt" in host.up("", "--wait", "1", status=1)
+    assert not exists(host.node, "br0")
+    came = host.node.popen(["sh", "-c", f"sleep 2; ip addr add {OWN4} brd + dev eth0; ip route add default via {GATEWAY4}"])
+    assert f"gateway {GATEWAY4} answers" in host.up("", "--wait", "20")
+    came.wait()
+    host.node.sh("ip addr add 192.0.2.50/24 dev eth0")
+    host.up()
+    assert ping(host.router, "192.0.2.50") and host.node.cli("check").stdout == "ok\n"
+    assert "192.0.2.50" not in host.node.run("ip addr show dev eth0").stdout
+
+
+def test_an_alternative_name(host):
+    before = dump(host.node)
+    host.node.sh("ip link property add dev eth0 altname eno1")
+    line = host.up(ADOPT.replace("eth0", "eno1"), status=2)
+    assert "bridges.br0.ports: eno1 is an alternative name of eth0; write eth0" in line and host.unreached() == []
+    host.node.sh("ip link property del dev eth0 altname eno1")
+    same(before, dump(host.node))
+    host.up(ADOPT)
+    assert host.unreached() == []
+
+
+def test_a_nic_is_missing(host):
+    """At boot, a dead NIC must not keep the host from its way out."""
+    config = ADOPT + '[bridges.br9]\nports = ["usb0"]\n[vlans."br9.5"]\nparent = "br9"\nid = 5\n'
+    output = host.up(config, "--wait", "1", status=1)
+    assert "up bridge br0" in output and "bridges.br9.ports: usb0 does not exist" in output
+    assert 'vlans."br9.5": stands on bridge br9, which is not up' in output
+    assert host.unreached() == [] and exists(host.node, "br0") and not exists(host.node, "br9")
+
+
+def test_what_stays_is_said(host):
+    host.node.config('[bridges.br1]\n[networks.lan]\nmode = "bridged"\nbridge = "br1"\n')
+    host.node.cli("up")
+    host.node.sh("ip tuntap add tap3 mode tap")
+    host.node.domain_toml("web3", '[[interfaces]]\nmac = "52:54:00:aa:00:03"\nifname = "tap3"\nnetwork = "lan"\n')
+    assert host.node.ifup("tap3").returncode == 0
+    done = host.node.cli("down")
+    assert done.stderr == "bridge br1 stays: web3 (tap3) needs it\n" and exists(host.node, "br1")
