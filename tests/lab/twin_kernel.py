@@ -29,7 +29,7 @@ from fake_kernel import FakeKernel  # noqa: E402
 from lab.tap import open_tap  # noqa: E402
 from vmnet_hooks.errors import KernelError  # noqa: E402
 from vmnet_hooks.kernel import linux  # noqa: E402
-from vmnet_hooks.model.facts import Host, Link  # noqa: E402
+from vmnet_hooks.model.facts import DefaultRoute, Host, Link  # noqa: E402
 from vmnet_hooks.model.objects import Device, LinkAttribute, Sysctl  # noqa: E402
 from vmnet_hooks.model.objects.bridge import Adoption  # noqa: E402
 from vmnet_hooks.model.plan import Change, Plan  # noqa: E402
@@ -116,6 +116,15 @@ class TwinKernel:
 
     def ports(self, ifname: str) -> list[str]:
         return same(f"ports of {ifname}", self.fake.ports(ifname), self.real.ports(ifname))
+
+    def below(self, ifname: str) -> set[str]:
+        return same(f"links below {ifname}", self.fake.below(ifname), self.real.below(ifname))
+
+    def default_routes(self) -> list[DefaultRoute]:
+        return same("default routes", sorted(self.fake.default_routes()), sorted(self.real.default_routes()))
+
+    def is_underway(self, port: str) -> bool:
+        return same(f"ifup of {port}", self.fake.is_underway(port), self.real.is_underway(port))
 
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> Host:
         links, ports = list(links), list(ports)

@@ -96,7 +96,8 @@ def test_takeover_and_back(host):
     assert {"rp_filter", "arp_ignore"} <= {key.rpartition("/")[2] for key in deviating}
     with Transfer(node, router, WORLD4) as tcp4, Transfer(router, node, host.ip6) as tcp6:
         with Pinging(router, host.ip4) as pings4, Pinging(router, host.ip6) as pings6, Pinging(node, WORLD4) as out:
-            assert host.vmnet("up").splitlines() == ["up bridge xenbr0"]
+            said = host.vmnet("up").splitlines()
+            assert said[0] == "up bridge xenbr0" and {line.split()[1] for line in said[1:]} == {GATEWAY4, GATEWAY6}, said
         for pings in (pings4, pings6, out):
             assert pings.lost < 100, f"{pings.lost} of {pings.target} lost, {pings.gap} in a row"
         tcp4.goes_on()

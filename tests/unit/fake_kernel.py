@@ -212,6 +212,7 @@ class FakeKernel:
         made = self._made(ifname)
         return replace(
             self.links[ifname],
+            name=self.links[ifname].name or ifname,
             master=self.master(ifname),
             ours=made.alias == ALIAS,
             vlan_filtering=dict(made.options).get("vlan_filtering") == "1",
@@ -313,7 +314,7 @@ class FakeKernel:
             neighbours=found(want.neighbours, there.neighbours),
             master=master,
         )
-        return have if master == want.bridge or have.addresses or have.routes or have.neighbours else None
+        return have if (master == want.joins and not want.master) or have.addresses or have.routes or have.neighbours else None
 
     def ours(self) -> dict[str, Resource]:
         self._alive()
@@ -589,8 +590,10 @@ class FakeKernel:
             raise KernelError(f'ip {line}: Cannot find device "{dev}"')
         match subject, verb:
             case "link", "set":
-                name, master = dev, option.get("master", "")
-                self._set_link(LinkAttribute(name, "master", master))
+                if words[-1] in ("up", "down"):
+                    self._set_link(LinkAttribute(dev, "state", words[-1]))
+                else:
+                    self._set_link(LinkAttribute(dev, "master", option.get("master", "")))
             case "addr", "replace":
                 self._may_have(dev, words[0], line)
                 self.put(Address(dev, words[0]))

@@ -245,7 +245,7 @@ def refused(host: Host, error: type[Exception], message: str, call=lambda host: 
         (BRIDGE, {"guestbr0": ""}, [], ConflictError, "link guestbr0 exists already and is not ours (plain interface)"),
         (ANYCAST, {"guestbr0-gw": "dummy"}, [], ConflictError, "link guestbr0-gw exists already and is not ours (dummy)"),
         (BRIDGE, {}, [Address("eth1", "192.0.2.1/24")], ConfigError, 'eth1 has address 192.0.2.1/24, which a port can\'t keep; set adopt = "eth1", or remove it first'),
-        ('[bonds.b]\nports = ["eth1"]\n', {}, [Address("eth1", "192.0.2.1/24")], ConfigError, "eth1 has address 192.0.2.1/24, which a port can't keep; remove it first"),
+        ('[bonds.b]\nports = ["eth1"]\n', {}, [Address("eth1", "192.0.2.1/24")], ConfigError, 'eth1 has address 192.0.2.1/24, which a port can\'t keep; set adopt = "eth1", or remove it first'),
         (VLAN + "mtu = 1501\n", {}, [], ConfigError, "mtu: 1501 does not fit eth1 (MTU 1500); lower it, or raise that of eth1"),
         (BRIDGE + "mtu = 9000\n", {}, [], ConfigError, "mtu: 9000 does not fit eth1 (MTU 1500)"),
         (BRIDGE, {}, [Route(254, "10.5.5.0/24", "eth9", "", 3)], None, ""),

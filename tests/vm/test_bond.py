@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import pytest
 from lab.capture import Capture
 from lab.guest import Nic
-from lab.nodes import wire
-from lab.routed import eventually, reach
+from lab.hostnet import Product as Command
+from lab.hostnet import Uplinks, attribute, ports
+from lab.nodes import Node, settled, wire
+from lab.routed import GATEWAY4, GATEWAY6, WORLD4, WORLD6, eventually, reach
+from lab.single import same
 from lab.vm import Guest, Host, assert_restored, everywhere, guest, snapshots
 
 SLOW = 20
@@ -117,3 +120,39 @@ def failover(bonded: Bonded) -> float:
     right.run(f"ip link set {port} up")
     assert eventually(lambda: reach([(one.node, other.nic.ip4)]) == [], SLOW)
     return max(after - before for before, after in zip(times, times[1:], strict=False))
+
+
+ADOPTING = {
+    "bond": '[bonds.bond0]\nports = ["eth1", "eth0"]\nadopt = "eth0"\n',
+    "bridge on a bond": '[bonds.bond0]\nports = ["eth1", "eth0"]\n[bridges.br0]\nports = ["bond0"]\nadopt = "eth0"\n',
+    "bridge": '[bridges.br0]\nports = ["eth0"]\nadopt = "eth0"\n',
+}
+
+
+def test_a_bond_takes_over_the_way_out():
+    """eth0 carries the host. It becomes a port of a bond, a bridge comes between, and all of it goes again."""
+    with Uplinks() as uplinks, Node("host") as node:
+        for name, last in (("eth0", 10), ("eth1", 11)):
+            uplinks.switch.plug(node, name, f"02:00:00:00:00:{last}")
+        node.sh(f"""
+            echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_ra
+            ip link set eth0 up; ip addr add 192.0.2.10/24 brd + dev eth0; ip -6 addr add 2001:db8::10/64 dev eth0 nodad
+            ip route add default via {GATEWAY4}; ip -6 route add default via {GATEWAY6}
+        """)
+        paths = [(node, WORLD4), (node, WORLD6), (uplinks.router, "192.0.2.10"), (uplinks.router, "2001:db8::10")]
+        assert eventually(lambda: reach(paths) == [], SLOW)
+        before, vmnet = settled(node), Command(node)
+        for what, link in (("bridge", "br0"), ("bridge on a bond", "br0"), ("bond", "bond0"), ("bridge on a bond", "br0")):
+            node.config(ADOPTING[what])
+            assert f"gateway {GATEWAY4} answers" in vmnet("up"), what
+            assert reach(paths) == [], what
+            assert "192.0.2.10/24" in node.run(f"ip addr show dev {link}").stdout
+            assert attribute(node, link, "address") == "02:00:00:00:00:10", "the host keeps its MAC"
+            assert vmnet("check") == "ok\n", what
+        assert ports(node, "br0") == ["bond0"]
+        node.sh("ip link set eth0 down")
+        assert eventually(lambda: reach(paths) == [], SLOW), "eth1 does it, too"
+        node.sh("ip link set eth0 up")
+        vmnet("down")
+        assert eventually(lambda: reach(paths) == [], SLOW)
+        same(before, settled(node))

@@ -106,12 +106,14 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
     if outer := [master for master in masters if master and master not in host.links]:
         host = replace(host, links={**kernel.host(outer).links, **host.links})
     members = {name: part for part in parts.values() for name in part.ports if name in host.links}
+    members |= {part.adopts: part for part in parts.values() if part.adopts in host.links}
     return replace(
         host,
         router6=_forwards6(session, host),
         parts=parts,
         nats=tuple(part for part in config.parts.values() if part.kind.translates),
         adoptions=_adoptions(session, members, host, adopt) if members else {},
+        adopters={part.adopts: part.name for part in config.links.values() if part.adopts},
         surveyed=adopt,
         uplinks6=frozenset(name for network in networks for name in network.mode.links6(network)),
     )
@@ -154,8 +156,9 @@ def _survey(session: Session, port: str, bridge: str, host: facts.Host) -> "Adop
     from ..model.objects.bridge import Adoption
 
     master = host.links[port].master
+    above = host.links[master].master if master in host.links else ""
     is_plain = session.records.recorded(LinkAttribute.key_of(port, "master"))
-    if bridge in host.links and host.links[bridge].ours and master == bridge and not is_plain:
+    if bridge in host.links and host.links[bridge].ours and bridge in (master, above) and not is_plain:
         # The records are lost: the bridge has it.
         there = session.kernel.survey(bridge, bridge)
         routes, neighbours = (

@@ -38,6 +38,7 @@ OPTIONS = (
         '"layer3+4"',
     ),
     Option("primary", values.ifname, "", "the NIC that is used whenever it is up", '"eth1"'),
+    link.ADOPT,
     *link.OPTIONS,
 )
 
@@ -76,4 +77,7 @@ class Bond(link.LinkKind):
             yield from link.port(part, name, host)
         if part["primary"] in ports:
             yield LinkAttribute(part.name, "primary", part["primary"])
-        yield from link.attributes(part, host, part["mac"])
+        yield from link.adoption(part, host)
+        # Otherwise the bond gets the MAC of the first port that joins.
+        mac = link.mac_of(part.name, host) if host.adopters.keys() & set(ports) else part["mac"]
+        yield from link.attributes(part, host, mac, host.adoptions.get(part.adopts))

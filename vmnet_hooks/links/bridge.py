@@ -9,7 +9,6 @@ no frame from or to the shared MAC, and no ARP or ND about the shared addresses.
 from collections.abc import Iterator, Sequence
 
 from .. import values
-from ..errors import NotYet
 from ..model.declaration import Config, Declared, Option
 from ..model.facts import Host
 from ..model.objects import Address, Device, LinkAttribute, NftElement, Route, Sysctl
@@ -20,7 +19,7 @@ from . import link
 
 OPTIONS = (
     Option("ports", link.ports, (), "the NICs, VLAN devices and bonds in it; guests' taps come and go by themselves", '["eth1"]'),
-    Option("adopt", values.ifname, "", "the port whose addresses and routes the bridge takes over", '"eth1"'),
+    link.ADOPT,
     Option("stp", values.boolean, False, "run the spanning tree protocol", "true"),
     Option(
         "forward_delay",
@@ -84,13 +83,8 @@ class Bridge(link.LinkKind):
 
     def check(self, part: Declared) -> None:
         super().check(part)
-        for option in ("adopt", "hw_port"):
-            if part[option] and part[option] not in part["ports"]:
-                raise part.error(option, f"{part[option]} is not one of its ports; add it to `ports`")
-        if part["adopt"] and (part["addresses"] or part["gateway"]):
-            raise part.error(
-                "adopt", f"the bridge takes the addresses of {part['adopt']}; remove `addresses` and `gateway`, or adopt"
-            )
+        if part["hw_port"] and part["hw_port"] not in part["ports"]:
+            raise part.error("hw_port", f"{part['hw_port']} is not one of its ports; add it to `ports`")
         delay = part["forward_delay"]
         if part["stp"] and delay is not None and delay < 2:
             raise part.error("forward_delay", f"{delay} is too short for STP; use 2 to 30")
@@ -125,7 +119,7 @@ class Bridge(link.LinkKind):
                     raise part.error("", problem)
 
     def resources(self, part: Declared, host: Host) -> Iterator[Resource]:
-        name, adopted = part.name, part["adopt"]
+        name = part.name
         existing = host.links.get(name)
         if existing and not existing.ours and part.implied_by:
             if existing.kind != "bridge":
@@ -136,12 +130,10 @@ class Bridge(link.LinkKind):
             return
         yield link.device(part, "bridge", host, options=tuple(_settings(part)))
         for port in part["ports"]:
-            if port == adopted:
-                yield from _adopted_port(part, port, host)
-            else:
-                yield from link.port(part, port, host)
+            yield from link.port(part, port, host)
             if part["vlan_filtering"]:
                 yield from _trunk(part, port, host)
+        yield from link.adoption(part, host)
         if not part["tx_checksum"]:
             yield LinkAttribute(name, "tx", "off")
         # A bridge without a MAC of its own takes the lowest of its ports' MACs, and changes it as guests come and go.
@@ -150,7 +142,7 @@ class Bridge(link.LinkKind):
             yield from link.attributes(part, host, mac, addresses=False)
             yield from _gateway(part, host)
         else:
-            yield from link.attributes(part, host, mac, host.adoptions.get(adopted))
+            yield from link.attributes(part, host, mac, host.adoptions.get(part.adopts))
         subnets = [a.network for a in part["addresses"]]
         nat = any(n["subnet"].version == s.version and n["subnet"].overlaps(s) for n in host.nats for s in subnets)
         if part["forwarding"] or (part["forwarding"] is None and (part["anycast_gateway"] or nat)):
@@ -207,15 +199,6 @@ def _settings(part: Declared) -> Iterator[tuple[str, str]]:
         yield "vlan_filtering", "1"
         # With the kernel's default, every new tap would be in VLAN 1.
         yield "vlan_default_pvid", "0"
-
-
-def _adopted_port(part: Declared, port: str, host: Host) -> Iterator[Resource]:
-    yield from link.port(part, port, host, adopted=True)
-    adoption = host.adoptions.get(port)
-    if adoption is None and host.surveyed and port in host.links:
-        raise NotYet(str(part.error("adopt", f"{port} has no address yet; configure it (ifup {port}), or remove adopt")))
-    if adoption is not None:
-        yield adoption
 
 
 def _trunk(part: Declared, port: str, host: Host) -> Iterator[Resource]:

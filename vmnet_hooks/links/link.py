@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface
 
 from .. import values
-from ..errors import MissingLink
+from ..errors import MissingLink, NotYet
 from ..model.declaration import Config, Declared, Option
 from ..model.facts import Host
 from ..model.kind import Kind
@@ -78,6 +79,10 @@ class LinkKind(Kind):
 
     def check(self, part: Declared) -> None:
         """Raise ConfigError if addresses, gateway and MTU contradict each other."""
+        if part.adopts and (part["addresses"] or part["gateway"]):
+            raise part.error(
+                "adopt", f"the {part.kind.word} takes the addresses of {part.adopts}; remove `addresses` and `gateway`, or adopt"
+            )
         for gateway in part["gateway"]:
             on_link = [a for a in part["addresses"] if a.version == gateway.version]
             if gateway.version == 4 or not gateway.is_link_local:
@@ -97,6 +102,9 @@ class LinkKind(Kind):
                 if (first := declared.masters[name]) is not part:
                     raise part.error("ports", f"{name} is also a port of {first.label}; remove it from one")
             _check_circle(part, declared.links, (part.name,))
+            bonds = [found for name in part.ports if (found := declared.links.get(name)) and found.kind.spares_ports]
+            if part.adopts and part.adopts not in (*part.ports, *(name for bond in bonds for name in bond.ports)):
+                raise part.error("adopt", f"{part.adopts} is not one of its ports; add it to `ports`")
 
     def links(self, part: Declared) -> tuple[str, ...]:
         return (part.name,)
@@ -131,7 +139,8 @@ def mac_of(name: str, host: Host) -> str:
         return link.address if link else ""
     if part["mac"]:
         return part["mac"]
-    lower = (part.options.get("hw_port") or "", *part.stands_on())
+    # A host that is taken over keeps its MAC, also in a bond.
+    lower = (part.options.get("hw_port") or "", *(name for name in part.ports if name in host.adopters), *part.stands_on())
     if found := next((mac for low in lower if low and (mac := mac_of(low, host))), ""):
         return found
     if part.kind.makes_up_mac:
@@ -190,8 +199,10 @@ def ipv6(name: str, on: bool, host: Host) -> Iterator[Resource]:
             yield Sysctl(f"net/ipv6/conf/{name}/accept_ra", "0")
 
 
-def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterator[Resource]:
-    """Yield the resources that make a link a port. Raise ConfigError if it is missing, is a port already, or has addresses."""
+def port(part: Declared, name: str, host: Host) -> Iterator[Resource]:
+    """Yield the resources that make a link a port; one that is adopted joins with its adoption. Raise ConfigError if it is
+    missing, is a port already, or has addresses."""
+    adopted = name in host.adopters
     require(part, "ports", name, host)
     link = host.links.get(name)
     if link and link.master and link.master != part.name:
@@ -204,7 +215,7 @@ def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterat
         raise part.error(
             "ports",
             f"{name} has address {addresses[0]}, which a port can't keep; "
-            + (f'set adopt = "{name}", or ' if "adopt" in part.options and not declared else "")
+            + (f'set adopt = "{name}", or ' if not declared else "")
             + "remove it first",
         )
     if not adopted:
@@ -213,6 +224,25 @@ def port(part: Declared, name: str, host: Host, adopted: bool = False) -> Iterat
             yield from ipv6(name, on=False, host=host)
         yield LinkAttribute(name, "master", part.name)
     yield LinkAttribute(name, "state", "up")
+
+
+ADOPT = Option("adopt", values.ifname, "", "the port whose addresses and routes the link takes over", '"eth1"')
+
+
+def adoption(part: Declared, host: Host) -> Iterator[Adoption]:
+    """Yield what a link takes over. Raise NotYet if there is nothing to take over yet."""
+    name = part.adopts
+    found = host.adoptions.get(name)
+    if found is None and host.surveyed and name in host.links:
+        raise NotYet(str(part.error("adopt", f"{name} has no address yet; configure it (ifup {name}), or remove adopt")))
+    if found is not None:
+        yield replace(found, master=_bond_of(part, name, host))
+
+
+def _bond_of(part: Declared, name: str, host: Host) -> str:
+    """Return the bond that an adopted port joins; "" if it joins a bridge."""
+    bonds = (other for other in (part.name, *part.ports) if other in host.parts and host.parts[other].kind.spares_ports)
+    return next((bond for bond in bonds if name in host.parts[bond].ports), "")
 
 
 def _check_left(part: Declared, name: str, host: Host) -> None:

@@ -84,6 +84,9 @@ class Host:
     adoptions: Mapping[str, "Adoption"] = field(default_factory=dict)
     """What a bridge takes over, or has taken over, by port: also of ports that it does not adopt any more."""
 
+    adopters: Mapping[str, str] = field(default_factory=dict)
+    """The links that take over what a port has, by port."""
+
     surveyed: bool = False
     """Whether `adoptions` has what ports have now. If not, it has only what was taken over already."""
 

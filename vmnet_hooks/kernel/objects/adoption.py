@@ -180,7 +180,8 @@ def _read(want: Adoption, master: str) -> Adoption | None:
         master,
     )
     moved = (have.addresses, have.routes, have.neighbours)
-    return have if master == want.bridge or any(moved) else None
+    # A bond may have the port for another link that took over from it.
+    return have if any(moved) or (master == want.joins and not want.master) else None
 
 
 def _identity(item: str) -> tuple[str, ...]:

@@ -95,9 +95,10 @@ class PortVlans(Resource):
 
 @dataclass(frozen=True)
 class Adoption(Resource):
-    """A bridge that stands in for one of its ports: the port joins it, and what the host had on the port moves to the bridge
-    in one step. An item is the words of `ip addr`, `ip route` or `ip neigh`, with {dev} for the link and the object's identity
-    first; a sysctl, as `net/ipv4/conf/{dev}/rp_filter=1`, is listed where the port's value is not the default."""
+    """A bridge or bond that stands in for one of its ports: the port joins it (or a bond that is its port), and what the host
+    had on the port moves to `bridge` in one step. An item is the words of `ip addr`, `ip route` or `ip neigh`, with {dev}
+    for the link and the object's identity first; a sysctl, as `net/ipv4/conf/{dev}/rp_filter=1`, is listed where the
+    port's value is not the default."""
 
     ifname: str
     bridge: str
@@ -108,7 +109,8 @@ class Adoption(Resource):
     ipv6: bool = False
     """Whether the port had IPv6 enabled; a port must not."""
     master: str = field(default="", compare=False)
-    """The bridge that the port is in now."""
+    """As found: the link whose port it is now. As wanted: the bond that it joins, which takes only ports that are down; "" if it
+    joins `bridge`, a bridge, itself."""
 
     kind = "adoption"
     rank = 34
@@ -132,8 +134,13 @@ class Adoption(Resource):
     def takes_along(self) -> bool:
         return True
 
+    @property
+    def joins(self) -> str:
+        """The link whose port the port becomes."""
+        return self.master or self.bridge
+
     def covers(self, have: Resource) -> bool:
-        return isinstance(have, Adoption) and have.master == self.bridge and not self._lacking(have)
+        return isinstance(have, Adoption) and have.master == self.joins and not self._lacking(have)
 
     def vacated(self, want: Self, gone: Container[str]) -> Self | None:
         return self if self.bridge == want.bridge else None
@@ -165,8 +172,8 @@ class Adoption(Resource):
         return list(dict.fromkeys(filter(None, map(_gateway, self.routes))))
 
     def is_joined_by(self, resource: Resource) -> bool:
-        """Whether a resource makes the port, without an adoption, a port of the same bridge."""
-        return resource == LinkAttribute(self.ifname, "master", self.bridge)
+        """Whether a resource makes the port, without an adoption, a port of the same link."""
+        return resource == LinkAttribute(self.ifname, "master", self.joins)
 
     @property
     def port_before(self) -> list[Resource]:
@@ -195,8 +202,8 @@ class Adoption(Resource):
         return [item for item in mine if item not in theirs]
 
     def difference(self, have: Self) -> str:
-        if have.master != self.bridge:
-            return f"is in {have.master or 'no bridge'}, not in {self.bridge}"
+        if have.master != self.joins:
+            return f"is in {have.master or 'no bridge'}, not in {self.joins}"
         return f"{self.bridge} lacks {', '.join(self._lacking(have)).format(dev=self.bridge)}"
 
     def remedy(self, have: Self | None) -> str:
@@ -207,9 +214,15 @@ class Adoption(Resource):
         gets the addresses before the old one loses them, so that the host always has them."""
         old, new = (self.ifname, self.bridge) if to_bridge else (self.bridge, self.ifname)
         must = [f"addr replace {item} dev {new}" for item in self.addresses]
-        must.insert(
-            0 if not to_bridge else len(must), f"link set dev {self.ifname} " + (f"master {new}" if to_bridge else "nomaster")
-        )
+        port = f"link set dev {self.ifname}"
+        if not to_bridge:
+            # A bond sets a port down that it lets go.
+            must = [f"{port} nomaster", f"{port} up", *must]
+        elif self.master:
+            must += [f"{port} down", f"{port} master {self.master}", f"{port} up"]
+        else:
+            # It may leave a bond.
+            must += [f"{port} master {new}", f"{port} up"]
         must += [f"route replace {item}" for item in self.routes]
         must += [f"neigh replace {item} dev {new}" for item in self.neighbours]
         may = [f"neigh del {item.partition(' lladdr')[0]} dev {old}" for item in self.neighbours]
