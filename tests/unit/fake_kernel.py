@@ -274,7 +274,7 @@ class FakeKernel:
     def is_underway(self, port: str) -> bool:
         return port in self.underway
 
-    def obstacle(self, port: str) -> str:
+    def obstacle(self, port: str, bridge: str) -> str:
         self._alive()
         return self.obstacles.get(port, "")
 

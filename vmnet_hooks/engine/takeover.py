@@ -129,7 +129,7 @@ def begin(session: Session, transaction: Transaction, watch: Watch, confirm_with
     gone = [change.have for change in moves if isinstance(change.have, Adoption)]
     come = [change.want for change in moves if isinstance(change.want, Adoption)]
     for adoption in come:
-        if not session.records.recorded(adoption.key) and (reason := session.kernel.obstacle(adoption.ifname)):
+        if not session.records.recorded(adoption.key) and (reason := session.kernel.obstacle(adoption.ifname, adoption.bridge)):
             raise ConflictError(f"{adoption.bridge} can't take over {adoption.ifname}: {reason}")
     before = {gateway: a.ifname for a in come for gateway in a.gateways} | {g: a.bridge for a in gone for g in a.gateways}
     before |= {route.gateway: route.link for route in session.kernel.default_routes() if route.gateway}

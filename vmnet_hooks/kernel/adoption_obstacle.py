@@ -10,22 +10,42 @@ from . import iproute2
 _DHCP_CLIENTS = ("dhclient", "dhcpcd", "udhcpc", "dhcpcd5")
 
 
-def obstacle(port: str) -> str:
+def obstacle(port: str, bridge: str) -> str:
     """One line with the remedy; "" if there is none. Raises KernelError."""
-    return _dhcp(port) or _networkd(port) or _network_manager(port) or _nfs_root(port) or _rules(port)
+    return _dhcp(port, bridge) or _networkd(port, bridge) or _network_manager(port, bridge) or _nfs_root(port) or _rules(port)
 
 
-def _dhcp(port: str) -> str:
-    for link in iproute2.rows("ip", "addr", "show", "dev", port, check=False):
-        for entry in link.get("addr_info", ()):
-            if entry["family"] == "inet" and entry.get("dynamic"):
-                return (
-                    f"its address {entry['local']} is from DHCP, and would be renewed on a port; "
-                    f"give it a static address, or run the DHCP client on the bridge"
-                )
-    if pid := _process(_DHCP_CLIENTS, port):
-        return f"a DHCP client (process {pid}) runs on it; stop it, and give {port} a static address"
-    return ""
+def _dhcp(port: str, bridge: str) -> str:
+    pid = _process(_DHCP_CLIENTS, port)
+    found = [
+        entry["local"]
+        for link in iproute2.rows("ip", "addr", "show", "dev", port, check=False)
+        for entry in link.get("addr_info", ())
+        if entry["family"] == "inet" and entry.get("dynamic")
+    ]
+    if not (pid or found):
+        return ""
+    what = f"its address {found[0]} is from DHCP" if found else f"a DHCP client (process {pid}) runs on it"
+    if _is_ifupdowns(port):
+        lines = (f"iface {port} inet manual", f"auto {bridge}", f"iface {bridge} inet dhcp")
+        edit = " ".join(f"`{line}`" for line in (*lines, f"bridge_ports {port}", f"bridge_hw {port}"))
+        steps = f"run `ifdown {port}`, write in /etc/network/interfaces {edit}, run `ifup {bridge}`"
+        return f"{what}; let ifupdown make the bridge: {steps}, and {_drop(bridge)}"
+    return f"{what}, and would be renewed on a port; give {port} a static address, or run the DHCP client on a bridge of your own"
+
+
+def _drop(bridge: str) -> str:
+    """What becomes of our declaration if another program makes the bridge."""
+    return f"remove [bridges.{bridge}] (networks may name {bridge} as their bridge all the same)"
+
+
+def _is_ifupdowns(port: str) -> bool:
+    """Whether ifupdown has brought an interface up."""
+    try:
+        with open("/run/network/ifstate") as file:
+            return any(line.partition("=")[0] == port for line in file.read().splitlines())
+    except OSError:
+        return False
 
 
 def is_underway(port: str) -> bool:
@@ -47,7 +67,7 @@ def _process(programs: Sequence[str], port: str) -> str:
     return ""
 
 
-def _networkd(port: str) -> str:
+def _networkd(port: str, bridge: str) -> str:
     try:
         with open(f"/run/systemd/netif/links/{socket.if_nametoindex(port)}") as file:
             state = dict(line.strip().split("=", 1) for line in file if "=" in line)
@@ -55,11 +75,14 @@ def _networkd(port: str) -> str:
         return ""
     if state.get("ADMIN_STATE", "unmanaged") == "unmanaged":
         return ""
-    remedy = f"declare the bridge there, or set Unmanaged=yes for {port} in its .network file"
-    return f"systemd-networkd is in charge of it ({state.get('NETWORK_FILE') or state['ADMIN_STATE']}); {remedy}"
+    file_name = state.get("NETWORK_FILE") or f"/etc/systemd/network/{port}.network"
+    netdev = f"{bridge}.netdev with `[NetDev] Name={bridge} Kind=bridge`"
+    moved = f"what {file_name} has in [Network] goes into {bridge}.network with `[Match] Name={bridge}`"
+    remedy = f"let it make the bridge: write {netdev}, {moved}, and leave `Bridge={bridge}` there; run `networkctl reload`"
+    return f"systemd-networkd is in charge of it ({file_name}); {remedy}, and {_drop(bridge)}"
 
 
-def _network_manager(port: str) -> str:
+def _network_manager(port: str, bridge: str) -> str:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read(f"/run/NetworkManager/devices/{socket.if_nametoindex(port)}")
@@ -67,7 +90,10 @@ def _network_manager(port: str) -> str:
         return ""
     if parser.get("device", "managed", fallback="") not in ("1", "true"):
         return ""
-    return f"NetworkManager is in charge of it; run `nmcli device set {port} managed no`, or make the bridge with nmcli"
+    made = f"nmcli connection add type bridge con-name {bridge} ifname {bridge} bridge.stp no bridge.mac-address MAC-OF-{port}"
+    joins = f"nmcli connection add type ethernet con-name {bridge}-{port} ifname {port} master {bridge}"
+    remedy = f"let it make the bridge: `{made}; {joins}; nmcli connection up {bridge}-{port}`"
+    return f"NetworkManager is in charge of it; {remedy}, and {_drop(bridge)}"
 
 
 def _nfs_root(port: str) -> str:

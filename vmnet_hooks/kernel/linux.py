@@ -183,12 +183,12 @@ class Kernel:
 
         return adoption_obstacle.is_underway(port)
 
-    def obstacle(self, port: str) -> str:
-        """Why a bridge must not adopt `port`; "" if it may. Raises KernelError."""
+    def obstacle(self, port: str, bridge: str) -> str:
+        """Why `bridge` must not adopt `port`; "" if it may. Raises KernelError."""
         # Few bridges adopt a port.
         from . import adoption_obstacle
 
-        return adoption_obstacle.obstacle(port)
+        return adoption_obstacle.obstacle(port, bridge)
 
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
         """What of other firewalls breaks what we set up, and what is nearly full: see other_firewalls and limits."""

@@ -1,0 +1,108 @@
+"""A host whose interface another program configures: `adopt` names the edit to make there, and the edit works. With the real
+programs: ifupdown with dhclient against udhcpd, and systemd-networkd."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+
+import pytest
+from lab.hostnet import Uplinks, exists, ports
+from lab.ifupdown import Ifupdown
+from lab.nodes import Node
+from lab.routed import GATEWAY4, eventually, ping
+
+CONFIG = '[bridges.br0]\nports = ["eth0"]\nadopt = "eth0"\n'
+LAN = '[networks.lan]\nmode = "bridged"\nbridge = "br0"\n'
+MAC = "02:00:00:00:00:13"
+
+
+@pytest.fixture
+def lab():
+    with Uplinks() as uplinks, ExitStack() as stack:
+        node = stack.enter_context(Node("host"))
+        uplinks.switch.plug(node, "eth0", MAC)
+        node.config(CONFIG)
+        yield uplinks.router, node
+
+
+def refused(node: Node, *words: str) -> str:
+    done = node.cli("up")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and not exists(node, "br0"), done
+    for word in words:
+        assert word in done.stderr, done.stderr
+    return done.stderr
+
+
+def assert_guests_are_served(router: Node, node: Node) -> None:
+    """The bridge is another program's now, and networks use it."""
+    node.config(LAN)
+    assert node.cli("validate").returncode == 0
+    node.sh("ip link add tap0 type veth peer name g0; ip link set g0 up")
+    node.domain_toml("web1", '[[interfaces]]\nmac = "52:54:00:aa:00:01"\nifname = "tap0"\nnetwork = "lan"\n')
+    assert node.ifup("tap0").returncode == 0 and ports(node, "br0") == ["eth0", "tap0"]
+    assert node.cli("check").stdout == "ok\n"
+
+
+def address(node: Node, ifname: str) -> str:
+    found = re.search(r"inet (192\.0\.2\.2\d\d)/", node.run(["ip", "addr", "show", "dev", ifname], check=False).stdout)
+    return found[1] if found else ""
+
+
+def test_ifupdown_with_dhclient(lab):
+    router, node = lab
+    router.write(
+        "/run/udhcpd.conf",
+        "start 192.0.2.200\nend 192.0.2.209\ninterface eth0\nlease_file /run/leases\n"
+        f"option subnet 255.255.255.0\noption router {GATEWAY4}\n",
+    )
+    router.write("/run/leases", "")
+    router.popen(["busybox", "udhcpd", "-f", "/run/udhcpd.conf"], stdout=-3, stderr=-3)
+    # dhclient writes there.
+    node.sh(
+        "mkdir -p /var/lib/dhcp; mount -t tmpfs tmpfs /var/lib/dhcp; touch /run/resolv; mount --bind /run/resolv /etc/resolv.conf"
+    )
+    debian = Ifupdown(node, ["bridge"])
+    debian.interfaces("auto eth0\niface eth0 inet dhcp\n")
+    debian.up("eth0")
+    leased = address(node, "eth0")
+    assert leased and ping(node, GATEWAY4)
+    line = refused(node, f"its address {leased} is from DHCP; let ifupdown make the bridge: run `ifdown eth0`")
+    # The edit, in its words.
+    stanzas = re.search(r"write in /etc/network/interfaces (.*), run `ifup br0`", line)
+    assert stanzas
+    debian.down("eth0")
+    debian.interfaces("\n".join(re.findall(r"`([^`]*)`", stanzas[1])) + "\n")
+    debian.up("br0")
+    assert address(node, "br0") == leased, "the same MAC gets the same lease"
+    assert ports(node, "br0") == ["eth0"] and ping(node, GATEWAY4)
+    assert_guests_are_served(router, node)
+    debian.down("br0")
+
+
+def test_networkd(lab):
+    router, node = lab
+    node.sh("mkdir -p /run/systemd/network /run/systemd/netif; chown systemd-network: /run/systemd/netif")
+    # No udev will tell it that a link is ready: with a read-only /sys, it does not wait for that.
+    node.sh("mount -o remount,ro,bind /sys")
+    network = "[Network]\nAddress=192.0.2.213/24\nGateway=192.0.2.1\nIPv6AcceptRA=no\n"
+    node.write("/run/systemd/network/10-eth0.network", f"[Match]\nName=eth0\n{network}")
+    running = networkd(node)
+    assert eventually(lambda: ping(node, GATEWAY4, 1), 30), running.poll()
+    line = refused(node, "systemd-networkd is in charge of it (/run/systemd/network/10-eth0.network); let it make the bridge")
+    assert "br0.netdev with `[NetDev] Name=br0 Kind=bridge`" in line and "leave `Bridge=br0` there" in line
+    node.write("/run/systemd/network/br0.netdev", "[NetDev]\nName=br0\nKind=bridge\n")
+    node.write("/run/systemd/network/br0.network", f"[Match]\nName=br0\n{network}")
+    node.write("/run/systemd/network/10-eth0.network", "[Match]\nName=eth0\n[Network]\nBridge=br0\n")
+    running.terminate()
+    running.wait(20)
+    running = networkd(node)
+    assert eventually(lambda: exists(node, "br0") and ports(node, "br0") == ["eth0"] and ping(node, GATEWAY4, 1), 30)
+    assert address(node, "br0") == "192.0.2.213"
+    assert_guests_are_served(router, node)
+    running.terminate()
+    running.wait(20)
+
+
+def networkd(node: Node):
+    return node.popen(["/lib/systemd/systemd-networkd"], stdout=-3, stderr=-3)
