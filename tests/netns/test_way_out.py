@@ -136,6 +136,25 @@ def test_an_address_that_comes_too_late(host):
     assert "192.0.2.50" not in host.node.run("ip addr show dev eth0").stdout
 
 
+def test_the_agent_tells_of_an_address_on_a_port(host):
+    host.node.sh("ip link add eth7 type veth peer name x7; ip link add br7 type bridge; ip link set eth7 master br7")
+    with Agent(host.node) as agent:
+        host.up()
+        host.node.sh("ip addr add 192.0.2.50/24 dev eth0; ip addr add 10.9.9.9/24 dev eth7")
+        line = "eth0 got address 192.0.2.50/24, which a port can't keep; `vmnet-hook up` moves it"
+        assert eventually(lambda: line in agent.log), agent.log
+        host.up()
+        assert ping(host.router, "192.0.2.50") and host.node.cli("check").stdout == "ok\n"
+        assert "eth7 got address" not in agent.log, "that is another program's bridge"
+    host.node.sh("ip link set eth7 nomaster; ip addr flush dev eth7")
+    host.up(ADOPT + '[bridges.br8]\nports = ["eth7"]\n')
+    with Agent(host.node) as agent:
+        # Answered by an agent that watches.
+        assert "agent: runs since" in host.node.cli("status").stderr
+        host.node.sh("ip addr add 10.9.9.9/24 dev eth7")
+        assert eventually(lambda: "remove it: ip addr del 10.9.9.9/24 dev eth7" in agent.log), agent.log
+
+
 def test_an_alternative_name(host):
     before = dump(host.node)
     host.node.sh("ip link property add dev eth0 altname eno1")

@@ -23,7 +23,8 @@ from ..kernel.monitor.nftables import NftMonitor
 from ..kernel.monitor.proxies import ProxyMonitor
 from ..kernel.monitor.rtnetlink import RtnetlinkMonitor
 from ..kernel.monitor.suspects import Suspects
-from ..model.objects import NftElement, NftTable, is_nft_key
+from ..model.objects import LinkAttribute, NftElement, NftTable, is_nft_key
+from ..model.objects.bridge import Adoption
 from ..model.owner import Owner, nics
 from .fail_closed import Keeper
 
@@ -137,6 +138,7 @@ class Healing:
         self._taps: queue.SimpleQueue[set[str]] = queue.SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._unkept = ""
+        self._told: set[tuple[str, str]] = set()
         agent.index.subscribe(self._changed)
 
     def start(self) -> None:
@@ -207,6 +209,8 @@ class Healing:
 
     def _heal(self, suspects: Suspects) -> None:
         place = self._agent.place
+        if suspects.addressed:
+            self._tell_addressed(suspects.addressed)
         if suspects.everything:
             with place.session(RECORDS_ALONE) as session:
                 begin = time.monotonic()
@@ -225,6 +229,20 @@ class Healing:
             tampered = suspects.tampered & recorded.keys()
             with place.session(RECORDS_ALONE) as session:
                 self._mend(session, amiss(session, recorded) | tampered, tampered)
+
+    def _tell_addressed(self, addressed: Collection[tuple[str, str]]) -> None:
+        """Say that a port of ours got an address: no packet for it reaches the host. Each address is named once."""
+        with self._agent.place.records() as store:
+            ports = {port: store.records([Adoption.key_of(port), LinkAttribute.key_of(port, "master")]) for port, _ in addressed}
+        for port, address in sorted(set(addressed) - self._told):
+            self._told.add((port, address))
+            if Adoption.key_of(port) in ports[port]:
+                remedy = "`vmnet-hook up` moves it to the link that took the port over"
+            elif ports[port]:
+                remedy = f"remove it: ip addr del {address} dev {port}"
+            else:
+                continue
+            self._agent.note("heal", f"{port} got address {address}, which a port can't keep; {remedy}", syslog.LOG_WARNING)
 
     def _mend(self, session: Session, wrong: Collection[str], tampered: Collection[str] = ()) -> None:
         now = time.monotonic()

@@ -27,6 +27,7 @@ from ..wire import (
     NDA_DST,
     NDA_LLADDR,
     NEIGHBOUR,
+    NEWADDR,
     NEWLINK,
     NEWNEIGH,
     NEWROUTE,
@@ -39,6 +40,7 @@ from ..wire import (
     SIGNED,
     UP,
     LinkMessage,
+    address_of,
     attributes,
     link_of,
 )
@@ -104,8 +106,15 @@ class RtnetlinkMonitor:
         elif kind == DELADDR:
             # With an address go IPv4 routes, and with the last IPv6 address all of IPv6; the kernel does not notify of these.
             found.links |= self._named(INT.unpack_from(body, 4)[0])
+        elif kind == NEWADDR:
+            self._judge_address(body, found)
         elif kind == _NEWNETCONF:
             self._judge_setting(body, found)
+
+    def _judge_address(self, body: bytes, found: Suspects) -> None:
+        link = self._links.get(INT.unpack_from(body, 4)[0])
+        if link and link.master and (address := address_of(body)) and not address[1].startswith("fe80:"):
+            found.addressed.add((link.name, address[1]))
 
     def _named(self, index: int) -> set[str]:
         return {self._links[index].name} if index in self._links else set()

@@ -8,7 +8,8 @@ class Suspects:
     """What to check.
 
     `keys` are keys of resources, `starts` beginnings of such keys, `links` names of links (with everything on them), `gone`
-    taps that are gone, as (ifindex, ifname), `tampered` the keys of our nft tables that another process has changed.
+    taps that are gone, as (ifindex, ifname), `tampered` the keys of our nft tables that another process has changed,
+    `addressed` ports that got an address, as (ifname, address).
     `everything`: the kernel dropped notifications, so that any resource may have suffered.
     """
 
@@ -17,10 +18,11 @@ class Suspects:
     links: set[str] = field(default_factory=set)
     gone: set[tuple[int, str]] = field(default_factory=set)
     tampered: set[str] = field(default_factory=set)
+    addressed: set[tuple[str, str]] = field(default_factory=set)
     everything: bool = False
 
     def __bool__(self) -> bool:
-        return self.everything or bool(self.keys or self.starts or self.links or self.gone or self.tampered)
+        return self.everything or bool(self.keys or self.starts or self.links or self.gone or self.tampered or self.addressed)
 
     def add(self, other: "Suspects") -> None:
         """Add what `other` has."""
@@ -29,4 +31,5 @@ class Suspects:
         self.links |= other.links
         self.gone |= other.gone
         self.tampered |= other.tampered
+        self.addressed |= other.addressed
         self.everything |= other.everything
