@@ -107,6 +107,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         host,
         router6=_forwards6(session, host),
         parts=parts,
+        vids={part.name: config.vids_on(part.name) for part in parts.values()},
         nats=tuple(part for part in config.parts.values() if part.kind.translates),
         adoptions=_adoptions(session, bridges, host, adopt) if bridges else {},
         uplinks6=frozenset(name for network in networks for name in network.mode.links6(network)),

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import Address
+from ...model.resource import ALIAS
 from ..netlink import View
 from . import Edge, adoption
 
@@ -21,7 +22,9 @@ class Addresses(Edge[Address]):
         index = view.netlink.index(have.ifname)
         routes: list[str] = []
         ipv4 = [address for address in view.netlink.addresses(index) if ":" not in address]
-        if ipv4 == [have.address] and not have.address.endswith("/32"):
+        link = view.link(have.ifname)
+        # A guest's tap, which has the gateway as a /32, has no routes but those to the guest.
+        if ipv4 == [have.address] and not (have.address.endswith("/32") and (link is None or link.alias != ALIAS)):
             # With the last IPv4 address of a link the kernel drops every route through it, also those of others.
             routes = adoption.routes(have.ifname, "-4")
         view.netlink.delete_address(index, have.address)

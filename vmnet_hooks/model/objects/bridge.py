@@ -40,10 +40,18 @@ class PortVlans(Resource):
     untagged: int
     tagged: str
     own: bool = False
+    adopted: bool = field(default=False, compare=False)
+    """Whether the port joins the bridge by an adoption."""
 
     kind = "vlans"
     rank = 27
     composite = True
+    later = frozenset(("adopted",))
+
+    @property
+    def order(self) -> float:
+        # A port has VLANs only in a bridge.
+        return Adoption.rank + 0.5 if self.adopted else self.rank
 
     @cached_property
     def key(self) -> str:
