@@ -1,19 +1,24 @@
 """Converts stanzas of interfaces(5) to drafts of parts in vmnet.toml.
 
-Every line is either carried over, or becomes a comment with the reason why not. The options are those of bridge-utils for
-bridges, of ifupdown and the vlan package for VLAN devices, of ifenslave for bonds, and of our ifupdown front end for routed
-networks.
+Every line is either carried over, or becomes a comment with the reason why not. The options are those of bridge-utils and of
+ifupdown2 for bridges, of ifupdown and the vlan package for VLAN devices, of ifenslave for bonds, and of our ifupdown front end
+for routed networks.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
+from .. import values
 from ..errors import ConfigError, one_line
 from ..frontends import ifupdown
-from . import option_values
-from .draft import Block, Draft, Left
-from .interfaces import Item, Line, Stanza, StanzaOption, Statement, names
+from ..links import link
+from ..model.declaration import parse_options
+from . import commands, option_values
+from .draft import Block, Draft, Left, toml_value
+from .interfaces import Item, Line, Stanza, StanzaOption, Statement, by_family, names
+from .option_values import brctl
 
 Parser = Callable[[str], Any]
 
@@ -42,14 +47,15 @@ OPTIONS: Mapping[str, Mapping[str, tuple[str, Parser]]] = {
     },
     "bridges": {
         "bridge-ports": ("ports", option_values.names),
-        "bridge-stp": ("stp", option_values.switch),
-        "bridge-fd": ("forward_delay", option_values.seconds),
-        "bridge-hello": ("hello_time", option_values.seconds),
-        "bridge-maxage": ("max_age", option_values.seconds),
-        "bridge-ageing": ("ageing", option_values.seconds),
-        "bridge-bridgeprio": ("priority", option_values.number),
-        "bridge-vlan-aware": ("vlan_filtering", option_values.switch),
+        "bridge-stp": ("stp", brctl(option_values.switch)),
+        "bridge-fd": ("forward_delay", brctl(option_values.seconds)),
+        "bridge-hello": ("hello_time", brctl(option_values.seconds)),
+        "bridge-maxage": ("max_age", brctl(option_values.seconds)),
+        "bridge-ageing": ("ageing", brctl(option_values.seconds)),
+        "bridge-bridgeprio": ("priority", brctl(option_values.number)),
+        "bridge-vlan-aware": ("vlan_filtering", option_values.aware),
         "bridge-vids": ("vlans", option_values.vids),
+        "bridge-pvid": ("pvid", option_values.number),
         "bridge-mcsnoop": ("mcast_snooping", option_values.switch),
         "bridge-hw": ("hw_port", option_values.first),
     },
@@ -63,6 +69,10 @@ WAITS = ("bridge-maxwait", "bridge-waitport")
 _VLAN = re.compile(r"(?P<parent>[^.:]+)\.0*(?P<id>[0-9]{1,5})", re.ASCII)
 _NUMBERED = re.compile(r"vlan0*(?P<id>[0-9]{1,5})", re.ASCII)
 _MAC = re.compile(r"..:..:..:..:..:..")
+_IFNAME = re.compile(r"[A-Za-z0-9_.@+-]{1,15}", re.ASCII)
+_FORWARDING = re.compile(
+    r"(/sbin/)?(sysctl\b.*net\.ipv4\.ip_forward ?= ?1|echo ['\"]?1['\"]? ?> ?/proc/sys/net/ipv4/ip_forward)\W*"
+)
 ADDRESS = ("address", "netmask", "gateway", "broadcast", "network", "scope", "pointopoint", "metric", "accept-ra", "autoconf")
 
 
@@ -73,16 +83,19 @@ def convert(items: Sequence[Item]) -> list[Block]:
 
 class _Converter:
     def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
         stanzas = [item for item in items if isinstance(item, Stanza)]
         self.automatic = names(items, ("auto", "allow"))
         inherited = {id(stanza.template) for stanza in stanzas if stanza.template}
         # A stanza that others inherit from, and that is not brought up automatically, is only a template.
         self.templates = {id(s) for s in stanzas if id(s) in inherited and s.name not in self.automatic}
+        self.items: list[Item] = []
         self.stanzas: dict[str, list[Stanza]] = {}
-        for stanza in stanzas:
-            if id(stanza) not in self.templates:
-                self.stanzas.setdefault(_base(stanza.name), []).append(stanza)
+        for item in items:
+            pieces = by_family(item) if isinstance(item, Stanza) and id(item) not in self.templates else [item]
+            self.items += pieces
+            for piece in pieces:
+                if isinstance(piece, Stanza) and id(item) not in self.templates:
+                    self.stanzas.setdefault(_base(piece.name), []).append(piece)
         self.members: dict[str, list[str]] = {}
         for name, own in self.stanzas.items():
             if master := _option(own, "bond-master"):
@@ -92,6 +105,12 @@ class _Converter:
         self.networks: dict[tuple[str, int], Draft] = {}
         self.ports: set[str] = set()
         self.used: set[str] = set()
+        self.waiting: dict[str, list[Line]] = {}
+        """Lines such as `auto` that name nothing but links with a stanza of their own, by the first of these."""
+        self.commands: list[tuple[Stanza, StanzaOption, Block]] = []
+        self.nats: dict[str, Draft] = {}
+        self.metrics: dict[tuple[str, str], StanzaOption] = {}
+        """By link and gateway."""
         self.result: list[Block] = []
 
     def blocks(self) -> list[Block]:
@@ -102,8 +121,17 @@ class _Converter:
             elif id(item) not in self.templates:
                 self._stanza(item)
         for draft in self.drafts.values():
+            self._vlan_of_ports(draft)
+            self._metrics(draft)
+            self._on_link(draft)
+        self._commands()
+        for line in (line for lines in self.waiting.values() for line in lines):
+            # It comes after the stanzas.
+            self._left(line, "not a link that vmnet-hooks makes")
+        for draft in self.drafts.values():
             if len(draft.options.get("gateway", ())) == 1:
                 draft.options["gateway"] = draft.options["gateway"][0]
+        self._proposal()
         return self.result
 
     # --- what is what ----------------------------------------------------------------------------------------------
@@ -139,7 +167,9 @@ class _Converter:
     def _statement(self, item: Statement) -> None:
         if item.keyword in ("auto", "allow-auto", "allow-hotplug", "allow-boot"):
             others = [n for n in item.names if _base(n) not in self.sections and n not in self.used]
-            if others:
+            if others and all(n in self.stanzas for n in others) and len(others) == len(item.names):
+                self.waiting.setdefault(others[0], []).append(item.line)
+            elif others:
                 self._left(item.line, f"{', '.join(map(_shown, others))}: not a link that vmnet-hooks makes")
             return
         why = {
@@ -169,7 +199,15 @@ class _Converter:
         self._header(stanza, name, section, block)
         left = [option for option in stanza.options if id(option) not in handled]
         given = _names(stanza)
-        block.left += [_left(option.line, _why(option, stanza, section, given)) for option in left]
+        stays = not section and name not in self.used
+        for option in left:
+            if option.name in COMMANDS:
+                self.commands.append((stanza, option, block))
+            elif stays and block.left:
+                # The whole stanza is left alone, for one reason.
+                block.left.append(_left(option.line, block.left[0].why))
+            else:
+                block.left.append(_left(option.line, _why(option, stanza, section, given)))
         self.result.append(block)
         if network and block.draft:
             self.result.append(Block(network))
@@ -215,6 +253,8 @@ class _Converter:
             raise ValueError(f"{key} is given already, as {_shown(draft.options[key])}")
         if key == "mtu" and draft.section == "bridges":
             block.notes.append("ifup gave the ports this MTU too; here, each has its own")
+        if "#" in option.value:
+            block.notes.append(f"ifup makes {key} = {toml_value(value)} of `{_shown(option.value)}`: a # there begins no comment")
         draft.set(key, value, _where(option.line), option.line.text)
 
     def _defaults(self, stanza: Stanza, draft: Draft) -> None:
@@ -258,23 +298,162 @@ class _Converter:
                     handled.add(id(option))
 
     def _addresses(self, stanza: Stanza, draft: Draft, block: Block, handled: set[int]) -> None:
+        if stanza.method != "static":
+            return
+        for given in _each_address(stanza):
+            try:
+                own = _own(given, stanza.family)
+                words = option_values.peer(own, given["pointopoint"].value) if "pointopoint" in given else str(own)
+            except ValueError as error:
+                block.left.append(_left(given["address"].line, str(error)))
+                handled.add(id(given["address"]))
+                continue
+            if words not in draft.options.setdefault("addresses", []):
+                draft.options["addresses"].append(words)
+            draft.sources.setdefault("addresses", []).append(_source(given["address"]))
+            handled.update(_standard(given, own))
+            if "pointopoint" in given:
+                handled.add(id(given["pointopoint"]))
         given = {option.name: option for option in reversed(stanza.options)}
-        if stanza.method != "static" or "address" not in given or "pointopoint" in given:
+        if "address" not in given:
             return
+        for option in stanza.options:
+            if option.name == "gateway":
+                handled.add(id(option))
+                draft.options.setdefault("gateway", []).append(option.value)
+                draft.sources.setdefault("gateway", []).append(_source(option))
+        metric = given.get("metric")
+        if metric and "gateway" in given and re.fullmatch("[0-9]{1,9}", metric.value, re.ASCII):
+            handled.add(id(metric))
+            self.metrics[draft.name, given["gateway"].value] = metric
+
+    def _metrics(self, draft: Draft) -> None:
+        """Set the metric of the default routes. For ifup each stanza has its own: a gateway with another one becomes a route."""
+        gateways = draft.options.get("gateway", [])
+        found = {gateway: self.metrics.get((draft.name, gateway)) for gateway in gateways}
+        metrics = {gateway: int(option.value) if option else 0 for gateway, option in found.items()}
+        if not any(metrics.values()):
+            return
+        common = metrics[gateways[0]]
+        if common and (option := found[gateways[0]]):
+            draft.set("metric", common, *_source(option))
+        for gateway in [gateway for gateway in gateways if metrics[gateway] != common]:
+            gateways.remove(gateway)
+            route = {"to": "default", "via": gateway} | ({"metric": metrics[gateway]} if metrics[gateway] else {})
+            draft.options.setdefault("routes", []).append(route)
+            moved = [source for source in draft.sources["gateway"] if gateway in source[1].split()]
+            draft.sources.setdefault("routes", []).extend(moved)
+            draft.sources["gateway"] = [source for source in draft.sources["gateway"] if source not in moved]
+
+    def _vlan_of_ports(self, draft: Draft) -> None:
+        """Set the untagged VLAN of a VLAN-aware bridge: VLAN 1, as the kernel has it, if the stanza names no other."""
+        if draft.section != "bridges" or not draft.options.get("vlan_filtering"):
+            return
+        if draft.options.setdefault("pvid", 1) == 0:
+            del draft.options["pvid"]
+
+    def _on_link(self, draft: Draft) -> None:
+        """Give a gateway that is in no subnet a route of its own: for ifup, every gateway is on the link."""
+        for gateway in draft.options.get("gateway", ()):
+            try:
+                reached = _reaches(draft, values.address(gateway))
+            except ValueError:
+                continue
+            if not reached:
+                sources = [source for source in draft.sources["gateway"] if gateway in source[1].split()]
+                draft.options.setdefault("routes", []).append({"to": gateway})
+                draft.sources.setdefault("routes", []).extend(sources)
+
+    # --- commands --------------------------------------------------------------------------------------------------
+
+    def _commands(self) -> None:
+        """Convert what commands add; what takes it away again, when the link goes down, follows from that."""
+        read: list[tuple[Stanza, StanzaOption, Block, commands.Command | None]] = []
+        carried: set[tuple[str, ...]] = set()
+        for stanza, option, block in self.commands:
+            try:
+                command = commands.parse(option.value, _base(stanza.name))
+                if command and command.adds and option.name in ("up", "post-up"):
+                    self._carry(command, stanza, option, block)
+                    carried.add(_effect(command, stanza))
+                    continue
+            except ValueError as error:
+                fate = self._fate(stanza, block)
+                block.left.append(_left(option.line, f"{error}; {fate}" if _base(stanza.name) in self.sections else fate))
+                continue
+            read.append((stanza, option, block, command))
+        for stanza, option, block, command in read:
+            if command and not command.adds and _effect(command, stanza) in carried:
+                continue
+            if carried and _FORWARDING.fullmatch(option.value) and any(effect[0] == "nat" for effect in carried):
+                continue
+            block.left.append(_left(option.line, self._fate(stanza, block)))
+
+    def _fate(self, stanza: Stanza, block: Block) -> str:
+        """Return what becomes of a command of a stanza."""
+        if _base(stanza.name) in self.sections:
+            return "it ends with the stanza; let a unit that comes after vmnet-networks.service run it"
+        return block.left[0].why if block.left else f"it stays with ifupdown, in the stanza of {_shown(stanza.name)}"
+
+    def _carry(self, command: commands.Command, stanza: Stanza, option: StanzaOption, block: Block) -> None:
+        """Convert a command that adds a route or a translation. Raise ValueError if it can't be carried over."""
+        if isinstance(command, commands.NatCommand):
+            name = next(name for name in _numbered(_base(stanza.name)) if name not in self.nats)
+            nat = self.nats[name] = Draft("nat", name, headers=[_source(option)])
+            for key, value in command.nat.items():
+                nat.set(key, value, *_source(option))
+            made = Block(nat)
+            if _base(stanza.name) not in self.sections:
+                made.notes.append(f"in place of {_where(option.line)}: remove that line, and what takes it back")
+            self.result.append(made)
+            return
+        name = command.dev or _base(stanza.name)
+        draft = self.drafts.get(name)
+        if draft is None:
+            raise ValueError(f"{_shown(name)} is not a link that vmnet-hooks makes")
+        route = dict(command.route)
+        row = next(row for row in link.OPTIONS if row.name == "routes")
         try:
-            own = _own(given, stanza.family)
-        except ValueError as error:
-            block.left.append(_left(given["address"].line, str(error)))
-            handled.add(id(given["address"]))
+            parsed = row.parse(parse_options(row.keys, route, "routes"))
+        except ConfigError as error:
+            raise ValueError(one_line(error)) from None
+        via = parsed.route.via
+        if via and not parsed.onlink and not _reaches(draft, values.address(via)):
+            raise ValueError(f"gateway {via} is in no subnet of {_shown(name)}")
+        if route not in draft.options.setdefault("routes", []):
+            draft.options["routes"].append(route)
+        draft.sources.setdefault("routes", []).append(_source(option))
+
+    def _proposal(self) -> None:
+        """Propose a bridge for the interface that the host is reached by, if the file has none yet. Commented out: it changes how
+        the host is connected."""
+        if "bridges" in self.sections.values():
             return
-        if str(own) not in draft.options.setdefault("addresses", []):
-            draft.options["addresses"].append(str(own))
-        draft.sources.setdefault("addresses", []).append(_source(given["address"]))
-        handled.update(_standard(given, own))
-        if "gateway" in given:
-            handled.add(id(given["gateway"]))
-            draft.options.setdefault("gateway", []).append(given["gateway"].value)
-            draft.sources.setdefault("gateway", []).append(_source(given["gateway"]))
+        alone = [
+            name
+            for name, own in self.stanzas.items()
+            if name not in self.sections
+            and name not in self.used
+            and any((stanza.family, stanza.method) == ("inet", "static") for stanza in own)
+        ]
+        name = next((name for name in alone if _option(self.stanzas[name], "gateway")), "") or (alone[0] if alone else "")
+        if name and _IFNAME.fullmatch(name):
+            self.result.append(
+                Block(
+                    notes=[
+                        f"To put guests on the network of {name}, let a bridge take over its addresses and routes; its stanza",
+                        "stays. Take the # away from the three lines, then `vmnet-hook up`:",
+                        "[bridges.br0]",
+                        f'ports = ["{name}"]',
+                        f'adopt = "{name}"',
+                        *(
+                            f'(and write out = "br0" in [nat.{nat.name}])'
+                            for nat in self.nats.values()
+                            if nat.options["out"] == name
+                        ),
+                    ]
+                )
+            )
 
     def _routed(self, stanza: Stanza, name: str, block: Block, handled: set[int]) -> Draft | None:
         """Convert a stanza of our ifupdown front end to a routed network. The stanzas of both address families make one network;
@@ -340,7 +519,7 @@ class _Converter:
         elif section and (stanza.family, stanza.method) == ("inet6", "manual") and "ip-routing-table" not in _names(stanza):
             why = "IPv6 is off on a link without an IPv6 address"
         if why:
-            block.left.insert(0, _left(stanza.line, why))
+            block.left[:0] = [_left(line, why) for line in (*self.waiting.pop(stanza.name, ()), stanza.line)]
 
 
 def vlan_of(name: str) -> tuple[str, int] | None:
@@ -354,7 +533,7 @@ def literal_ports(text: str) -> tuple[list[str], str]:
     ports: list[str] = []
     patterns: list[str] = []
     inside = False
-    for word in [] if text == "none" else option_values.split(text):
+    for word in option_values.names(text):
         if word in ("regex", "noregex", "all"):
             inside = word == "regex"
             if word == "all":
@@ -366,8 +545,6 @@ def literal_ports(text: str) -> tuple[list[str], str]:
 
 def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str, str]) -> str:
     """Return the reason why an option of a stanza was not carried over. `given` are all options of the stanza."""
-    if option.name in COMMANDS:
-        return "commands stay with ifupdown"
     if option.name.startswith("dns-"):
         return "name servers are for resolvconf, or /etc/resolv.conf"
     if option.name in WAITS:
@@ -380,8 +557,6 @@ def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str,
         if "ip-routing-table" in given:
             return f"it has no effect in a stanza of {stanza.family}"
         return "it needs ip-routing-table in the stanza"
-    if "pointopoint" in given and option.name in ADDRESS:
-        return "vmnet-hooks gives no point-to-point addresses"
     if option.name in ADDRESS and section:
         return "it differs from what the address implies" if "address" in given else "there is no address with it"
     if option.name in ADDRESS or option.name in LINK:
@@ -415,6 +590,38 @@ def _standard(given: Mapping[str, StanzaOption], own: Any) -> Iterator[int]:
     for name, texts in same.items():
         if name in given and (texts is None or given[name].value in texts):
             yield id(given[name])
+
+
+def _each_address(stanza: Stanza) -> Iterator[dict[str, StanzaOption]]:
+    """Yield each address of a stanza, with the options that belong to it: for ifupdown2 a stanza may have several."""
+    found: dict[str, StanzaOption] = {}
+    for option in stanza.options:
+        if option.name == "address" and "address" in found:
+            yield found
+            found = {}
+        found.setdefault(option.name, option)
+    if "address" in found:
+        yield found
+
+
+def _reaches(draft: Draft, gateway: values.IPAddress) -> bool:
+    """Return whether a gateway is on a link, as far as its draft tells. Raise ValueError for a draft that is not valid."""
+    own = link.interfaces(draft.options.get("addresses", []))
+    tables = draft.options.get("routes", ())
+    direct = [values.subnet(route["to"]) for route in tables if "via" not in route and route["to"] != "default"]
+    return link.is_on_link(gateway, own, direct)
+
+
+def _effect(command: commands.Command, stanza: Stanza) -> tuple[str, ...]:
+    """Return what identifies that which a command adds or deletes."""
+    if isinstance(command, commands.NatCommand):
+        return ("nat", command.nat["subnet"], command.nat["out"])
+    return ("route", command.dev or _base(stanza.name), command.route["to"], str(command.route.get("table", "")))
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    yield from (f"{name}-{number}" for number in count(2))
 
 
 def _names(stanza: Stanza) -> dict[str, str]:
