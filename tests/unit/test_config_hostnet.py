@@ -161,6 +161,7 @@ RULES = [
     (bridge("pvid = 1"), "bridges.br0.pvid: is of no use without vlan_filtering = true"),
     (bridge(AWARE, "pvid = 0"), "bridges.br0.pvid: 0 must be a whole number from 1 to 4094"),
     (bridge(AWARE, GATEWAY), "bridges.br0.addresses: the bridge is VLAN-aware, and the host is in none of its VLANs; set pvid = 1, or give the address to a VLAN device on br0, in [vlans]"),
+    (bridge(AWARE, PORT) + table("networks", "r", 'mode = "hostroute"', 'netdev = "br0"'), "bridges.br0.pvid: networks.r leads through the bridge, and the host is in none of its VLANs; set pvid = 1, or name a VLAN device on br0 there"),
     (bridge(AWARE, PORT, 'adopt = "eth1"'), "bridges.br0.adopt: the bridge is VLAN-aware, and the host is in none"),
     (bridge(AWARE, 'routes = [{ to = "10.0.0.0/8" }]'), "bridges.br0.routes: the bridge is VLAN-aware"),
     (bridge(AWARE, "pvid = 7") + vlan(name="seven", parent="br0", vid=7), "vlans.seven.id: 7 is the pvid of bridges.br0: the host has it untagged; give br0 its addresses"),
@@ -247,6 +248,11 @@ FITS = {
     "an IPv4 route through IPv6": dummy('routes = [{ to = "0.0.0.0/0", via = "fe80::1" }]'),
     "routes beside adopted ones": bridge(PORT, 'adopt = "eth1"', 'routes = [{ to = "10.0.0.0/8", via = "192.0.2.3" }]'),
     "addresses of a VLAN-aware bridge in its VLAN": bridge(AWARE, GATEWAY, "pvid = 1"),
+    "a network through a VLAN-aware bridge": bridge(AWARE, PORT, "pvid = 1")
+    + table("networks", "r", 'mode = "hostroute"', 'netdev = "br0"'),
+    "a network through a VLAN device on it": bridge(AWARE, PORT)
+    + vlan(name="br0.10", parent="br0", vid=10)
+    + table("networks", "r", 'mode = "hostroute"', 'netdev = "br0.10"'),
     "a VLAN-aware bridge that adopts": bridge(AWARE, PORT, 'adopt = "eth1"', "pvid = 1"),
     "a bridge with nothing": bridge(),
     "no STP, forward delay 0": bridge("forward_delay = 0"),

@@ -602,6 +602,14 @@ def test_ifupdown2(imported):
             bridge-vlan-aware yes
             bridge-vids 2-4094
             bridge-pvid 5
+        auto vmbr2
+        iface vmbr2
+            bridge-ports eno2 eno3
+            bridge-vlan-aware yes
+        iface eno2
+            bridge-pvid 7
+        iface eno3
+            bridge-pvid 7
         auto vmbr1
         iface vmbr1 inet static
             address 10.0.0.1
@@ -628,6 +636,7 @@ def test_ifupdown2(imported):
             "gateway": ["192.0.2.1", "fe80::1"],
         },
         "vmbr1": {"ports": [], "addresses": ["10.0.0.1/24", "2001:db8:1::1/64"]},
+        "vmbr2": {"ports": ["eno2", "eno3"], "vlan_filtering": True, "pvid": 7},
     }
     assert declared(output, "networks")["eth3"] == {
         "mode": "routed",
@@ -680,6 +689,25 @@ def test_routed_stanzas_that_are_not_one_network(imported, first, second, why):
     _, output, _ = imported(text)
     assert len(declared(output, "networks")) == 1
     assert why in "\n".join(comments(output))
+
+
+def test_ports_in_other_vlans(imported):
+    """All ports of a bridge have the same VLANs here."""
+    _, output, _ = imported("""\
+        auto vmbr0
+        iface vmbr0
+            bridge-ports eno1 eno2
+            bridge-vlan-aware yes
+            bridge-pvid 3
+        iface eno1
+            bridge-pvid 7
+            bridge-vids 20-30
+        iface eno2
+            bridge-access 9
+        """)
+    assert declared(output, "bridges") == {"vmbr0": {"ports": ["eno1", "eno2"], "vlan_filtering": True, "pvid": 3}}
+    left = [line for line in comments(output) if "the ports of a bridge have the same VLANs here" in line]
+    assert len(left) == 2 and "`bridge-pvid 7` and `bridge-vids 20-30`" in left[0] and "bridge-access 9" in left[1]
 
 
 def test_routed_stanzas_that_ifup_would_refuse(imported):

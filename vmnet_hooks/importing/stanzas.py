@@ -104,6 +104,8 @@ class _Converter:
         self.drafts: dict[str, Draft] = {}
         self.networks: dict[tuple[str, int], Draft] = {}
         self.ports: set[str] = set()
+        self.pvids: dict[str, str] = {}
+        """By VLAN-aware bridge, and by port of one."""
         self.used: set[str] = set()
         self.waiting: dict[str, list[Line]] = {}
         """Lines such as `auto` that name nothing but links with a stanza of their own, by the first of these."""
@@ -160,7 +162,18 @@ class _Converter:
                 self.used.add(found[0] if found else option_values.first(_option(stanzas, "vlan-raw-device")))
             if _option(stanzas, "ip-routing-table"):
                 self.used.add(name)
+            if section == "bridges" and _option(stanzas, "bridge-vlan-aware") == "yes":
+                self._ports_in_vlans(name, stanzas)
         self.used |= self.ports
+
+    def _ports_in_vlans(self, name: str, stanzas: Sequence[Stanza]) -> None:
+        """Note the untagged VLAN of a VLAN-aware bridge: that of its stanza or, if they agree, of its ports' (ifupdown2); else
+        VLAN 1, as the kernel has it."""
+        own = _option(stanzas, "bridge-pvid") or "1"
+        ports = _ports(stanzas, "bridges")
+        given = {_option(self.stanzas.get(port, ()), "bridge-pvid") or own for port in ports} or {own}
+        self.pvids[name] = given.pop() if len(given) == 1 else own
+        self.pvids |= dict.fromkeys(ports, self.pvids[name])
 
     # --- statements ------------------------------------------------------------------------------------------------
 
@@ -196,6 +209,8 @@ class _Converter:
         if any(option.name == "ip-routing-table" for option in stanza.options):
             network = self._routed(stanza, name, block, handled)
         self._membership(stanza, handled)
+        if name in self.pvids and not section:
+            handled.update(id(o) for o in stanza.options if (o.name, o.value) == ("bridge-pvid", self.pvids[name]))
         self._header(stanza, name, section, block)
         left = [option for option in stanza.options if id(option) not in handled]
         given = _names(stanza)
@@ -346,10 +361,11 @@ class _Converter:
             draft.sources["gateway"] = [source for source in draft.sources["gateway"] if source not in moved]
 
     def _vlan_of_ports(self, draft: Draft) -> None:
-        """Set the untagged VLAN of a VLAN-aware bridge: VLAN 1, as the kernel has it, if the stanza names no other."""
-        if draft.section != "bridges" or not draft.options.get("vlan_filtering"):
-            return
-        if draft.options.setdefault("pvid", 1) == 0:
+        """Set the untagged VLAN of a VLAN-aware bridge."""
+        pvid = self.pvids.get(draft.name, "0")
+        if draft.section == "bridges" and draft.options.get("vlan_filtering") and pvid.isdecimal():
+            draft.options["pvid"] = int(pvid[:9])
+        if not draft.options.get("pvid", 1):
             del draft.options["pvid"]
 
     def _on_link(self, draft: Draft) -> None:
@@ -391,9 +407,11 @@ class _Converter:
 
     def _fate(self, stanza: Stanza, block: Block) -> str:
         """Return what becomes of a command of a stanza."""
-        if _base(stanza.name) in self.sections:
+        name = _base(stanza.name)
+        if name in self.sections:
             return "it ends with the stanza; let a unit that comes after vmnet-networks.service run it"
-        return block.left[0].why if block.left else f"it stays with ifupdown, in the stanza of {_shown(stanza.name)}"
+        # The stanza is left alone, for one reason.
+        return block.left[0].why if block.left and name not in self.used else f"it stays with ifupdown, like {_shown(name)}"
 
     def _carry(self, command: commands.Command, stanza: Stanza, option: StanzaOption, block: Block) -> None:
         """Convert a command that adds a route or a translation. Raise ValueError if it can't be carried over."""
@@ -553,6 +571,8 @@ def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str,
         return f"no stanza declares {_shown(option.value)} as a bond"
     if option.name in OPTIONS["bonds"] and "bond-master" in given:
         return f"it is for the stanza of {_shown(given['bond-master'])}"
+    if option.name in ("bridge-pvid", "bridge-vids", "bridge-access") and not section:
+        return "the ports of a bridge have the same VLANs here; see its vlans and pvid"
     if option.name in ROUTED:
         if "ip-routing-table" in given:
             return f"it has no effect in a stanza of {stanza.family}"

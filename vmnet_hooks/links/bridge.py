@@ -127,8 +127,14 @@ class Bridge(link.LinkKind):
                 raise part.error(option, f"the bridge is VLAN-aware, and the host is in none of its VLANs; {remedy}")
 
     def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
-        """Raise ConfigError if the link of a gateway has the name of another link."""
+        """Raise ConfigError if the link of a gateway has the name of another link, or if a network leads through a bridge
+        that the host is in no VLAN of."""
         super().check_together(parts, declared)
+        for part in (part for part in parts if part["vlan_filtering"] and part["pvid"] is None):
+            for network in declared.networks.values():
+                if part.name in network.links() and network.mode.bridge_of(network) != part.name:
+                    problem = f"networks.{network.name} leads through the bridge, and the host is in none of its VLANs"
+                    raise part.error("pvid", f"{problem}; set pvid = 1, or name a VLAN device on {part.name} there")
         taken = dict(declared.links)
         for part in parts:
             if part["anycast_gateway"]:
