@@ -980,8 +980,8 @@ def test_live():
 
 
 MADE = {
-    "virbr0": ("bridge", "libvirt (network default)"),
-    "mybr": ("bridge", "libvirt (network lab)"),
+    "virbr0": ("bridge", "libvirtd (network default)"),
+    "mybr": ("bridge", "libvirtd (network lab)"),
     "lxdnet": ("bridge", "LXD"),
     "docker0": ("bridge", "Docker"),
     "br-0123456789ab": ("bridge", "Docker"),
@@ -1008,7 +1008,7 @@ def test_live_what_other_programs_made_is_theirs():
     links.append(LinkDetails("tap101i0", 92, "tun", master="vmbr0"))
     addresses = [import_facts.LiveAddress(name, "10.0.3.1/24", True) for name in MADE]
     routes = [import_facts.LiveRoute(254, "10.9.0.0/16", name, "10.0.3.9") for name in MADE]
-    makers = {"virbr0": "libvirt (network default)", "mybr": "libvirt (network lab)", "lxdnet": "LXD"}
+    makers = {"virbr0": "libvirtd (network default)", "mybr": "libvirtd (network lab)", "lxdnet": "LXD"}
     blocks = live.convert(import_facts.LiveHost(links, addresses, routes, [], {}, makers))
     settle(blocks)
     text = toml(["head"], blocks)
@@ -1025,8 +1025,8 @@ def test_libvirt_and_lxd_tell_what_they_made(fs):
     fs.create_file("/etc/libvirt/qemu/networks/host.xml", contents=network.format("", "host", "<forward mode='bridge'/>", "br0"))
     fs.create_dir("/var/lib/incus/networks/private")
     assert import_facts._makers() == {
-        "virbr0": "libvirt (network default)",
-        "mybr": "libvirt (network lab)",
+        "virbr0": "libvirtd (network default)",
+        "mybr": "libvirtd (network lab)",
         "private": "Incus",
     }
 

@@ -17,6 +17,7 @@ from ..declared.configuration import MAX_BYTES, check_together, load
 from ..errors import ConfigError, InputError, VmnetError, one_line
 from ..model.declaration import Config, Declared, Network, Option, Refusal
 from ..values import ranges
+from .interfaces import Line
 
 LISTED = 3
 """Lines of one stanza, and for one reason, that a comment repeats; of more, the first."""
@@ -37,6 +38,15 @@ class Left:
     def shown(self) -> str:
         text = one_line(self.text)
         return f"`{text if len(text) <= 200 else text[:200] + ' …'}`"
+
+
+def left(line: Line, why: str) -> Left:
+    return Left(line.where, line.text, why)
+
+
+def shown(text: object) -> str:
+    """Return a name or value as it is shown in a reason."""
+    return one_line(text)[:40]
 
 
 @dataclass(eq=False)

@@ -40,6 +40,10 @@ class Line:
     def words(self) -> list[str]:
         return split(self.text)
 
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.number}"
+
     def error(self, problem: str) -> InputError:
         return InputError(f"{one_line(self.path)}:{self.number}: {problem}")
 
@@ -51,6 +55,11 @@ class StanzaOption:
     name: str
     value: str
     line: Line
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """Where it stands, and the line."""
+        return self.line.where, self.line.text
 
 
 @dataclass(eq=False)
@@ -64,6 +73,11 @@ class Stanza:
     method: str
     options: list[StanzaOption]
     template: "Stanza | None" = None
+
+    @property
+    def base(self) -> str:
+        """The interface: eth0 for the alias eth0:1."""
+        return base(self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,6 +253,11 @@ def by_family(stanza: Stanza) -> list[Stanza]:
 
 def _method(options: Sequence[StanzaOption]) -> str:
     return "static" if any(option.name == "address" for option in options) else "manual"
+
+
+def base(name: str) -> str:
+    """Return the interface of an alias: eth0 for eth0:1."""
+    return name.partition(":")[0]
 
 
 def names(items: Sequence[Item], keywords: Sequence[str]) -> set[str]:

@@ -34,7 +34,7 @@ _BOND = {
 
 
 MADE = (
-    (re.compile(r"virbr\d+(-nic)?"), "libvirt"),
+    (re.compile(r"virbr\d+(-nic)?"), "libvirtd"),
     (re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}"), "Docker"),
     (re.compile(r"lxcbr\d+"), "LXC"),
     (re.compile(r"lxdbr\d+"), "LXD"),

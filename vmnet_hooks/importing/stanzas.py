@@ -7,17 +7,15 @@ for routed networks.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import count
 from typing import Any
 
 from .. import values
 from ..errors import ConfigError, one_line
 from ..frontends import ifupdown
-from ..links import link
-from ..model.declaration import parse_options
-from . import commands, option_values
-from .draft import Block, Draft, Left, toml_value
-from .interfaces import Item, Line, Stanza, StanzaOption, Statement, by_family, names
+from . import option_values
+from .carried_commands import Commands, reaches
+from .draft import Block, Draft, left, shown, toml_value
+from .interfaces import Item, Line, Stanza, StanzaOption, Statement, base, by_family, names
 from .option_values import brctl
 
 Parser = Callable[[str], Any]
@@ -70,9 +68,6 @@ _VLAN = re.compile(r"(?P<parent>[^.:]+)\.0*(?P<id>[0-9]{1,5})", re.ASCII)
 _NUMBERED = re.compile(r"vlan0*(?P<id>[0-9]{1,5})", re.ASCII)
 _MAC = re.compile(r"..:..:..:..:..:..")
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+-]{1,15}", re.ASCII)
-_FORWARDING = re.compile(
-    r"(/sbin/)?(sysctl\b.*net\.ipv4\.ip_forward ?= ?1|echo ['\"]?1['\"]? ?> ?/proc/sys/net/ipv4/ip_forward)\W*"
-)
 ADDRESS = ("address", "netmask", "gateway", "broadcast", "network", "scope", "pointopoint", "metric", "accept-ra", "autoconf")
 
 
@@ -95,7 +90,7 @@ class _Converter:
             self.items += pieces
             for piece in pieces:
                 if isinstance(piece, Stanza) and id(item) not in self.templates:
-                    self.stanzas.setdefault(_base(piece.name), []).append(piece)
+                    self.stanzas.setdefault(piece.base, []).append(piece)
         self.members: dict[str, list[str]] = {}
         for name, own in self.stanzas.items():
             if master := _option(own, "bond-master"):
@@ -109,8 +104,7 @@ class _Converter:
         self.used: set[str] = set()
         self.waiting: dict[str, list[Line]] = {}
         """Lines such as `auto` that name nothing but links with a stanza of their own, by the first of these."""
-        self.commands: list[tuple[Stanza, StanzaOption, Block]] = []
-        self.nats: dict[str, Draft] = {}
+        self.commands = Commands(self.drafts, self.sections, self.used)
         self.metrics: dict[tuple[str, str], StanzaOption] = {}
         """By link and gateway."""
         self.result: list[Block] = []
@@ -126,7 +120,7 @@ class _Converter:
             self._vlan_of_ports(draft)
             self._metrics(draft)
             self._on_link(draft)
-        self._commands()
+        self.result += self.commands.convert()
         for line in (line for lines in self.waiting.values() for line in lines):
             # It comes after the stanzas.
             self._left(line, "not a link that vmnet-hooks makes")
@@ -179,11 +173,11 @@ class _Converter:
 
     def _statement(self, item: Statement) -> None:
         if item.keyword in ("auto", "allow-auto", "allow-hotplug", "allow-boot"):
-            others = [n for n in item.names if _base(n) not in self.sections and n not in self.used]
+            others = [n for n in item.names if base(n) not in self.sections and n not in self.used]
             if others and all(n in self.stanzas for n in others) and len(others) == len(item.names):
                 self.waiting.setdefault(others[0], []).append(item.line)
             elif others:
-                self._left(item.line, f"{', '.join(map(_shown, others))}: not a link that vmnet-hooks makes")
+                self._left(item.line, f"{', '.join(map(shown, others))}: not a link that vmnet-hooks makes")
             return
         why = {
             "source": "there is no such file",
@@ -195,12 +189,12 @@ class _Converter:
         self._left(item.line, why.get(item.keyword, "it concerns only ifup and ifdown"))
 
     def _left(self, line: Line, why: str) -> None:
-        self.result.append(Block(left=[_left(line, why)]))
+        self.result.append(Block(left=[left(line, why)]))
 
     # --- stanzas ---------------------------------------------------------------------------------------------------
 
     def _stanza(self, stanza: Stanza) -> None:
-        name = _base(stanza.name)
+        name = stanza.base
         section = self.sections.get(name, "")
         block, network = Block(), None
         handled: set[int] = set()
@@ -212,17 +206,17 @@ class _Converter:
         if name in self.pvids and not section:
             handled.update(id(o) for o in stanza.options if (o.name, o.value) == ("bridge-pvid", self.pvids[name]))
         self._header(stanza, name, section, block)
-        left = [option for option in stanza.options if id(option) not in handled]
+        rest = [option for option in stanza.options if id(option) not in handled]
         given = _names(stanza)
         stays = not section and name not in self.used
-        for option in left:
+        for option in rest:
             if option.name in COMMANDS:
-                self.commands.append((stanza, option, block))
+                self.commands.add(stanza, option, block)
             elif stays and block.left:
                 # The whole stanza is left alone, for one reason.
-                block.left.append(_left(option.line, block.left[0].why))
+                block.left.append(left(option.line, block.left[0].why))
             else:
-                block.left.append(_left(option.line, _why(option, stanza, section, given)))
+                block.left.append(left(option.line, _why(option, stanza, section, given)))
         self.result.append(block)
         if network and block.draft:
             self.result.append(Block(network))
@@ -235,7 +229,7 @@ class _Converter:
             draft = self.drafts[name] = block.draft = Draft(section, name)
             self._remark(name, block)
             self._defaults(stanza, draft)
-        draft.headers.append((_where(stanza.line), stanza.line.text))
+        draft.headers.append((stanza.line.where, stanza.line.text))
         for option in stanza.options:
             key, parse = {**LINK, **OPTIONS[section]}.get(option.name, ("", None))
             if not parse:
@@ -244,37 +238,37 @@ class _Converter:
             try:
                 self._set(draft, key, parse(option.value), option, block)
             except ValueError as error:
-                block.left.append(_left(option.line, str(error)))
+                block.left.append(left(option.line, str(error)))
         self._addresses(stanza, draft, block, handled)
 
     def _remark(self, name: str, block: Block) -> None:
         if name not in self.automatic and name not in self.ports:
-            block.notes.append(f"{_shown(name)} is not marked auto: `vmnet-hook up` would bring it up at boot too")
+            block.notes.append(f"{shown(name)} is not marked auto: `vmnet-hook up` would bring it up at boot too")
 
     def _set(self, draft: Draft, key: str, value: Any, option: StanzaOption, block: Block) -> None:
         """Set one option of a link. Raise ValueError if it can't be carried over."""
         if key == "ports":
             found, patterns = literal_ports(option.value)
             if patterns:
-                block.left.append(_left(option.line, f"patterns ({_shown(patterns)}): list the interfaces in `ports`"))
+                block.left.append(left(option.line, f"patterns ({shown(patterns)}): list the interfaces in `ports`"))
             value = list(dict.fromkeys([*draft.options.get("ports", ()), *found]))
             if draft.section == "bridges":
                 self._implied(found)
         elif key == "hw_port" and _MAC.fullmatch(value):
             key, value = "mac", value.lower()
         elif key == "parent" and draft.options.get("parent", value) != value:
-            raise ValueError(f"by its name, {_shown(draft.name)} is on {_shown(draft.options['parent'])}")
+            raise ValueError(f"by its name, {shown(draft.name)} is on {shown(draft.options['parent'])}")
         elif draft.options.get(key, value) != value and key in draft.sources:
-            raise ValueError(f"{key} is given already, as {_shown(draft.options[key])}")
+            raise ValueError(f"{key} is given already, as {shown(draft.options[key])}")
         if key == "mtu" and draft.section == "bridges":
             block.notes.append("ifup gave the ports this MTU too; here, each has its own")
         if "#" in option.value:
-            block.notes.append(f"ifup makes {key} = {toml_value(value)} of `{_shown(option.value)}`: a # there begins no comment")
-        draft.set(key, value, _where(option.line), option.line.text)
+            block.notes.append(f"ifup makes {key} = {toml_value(value)} of `{shown(option.value)}`: a # there begins no comment")
+        draft.set(key, value, option.line.where, option.line.text)
 
     def _defaults(self, stanza: Stanza, draft: Draft) -> None:
         """Set the options that the name of the link implies, and those whose default in ifupdown is not ours."""
-        own, where, text = self.stanzas[draft.name], _where(stanza.line), stanza.line.text
+        own, where, text = self.stanzas[draft.name], stanza.line.where, stanza.line.text
         if draft.section == "vlans":
             if found := vlan_of(draft.name):
                 draft.set("parent", found[0], where, text)
@@ -320,12 +314,12 @@ class _Converter:
                 own = _own(given, stanza.family)
                 words = option_values.peer(own, given["pointopoint"].value) if "pointopoint" in given else str(own)
             except ValueError as error:
-                block.left.append(_left(given["address"].line, str(error)))
+                block.left.append(left(given["address"].line, str(error)))
                 handled.add(id(given["address"]))
                 continue
             if words not in draft.options.setdefault("addresses", []):
                 draft.options["addresses"].append(words)
-            draft.sources.setdefault("addresses", []).append(_source(given["address"]))
+            draft.sources.setdefault("addresses", []).append(given["address"].source)
             handled.update(_standard(given, own))
             if "pointopoint" in given:
                 handled.add(id(given["pointopoint"]))
@@ -336,7 +330,7 @@ class _Converter:
             if option.name == "gateway":
                 handled.add(id(option))
                 draft.options.setdefault("gateway", []).append(option.value)
-                draft.sources.setdefault("gateway", []).append(_source(option))
+                draft.sources.setdefault("gateway", []).append(option.source)
         metric = given.get("metric")
         if metric and "gateway" in given and re.fullmatch("[0-9]{1,9}", metric.value, re.ASCII):
             handled.add(id(metric))
@@ -351,7 +345,7 @@ class _Converter:
             return
         common = metrics[gateways[0]]
         if common and (option := found[gateways[0]]):
-            draft.set("metric", common, *_source(option))
+            draft.set("metric", common, *option.source)
         for gateway in [gateway for gateway in gateways if metrics[gateway] != common]:
             gateways.remove(gateway)
             route = {"to": "default", "via": gateway} | ({"metric": metrics[gateway]} if metrics[gateway] else {})
@@ -372,75 +366,13 @@ class _Converter:
         """Give a gateway that is in no subnet a route of its own: for ifup, every gateway is on the link."""
         for gateway in draft.options.get("gateway", ()):
             try:
-                reached = _reaches(draft, values.address(gateway))
+                reached = reaches(draft, values.address(gateway))
             except ValueError:
                 continue
             if not reached:
                 sources = [source for source in draft.sources["gateway"] if gateway in source[1].split()]
                 draft.options.setdefault("routes", []).append({"to": gateway})
                 draft.sources.setdefault("routes", []).extend(sources)
-
-    # --- commands --------------------------------------------------------------------------------------------------
-
-    def _commands(self) -> None:
-        """Convert what commands add; what takes it away again, when the link goes down, follows from that."""
-        read: list[tuple[Stanza, StanzaOption, Block, commands.Command | None]] = []
-        carried: set[tuple[str, ...]] = set()
-        for stanza, option, block in self.commands:
-            try:
-                command = commands.parse(option.value, _base(stanza.name))
-                if command and command.adds and option.name in ("up", "post-up"):
-                    self._carry(command, stanza, option, block)
-                    carried.add(_effect(command, stanza))
-                    continue
-            except ValueError as error:
-                fate = self._fate(stanza, block)
-                block.left.append(_left(option.line, f"{error}; {fate}" if _base(stanza.name) in self.sections else fate))
-                continue
-            read.append((stanza, option, block, command))
-        for stanza, option, block, command in read:
-            if command and not command.adds and _effect(command, stanza) in carried:
-                continue
-            if carried and _FORWARDING.fullmatch(option.value) and any(effect[0] == "nat" for effect in carried):
-                continue
-            block.left.append(_left(option.line, self._fate(stanza, block)))
-
-    def _fate(self, stanza: Stanza, block: Block) -> str:
-        """Return what becomes of a command of a stanza."""
-        name = _base(stanza.name)
-        if name in self.sections:
-            return "it ends with the stanza; let a unit that comes after vmnet-networks.service run it"
-        # The stanza is left alone, for one reason.
-        return block.left[0].why if block.left and name not in self.used else f"it stays with ifupdown, like {_shown(name)}"
-
-    def _carry(self, command: commands.Command, stanza: Stanza, option: StanzaOption, block: Block) -> None:
-        """Convert a command that adds a route or a translation. Raise ValueError if it can't be carried over."""
-        if isinstance(command, commands.NatCommand):
-            name = next(name for name in _numbered(_base(stanza.name)) if name not in self.nats)
-            nat = self.nats[name] = Draft("nat", name, headers=[_source(option)])
-            for key, value in command.nat.items():
-                nat.set(key, value, *_source(option))
-            made = Block(nat)
-            if _base(stanza.name) not in self.sections:
-                made.notes.append(f"in place of {_where(option.line)}: remove that line, and what takes it back")
-            self.result.append(made)
-            return
-        name = command.dev or _base(stanza.name)
-        draft = self.drafts.get(name)
-        if draft is None:
-            raise ValueError(f"{_shown(name)} is not a link that vmnet-hooks makes")
-        route = dict(command.route)
-        row = next(row for row in link.OPTIONS if row.name == "routes")
-        try:
-            parsed = row.parse(parse_options(row.keys, route, "routes"))
-        except ConfigError as error:
-            raise ValueError(one_line(error)) from None
-        via = parsed.route.via
-        if via and not parsed.onlink and not _reaches(draft, values.address(via)):
-            raise ValueError(f"gateway {via} is in no subnet of {_shown(name)}")
-        if route not in draft.options.setdefault("routes", []):
-            draft.options["routes"].append(route)
-        draft.sources.setdefault("routes", []).append(_source(option))
 
     def _proposal(self) -> None:
         """Propose a bridge for the interface that the host is reached by, if the file has none yet. Commented out: it changes how
@@ -466,7 +398,7 @@ class _Converter:
                         f'adopt = "{name}"',
                         *(
                             f'(and write out = "br0" in [nat.{nat.name}])'
-                            for nat in self.nats.values()
+                            for nat in self.commands.nats.values()
                             if nat.options["out"] == name
                         ),
                     ]
@@ -489,7 +421,7 @@ class _Converter:
                 environ |= {"IF_ADDRESS": str(own.ip), "IF_NETMASK": str(own.network.prefixlen)}
             found = ifupdown.network(environ, name, stanza.family, "")
         except (ConfigError, ValueError) as error:
-            block.left += [_left(option.line, one_line(error).removeprefix(": ")) for option in mine]
+            block.left += [left(option.line, one_line(error).removeprefix(": ")) for option in mine]
             return None
         draft = self.networks.get((name, found["table"]))
         if draft and draft.options.get("role", "host") != found["role"]:
@@ -497,7 +429,7 @@ class _Converter:
         elif draft and side in draft.options:
             why = f"networks.{draft.name} has another subnet of that family"
         if why:
-            block.left += [_left(option.line, why) for option in mine]
+            block.left += [left(option.line, why) for option in mine]
             return None
         if draft is None:
             draft = new = Draft("networks", self._network_name(name, stanza.family))
@@ -508,9 +440,9 @@ class _Converter:
         if name not in self.drafts:
             if new:
                 self._remark(name, block)
-            draft.headers.append((_where(stanza.line), stanza.line.text))
+            draft.headers.append((stanza.line.where, stanza.line.text))
         draft.options[side] = {key: str(value) for key, value in found[side].items() if value is not None}
-        draft.sources[side] = [_source(option) for option in mine]
+        draft.sources[side] = [option.source for option in mine]
         if found["role"] != "host" and name not in self.drafts:
             # The network itself sets the gateway's address.
             handled.update(_standard(given, _own(given, stanza.family)))
@@ -529,15 +461,15 @@ class _Converter:
         elif stanza.family not in ("inet", "inet6"):
             why = f"vmnet-hooks does not support {stanza.family}"
         elif not section and name not in self.used:
-            why = f"{_shown(name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
+            why = f"{shown(name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
         elif stanza.method not in ("static", "manual"):
             why = f"method {stanza.method}: vmnet-hooks sets static addresses only"
         elif stanza.name != name:
-            why = f"an address has no label here; it is on {_shown(name)}"
+            why = f"an address has no label here; it is on {shown(name)}"
         elif section and (stanza.family, stanza.method) == ("inet6", "manual") and "ip-routing-table" not in _names(stanza):
             why = "IPv6 is off on a link without an IPv6 address"
         if why:
-            block.left[:0] = [_left(line, why) for line in (*self.waiting.pop(stanza.name, ()), stanza.line)]
+            block.left[:0] = [left(line, why) for line in (*self.waiting.pop(stanza.name, ()), stanza.line)]
 
 
 def vlan_of(name: str) -> tuple[str, int] | None:
@@ -568,9 +500,9 @@ def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str,
     if option.name in WAITS:
         return "nothing waits for ports; see `vmnet-hook up --wait`"
     if option.name == "bond-master":
-        return f"no stanza declares {_shown(option.value)} as a bond"
+        return f"no stanza declares {shown(option.value)} as a bond"
     if option.name in OPTIONS["bonds"] and "bond-master" in given:
-        return f"it is for the stanza of {_shown(given['bond-master'])}"
+        return f"it is for the stanza of {shown(given['bond-master'])}"
     if option.name in ("bridge-pvid", "bridge-vids", "bridge-access") and not section:
         return "the ports of a bridge have the same VLANs here; see its vlans and pvid"
     if option.name in ROUTED:
@@ -580,7 +512,7 @@ def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str,
     if option.name in ADDRESS and section:
         return "it differs from what the address implies" if "address" in given else "there is no address with it"
     if option.name in ADDRESS or option.name in LINK:
-        return f"{_shown(stanza.name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
+        return f"{shown(stanza.name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
     return "vmnet-hooks has no such option"
 
 
@@ -624,26 +556,6 @@ def _each_address(stanza: Stanza) -> Iterator[dict[str, StanzaOption]]:
         yield found
 
 
-def _reaches(draft: Draft, gateway: values.IPAddress) -> bool:
-    """Return whether a gateway is on a link, as far as its draft tells. Raise ValueError for a draft that is not valid."""
-    own = link.interfaces(draft.options.get("addresses", []))
-    tables = draft.options.get("routes", ())
-    direct = [values.subnet(route["to"]) for route in tables if "via" not in route and route["to"] != "default"]
-    return link.is_on_link(gateway, own, direct)
-
-
-def _effect(command: commands.Command, stanza: Stanza) -> tuple[str, ...]:
-    """Return what identifies that which a command adds or deletes."""
-    if isinstance(command, commands.NatCommand):
-        return ("nat", command.nat["subnet"], command.nat["out"])
-    return ("route", command.dev or _base(stanza.name), command.route["to"], str(command.route.get("table", "")))
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    yield from (f"{name}-{number}" for number in count(2))
-
-
 def _names(stanza: Stanza) -> dict[str, str]:
     return {option.name: option.value for option in stanza.options}
 
@@ -652,26 +564,5 @@ def _option(stanzas: Iterable[Stanza], name: str) -> str:
     return next((option.value for stanza in stanzas for option in stanza.options if option.name == name), "")
 
 
-def _base(name: str) -> str:
-    """Return the interface of an alias: eth0 for eth0:1."""
-    return name.partition(":")[0]
-
-
 def _other_family(option: str, family: str) -> bool:
     return option in (("ip-proxy-ndp",) if family == "inet" else ("ip-proxy-arp", "arp-ip"))
-
-
-def _left(line: Line, why: str) -> Left:
-    return Left(_where(line), line.text, why)
-
-
-def _source(option: StanzaOption) -> tuple[str, str]:
-    return _where(option.line), option.line.text
-
-
-def _where(line: Line) -> str:
-    return f"{line.path}:{line.number}"
-
-
-def _shown(text: object) -> str:
-    return one_line(text)[:40]

@@ -98,7 +98,7 @@ def _makers() -> dict[str, str]:
                 bridge = _BRIDGE.search(text)
                 if bridge and not _FORWARD.search(text):
                     network = _NAME.search(text)
-                    found.setdefault(bridge[1], f"libvirt (network {network[1] if network else name})")
+                    found.setdefault(bridge[1], f"libvirtd (network {network[1] if network else name})")
     for folder, program in _LXD.items():
         found.update({name: program for name in _listed(folder)})
     return found
