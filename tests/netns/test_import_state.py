@@ -6,8 +6,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
+from lab.hostnet import Uplinks
 from lab.ifupdown import Ifupdown
 from lab.nodes import Node
+from lab.routed import GATEWAY4, ping
 from lab.single import same
 from lab.twins import Twins, state
 from test_ifupdown import FAMILIES, STATIC, stanzas
@@ -155,3 +157,16 @@ def test_routed_roles(role, families):
         Ifupdown(file).interfaces(text)
         twins.by_us(file, twins.imported(file))
         same(state(twin), state(file))
+
+
+def test_the_proposed_bridge(tmp_path):
+    """An interface alone: the bridge in comments, without the #, takes over what it has, and the gateway answers."""
+    (tmp_path / "interfaces").write_text("auto eth0\niface eth0 inet static\n    address 192.0.2.10/24\n    gateway 192.0.2.1\n")
+    with Uplinks() as uplinks:
+        host = uplinks.host()
+        toml = host.vmnet("import", "--interfaces", str(tmp_path / "interfaces"))
+        proposed = [line.removeprefix("# ") for line in toml.splitlines()[-3:]]
+        assert proposed == ["[bridges.br0]", 'ports = ["eth0"]', 'adopt = "eth0"']
+        host.node.config("\n".join(proposed))
+        host.vmnet("up")
+        assert host.is_taken_over("br0") and ping(host.node, GATEWAY4, 2) is not None
