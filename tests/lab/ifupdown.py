@@ -1,15 +1,17 @@
 """Debian's real ifup and ifdown in a node: an /etc/network of the node's own, whose only scripts are those that the node is
-given.
+given. `Ifupdown2` is the same with those of ifupdown2, a package that conflicts with ifupdown: it is fetched and unpacked.
 """
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .nodes import IN_VENV, ROOT, Node
+from .debian import CACHE, codename
+from .nodes import IN_VENV, ROOT, CommandFailed, Node
 
 HOOK = ROOT / "hooks" / "ifupdown" / "vmnet"
 FOLDERS = ("if-pre-up.d", "if-up.d", "if-down.d", "if-post-down.d")
@@ -55,3 +57,42 @@ class Ifupdown:
         done = self.run(*argv)
         assert done.returncode == 0, (argv, done.stdout, done.stderr)
         return done.stderr
+
+
+def fetched() -> Path:
+    """Where ifupdown2 is unpacked: downloaded at the first call. Raises CommandFailed."""
+    done = CACHE / f"ifupdown2-{codename()}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / "ifupdown2.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            command = f"""
+                rm -rf {done}.partial; mkdir {done}.partial; cd {done}.partial
+                apt-get download ifupdown2; dpkg-deb -x *.deb .
+                for name in ifup ifdown; do ln -sf ../usr/share/ifupdown2/ifupdown2 sbin/$name; done
+            """
+            ran = subprocess.run(["sh", "-ec", command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if ran.returncode:
+                raise CommandFailed(f"ifupdown2 (Debian's, from a mirror): {ran.stdout}{ran.stderr}")
+            Path(f"{done}.partial").rename(done)
+    return done
+
+
+class Ifupdown2(Ifupdown):
+    """ifupdown2 on `node`, with our hook."""
+
+    def __init__(self, node: Node, fresh: bool = True):
+        """With `fresh` false, /etc/network is already the node's own."""
+        if fresh:
+            super().__init__(node)
+        self.node, self.root = node, fetched()
+        node.sh(
+            f"mkdir -p /etc/network/ifupdown2 /run/ifupdown2; cp -r {self.root}/etc/network/ifupdown2/. /etc/network/ifupdown2/\n"
+            "sed -i 's|^state_dir=.*|state_dir=/run/ifupdown2/|' /etc/network/ifupdown2/ifupdown2.conf"
+        )
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        command, *rest = argv
+        # It goes by its own name.
+        words = ["/usr/bin/python3", f"{self.root}/sbin/{command}", *rest]
+        return self.node.run(words, check=False, timeout=180)

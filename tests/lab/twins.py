@@ -114,11 +114,16 @@ def _links(node: Node) -> dict[str, Any]:
 def _addresses(node: Node) -> dict[str, list[str]]:
     """Without link-local ones: see SYSCTLS."""
     return {
-        link["ifname"]: sorted(
-            f"{a['local']}/{a['prefixlen']} {a.get('broadcast', '')}".strip() for a in link["addr_info"] if a["scope"] != "link"
-        )
+        link["ifname"]: sorted(_address(found) for found in link["addr_info"] if found["scope"] != "link")
         for link in _json(node, "ip addr show")
     }
+
+
+def _address(found: dict[str, Any]) -> str:
+    # ifup gives a subnet of one address a broadcast address: itself.
+    broadcast = found.get("broadcast", "") if found.get("broadcast") != found["local"] else ""
+    peer = f"peer {found['address']}" if "address" in found else ""
+    return " ".join(filter(None, (f"{found['local']}/{found['prefixlen']}", broadcast, peer)))
 
 
 def _routes(node: Node, family: str) -> list[dict[str, Any]]:

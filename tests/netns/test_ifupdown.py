@@ -6,7 +6,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
-from lab.ifupdown import Ifupdown
+from lab.ifupdown import Ifupdown, Ifupdown2
 from lab.nodes import Node, settled, wire
 from lab.routed import ARP_SOURCE, GATEWAY4, GATEWAY6, PUBLIC, SUBNET4, SUBNET6, eventually, reach
 from lab.single import same
@@ -274,3 +274,35 @@ def test_packets(role):
         for ifupdown, before in nodes:
             ifupdown.down("up0")
             same(before, settled(ifupdown.node))
+
+
+@pytest.mark.parametrize("family", ["inet", "inet6"])
+@pytest.mark.parametrize("head", ["iface eth1", "iface eth1 {family} manual", "iface eth1 inet manual\niface eth1 inet6 manual"])
+def test_ifupdown2(host, family, head):
+    """With a family, without one, and with both: what is set up is what ifupdown's hook sets up, and all of it goes."""
+    node = host.node
+    # Its policy of routers: it leaves these on.
+    node.sh("ip link set eth1 up")
+    before = host.state()
+    host.ifupdown.interfaces(stanza(family, "host"))
+    host.ifupdown.up("eth1")
+    expected = rules_and_routes(node)
+    host.ifupdown.down("eth1")
+    node.sh("ip link set eth1 up")
+    same(before, host.state())
+    ifupdown2 = Ifupdown2(node, fresh=False)
+    options = "".join(stanza(family, "host").splitlines(keepends=True)[1:])
+    first, _, second = head.format(family=family).partition("\n")
+    ifupdown2.interfaces(f"{first}\n{options}{second}\n")
+    ifupdown2.up("eth1")
+    assert rules_and_routes(node) == expected and "lookup 222" in expected
+    assert "ok" in host.cli("check")
+    ifupdown2.down("eth1")
+    assert not [owner for owner in host.cli("status").splitlines() if "eth1" in owner]
+    node.sh("ip link set eth1 up")
+    assert rules_and_routes(node) != expected
+
+
+def rules_and_routes(node: Node) -> str:
+    """What is ours."""
+    return node.sh("ip -N rule; ip -N -6 rule; ip route show table 222 proto 86; ip -6 route show table 222 proto 86")

@@ -314,7 +314,7 @@ class FakeKernel:
             neighbours=found(want.neighbours, there.neighbours),
             master=master,
         )
-        return have if (master == want.joins and not want.master) or have.addresses or have.routes or have.neighbours else None
+        return have if (master == want.joins and not want.bond) or have.addresses or have.routes or have.neighbours else None
 
     def ours(self) -> dict[str, Resource]:
         self._alive()

@@ -85,9 +85,32 @@ RULES = [
     (dummy("addresses = [3]"), "dummies.dummy0.addresses: [3] is not an address with a prefix length"),
     (dummy('addresses = ["192.0.2.1/24"]', 'gateway = "192.0.2.254/24"'), "dummies.dummy0.gateway: '192.0.2.254/24' is not an IP address; write it without a prefix length"),
     (dummy('addresses = ["192.0.2.1/24"]', 'gateway = "198.51.100.1"'), "dummies.dummy0.gateway: 198.51.100.1 is in no subnet of `addresses`; correct one of them"),
-    (dummy('addresses = ["192.0.2.1/24"]', 'gateway = "192.0.2.1"'), "dummies.dummy0.gateway: 192.0.2.1 is in no subnet"),
+    (dummy('addresses = ["192.0.2.1/24"]', 'gateway = "192.0.2.1"'), "dummies.dummy0.gateway: 192.0.2.1 is the link's own address"),
     (dummy('gateway = "192.0.2.1"'), "dummies.dummy0.gateway: 192.0.2.1 is in no subnet"),
-    (dummy('addresses = ["192.0.2.1/24"]', 'gateway = ["192.0.2.2", "192.0.2.3"]'), "has two gateways of one family; name one, add other routes by hand"),
+    (dummy('addresses = ["192.0.2.1/24"]', 'gateway = ["192.0.2.2", "192.0.2.3"]'), "has two gateways of one family; name one, and list the other in `routes`, with a metric"),
+    (dummy('addresses = ["192.0.2.2 peer 2001:db8::1"]'), "192.0.2.2 and its peer 2001:db8::1/128 are of two families; write one of each"),
+    (dummy('addresses = ["192.0.2.2 peer"]'), "is not an address with a prefix length"),
+    (dummy('addresses = ["192.0.2.2/24 peer 192.0.2.1/32"]'), "is not an IP address; write it without a prefix length"),
+    (dummy('addresses = ["192.0.2.2 peer 192.0.2.1/24"]'), "is not a subnet"),
+    (dummy('addresses = ["192.0.2.1/24"]', 'gateway = "198.51.100.1"'), 'or give it a route of its own: routes = [{ to = "198.51.100.1" }]'),
+    (dummy("metric = 5"), "dummies.dummy0.metric: is that of the default routes; name the gateway, or remove it"),
+    (dummy('routes = { to = "10.0.0.0/8" }'), "dummies.dummy0.routes: {'to': '10.0.0.0/8'} must be a list of tables, as [{ to ="),
+    (dummy('routes = ["10.0.0.0/8"]'), "dummies.dummy0.routes[0]: must be a table, is '10.0.0.0/8'"),
+    (dummy('routes = [{ via = "192.0.2.1" }]'), "dummies.dummy0.routes[0].to: missing; write where the route leads"),
+    (dummy('routes = [{ to = "10.0.0.0/8" }, { to = "10.0.0.1/8" }]'), "dummies.dummy0.routes[1].to: '10.0.0.1/8' is not a subnet"),
+    (dummy('routes = [{ to = "10.0.0.0/8", gw = "192.0.2.1" }]'), "dummies.dummy0.routes[0]: unknown key 'gw'"),
+    (dummy('routes = [{ to = "default" }]'), 'dummies.dummy0.routes[0]: to = "default" needs via'),
+    (dummy('routes = [{ to = "2001:db8::/32", via = "192.0.2.1" }]'), "an IPv6 route can't have the IPv4 gateway 192.0.2.1"),
+    (dummy('routes = [{ to = "10.0.0.0/8", src = "2001:db8::1" }]'), "src 2001:db8::1 is not of the family of 10.0.0.0/8"),
+    (dummy('routes = [{ to = "10.0.0.0/8", onlink = true }]'), "onlink is about the gateway; name one with via"),
+    (dummy('routes = [{ to = "2001:db8::/32", mtu = 1000 }]'), "mtu 1000 is too small for IPv6, which needs 1280"),
+    (dummy('routes = [{ to = "10.0.0.0/8", table = 255 }]'), "is the kernel's table of local addresses; choose another"),
+    (dummy('addresses = ["192.0.2.1/24"]', 'routes = [{ to = "10.0.0.0/8", via = "198.51.100.1" }]'), "dummies.dummy0.routes[0].via: 198.51.100.1 is in no subnet of `addresses`; correct one of them, or set onlink = true"),
+    (dummy('routes = [{ to = "10.0.0.0/8" }, { to = "10.0.0.0/8" }]'), "dummies.dummy0.routes: 10.0.0.0/8 has another route with the same metric; give one another metric"),
+    (dummy('addresses = ["192.0.2.1/24"]', 'gateway = "192.0.2.2"', 'routes = [{ to = "default", via = "192.0.2.3" }]'), "dummies.dummy0.routes: 0.0.0.0/0 has another route with the same metric"),
+    (dummy('routes = [{ to = "2001:db8::/32" }, { to = "2001:db8::/32", metric = 1024 }]'), "2001:db8::/32 has another route with the same metric"),
+    (dummy('routes = [{ to = "10.0.0.0/8" }]') + dummy('routes = [{ to = "10.0.0.0/8" }]', name="d1"), "dummies.d1.routes: dummies.dummy0 has a route to 10.0.0.0/8 too; give one another metric"),
+    (dummy('addresses = ["192.0.2.1/24"]', 'gateway = "192.0.2.2"') + bridge('addresses = ["198.51.100.1/24"]', 'gateway = "198.51.100.2"'), "too; give one another metric"),
     (dummy("gateway = 3"), "dummies.dummy0.gateway: 3 is not an IP address"),
     (dummy("mtu = 1279", 'addresses = ["2001:db8::1/64"]'), "dummies.dummy0.mtu: 1279 is too small for IPv6, which needs 1280"),
     # VLANs
@@ -135,6 +158,13 @@ RULES = [
     (bridge("group_fwd_mask = 7"), "bridges.br0.group_fwd_mask: the kernel never forwards groups 0, 1 and 2"),
     (bridge("group_fwd_mask = 65536"), "bridges.br0.group_fwd_mask: 65536 must be a whole number"),
     (bridge("vlans = [10]"), "bridges.br0.vlans: is of no use without vlan_filtering = true"),
+    (bridge("pvid = 1"), "bridges.br0.pvid: is of no use without vlan_filtering = true"),
+    (bridge(AWARE, "pvid = 0"), "bridges.br0.pvid: 0 must be a whole number from 1 to 4094"),
+    (bridge(AWARE, GATEWAY), "bridges.br0.addresses: the bridge is VLAN-aware, and the host is in none of its VLANs; set pvid = 1, or give the address to a VLAN device on br0, in [vlans]"),
+    (bridge(AWARE, PORT) + table("networks", "r", 'mode = "hostroute"', 'netdev = "br0"'), "bridges.br0.pvid: networks.r leads through the bridge, and the host is in none of its VLANs; set pvid = 1, or name a VLAN device on br0 there"),
+    (bridge(AWARE, PORT, 'adopt = "eth1"'), "bridges.br0.adopt: the bridge is VLAN-aware, and the host is in none"),
+    (bridge(AWARE, 'routes = [{ to = "10.0.0.0/8" }]'), "bridges.br0.routes: the bridge is VLAN-aware"),
+    (bridge(AWARE, "pvid = 7") + vlan(name="seven", parent="br0", vid=7), "vlans.seven.id: 7 is the pvid of bridges.br0: the host has it untagged; give br0 its addresses"),
     (bridge(AWARE, "vlans = 10"), 'bridges.br0.vlans: 10 must be a list of VLAN IDs, [10, "20-30"]'),
     (bridge(AWARE, "vlans = [0]"), "bridges.br0.vlans: [0] holds '0'; VLAN IDs go from 1 to 4094"),
     (bridge(AWARE, 'vlans = ["20-10"]'), "holds '20-10'; VLAN IDs go from 1 to 4094"),
@@ -203,6 +233,27 @@ FITS = {
     "QinQ": vlan('protocol = "802.1ad"', name="outer") + vlan(name="inner", parent="outer"),
     "a link-local gateway": dummy('addresses = ["2001:db8::1/64"]', 'gateway = "fe80::1"'),
     "both families": dummy('addresses = ["192.0.2.1/24", "2001:db8::1/64"]', 'gateway = ["192.0.2.2", "2001:db8::2"]'),
+    "a gateway outside of a subnet of one": dummy('addresses = ["192.0.2.1/32"]', 'gateway = "198.51.100.1"'),
+    "the same in IPv6": dummy('addresses = ["2001:db8::1/128"]', 'gateway = "2001:db8:1::1"'),
+    "a gateway with a route of its own": dummy(
+        'addresses = ["192.0.2.1/24"]', 'gateway = "198.51.100.1"', 'routes = [{ to = "198.51.100.1" }]'
+    ),
+    "a gateway outside that is said to be on the link": dummy(
+        'addresses = ["192.0.2.1/24"]', 'routes = [{ to = "default", via = "198.51.100.1", onlink = true }]'
+    ),
+    "a peer": dummy('addresses = ["192.0.2.1 peer 198.51.100.1/32"]', 'gateway = "198.51.100.1"'),
+    "two default routes, two metrics": dummy('addresses = ["192.0.2.1/24"]', 'gateway = "192.0.2.2"', "metric = 5")
+    + bridge('addresses = ["198.51.100.1/24"]', 'gateway = "198.51.100.2"'),
+    "one destination in two tables": dummy('routes = [{ to = "10.0.0.0/8" }, { to = "10.0.0.0/8", table = 7 }]'),
+    "an IPv4 route through IPv6": dummy('routes = [{ to = "0.0.0.0/0", via = "fe80::1" }]'),
+    "routes beside adopted ones": bridge(PORT, 'adopt = "eth1"', 'routes = [{ to = "10.0.0.0/8", via = "192.0.2.3" }]'),
+    "addresses of a VLAN-aware bridge in its VLAN": bridge(AWARE, GATEWAY, "pvid = 1"),
+    "a network through a VLAN-aware bridge": bridge(AWARE, PORT, "pvid = 1")
+    + table("networks", "r", 'mode = "hostroute"', 'netdev = "br0"'),
+    "a network through a VLAN device on it": bridge(AWARE, PORT)
+    + vlan(name="br0.10", parent="br0", vid=10)
+    + table("networks", "r", 'mode = "hostroute"', 'netdev = "br0.10"'),
+    "a VLAN-aware bridge that adopts": bridge(AWARE, PORT, 'adopt = "eth1"', "pvid = 1"),
     "a bridge with nothing": bridge(),
     "no STP, forward delay 0": bridge("forward_delay = 0"),
     "STP's timers": bridge("stp = true", "forward_delay = 4", "hello_time = 1", "max_age = 6", "priority = 0"),
@@ -247,7 +298,8 @@ def test_defaults(tmp_path):
 
 def test_values(tmp_path):
     part = load(
-        tmp_path, bridge(AWARE, 'vlans = ["20-22", 10, 21]', 'addresses = ["192.0.2.1/24"]', 'gateway = "192.0.2.254"')
+        tmp_path,
+        bridge(AWARE, "pvid = 1", 'vlans = ["20-22", 10, 21]', 'addresses = ["192.0.2.1/24"]', 'gateway = "192.0.2.254"'),
     ).parts["bridge:br0"]
     assert part["vlans"] == (10, 20, 21, 22)
     assert [str(a) for a in part["addresses"]] == ["192.0.2.1/24"] and [str(g) for g in part["gateway"]] == ["192.0.2.254"]
@@ -379,4 +431,4 @@ def test_every_option_has_words():
         for row in kind.options:
             assert row.doc and not row.doc.endswith("."), f"{section}.{row.name}"
             assert row.required == (row.default is Required)
-    assert {row.name for row in links.OPTIONS} == {"mtu", "mac", "addresses", "gateway"}
+    assert {row.name for row in links.OPTIONS} == {"mtu", "mac", "addresses", "gateway", "metric", "routes"}

@@ -74,7 +74,21 @@ def test_a_stanza_that_was_ours():
     assert (event.action, event.owner) == (Action.DOWN, "ifupdown:eth1/inet")
 
 
-@pytest.mark.parametrize("family", ["meta", "ipx", "can", ""])
+@pytest.mark.parametrize("families", ["", "inet,inet6", "inet6,inet", "inet,inet"])
+@pytest.mark.parametrize("options", [HOST4, HOST6])
+def test_ifupdown2(options, families, tmp_path, monkeypatch):
+    """Its ADDRFAM has the families of all stanzas of an interface. What is set up is found again by the same value."""
+    network = up(options, families)
+    assert (network["ipv4"] is None, network["ipv6"] is None) == (options is HOST6, options is HOST4)
+    came, went = (ifupdown.event(environ(options, families, MODE=mode)) for mode in ("start", "stop"))
+    assert went.action is Action.DOWN and went.owner == came.owner
+    monkeypatch.setattr(hook, "RUN", str(tmp_path))
+    monkeypatch.setattr(store, "DIRECTORY", str(tmp_path))
+    Path(events.mark_of(came)).touch()
+    assert hook.has_mark(hooks()["ifupdown/vmnet"], {b"IFACE": b"eth1", b"ADDRFAM": families.encode()})
+
+
+@pytest.mark.parametrize("family", ["meta", "ipx", "can", "inet,can", "../inet"])
 def test_other_families_are_none_of_ours(family):
     assert ifupdown.event(environ(HOST4, family)) is None
 

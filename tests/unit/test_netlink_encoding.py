@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import struct
 from collections.abc import Iterable
@@ -33,7 +34,8 @@ def encoded(cls: type, kind: int, flags: int, sequence: int, fields: dict[str, i
     """A message as pyroute2 writes it."""
     message = cls()
     message.update(fields)
-    message["attrs"] = attrs
+    # A nested one is changed as it is encoded.
+    message["attrs"] = copy.deepcopy(attrs)
     message["header"].update({"type": kind, "flags": flags, "sequence_number": sequence, "pid": port})
     message.encode()
     return bytes(message.data)
@@ -140,12 +142,13 @@ class Dice(random.Random):
 
     def route(self, family: int) -> RouteMessage:
         length = 32 if family == 2 else 128
-        dst, via = f"{self.host(family)}/{length}", self.choice(["", self.host(family)])
+        dst, via = f"{self.host(family)}/{length}", self.choice(["", self.host(family), self.host(10)])
         if self.random() < 0.2:
             dst = "0.0.0.0/0" if family == 2 else "::/0"
         source = self.choice(["", self.host(family)])
         metric = self.choice([0, 1024, self.number()])
-        return RouteMessage(self.number(), dst, self.number(), via, self.randrange(1, 256), source, metric)
+        mtu = self.choice([0, 1400])
+        return RouteMessage(self.number(), dst, self.number(), via, self.randrange(1, 256), source, metric, mtu)
 
     def rule(self, family: int) -> RuleMessage:
         subnet = f"{self.host(family)}/{self.randrange(1, 33 if family == 2 else 129)}"
@@ -285,8 +288,12 @@ def test_addresses(socket, kernel, dice, family):
     point = [("IFA_ADDRESS", peer), ("IFA_LOCAL", other)]
     there = [(fields, attrs), (fields, point), (fields | {"index": 0}, attrs)]
     kernel.answers = [(ifaddrmsg, 20, *one) for one in there]
-    assert socket.addresses(index) == {f"{host}/{length}": 0, f"{other}/{length}": 0}, "and no other link's"
+    words = f"{other} peer {peer}/{length}" if other != peer else f"{other}/{length}"
+    assert socket.addresses(index) == {f"{host}/{length}": 0, words: 0}, "and no other link's"
     said(kernel, ifaddrmsg, 22, DUMP, {"family": 0, "prefixlen": 0, "flags": 0, "scope": 0, "index": index}, [])
+    socket.add_address(index, words)
+    alone = point[:1] if other == peer and family == 10 else point
+    said(kernel, ifaddrmsg, 20, ACK | CREATE | EXCL, fields | {"flags": 0}, alone)
 
 
 @each_seed
@@ -318,9 +325,12 @@ def route_fields(route: RouteMessage, family: int, scope: int, flags: int = 0) -
 def route_attrs(route: RouteMessage) -> list[tuple[str, object]]:
     dst, _, length = route.dst.partition("/")
     attrs = [("RTA_TABLE", route.table), ("RTA_OIF", route.oif)]
-    for name, value in (("DST", dst if length != "0" else ""), ("GATEWAY", route.via), ("PREFSRC", route.src)):
+    other = ":" in route.via and ":" not in dst
+    via = {"family": 10, "addr": route.via} if other else route.via
+    for name, value in (("DST", dst if length != "0" else ""), ("VIA" if other else "GATEWAY", via), ("PREFSRC", route.src)):
         attrs += [(f"RTA_{name}", value)] if value else []
-    return attrs + ([("RTA_PRIORITY", route.metric)] if route.metric else [])
+    attrs += [("RTA_PRIORITY", route.metric)] if route.metric else []
+    return attrs + ([("RTA_METRICS", {"attrs": [("RTAX_MTU", route.mtu)]})] if route.mtu else [])
 
 
 @each_seed

@@ -195,6 +195,7 @@ def test_spelling():
         "ip addr replace 192.0.2.13/24 broadcast 192.0.2.255 scope global dev br0\n"
         "ip addr replace 2001:db8::13/64 scope global nodad dev br0\n"
         "ip link set dev eth0 master br0\n"
+        "ip link set dev eth0 up\n"
         "ip route replace 192.0.2.128/25 dev br0 table 254 proto 3\n"
         "ip route replace 0.0.0.0/0 via 192.0.2.1 dev br0 table 254 proto 3\n"
         "ip neigh replace 192.0.2.1 lladdr 02:00:00:00:00:09 nud permanent dev br0\n"

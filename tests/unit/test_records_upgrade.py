@@ -14,8 +14,10 @@ import pytest
 
 from vmnet_hooks.errors import StoreError
 from vmnet_hooks.model.guest import Domain, Vif
+from vmnet_hooks.model.objects import Route
+from vmnet_hooks.model.objects.bridge import PortVlans
 from vmnet_hooks.model.owner import DescribedNetwork, Nic, Part, Preparation
-from vmnet_hooks.records import schema
+from vmnet_hooks.records import decode, encode, schema
 from vmnet_hooks.records.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,3 +187,13 @@ def test_the_migration_fails(tmp_path, monkeypatch):
     assert [row | {"metric": None} for row in rows(tmp_path)] == [row | {"metric": None} for row in before]
     with closing(Store(str(tmp_path))) as opened:
         assert len(opened.owners()) == len(before)
+
+
+def test_what_the_first_release_could_not_say_is_left_out_while_it_is_empty():
+    """Its processes (an agent, a guard) read and write the same rows while the package is upgraded."""
+    route, ports = Route(254, "10.0.0.0/8", "br0", "192.0.2.1"), PortVlans("eth0", 0, "10")
+    assert json.loads(encode(route)).keys() == {"kind", "table", "dst", "dev", "via", "proto", "src", "metric"}
+    assert json.loads(encode(ports)).keys() == {"kind", "ifname", "untagged", "tagged", "own"}
+    for resource in (route, ports, replace(route, mtu=1400), replace(ports, adopted=True)):
+        assert vars(decode(encode(resource)))["line"] == encode(resource) and decode(encode(resource)) == resource
+    assert decode(encode(replace(route, mtu=1400))).mtu == 1400 and decode(encode(replace(ports, adopted=True))).adopted

@@ -59,6 +59,7 @@ def import_(path: str | None, live: bool) -> None:
     What can't be carried over is printed as a comment with the reason. Nothing is changed.
     """
     # Not needed for completion.
+    from ..declared import SECTIONS
     from ..importing import interfaces, stanzas
     from ..importing.draft import settle, toml
     from ..importing.live import convert
@@ -77,4 +78,9 @@ def import_(path: str | None, live: bool) -> None:
         blocks = stanzas.convert(interfaces.read(path))
         header = [f"What {one_line(path)} declares, by `vmnet-hook import`."]
     settle(blocks)
+    if made := [block.draft.name for block in blocks if not live and block.draft and SECTIONS[block.draft.section].is_link]:
+        header += [
+            f"Remove the stanzas of {one_line(', '.join(made))} there; those of other links stay. `vmnet-hook up` refuses",
+            "links that ifupdown made: at the next boot, vmnet-hooks makes them.",
+        ]
     click.echo(toml(header, blocks), nl=False)

@@ -162,7 +162,7 @@ def _option_rows(rows: Sequence["Option"], prefix: str) -> list[dict[str, Any]]:
         default = None if row.default is Required else row.default
         about = {"default": default, "required": row.required, "doc": row.doc, "example": row.example}
         result.append({"key": f"{prefix}.{row.name}", **about})
-        result += _option_rows(row.keys, f"{prefix}.{row.name}")
+        result += _option_rows(row.keys, f"{prefix}.{row.name}{'[]' if row.listed else ''}")
     return result
 
 

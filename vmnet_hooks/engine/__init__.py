@@ -111,6 +111,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         host,
         router6=_forwards6(session, host),
         parts=parts,
+        vids={part.name: config.vids_on(part.name) for part in parts.values()},
         nats=tuple(part for part in config.parts.values() if part.kind.translates),
         adoptions=_adoptions(session, members, host, adopt) if members else {},
         adopters={part.adopts: part.name for part in config.links.values() if part.adopts},

@@ -1,4 +1,6 @@
-"""Debian's ifupdown: hooks in /etc/network/if-up.d and if-down.d. ifup passes the stanza of interfaces(5) in the environment.
+"""Debian's ifupdown and ifupdown2: hooks in /etc/network/if-up.d and if-down.d. ifup passes the stanza of interfaces(5) in the
+environment. ifupdown calls them once for each family. ifupdown2 calls them once for each interface, with both families or none in
+ADDRFAM, and passes the first value of each option.
 
 A stanza with `ip-routing-table` is a routed network whose uplink is the stanza's interface. Its options are those of
 gnt-networking's vmrouter.ifup; each is converted to the equivalent option of vmnet.toml(5).
@@ -54,16 +56,19 @@ def event(environ: Mapping[str, str]) -> NetworkEvent | None:
     """Return the event of the environment that ifup or ifdown set; None if the stanza is not ours. Raise InputError."""
     if "IFACE" not in environ or environ.get("MODE") not in ("start", "stop"):
         raise InputError("IFACE or MODE is not set; ifup and ifdown call this, see vmnet-hook(8)")
-    family = environ.get("ADDRFAM", "")
-    if family not in ("inet", "inet6"):
+    families = environ.get("ADDRFAM", "")
+    if not {"inet", "inet6"}.issuperset(families.split(",") if families else ()):
         return None
+    family = families
+    if family not in ("inet", "inet6"):
+        family = "inet6" if ":" in environ.get("IF_IP_ROUTES", "") else "inet"
     ifname = environ["IFACE"]
     where = f"{INTERFACES}: iface {one_line(environ.get('LOGICAL') or ifname)} {family}"
     try:
         values.ifname(ifname)
     except ValueError as error:
         raise _error(where, "", f"{one_line(repr(ifname))} {error}") from None
-    owner = f"ifupdown:{ifname}/{family}"
+    owner = f"ifupdown:{ifname}/{families}"
     if environ["MODE"] == "stop" or not environ.get("IF_IP_ROUTING_TABLE"):
         # Clean-up uses the record alone: the stanza may have been edited since `up`, and not be ours any more.
         return NetworkEvent(Action.DOWN, "ifupdown", owner=owner)

@@ -16,7 +16,13 @@ from ..declared import SECTIONS
 from ..declared.configuration import MAX_BYTES, check_together, load
 from ..errors import ConfigError, InputError, VmnetError, one_line
 from ..model.declaration import Config, Declared, Network, Option, Refusal
+from ..values import ranges
+from .interfaces import Line
 
+LISTED = 3
+"""Lines of one stanza, and for one reason, that a comment repeats; of more, the first."""
+
+_NUMBERED = re.compile(r":([0-9]+)$", re.ASCII)
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
@@ -28,9 +34,19 @@ class Left:
     text: str
     why: str
 
-    def __str__(self) -> str:
+    @property
+    def shown(self) -> str:
         text = one_line(self.text)
-        return f"# {one_line(self.where)}: `{text if len(text) <= 200 else text[:200] + ' …'}` is not carried over: {self.why}"
+        return f"`{text if len(text) <= 200 else text[:200] + ' …'}`"
+
+
+def left(line: Line, why: str) -> Left:
+    return Left(line.where, line.text, why)
+
+
+def shown(text: object) -> str:
+    """Return a name or value as it is shown in a reason."""
+    return one_line(text)[:40]
 
 
 @dataclass(eq=False)
@@ -68,7 +84,7 @@ class Refused(ConfigError):
 
     def __init__(self, draft: Draft, option: str, problem: str) -> None:
         super().__init__(problem)
-        self.draft, self.option = draft, option.partition(".")[0]
+        self.draft, self.option = draft, re.split(r"[.\[]", option)[0]
 
 
 def settle(blocks: Sequence[Block]) -> None:
@@ -150,6 +166,12 @@ def _check_together(drafts: Iterable[Draft]) -> None:
 def _parsed(row: Option, value: Any) -> Any:
     if not row.keys:
         return row.parse(value)
+    if row.listed:
+        return tuple(_table_of(row, item) for item in value)
+    return _table_of(row, value)
+
+
+def _table_of(row: Option, value: Any) -> Any:
     return row.parse({key.name: key.parse(value[key.name]) if key.name in value else key.default for key in row.keys})
 
 
@@ -158,7 +180,9 @@ def toml(header: Sequence[str], blocks: Iterable[Block]) -> str:
     paragraphs = ["\n".join(f"# {line}" for line in header)]
     alone = False
     for block in blocks:
-        comments = list(map(str, block.left))
+        comments = _comments(block.left)
+        if block.notes and not block.draft:
+            paragraphs.append("\n".join(f"# {note}" for note in block.notes))
         if block.draft:
             paragraphs.append("\n".join([*(f"# {note}" for note in block.notes), *_table(block.draft), *comments]))
         elif comments and alone:
@@ -181,26 +205,51 @@ def toml(header: Sequence[str], blocks: Iterable[Block]) -> str:
     return text
 
 
+def _comments(left: Iterable[Left]) -> list[str]:
+    """Return one comment for each reason; what has no place that could be looked up has one of its own."""
+    reasons: dict[tuple[str, str], list[Left]] = {}
+    for item in left:
+        reasons.setdefault((item.why, "" if _NUMBERED.search(item.where) else item.text), []).append(item)
+    return [_comment(items) for items in reasons.values()]
+
+
+def _comment(items: Sequence[Left]) -> str:
+    first, *others = items
+    shown = [item.shown for item in items] if len(items) <= LISTED else [first.shown, f"{len(others)} more"]
+    what = " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+    return f"# {_places(items)}: {what} {'are' if others else 'is'} not carried over: {first.why}"
+
+
+def _places(items: Iterable[Left]) -> str:
+    """Return the places of lines: those of one file as FILE:2,4-6."""
+    files: dict[str, set[int]] = {}
+    for item in items:
+        found = _NUMBERED.search(item.where)
+        files.setdefault(item.where[: found.start()] if found else item.where, set()).update([int(found[1])] if found else [])
+    return ", ".join(one_line(file) + (f":{ranges(numbers)}" if numbers else "") for file, numbers in files.items())
+
+
 def _table(draft: Draft) -> list[str]:
     order = [row.name for row in _rows(draft)]
     rows = sorted(draft.options.items(), key=lambda row: order.index(row[0]))
-    return [f"[{draft.section}.{_key(draft.name)}]", *(f"{key} = {_value(value)}" for key, value in rows)]
+    return [f"[{draft.section}.{_key(draft.name)}]", *(f"{key} = {toml_value(value)}" for key, value in rows)]
 
 
 def _key(name: str) -> str:
     return name if _BARE.fullmatch(name) else json.dumps(name)
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return a value as TOML."""
     match value:
         case bool():
             return "true" if value else "false"
         case int():
             return str(value)
         case list() | tuple():
-            return f"[{', '.join(map(_value, value))}]"
+            return f"[{', '.join(map(toml_value, value))}]"
         case Mapping():
-            return f"{{ {', '.join(f'{_key(key)} = {_value(inner)}' for key, inner in value.items())} }}"
+            return f"{{ {', '.join(f'{_key(key)} = {toml_value(inner)}' for key, inner in value.items())} }}"
         case IPv4Address() | IPv4Interface() | IPv4Network() | IPv6Address() | IPv6Interface() | IPv6Network():
             return json.dumps(str(value))
     return json.dumps(value)

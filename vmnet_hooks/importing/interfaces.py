@@ -1,10 +1,11 @@
-"""The grammar of interfaces(5), as ifupdown 0.8 reads it: stanzas, continued lines, `source`, `inherits`."""
+"""The grammar of interfaces(5), as ifupdown 0.8 reads it: stanzas, continued lines, `source`, `inherits`; and what ifupdown2 has
+besides: stanzas without a family, and stanzas with options of both families."""
 
 import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import InputError, one_line
 from .option_values import WHITE, split
@@ -39,6 +40,10 @@ class Line:
     def words(self) -> list[str]:
         return split(self.text)
 
+    @property
+    def where(self) -> str:
+        return f"{self.path}:{self.number}"
+
     def error(self, problem: str) -> InputError:
         return InputError(f"{one_line(self.path)}:{self.number}: {problem}")
 
@@ -51,10 +56,16 @@ class StanzaOption:
     value: str
     line: Line
 
+    @property
+    def source(self) -> tuple[str, str]:
+        """Where it stands, and the line."""
+        return self.line.where, self.line.text
+
 
 @dataclass(eq=False)
 class Stanza:
-    """`iface NAME FAMILY METHOD` and its options, beginning with those that it inherits from `template`."""
+    """`iface NAME FAMILY METHOD` and its options, beginning with those that it inherits from `template`. Family and method are ""
+    where ifupdown2 goes by the options alone."""
 
     line: Line
     name: str
@@ -62,6 +73,11 @@ class Stanza:
     method: str
     options: list[StanzaOption]
     template: "Stanza | None" = None
+
+    @property
+    def base(self) -> str:
+        """The interface: eth0 for the alias eth0:1."""
+        return base(self.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +147,8 @@ class _Reader:
                 raise line.error(f"inherits from {_quoted(' '.join(inherited))}, which no stanza above it declares")
             template = found[0]
             family, method = family or template.family, method or template.method
+        if words[1:] == []:
+            return Stanza(line, name, "", "", [])
         if family not in FAMILIES:
             raise line.error(f"{_quoted(family)} is no address family; write: iface {one_line(name)[:40]} inet|inet6 METHOD")
         if method not in FAMILIES[family]:
@@ -199,6 +217,47 @@ def _lines(path: str) -> Iterator[Line]:
 
 def _quoted(text: str) -> str:
     return one_line(repr(text))[:80]
+
+
+_OF_ADDRESS = ("netmask", "broadcast", "network", "scope", "pointopoint", "metric")
+_OF_BOTH = ("ip-routing-table", "ip-forwarding")
+
+
+def by_family(stanza: Stanza) -> list[Stanza]:
+    """Return one stanza for each family of a stanza that ifupdown2 reads; any other alone. An option that belongs to an address
+    follows it."""
+    if stanza.family not in ("", "inet"):
+        return [stanza]
+    six: list[StanzaOption] = []
+    address: StanzaOption | None = None
+    for option in stanza.options:
+        if option.name == "address":
+            address = option
+        is_six = ":" in option.value and option.name in ("address", "gateway", "ip-routes", "ip-gateway")
+        # The netmask of an IPv6 address.
+        is_six = is_six or (option.name in _OF_ADDRESS and address is not None and address in six)
+        if is_six or option.name == "ip-proxy-ndp":
+            six.append(option)
+    four = [option for option in stanza.options if option not in six]
+    alone = stanza.family and not any(option.name in ("address", "ip-routes") for option in four)
+    if alone or not any(":" in option.value for option in six):
+        return [replace(stanza, family="inet", method=stanza.method or _method(stanza.options))]
+    routed = [option for option in stanza.options if option.name in _OF_BOTH and any(o.name == "ip-routes" for o in six)]
+    if routed and not any(option.name == "ip-routes" for option in four):
+        four = [option for option in four if option not in routed]
+    return [
+        replace(stanza, family="inet", method=stanza.method or _method(four), options=four),
+        replace(stanza, family="inet6", method="static" if _method(six) == "static" else "manual", options=[*routed, *six]),
+    ]
+
+
+def _method(options: Sequence[StanzaOption]) -> str:
+    return "static" if any(option.name == "address" for option in options) else "manual"
+
+
+def base(name: str) -> str:
+    """Return the interface of an alias: eth0 for eth0:1."""
+    return name.partition(":")[0]
 
 
 def names(items: Sequence[Item], keywords: Sequence[str]) -> set[str]:

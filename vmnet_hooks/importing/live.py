@@ -1,11 +1,14 @@
 """Converts the kernel's links, addresses and routes to drafts of parts in vmnet.toml."""
 
+import re
 from typing import Any
 
+from .. import values
 from ..declared import SECTIONS
 from ..errors import one_line
 from ..graph.build import BEHIND
 from ..kernel.import_facts import LiveAddress, LiveHost, LiveRoute
+from ..links.link import interfaces, is_on_link
 from ..model.resource import ALIAS, MAIN_TABLE
 from ..model.topology import LinkDetails
 from .draft import Block, Draft, Left
@@ -30,6 +33,20 @@ _BOND = {
 }
 
 
+MADE = (
+    (re.compile(r"virbr\d+(-nic)?"), "libvirtd"),
+    (re.compile(r"docker0|docker_gwbridge|br-[0-9a-f]{12}"), "Docker"),
+    (re.compile(r"lxcbr\d+"), "LXC"),
+    (re.compile(r"lxdbr\d+"), "LXD"),
+    (re.compile(r"incusbr\d+"), "Incus"),
+    (re.compile(r"(cni-)?podman\d+"), "Podman"),
+    (re.compile(r"(fwbr|fwpr|fwln|tap|veth)\d+[ip]\d+"), "Proxmox VE"),
+    (re.compile(r"cni\d+|kube-bridge|flannel\.\d+|kube-ipvs0|nodelocaldns"), "Kubernetes"),
+    (re.compile(r"mpqemubr\d+"), "Multipass"),
+)
+"""The names that programs give to the links that they make."""
+
+
 def convert(host: LiveHost) -> list[Block]:
     """Return the drafts in the order in which the links were made, with what is not carried over."""
     return _Converter(host).blocks()
@@ -44,10 +61,17 @@ class _Converter:
             if link.master:
                 self.ports.setdefault(link.master, []).append(link)
         self.result: dict[str, Block] = {}
+        self.made: set[str] = set()
+        """The links that other programs made."""
 
     def blocks(self) -> list[Block]:
         for link in self.host.links:
-            if link.kind != "loopback" and link.name != "lo":
+            if link.kind == "loopback" or link.name == "lo":
+                continue
+            if maker := self._maker(link):
+                self.result[link.name] = Block(left=[Left(KERNEL, f"{link.name} ({link.kind or 'NIC'})", f"{maker} made it")])
+                self.made.add(link.name)
+            else:
                 self.result[link.name] = self._link(link)
         for address in self.host.addresses:
             self._address(address)
@@ -55,6 +79,14 @@ class _Converter:
         self._routes(rest)
         rest.left += [Left(KERNEL, rule, "vmnet-hooks leaves the rules of other programs alone") for rule in self.host.rules]
         return [*self.result.values(), rest]
+
+    def _maker(self, link: LinkDetails) -> str:
+        """Return the program that made a link, and that makes it again when it is needed; "" for the admin or for us."""
+        if link.alias == ALIAS:
+            return ""
+        by_name = next((program for name, program in MADE if name.fullmatch(link.name)), "")
+        # A NIC that udev calls so would have a name like one of these, but no kind.
+        return self.host.makers.get(link.name) or (by_name if link.kind else "")
 
     def _link(self, link: LinkDetails) -> Block:
         block = Block()
@@ -101,10 +133,10 @@ class _Converter:
                     self._set(draft, option, int(word) if word.isdecimal() else word)
 
     def _bridge(self, link: LinkDetails, block: Block, draft: Draft, settings: dict[str, str]) -> None:
-        ports = [port for port in self.ports.get(link.name, ()) if not _guest(port)]
+        ports = [port for port in self.ports.get(link.name, ()) if not _guest(port) and port.name not in self.made]
         self._set(draft, "ports", [port.name for port in ports])
         for port in self.ports.get(link.name, ()):
-            if _guest(port):
+            if _guest(port) and port.name not in self.made:
                 text = f"ip link set {port.name} master {link.name}"
                 block.left.append(Left(KERNEL, text, "taps of guests become ports when the guests start"))
         if link.stp:
@@ -134,10 +166,13 @@ class _Converter:
                 if len(tagged) > 1:
                     text = f"bridge vlan of {port.name}: {port.tagged or 'none'}"
                     block.left.append(Left(KERNEL, text, "all ports of a bridge carry the same VLANs"))
-        for port in ports:
-            if port.untagged:
-                text = f"bridge vlan add dev {port.name} vid {port.untagged} pvid untagged"
-                block.left.append(Left(KERNEL, text, "ports of a declared bridge carry tagged VLANs only"))
+        pvid = next((port.untagged for port in ports if port.untagged), link.untagged)
+        if pvid:
+            self._set(draft, "pvid", pvid)
+        for port in (*ports, link):
+            if port.untagged != pvid:
+                text = f"bridge vlan of {port.name}: untagged {port.untagged or 'none'}"
+                block.left.append(Left(KERNEL, text, "the ports of a bridge and the host have the same untagged VLAN"))
 
     def _lower(self, link: LinkDetails, draft: Draft) -> None:
         """Set MTU and MAC where they differ from those that the lower links imply."""
@@ -156,17 +191,19 @@ class _Converter:
 
     def _address(self, address: LiveAddress) -> None:
         block = self.result.get(address.ifname)
-        if block is None:
+        if block is None or address.ifname in self.made:
             return
-        text = f"ip addr add {address.address} dev {address.ifname}" + (f" peer {address.peer}" if address.peer else "")
+        words = address.address
+        if address.peer:
+            own, _, length = address.address.partition("/")
+            words = f"{own} peer {address.peer}/{length}"
+        text = f"ip addr add {words} dev {address.ifname}"
         if not address.permanent:
             block.left.append(Left(KERNEL, text, "it was learned and expires; vmnet-hooks sets static addresses only"))
-        elif address.peer:
-            block.left.append(Left(KERNEL, text, "vmnet-hooks gives no point-to-point addresses"))
         elif block.draft is None:
             block.left.append(Left(KERNEL, text, f"{address.ifname} is not a link that vmnet-hooks makes"))
         else:
-            block.draft.options.setdefault("addresses", []).append(address.address)
+            block.draft.options.setdefault("addresses", []).append(words)
             block.draft.sources.setdefault("addresses", []).append((KERNEL, text))
 
     def _routes(self, rest: Block) -> None:
@@ -177,6 +214,12 @@ class _Converter:
                 Left(KERNEL, f"{len(left) - MOST} more routes", "vmnet-hooks leaves the routes of other programs alone")
             )
         for block in self.result.values():
+            if block.draft:
+                for gateway in block.draft.options.get("gateway", ()):
+                    if not _reaches(block.draft, gateway):
+                        sources = [source for source in block.draft.sources["gateway"] if f" via {gateway} " in source[1]]
+                        block.draft.options.setdefault("routes", []).append({"to": gateway})
+                        block.draft.sources.setdefault("routes", []).extend(sources)
             if block.draft and len(gateways := block.draft.options.get("gateway", ())) == 1:
                 block.draft.options["gateway"] = gateways[0]
 
@@ -184,17 +227,44 @@ class _Converter:
         text = f"ip route add {route.destination}" + (f" via {route.via}" if route.via else "")
         text += (f" dev {route.dev}" if route.dev else "") + (f" metric {route.metric}" if route.metric else "")
         text += f" table {route.table}" if route.table != MAIN_TABLE else ""
+        text += (f" src {route.src}" if route.src else "") + (f" mtu {route.mtu}" if route.mtu else "")
         if route.protocol:
             return Left(KERNEL, text, f"it was learned ({route.protocol})")
+        if route.dev in self.made:
+            return None
         block = self.result.get(route.dev)
-        default = route.destination in ("0.0.0.0/0", "::/0") and route.table == MAIN_TABLE and route.via
-        # The kernel gives an IPv6 route without a metric the metric 1024.
-        plain = route.metric == (1024 if ":" in route.destination else 0)
-        if not default or not plain or block is None or block.draft is None:
+        if block is None or block.draft is None or route.multipath:
             return Left(KERNEL, text, "vmnet-hooks leaves the routes of other programs alone")
-        block.draft.options.setdefault("gateway", []).append(route.via)
-        block.draft.sources.setdefault("gateway", []).append((KERNEL, text))
+        options, version = block.draft.options, 6 if ":" in route.destination else 4
+        # The kernel gives an IPv6 route without a metric the metric 1024.
+        metric = 0 if version == 6 and route.metric == 1024 else route.metric
+        default = route.destination in ("0.0.0.0/0", "::/0") and route.table == MAIN_TABLE and bool(route.via)
+        families = [6 if ":" in gateway else 4 for gateway in options.get("gateway", ())]
+        if (
+            default
+            and not (metric or route.src or route.mtu)
+            and version not in families
+            and (":" in route.via) == (version == 6)
+        ):
+            options.setdefault("gateway", []).append(route.via)
+            block.draft.sources.setdefault("gateway", []).append((KERNEL, text))
+            return None
+        found: dict[str, Any] = {"to": route.destination}
+        for key, value in (("via", route.via), ("src", route.src), ("metric", metric), ("mtu", route.mtu)):
+            if value:
+                found[key] = value
+        if route.table != MAIN_TABLE:
+            found["table"] = route.table
+        if route.via:
+            found |= {} if _reaches(block.draft, route.via) else {"onlink": True}
+        options.setdefault("routes", []).append(found)
+        block.draft.sources.setdefault("routes", []).append((KERNEL, text))
         return None
+
+
+def _reaches(draft: Draft, gateway: str) -> bool:
+    """Return whether a gateway is in a subnet of the link's addresses, or needs none."""
+    return is_on_link(values.address(gateway), interfaces(draft.options.get("addresses", [])), ())
 
 
 def _guest(link: LinkDetails) -> bool:

@@ -2,7 +2,9 @@
 equivalent."""
 
 import re
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_interface
+from typing import Any
 
 from ..links.bond import HASHES, POLICIES, RATES
 
@@ -15,6 +17,12 @@ _FRACTION = re.compile(r"([0-9]{1,9})(\.0*)?", re.ASCII)
 
 def split(text: str) -> list[str]:
     return _WORD.findall(text)
+
+
+def brctl(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a parser for what bridge-utils hands to brctl word by word: brctl reads the first one, and ignores the others, such
+    as a # with what is behind it."""
+    return lambda text: parse(first(text))
 
 
 def seconds(text: str) -> int:
@@ -32,8 +40,21 @@ def number(text: str) -> int:
 
 
 def switch(text: str) -> bool:
-    """Parse bridge_stp. bridge-utils takes any other value for off."""
-    return text in ("on", "yes", "1")
+    """Parse a word of brctl's, which ignores the option if it is another one."""
+    if text in ("on", "yes", "1"):
+        return True
+    if text in ("off", "no", "0"):
+        return False
+    raise ValueError("it is neither on nor off")
+
+
+def aware(text: str) -> bool:
+    """Parse bridge-vlan-aware. bridge-utils compares the whole value with `yes`; ifupdown2 also takes others for true."""
+    if text == "yes":
+        return True
+    if text in ("no", "off", "0"):
+        return False
+    raise ValueError("bridge-utils takes any value but yes for no, ifupdown2 does not; write yes or no")
 
 
 def mac(text: str) -> str:
@@ -45,8 +66,8 @@ def mac(text: str) -> str:
 
 
 def names(text: str) -> list[str]:
-    """Parse a list of interfaces; "none" is the empty list."""
-    return [] if text == "none" else split(text)
+    """Parse a list of interfaces; "none" is the empty list. There is no interface of the name # or of the words behind it."""
+    return [] if text == "none" else split(text.partition("#")[0])
 
 
 def vids(text: str) -> list[int | str]:
@@ -88,6 +109,15 @@ def address(text: str, netmask: str, family: str) -> IPv4Interface | IPv6Interfa
     if found.version != (6 if family == "inet6" else 4):
         raise ValueError(f"it is not an address of {family}")
     return found
+
+
+def peer(own: IPv4Interface | IPv6Interface, text: str) -> str:
+    """Return an address with a peer, as `ip addr add ADDRESS/LENGTH peer PEER` understands it. Raise ValueError."""
+    try:
+        other = ip_interface(text)
+    except ValueError:
+        raise ValueError("it is not an address") from None
+    return f"{own.ip} peer {other.network}"
 
 
 def _class(host: str) -> int:

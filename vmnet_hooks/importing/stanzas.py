@@ -1,19 +1,22 @@
 """Converts stanzas of interfaces(5) to drafts of parts in vmnet.toml.
 
-Every line is either carried over, or becomes a comment with the reason why not. The options are those of bridge-utils for
-bridges, of ifupdown and the vlan package for VLAN devices, of ifenslave for bonds, and of our ifupdown front end for routed
-networks.
+Every line is either carried over, or becomes a comment with the reason why not. The options are those of bridge-utils and of
+ifupdown2 for bridges, of ifupdown and the vlan package for VLAN devices, of ifenslave for bonds, and of our ifupdown front end
+for routed networks.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from .. import values
 from ..errors import ConfigError, one_line
 from ..frontends import ifupdown
 from . import option_values
-from .draft import Block, Draft, Left
-from .interfaces import Item, Line, Stanza, StanzaOption, Statement, names
+from .carried_commands import Commands, reaches
+from .draft import Block, Draft, left, shown, toml_value
+from .interfaces import Item, Line, Stanza, StanzaOption, Statement, base, by_family, names
+from .option_values import brctl
 
 Parser = Callable[[str], Any]
 
@@ -42,14 +45,15 @@ OPTIONS: Mapping[str, Mapping[str, tuple[str, Parser]]] = {
     },
     "bridges": {
         "bridge-ports": ("ports", option_values.names),
-        "bridge-stp": ("stp", option_values.switch),
-        "bridge-fd": ("forward_delay", option_values.seconds),
-        "bridge-hello": ("hello_time", option_values.seconds),
-        "bridge-maxage": ("max_age", option_values.seconds),
-        "bridge-ageing": ("ageing", option_values.seconds),
-        "bridge-bridgeprio": ("priority", option_values.number),
-        "bridge-vlan-aware": ("vlan_filtering", option_values.switch),
+        "bridge-stp": ("stp", brctl(option_values.switch)),
+        "bridge-fd": ("forward_delay", brctl(option_values.seconds)),
+        "bridge-hello": ("hello_time", brctl(option_values.seconds)),
+        "bridge-maxage": ("max_age", brctl(option_values.seconds)),
+        "bridge-ageing": ("ageing", brctl(option_values.seconds)),
+        "bridge-bridgeprio": ("priority", brctl(option_values.number)),
+        "bridge-vlan-aware": ("vlan_filtering", option_values.aware),
         "bridge-vids": ("vlans", option_values.vids),
+        "bridge-pvid": ("pvid", option_values.number),
         "bridge-mcsnoop": ("mcast_snooping", option_values.switch),
         "bridge-hw": ("hw_port", option_values.first),
     },
@@ -63,6 +67,7 @@ WAITS = ("bridge-maxwait", "bridge-waitport")
 _VLAN = re.compile(r"(?P<parent>[^.:]+)\.0*(?P<id>[0-9]{1,5})", re.ASCII)
 _NUMBERED = re.compile(r"vlan0*(?P<id>[0-9]{1,5})", re.ASCII)
 _MAC = re.compile(r"..:..:..:..:..:..")
+_IFNAME = re.compile(r"[A-Za-z0-9_.@+-]{1,15}", re.ASCII)
 ADDRESS = ("address", "netmask", "gateway", "broadcast", "network", "scope", "pointopoint", "metric", "accept-ra", "autoconf")
 
 
@@ -73,16 +78,19 @@ def convert(items: Sequence[Item]) -> list[Block]:
 
 class _Converter:
     def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
         stanzas = [item for item in items if isinstance(item, Stanza)]
         self.automatic = names(items, ("auto", "allow"))
         inherited = {id(stanza.template) for stanza in stanzas if stanza.template}
         # A stanza that others inherit from, and that is not brought up automatically, is only a template.
         self.templates = {id(s) for s in stanzas if id(s) in inherited and s.name not in self.automatic}
+        self.items: list[Item] = []
         self.stanzas: dict[str, list[Stanza]] = {}
-        for stanza in stanzas:
-            if id(stanza) not in self.templates:
-                self.stanzas.setdefault(_base(stanza.name), []).append(stanza)
+        for item in items:
+            pieces = by_family(item) if isinstance(item, Stanza) and id(item) not in self.templates else [item]
+            self.items += pieces
+            for piece in pieces:
+                if isinstance(piece, Stanza) and id(item) not in self.templates:
+                    self.stanzas.setdefault(piece.base, []).append(piece)
         self.members: dict[str, list[str]] = {}
         for name, own in self.stanzas.items():
             if master := _option(own, "bond-master"):
@@ -91,7 +99,14 @@ class _Converter:
         self.drafts: dict[str, Draft] = {}
         self.networks: dict[tuple[str, int], Draft] = {}
         self.ports: set[str] = set()
+        self.pvids: dict[str, str] = {}
+        """By VLAN-aware bridge, and by port of one."""
         self.used: set[str] = set()
+        self.waiting: dict[str, list[Line]] = {}
+        """Lines such as `auto` that name nothing but links with a stanza of their own, by the first of these."""
+        self.commands = Commands(self.drafts, self.sections, self.used)
+        self.metrics: dict[tuple[str, str], StanzaOption] = {}
+        """By link and gateway."""
         self.result: list[Block] = []
 
     def blocks(self) -> list[Block]:
@@ -102,8 +117,17 @@ class _Converter:
             elif id(item) not in self.templates:
                 self._stanza(item)
         for draft in self.drafts.values():
+            self._vlan_of_ports(draft)
+            self._metrics(draft)
+            self._on_link(draft)
+        self.result += self.commands.convert()
+        for line in (line for lines in self.waiting.values() for line in lines):
+            # It comes after the stanzas.
+            self._left(line, "not a link that vmnet-hooks makes")
+        for draft in self.drafts.values():
             if len(draft.options.get("gateway", ())) == 1:
                 draft.options["gateway"] = draft.options["gateway"][0]
+        self._proposal()
         return self.result
 
     # --- what is what ----------------------------------------------------------------------------------------------
@@ -132,15 +156,28 @@ class _Converter:
                 self.used.add(found[0] if found else option_values.first(_option(stanzas, "vlan-raw-device")))
             if _option(stanzas, "ip-routing-table"):
                 self.used.add(name)
+            if section == "bridges" and _option(stanzas, "bridge-vlan-aware") == "yes":
+                self._ports_in_vlans(name, stanzas)
         self.used |= self.ports
+
+    def _ports_in_vlans(self, name: str, stanzas: Sequence[Stanza]) -> None:
+        """Note the untagged VLAN of a VLAN-aware bridge: that of its stanza or, if they agree, of its ports' (ifupdown2); else
+        VLAN 1, as the kernel has it."""
+        own = _option(stanzas, "bridge-pvid") or "1"
+        ports = _ports(stanzas, "bridges")
+        given = {_option(self.stanzas.get(port, ()), "bridge-pvid") or own for port in ports} or {own}
+        self.pvids[name] = given.pop() if len(given) == 1 else own
+        self.pvids |= dict.fromkeys(ports, self.pvids[name])
 
     # --- statements ------------------------------------------------------------------------------------------------
 
     def _statement(self, item: Statement) -> None:
         if item.keyword in ("auto", "allow-auto", "allow-hotplug", "allow-boot"):
-            others = [n for n in item.names if _base(n) not in self.sections and n not in self.used]
-            if others:
-                self._left(item.line, f"{', '.join(map(_shown, others))}: not a link that vmnet-hooks makes")
+            others = [n for n in item.names if base(n) not in self.sections and n not in self.used]
+            if others and all(n in self.stanzas for n in others) and len(others) == len(item.names):
+                self.waiting.setdefault(others[0], []).append(item.line)
+            elif others:
+                self._left(item.line, f"{', '.join(map(shown, others))}: not a link that vmnet-hooks makes")
             return
         why = {
             "source": "there is no such file",
@@ -152,12 +189,12 @@ class _Converter:
         self._left(item.line, why.get(item.keyword, "it concerns only ifup and ifdown"))
 
     def _left(self, line: Line, why: str) -> None:
-        self.result.append(Block(left=[_left(line, why)]))
+        self.result.append(Block(left=[left(line, why)]))
 
     # --- stanzas ---------------------------------------------------------------------------------------------------
 
     def _stanza(self, stanza: Stanza) -> None:
-        name = _base(stanza.name)
+        name = stanza.base
         section = self.sections.get(name, "")
         block, network = Block(), None
         handled: set[int] = set()
@@ -166,10 +203,20 @@ class _Converter:
         if any(option.name == "ip-routing-table" for option in stanza.options):
             network = self._routed(stanza, name, block, handled)
         self._membership(stanza, handled)
+        if name in self.pvids and not section:
+            handled.update(id(o) for o in stanza.options if (o.name, o.value) == ("bridge-pvid", self.pvids[name]))
         self._header(stanza, name, section, block)
-        left = [option for option in stanza.options if id(option) not in handled]
+        rest = [option for option in stanza.options if id(option) not in handled]
         given = _names(stanza)
-        block.left += [_left(option.line, _why(option, stanza, section, given)) for option in left]
+        stays = not section and name not in self.used
+        for option in rest:
+            if option.name in COMMANDS:
+                self.commands.add(stanza, option, block)
+            elif stays and block.left:
+                # The whole stanza is left alone, for one reason.
+                block.left.append(left(option.line, block.left[0].why))
+            else:
+                block.left.append(left(option.line, _why(option, stanza, section, given)))
         self.result.append(block)
         if network and block.draft:
             self.result.append(Block(network))
@@ -182,7 +229,7 @@ class _Converter:
             draft = self.drafts[name] = block.draft = Draft(section, name)
             self._remark(name, block)
             self._defaults(stanza, draft)
-        draft.headers.append((_where(stanza.line), stanza.line.text))
+        draft.headers.append((stanza.line.where, stanza.line.text))
         for option in stanza.options:
             key, parse = {**LINK, **OPTIONS[section]}.get(option.name, ("", None))
             if not parse:
@@ -191,35 +238,37 @@ class _Converter:
             try:
                 self._set(draft, key, parse(option.value), option, block)
             except ValueError as error:
-                block.left.append(_left(option.line, str(error)))
+                block.left.append(left(option.line, str(error)))
         self._addresses(stanza, draft, block, handled)
 
     def _remark(self, name: str, block: Block) -> None:
         if name not in self.automatic and name not in self.ports:
-            block.notes.append(f"{_shown(name)} is not marked auto: `vmnet-hook up` would bring it up at boot too")
+            block.notes.append(f"{shown(name)} is not marked auto: `vmnet-hook up` would bring it up at boot too")
 
     def _set(self, draft: Draft, key: str, value: Any, option: StanzaOption, block: Block) -> None:
         """Set one option of a link. Raise ValueError if it can't be carried over."""
         if key == "ports":
             found, patterns = literal_ports(option.value)
             if patterns:
-                block.left.append(_left(option.line, f"patterns ({_shown(patterns)}): list the interfaces in `ports`"))
+                block.left.append(left(option.line, f"patterns ({shown(patterns)}): list the interfaces in `ports`"))
             value = list(dict.fromkeys([*draft.options.get("ports", ()), *found]))
             if draft.section == "bridges":
                 self._implied(found)
         elif key == "hw_port" and _MAC.fullmatch(value):
             key, value = "mac", value.lower()
         elif key == "parent" and draft.options.get("parent", value) != value:
-            raise ValueError(f"by its name, {_shown(draft.name)} is on {_shown(draft.options['parent'])}")
+            raise ValueError(f"by its name, {shown(draft.name)} is on {shown(draft.options['parent'])}")
         elif draft.options.get(key, value) != value and key in draft.sources:
-            raise ValueError(f"{key} is given already, as {_shown(draft.options[key])}")
+            raise ValueError(f"{key} is given already, as {shown(draft.options[key])}")
         if key == "mtu" and draft.section == "bridges":
             block.notes.append("ifup gave the ports this MTU too; here, each has its own")
-        draft.set(key, value, _where(option.line), option.line.text)
+        if "#" in option.value:
+            block.notes.append(f"ifup makes {key} = {toml_value(value)} of `{shown(option.value)}`: a # there begins no comment")
+        draft.set(key, value, option.line.where, option.line.text)
 
     def _defaults(self, stanza: Stanza, draft: Draft) -> None:
         """Set the options that the name of the link implies, and those whose default in ifupdown is not ours."""
-        own, where, text = self.stanzas[draft.name], _where(stanza.line), stanza.line.text
+        own, where, text = self.stanzas[draft.name], stanza.line.where, stanza.line.text
         if draft.section == "vlans":
             if found := vlan_of(draft.name):
                 draft.set("parent", found[0], where, text)
@@ -258,23 +307,103 @@ class _Converter:
                     handled.add(id(option))
 
     def _addresses(self, stanza: Stanza, draft: Draft, block: Block, handled: set[int]) -> None:
+        if stanza.method != "static":
+            return
+        for given in _each_address(stanza):
+            try:
+                own = _own(given, stanza.family)
+                words = option_values.peer(own, given["pointopoint"].value) if "pointopoint" in given else str(own)
+            except ValueError as error:
+                block.left.append(left(given["address"].line, str(error)))
+                handled.add(id(given["address"]))
+                continue
+            if words not in draft.options.setdefault("addresses", []):
+                draft.options["addresses"].append(words)
+            draft.sources.setdefault("addresses", []).append(given["address"].source)
+            handled.update(_standard(given, own))
+            if "pointopoint" in given:
+                handled.add(id(given["pointopoint"]))
         given = {option.name: option for option in reversed(stanza.options)}
-        if stanza.method != "static" or "address" not in given or "pointopoint" in given:
+        if "address" not in given:
             return
-        try:
-            own = _own(given, stanza.family)
-        except ValueError as error:
-            block.left.append(_left(given["address"].line, str(error)))
-            handled.add(id(given["address"]))
+        for option in stanza.options:
+            if option.name == "gateway":
+                handled.add(id(option))
+                draft.options.setdefault("gateway", []).append(option.value)
+                draft.sources.setdefault("gateway", []).append(option.source)
+        metric = given.get("metric")
+        if metric and "gateway" in given and re.fullmatch("[0-9]{1,9}", metric.value, re.ASCII):
+            handled.add(id(metric))
+            self.metrics[draft.name, given["gateway"].value] = metric
+
+    def _metrics(self, draft: Draft) -> None:
+        """Set the metric of the default routes. For ifup each stanza has its own: a gateway with another one becomes a route."""
+        gateways = draft.options.get("gateway", [])
+        found = {gateway: self.metrics.get((draft.name, gateway)) for gateway in gateways}
+        metrics = {gateway: int(option.value) if option else 0 for gateway, option in found.items()}
+        if not any(metrics.values()):
             return
-        if str(own) not in draft.options.setdefault("addresses", []):
-            draft.options["addresses"].append(str(own))
-        draft.sources.setdefault("addresses", []).append(_source(given["address"]))
-        handled.update(_standard(given, own))
-        if "gateway" in given:
-            handled.add(id(given["gateway"]))
-            draft.options.setdefault("gateway", []).append(given["gateway"].value)
-            draft.sources.setdefault("gateway", []).append(_source(given["gateway"]))
+        common = metrics[gateways[0]]
+        if common and (option := found[gateways[0]]):
+            draft.set("metric", common, *option.source)
+        for gateway in [gateway for gateway in gateways if metrics[gateway] != common]:
+            gateways.remove(gateway)
+            route = {"to": "default", "via": gateway} | ({"metric": metrics[gateway]} if metrics[gateway] else {})
+            draft.options.setdefault("routes", []).append(route)
+            moved = [source for source in draft.sources["gateway"] if gateway in source[1].split()]
+            draft.sources.setdefault("routes", []).extend(moved)
+            draft.sources["gateway"] = [source for source in draft.sources["gateway"] if source not in moved]
+
+    def _vlan_of_ports(self, draft: Draft) -> None:
+        """Set the untagged VLAN of a VLAN-aware bridge."""
+        pvid = self.pvids.get(draft.name, "0")
+        if draft.section == "bridges" and draft.options.get("vlan_filtering") and pvid.isdecimal():
+            draft.options["pvid"] = int(pvid[:9])
+        if not draft.options.get("pvid", 1):
+            del draft.options["pvid"]
+
+    def _on_link(self, draft: Draft) -> None:
+        """Give a gateway that is in no subnet a route of its own: for ifup, every gateway is on the link."""
+        for gateway in draft.options.get("gateway", ()):
+            try:
+                reached = reaches(draft, values.address(gateway))
+            except ValueError:
+                continue
+            if not reached:
+                sources = [source for source in draft.sources["gateway"] if gateway in source[1].split()]
+                draft.options.setdefault("routes", []).append({"to": gateway})
+                draft.sources.setdefault("routes", []).extend(sources)
+
+    def _proposal(self) -> None:
+        """Propose a bridge for the interface that the host is reached by, if the file has none yet. Commented out: it changes how
+        the host is connected."""
+        if "bridges" in self.sections.values():
+            return
+        alone = [
+            name
+            for name, own in self.stanzas.items()
+            if name not in self.sections
+            and name not in self.used
+            and any((stanza.family, stanza.method) == ("inet", "static") for stanza in own)
+        ]
+        name = next((name for name in alone if _option(self.stanzas[name], "gateway")), "") or (alone[0] if alone else "")
+        if name and _IFNAME.fullmatch(name):
+            self.result.append(
+                Block(
+                    notes=[
+                        f"To put guests on the network of {name}, let a bridge take over its addresses and routes; its stanza",
+                        "stays. Take the # away from the three lines, then `vmnet-hook up`:",
+                        "[bridges.br0]",
+                        f'ports = ["{name}"]',
+                        f'adopt = "{name}"',
+                        *(
+                            f'(and write out = "br0" in [nat.{nat.name}])'
+                            for nat in self.commands.nats.values()
+                            if nat.options["out"] == name
+                        ),
+                    ]
+                )
+            )
 
     def _routed(self, stanza: Stanza, name: str, block: Block, handled: set[int]) -> Draft | None:
         """Convert a stanza of our ifupdown front end to a routed network. The stanzas of both address families make one network;
@@ -292,7 +421,7 @@ class _Converter:
                 environ |= {"IF_ADDRESS": str(own.ip), "IF_NETMASK": str(own.network.prefixlen)}
             found = ifupdown.network(environ, name, stanza.family, "")
         except (ConfigError, ValueError) as error:
-            block.left += [_left(option.line, one_line(error).removeprefix(": ")) for option in mine]
+            block.left += [left(option.line, one_line(error).removeprefix(": ")) for option in mine]
             return None
         draft = self.networks.get((name, found["table"]))
         if draft and draft.options.get("role", "host") != found["role"]:
@@ -300,7 +429,7 @@ class _Converter:
         elif draft and side in draft.options:
             why = f"networks.{draft.name} has another subnet of that family"
         if why:
-            block.left += [_left(option.line, why) for option in mine]
+            block.left += [left(option.line, why) for option in mine]
             return None
         if draft is None:
             draft = new = Draft("networks", self._network_name(name, stanza.family))
@@ -311,9 +440,9 @@ class _Converter:
         if name not in self.drafts:
             if new:
                 self._remark(name, block)
-            draft.headers.append((_where(stanza.line), stanza.line.text))
+            draft.headers.append((stanza.line.where, stanza.line.text))
         draft.options[side] = {key: str(value) for key, value in found[side].items() if value is not None}
-        draft.sources[side] = [_source(option) for option in mine]
+        draft.sources[side] = [option.source for option in mine]
         if found["role"] != "host" and name not in self.drafts:
             # The network itself sets the gateway's address.
             handled.update(_standard(given, _own(given, stanza.family)))
@@ -332,15 +461,15 @@ class _Converter:
         elif stanza.family not in ("inet", "inet6"):
             why = f"vmnet-hooks does not support {stanza.family}"
         elif not section and name not in self.used:
-            why = f"{_shown(name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
+            why = f"{shown(name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
         elif stanza.method not in ("static", "manual"):
             why = f"method {stanza.method}: vmnet-hooks sets static addresses only"
         elif stanza.name != name:
-            why = f"an address has no label here; it is on {_shown(name)}"
+            why = f"an address has no label here; it is on {shown(name)}"
         elif section and (stanza.family, stanza.method) == ("inet6", "manual") and "ip-routing-table" not in _names(stanza):
             why = "IPv6 is off on a link without an IPv6 address"
         if why:
-            block.left.insert(0, _left(stanza.line, why))
+            block.left[:0] = [left(line, why) for line in (*self.waiting.pop(stanza.name, ()), stanza.line)]
 
 
 def vlan_of(name: str) -> tuple[str, int] | None:
@@ -354,7 +483,7 @@ def literal_ports(text: str) -> tuple[list[str], str]:
     ports: list[str] = []
     patterns: list[str] = []
     inside = False
-    for word in [] if text == "none" else option_values.split(text):
+    for word in option_values.names(text):
         if word in ("regex", "noregex", "all"):
             inside = word == "regex"
             if word == "all":
@@ -366,26 +495,24 @@ def literal_ports(text: str) -> tuple[list[str], str]:
 
 def _why(option: StanzaOption, stanza: Stanza, section: str, given: Mapping[str, str]) -> str:
     """Return the reason why an option of a stanza was not carried over. `given` are all options of the stanza."""
-    if option.name in COMMANDS:
-        return "commands stay with ifupdown"
     if option.name.startswith("dns-"):
         return "name servers are for resolvconf, or /etc/resolv.conf"
     if option.name in WAITS:
         return "nothing waits for ports; see `vmnet-hook up --wait`"
     if option.name == "bond-master":
-        return f"no stanza declares {_shown(option.value)} as a bond"
+        return f"no stanza declares {shown(option.value)} as a bond"
     if option.name in OPTIONS["bonds"] and "bond-master" in given:
-        return f"it is for the stanza of {_shown(given['bond-master'])}"
+        return f"it is for the stanza of {shown(given['bond-master'])}"
+    if option.name in ("bridge-pvid", "bridge-vids", "bridge-access") and not section:
+        return "the ports of a bridge have the same VLANs here; see its vlans and pvid"
     if option.name in ROUTED:
         if "ip-routing-table" in given:
             return f"it has no effect in a stanza of {stanza.family}"
         return "it needs ip-routing-table in the stanza"
-    if "pointopoint" in given and option.name in ADDRESS:
-        return "vmnet-hooks gives no point-to-point addresses"
     if option.name in ADDRESS and section:
         return "it differs from what the address implies" if "address" in given else "there is no address with it"
     if option.name in ADDRESS or option.name in LINK:
-        return f"{_shown(stanza.name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
+        return f"{shown(stanza.name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
     return "vmnet-hooks has no such option"
 
 
@@ -417,6 +544,18 @@ def _standard(given: Mapping[str, StanzaOption], own: Any) -> Iterator[int]:
             yield id(given[name])
 
 
+def _each_address(stanza: Stanza) -> Iterator[dict[str, StanzaOption]]:
+    """Yield each address of a stanza, with the options that belong to it: for ifupdown2 a stanza may have several."""
+    found: dict[str, StanzaOption] = {}
+    for option in stanza.options:
+        if option.name == "address" and "address" in found:
+            yield found
+            found = {}
+        found.setdefault(option.name, option)
+    if "address" in found:
+        yield found
+
+
 def _names(stanza: Stanza) -> dict[str, str]:
     return {option.name: option.value for option in stanza.options}
 
@@ -425,26 +564,5 @@ def _option(stanzas: Iterable[Stanza], name: str) -> str:
     return next((option.value for stanza in stanzas for option in stanza.options if option.name == name), "")
 
 
-def _base(name: str) -> str:
-    """Return the interface of an alias: eth0 for eth0:1."""
-    return name.partition(":")[0]
-
-
 def _other_family(option: str, family: str) -> bool:
     return option in (("ip-proxy-ndp",) if family == "inet" else ("ip-proxy-arp", "arp-ip"))
-
-
-def _left(line: Line, why: str) -> Left:
-    return Left(_where(line), line.text, why)
-
-
-def _source(option: StanzaOption) -> tuple[str, str]:
-    return _where(option.line), option.line.text
-
-
-def _where(line: Line) -> str:
-    return f"{line.path}:{line.number}"
-
-
-def _shown(text: object) -> str:
-    return one_line(text)[:40]

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from .. import values
 from ..errors import ConflictError, KernelError
 from ..model.facts import DefaultRoute, Host, Link
 from ..model.objects import FORWARDING_GATE, KINDS
@@ -166,8 +167,10 @@ class Kernel:
         return tuple(sorted(filter(None, names)))
 
     def _addresses(self, link: Link) -> tuple[str, ...]:
-        """The addresses of a link, without link-local ones, in the kernel's order: IPv4 first, primary ones before others."""
-        return tuple(address for address in self.netlink.addresses(link.index) if not address.startswith("fe80:"))
+        """The addresses of a link, without link-local ones, in the kernel's order: IPv4 first, primary ones before others. One
+        with a peer is a single address."""
+        found = [address.partition(" peer ") for address in self.netlink.addresses(link.index)]
+        return tuple(values.host(own) if peer else own for own, peer, _ in found if not own.startswith("fe80:"))
 
     def survey(self, port: str, bridge: str) -> "Adoption":
         """What `bridge` takes over if it adopts `port`. Raises KernelError."""

@@ -60,6 +60,9 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PROTO = 1, 2, 4, 11
 NDA_DST, NDA_LLADDR = 1, 2
 PROXY, PERMANENT = 8, 0x80
 RTA_DST, _RTA_SRC, RTA_OIF, _RTA_GATEWAY, RTA_PRIORITY, _RTA_PREFSRC, RTA_TABLE = 1, 2, 4, 5, 6, 7, 15
+_RTA_METRICS, _RTAX_MTU, _RTA_VIA = 8, 2, 18
+_FAMILY = Struct("=H")
+"""The start of struct rtvia: a gateway of another family than the route's."""
 _UNICAST, _UNIVERSE, _ON_LINK = 1, 0, 253
 ONLINK = 4
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
@@ -126,6 +129,7 @@ class RouteMessage(NamedTuple):
     proto: int
     src: str
     metric: int
+    mtu: int = 0
 
 
 class RuleMessage(NamedTuple):
@@ -274,24 +278,27 @@ def addresses_body(index: int) -> bytes:
 
 
 def address_of(data: bytes) -> tuple[int, str, int] | None:
-    """Decode the body of an RTM_NEWADDR: the index of the link, ADDRESS/LENGTH, and the mark of its maker (IFA_PROTO), which is 0
-    before Linux 5.18. None for other families than IPv4 and IPv6."""
+    """Decode the body of an RTM_NEWADDR: the index of the link, ADDRESS/LENGTH or ADDRESS peer PEER/LENGTH, and the mark of its
+    maker (IFA_PROTO), which is 0 before Linux 5.18. None for other families than IPv4 and IPv6."""
     family, length, _, _, index = ADDRESS.unpack_from(data)
     if family not in (AF_INET, AF_INET6):
         return None
     items = attributes(data, 8)
-    host = inet_ntop(family, items.get(_IFA_LOCAL) or items[_IFA_ADDRESS])
-    return index, f"{host}/{length}", items.get(_IFA_PROTO, b"\0")[0]
+    there = items[_IFA_ADDRESS] if _IFA_ADDRESS in items else items[_IFA_LOCAL]
+    words = f"{inet_ntop(family, there)}/{length}"
+    if items.get(_IFA_LOCAL, there) != there:
+        words = f"{inet_ntop(family, items[_IFA_LOCAL])} peer {words}"
+    return index, words, items.get(_IFA_PROTO, b"\0")[0]
 
 
 def address_body(index: int, address: str, broadcast: str = "", flags: int = 0, mark: int = 0) -> bytes:
-    """Encode an ADDRESS/LENGTH of a link."""
+    """Encode an ADDRESS/LENGTH, or ADDRESS peer PEER/LENGTH, of a link."""
     host, _, length = address.partition("/")
+    own, _, peer = host.partition(" peer ")
     family = family_of(host)
-    packed = inet_pton(family, host)
-    items: dict[int, bytes] = {_IFA_ADDRESS: packed}
-    if family == AF_INET:
-        items[_IFA_LOCAL] = packed
+    items: dict[int, bytes] = {_IFA_ADDRESS: inet_pton(family, peer or own)}
+    if family == AF_INET or peer:
+        items[_IFA_LOCAL] = inet_pton(family, own)
     if broadcast:
         items[_IFA_BROADCAST] = inet_pton(family, broadcast)
     if mark:
@@ -348,7 +355,12 @@ def route_of(data: bytes) -> RouteMessage | None:
     oif, metric = (INT.unpack(items[key])[0] if key in items else 0 for key in (RTA_OIF, RTA_PRIORITY))
     via, src = (inet_ntop(family, items[key]) if key in items else "" for key in (_RTA_GATEWAY, _RTA_PREFSRC))
     table = INT.unpack(items[RTA_TABLE])[0] if RTA_TABLE in items else table
-    return RouteMessage(table, f"{dst}/{length}", oif, via, proto, src, metric)
+    mtu = 0
+    if _RTA_VIA in items:
+        via = inet_ntop(_FAMILY.unpack_from(items[_RTA_VIA])[0], items[_RTA_VIA][2:])
+    if _RTA_METRICS in items:
+        mtu = INT.unpack(attributes(items[_RTA_METRICS]).get(_RTAX_MTU, bytes(4)))[0]
+    return RouteMessage(table, f"{dst}/{length}", oif, via, proto, src, metric, mtu)
 
 
 def route_body(route: RouteMessage, flags: int = 0) -> bytes:
@@ -356,15 +368,21 @@ def route_body(route: RouteMessage, flags: int = 0) -> bytes:
     host, _, length = route.dst.partition("/")
     family = family_of(host)
     scope = _UNIVERSE if route.via or family == AF_INET6 else _ON_LINK
-    items = {RTA_TABLE: INT.pack(route.table), RTA_OIF: INT.pack(route.oif)}
+    items: dict[int, bytes | Items] = {RTA_TABLE: INT.pack(route.table), RTA_OIF: INT.pack(route.oif)}
     if length != "0":
         items[RTA_DST] = inet_pton(family, host)
     if route.via:
-        items[_RTA_GATEWAY] = inet_pton(family, route.via)
+        packed = inet_pton(family_of(route.via), route.via)
+        if family_of(route.via) == family:
+            items[_RTA_GATEWAY] = packed
+        else:
+            items[_RTA_VIA] = _FAMILY.pack(family_of(route.via)) + packed
     if route.src:
         items[_RTA_PREFSRC] = inet_pton(family, route.src)
     if route.metric:
         items[RTA_PRIORITY] = INT.pack(route.metric)
+    if route.mtu:
+        items[_RTA_METRICS] = {_RTAX_MTU: INT.pack(route.mtu)}
     return body(ROUTE.pack(family, int(length), 0, 0, _table(route.table), route.proto, scope, _UNICAST, flags), items)
 
 

@@ -42,6 +42,13 @@ OPTIONS = (
     Option(
         "vlans", values.vids, None, 'VLAN-aware: what the ports carry, tagged, as [10, "20-30"]; default: 2-4094', '[10, "20-30"]'
     ),
+    Option(
+        "pvid",
+        values.integer(1, 4094),
+        None,
+        "VLAN-aware: the untagged VLAN of the ports, of the host itself, and of guests without a vlan; default: none",
+        "1",
+    ),
     Option("hw_port", values.ifname, "", "the port whose MAC is the bridge's; default: the first one", '"eth1"'),
     Option(
         "tx_checksum",
@@ -97,6 +104,8 @@ class Bridge(link.LinkKind):
                 raise part.error(option, "is of no use without STP; set stp = true, or remove it")
         if part["vlans"] is not None and not part["vlan_filtering"]:
             raise part.error("vlans", "is of no use without vlan_filtering = true")
+        if part["pvid"] is not None and not part["vlan_filtering"]:
+            raise part.error("pvid", "is of no use without vlan_filtering = true")
         if (part["group_fwd_mask"] or 0) & 7:
             raise part.error(
                 "group_fwd_mask", "the kernel never forwards groups 0, 1 and 2 (STP, pause, LACP); clear bits 0 to 2"
@@ -106,10 +115,21 @@ class Bridge(link.LinkKind):
                 raise part.error(option, "is of no use without anycast_gateway = true")
         if part["anycast_gateway"]:
             _check_gateway(part)
+        if part["vlan_filtering"] and part["pvid"] is None:
+            # The host's own frames would be in no VLAN, so that no port would carry them.
+            if option := next((key for key in ("addresses", "gateway", "routes", "adopt") if part[key]), ""):
+                remedy = f"set pvid = 1, or give the address to a VLAN device on {part.name}, in [vlans]"
+                raise part.error(option, f"the bridge is VLAN-aware, and the host is in none of its VLANs; {remedy}")
 
     def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
-        """Raise ConfigError if the link of a gateway has the name of another link."""
+        """Raise ConfigError if the link of a gateway has the name of another link, or if a network leads through a bridge
+        that the host is in no VLAN of."""
         super().check_together(parts, declared)
+        for part in (part for part in parts if part["vlan_filtering"] and part["pvid"] is None):
+            for network in declared.networks.values():
+                if part.name in network.links() and network not in declared.on_bridge(part.name):
+                    problem = f"networks.{network.name} leads through the bridge, and the host is in none of its VLANs"
+                    raise part.error("pvid", f"{problem}; set pvid = 1, or name a VLAN device on {part.name} there")
         taken = dict(declared.links)
         for part in parts:
             if part["anycast_gateway"]:
@@ -134,6 +154,8 @@ class Bridge(link.LinkKind):
             if part["vlan_filtering"]:
                 yield from _trunk(part, port, host)
         yield from link.adoption(part, host)
+        if part["pvid"]:
+            yield link.own_vlans(part, host)
         if not part["tx_checksum"]:
             yield LinkAttribute(name, "tx", "off")
         # A bridge without a MAC of its own takes the lowest of its ports' MACs, and changes it as guests come and go.
@@ -208,7 +230,8 @@ def _trunk(part: Declared, port: str, host: Host) -> Iterator[Resource]:
     elif taken := next((v for v in vlans if (port, v) in host.vlans), 0):
         other = host.vlans[port, taken]
         raise part.error("vlans", f"VLAN {taken} of {port} is taken by {other}, so the bridge gets none of it; remove {other}")
-    yield PortVlans(port, 0, values.ranges(vlans))
+    pvid = part["pvid"] or 0
+    yield PortVlans(port, pvid, values.ranges(set(vlans) - {pvid}), adopted=port == part["adopt"])
 
 
 def _gateway(part: Declared, host: Host) -> Iterator[Resource]:

@@ -1,29 +1,66 @@
 """Options and resources that all links that we make have in common (MTU, MAC, addresses, gateway), and those of ports."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Any, NamedTuple
 
 from .. import values
 from ..errors import MissingLink, NotYet
-from ..model.declaration import Config, Declared, Option
+from ..model.declaration import Config, Declared, Option, Required
 from ..model.facts import Host
 from ..model.kind import Kind
 from ..model.objects import Address, Device, LinkAttribute, Route, Sysctl
-from ..model.objects.bridge import Adoption
-from ..model.resource import MAIN_TABLE, Resource
+from ..model.objects.bridge import Adoption, PortVlans
+from ..model.resource import LOCAL_TABLE, MAIN_TABLE, Resource
 
 MIN_IPV6_MTU = 1280
 MAX_DEPTH = 8
 """Links on top of one another, at most: the kernel's MAX_NEST_DEV."""
 
 
+class PointToPoint4(IPv4Interface):
+    """An address with a peer: `network` is the peer's, and str() gives the words of `ip addr`."""
+
+    def __init__(self, own: IPv4Address, peer: IPv4Network) -> None:
+        super().__init__(f"{own}/{peer.prefixlen}")
+        self.network = peer
+
+    def __str__(self) -> str:
+        return f"{self.ip} peer {self.network}"
+
+
+class PointToPoint6(IPv6Interface):
+    """The same for IPv6."""
+
+    def __init__(self, own: IPv6Address, peer: IPv6Network) -> None:
+        super().__init__(f"{own}/{peer.prefixlen}")
+        self.network = peer
+
+    def __str__(self) -> str:
+        return f"{self.ip} peer {self.network}"
+
+
+def interface(value: object) -> IPv4Interface | IPv6Interface:
+    """Parse an address with its prefix length, or, as `ip addr` has it, ADDRESS peer PEER/LENGTH."""
+    own, word, peer = value.partition(" peer ") if isinstance(value, str) else ("", "", "")
+    if not word:
+        return values.interface(value)
+    address, network = values.address(own), values.subnet(peer)
+    match address, network:
+        case IPv4Address(), IPv4Network():
+            return PointToPoint4(address, network)
+        case IPv6Address(), IPv6Network():
+            return PointToPoint6(address, network)
+    raise ValueError(f"{address} and its peer {network} are of two families; write one of each, as 192.0.2.2 peer 192.0.2.1/32")
+
+
 def interfaces(value: object) -> tuple[IPv4Interface | IPv6Interface, ...]:
     """Parse a list of addresses with prefix lengths."""
     if not isinstance(value, list):
         raise ValueError('must be a list of addresses, ["192.0.2.1/24"]')
-    found = tuple(values.interface(item) for item in value)
+    found = tuple(interface(item) for item in value)
     for item in found:
         if item.ip.is_multicast or item.ip.is_unspecified or item.ip.is_loopback:
             raise ValueError(f"holds {item}, which is no address for a link")
@@ -36,7 +73,7 @@ def gateways(value: object) -> tuple[values.IPAddress, ...]:
     """Parse one gateway, or a list of one per family."""
     found = tuple(values.address(item) for item in (value if isinstance(value, list) else [value]))
     if len({gateway.version for gateway in found}) != len(found):
-        raise ValueError("has two gateways of one family; name one, add other routes by hand")
+        raise ValueError("has two gateways of one family; name one, and list the other in `routes`, with a metric")
     return found
 
 
@@ -50,6 +87,56 @@ def ports(value: object) -> tuple[str, ...]:
     return found
 
 
+class StaticRoute(NamedTuple):
+    """A declared route: the route without its device, and whether its gateway is declared to be on the link."""
+
+    route: Route
+    onlink: bool
+
+
+def destination(value: object) -> str:
+    """Parse a destination: "default", or a subnet or an address, which gets a prefix length."""
+    return "default" if value == "default" else str(values.subnet(value))
+
+
+def table(value: object) -> int:
+    """Parse the number of a routing table that may have routes of ours: not the kernel's own."""
+    found = values.integer(1, (1 << 32) - 1)(value)
+    if found == LOCAL_TABLE:
+        raise ValueError("is the kernel's table of local addresses; choose another")
+    return found
+
+
+def static_route(given: Any) -> StaticRoute:
+    """Return the route of a table of `routes`. Raise ValueError if its keys contradict each other."""
+    dst, via, src = given["to"], given["via"], given["src"]
+    if dst == "default":
+        if via is None:
+            raise ValueError('to = "default" needs via; without a gateway, write to = "0.0.0.0/0" or "::/0"')
+        dst = "::/0" if via.version == 6 else "0.0.0.0/0"
+    version = values.version(dst)
+    if via and via.version == 4 and version == 6:
+        raise ValueError(f"an IPv6 route can't have the IPv4 gateway {via}; name an IPv6 one")
+    if src and src.version != version:
+        raise ValueError(f"src {src} is not of the family of {dst}; correct one of them")
+    if given["onlink"] and via is None:
+        raise ValueError("onlink is about the gateway; name one with via, or remove it")
+    if version == 6 and 0 < given["mtu"] < MIN_IPV6_MTU:
+        raise ValueError(f"mtu {given['mtu']} is too small for IPv6, which needs {MIN_IPV6_MTU}")
+    metric = Route.declared_metric(given["metric"], version == 6)
+    words = (str(via) if via else "", str(src) if src else "")
+    return StaticRoute(Route(given["table"], dst, "", words[0], src=words[1], metric=metric, mtu=given["mtu"]), given["onlink"])
+
+
+ROUTE = (
+    Option("to", destination, Required, 'write where the route leads: a subnet, an address, or "default"', '"10.0.0.0/8"'),
+    Option("via", values.address, None, "the gateway; default: none, what it leads to is on the link", '"192.0.2.254"'),
+    Option("src", values.address, None, "the address of its own that the host sends from", '"192.0.2.2"'),
+    Option("metric", values.integer(0, (1 << 32) - 1), 0, "of several routes, the one with the lowest is used", "100"),
+    Option("table", table, MAIN_TABLE, "the number of the routing table; default: the main one", "100"),
+    Option("mtu", values.integer(0, 65535), 0, "bytes; default: that of the link", "1400"),
+    Option("onlink", values.boolean, False, "the gateway is on the link, though in no subnet of `addresses`", "true"),
+)
 OPTIONS = (
     Option(
         "mtu", values.integer(68, 65535), None, "bytes; default: that of the link below, or the smallest one of the ports", "9000"
@@ -59,11 +146,21 @@ OPTIONS = (
         "addresses",
         interfaces,
         (),
-        "the host's own addresses on the link, with prefix lengths",
+        "the host's own addresses on the link, with prefix lengths; with a peer as ADDRESS peer PEER/32",
         '["192.0.2.2/24", "2001:db8::2/64"]',
     ),
     Option(
         "gateway", gateways, (), "the host's default gateway, reached through this link; a list for both families", '"192.0.2.1"'
+    ),
+    Option("metric", values.integer(0, (1 << 32) - 1), 0, "that of the default routes through `gateway`", "100"),
+    Option(
+        "routes",
+        static_route,
+        (),
+        "other routes through the link, a list of tables",
+        '[{ to = "10.0.0.0/8", via = "192.0.2.254" }]',
+        ROUTE,
+        listed=True,
     ),
 )
 
@@ -78,16 +175,24 @@ class LinkKind(Kind):
         return values.ifname(name)
 
     def check(self, part: Declared) -> None:
-        """Raise ConfigError if addresses, gateway and MTU contradict each other."""
+        """Raise ConfigError if addresses, gateway, routes and MTU contradict each other."""
         if part.adopts and (part["addresses"] or part["gateway"]):
             raise part.error(
                 "adopt", f"the {part.kind.word} takes the addresses of {part.adopts}; remove `addresses` and `gateway`, or adopt"
             )
         for gateway in part["gateway"]:
-            on_link = [a for a in part["addresses"] if a.version == gateway.version]
-            if gateway.version == 4 or not gateway.is_link_local:
-                if not any(gateway in a.network and gateway != a.ip for a in on_link):
-                    raise part.error("gateway", f"{gateway} is in no subnet of `addresses`; correct one of them")
+            if problem := _unreached(part, gateway):
+                raise part.error("gateway", f'{problem}, or give it a route of its own: routes = [{{ to = "{gateway}" }}]')
+        for number, (route, onlink) in enumerate(part["routes"]):
+            if route.via and not onlink and (problem := _unreached(part, values.address(route.via))):
+                raise part.error(f"routes[{number}].via", f"{problem}, or set onlink = true")
+        if part["metric"] and not part["gateway"]:
+            raise part.error("metric", "is that of the default routes; name the gateway, or remove it")
+        seen: set[str] = set()
+        for option, route in declared_routes(part):
+            if route.key in seen:
+                raise part.error(option, f"{route.dst} has another route with the same metric; give one another metric")
+            seen.add(route.key)
         if part["mtu"] and part["mtu"] < MIN_IPV6_MTU and any(a.version == 6 for a in part["addresses"]):
             raise part.error("mtu", f"{part['mtu']} is too small for IPv6, which needs {MIN_IPV6_MTU}")
 
@@ -105,6 +210,12 @@ class LinkKind(Kind):
             bonds = [found for name in part.ports if (found := declared.links.get(name)) and found.kind.spares_ports]
             if part.adopts and part.adopts not in (*part.ports, *(name for bond in bonds for name in bond.ports)):
                 raise part.error("adopt", f"{part.adopts} is not one of its ports; add it to `ports`")
+        taken: dict[str, Declared] = {}
+        for other in declared.links.values():
+            for option, route in declared_routes(other):
+                first = taken.setdefault(route.key, other)
+                if first is not other and other in parts:
+                    raise other.error(option, f"{first.label} has a route to {route.dst} too; give one another metric")
 
     def links(self, part: Declared) -> tuple[str, ...]:
         return (part.name,)
@@ -187,8 +298,44 @@ def attributes(
     if addresses:
         for address in part["addresses"]:
             yield Address(name, str(address))
+    for _, route in declared_routes(part):
+        yield route
+
+
+def declared_routes(part: Declared) -> Iterator[tuple[str, Route]]:
+    """Yield the routes through a link, each with the option that declares it."""
     for gateway in part["gateway"]:
-        yield Route(MAIN_TABLE, "0.0.0.0/0" if gateway.version == 4 else "::/0", name, str(gateway))
+        dst = "0.0.0.0/0" if gateway.version == 4 else "::/0"
+        metric = Route.declared_metric(part["metric"], gateway.version == 6)
+        yield "gateway", Route(MAIN_TABLE, dst, part.name, str(gateway), metric=metric)
+    for route, _ in part["routes"]:
+        yield "routes", replace(route, dev=part.name)
+
+
+def _unreached(part: Declared, gateway: values.IPAddress) -> str:
+    """Return what is wrong with a gateway that is not on the link, with the first half of the remedy; "" for any other. With an
+    address without a subnet, as providers give it, every gateway is on the link."""
+    if any(gateway == a.ip for a in part["addresses"]):
+        return f"{gateway} is the link's own address; correct one of them"
+    direct = [values.subnet(route.dst) for route, _ in part["routes"] if not route.via]
+    # What an adopted port has is not known yet.
+    if part.adopts or is_on_link(gateway, part["addresses"], direct):
+        return ""
+    return f"{gateway} is in no subnet of `addresses`; correct one of them"
+
+
+def is_on_link(gateway: values.IPAddress, own: Iterable[IPv4Interface | IPv6Interface], direct: Iterable[values.Subnet]) -> bool:
+    """Return whether a gateway is on a link with these addresses and with these routes that have no gateway."""
+    if gateway.version == 6 and gateway.is_link_local:
+        return True
+    mine = [a.network for a in own if a.version == gateway.version]
+    single = any(network.prefixlen == network.max_prefixlen for network in mine)
+    return single or any(gateway in subnet for subnet in (*mine, *direct) if subnet.version == gateway.version)
+
+
+def own_vlans(part: Declared, host: Host) -> PortVlans:
+    """Return the VLANs of a VLAN-aware bridge itself: the host receives no others."""
+    return PortVlans(part.name, part["pvid"] or 0, values.ranges(host.vids.get(part.name, ())), own=True)
 
 
 def ipv6(name: str, on: bool, host: Host) -> Iterator[Resource]:
@@ -236,7 +383,7 @@ def adoption(part: Declared, host: Host) -> Iterator[Adoption]:
     if found is None and host.surveyed and name in host.links:
         raise NotYet(str(part.error("adopt", f"{name} has no address yet; configure it (ifup {name}), or remove adopt")))
     if found is not None:
-        yield replace(found, master=_bond_of(part, name, host))
+        yield replace(found, bond=_bond_of(part, name, host))
 
 
 def _bond_of(part: Declared, name: str, host: Host) -> str:
@@ -250,7 +397,7 @@ def _check_left(part: Declared, name: str, host: Host) -> None:
     taken = host.adoptions.get(name)
     if taken is None or not (taken.addresses or taken.routes):
         return
-    lost = taken.beyond([str(a) for a in part["addresses"]], [str(g) for g in part["gateway"]])
+    lost = taken.beyond([str(a) for a in part["addresses"]], (route for _, route in declared_routes(part)))
     if lost or taken.bridge != part.name:
         what = ", ".join(lost[:3] or taken.addresses[:1]).partition(" scope ")[0]
         keep = f'keep adopt = "{name}" there (it says where the addresses come from, also after a boot)'

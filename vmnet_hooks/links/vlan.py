@@ -6,7 +6,6 @@ from .. import values
 from ..model.declaration import Config, Declared, Option, Required
 from ..model.facts import Host
 from ..model.objects import LinkAttribute
-from ..model.objects.bridge import PortVlans
 from ..model.resource import Resource
 from . import link
 
@@ -34,6 +33,10 @@ class Vlan(link.LinkKind):
             first = seen.setdefault((part["parent"], part["id"], part["protocol"]), part)
             if first is not part:
                 raise part.error("id", f"{part['id']} on {part['parent']} is already {first.label}; choose another")
+            below = declared.links.get(part["parent"])
+            if below and below.options.get("pvid") == part["id"]:
+                problem = f"{part['id']} is the pvid of {below.label}: the host has it untagged; give {below.name} its addresses"
+                raise part.error("id", problem)
 
     def resources(self, part: Declared, host: Host) -> Iterator[Resource]:
         parent = part["parent"]
@@ -54,7 +57,5 @@ class Vlan(link.LinkKind):
         if below is None:
             yield LinkAttribute(parent, "state", "up")
         elif below.options.get("vlan_filtering"):
-            # The host receives only the VLANs that the bridge itself is a member of.
-            mine = [p["id"] for p in host.parts.values() if isinstance(p.kind, Vlan) and p["parent"] == parent]
-            yield PortVlans(parent, 0, values.ranges(mine), own=True)
+            yield link.own_vlans(below, host)
         yield from link.attributes(part, host, part["mac"])

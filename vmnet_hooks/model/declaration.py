@@ -26,7 +26,8 @@ class Required:
 @dataclass(frozen=True)
 class Option:
     """A key of a table in the configuration. `parse` converts the value from TOML and raises ValueError. `doc` is the text that
-    `vmnet-hook options` prints, `example` a value in TOML. If `keys` are given, the value is a table with these keys."""
+    `vmnet-hook options` prints, `example` a value in TOML. If `keys` are given, the value is a table with these keys, or, where
+    it is `listed`, a list of such tables, each of which `parse` converts."""
 
     name: str
     parse: Callable[[object], Any]
@@ -34,6 +35,7 @@ class Option:
     doc: str
     example: str = ""
     keys: tuple["Option", ...] = ()
+    listed: bool = False
 
     @property
     def required(self) -> bool:
@@ -167,6 +169,10 @@ class Config:
                 found.setdefault(name, part)
         return found
 
+    def vids_on(self, name: str) -> tuple[int, ...]:
+        """Return the IDs of the declared VLAN devices on a link."""
+        return tuple(part["id"] for part in self.links.values() if part.options.get("parent") == name)
+
     def part(self, name: str) -> Declared | None:
         """Return the part or the network with this ID; None if it is not declared."""
         network = self.networks.get(name.partition(":")[2])
@@ -215,10 +221,27 @@ def parse_options(rows: Sequence[Option], table: object, where: str) -> dict[str
                 raise ConfigError(f"{key}: missing; {row.doc}")
             result[row.name] = row.default
         elif row.keys:
-            result[row.name] = row.parse(parse_options(row.keys, table[row.name], key))
+            result[row.name] = _tables(row, table[row.name], key)
         else:
             try:
                 result[row.name] = row.parse(table[row.name])
             except ValueError as error:
                 raise ConfigError(f"{key}: {one_line(repr(table[row.name]))[:80]} {error}") from None
     return result
+
+
+def _tables(row: Option, value: object, key: str) -> Any:
+    """Return the value of an option whose value is a table, or a list of tables. Raise ConfigError."""
+    if not row.listed:
+        return row.parse(parse_options(row.keys, value, key))
+    if not isinstance(value, list):
+        raise ConfigError(f"{key}: {one_line(repr(value))[:80]} must be a list of tables, as {row.example}")
+    found = []
+    for number, item in enumerate(value):
+        where = f"{key}[{number}]"
+        options = parse_options(row.keys, item, where)
+        try:
+            found.append(row.parse(options))
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    return tuple(found)

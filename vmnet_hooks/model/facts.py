@@ -81,6 +81,9 @@ class Host:
     vlans: Mapping[tuple[str, int], str] = field(default_factory=dict)
     """The names of the VLAN devices, by parent and VLAN ID."""
 
+    vids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The IDs of the declared VLAN devices, by parent."""
+
     adoptions: Mapping[str, "Adoption"] = field(default_factory=dict)
     """What a bridge takes over, or has taken over, by port: also of ports that it does not adopt any more."""
 

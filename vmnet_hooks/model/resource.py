@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple, Self
 PROTO = 86
 """Our routing protocol number (rt_protos). Every route and rule of ours has it, so that we recognise them without records."""
 
-MAIN_TABLE = 254
+MAIN_TABLE, LOCAL_TABLE = 254, 255
 TABLE = "vmnet"
 """The name of our nft table in each family. For a table of a single link (family netdev), `-` and the link's name follow."""
 
@@ -56,6 +56,10 @@ class Resource:
     """Whether adjacent changes are applied in one transaction of the kernel."""
     marked: ClassVar[bool] = False
     """Whether our objects carry a mark, by which the kernel edge finds them without records."""
+
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the first release did not have: while they are empty, a record leaves them out, so that a process of that
+    release can read it."""
 
     @cached_property
     def key(self) -> str:

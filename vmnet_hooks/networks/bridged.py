@@ -29,7 +29,8 @@ OPTIONS = (
         "vlan",
         values.integer(1, 4094),
         None,
-        "with uplink: the VLAN of the uplink that is the bridge's port; on a VLAN-aware bridge: the guests' untagged VLAN",
+        "with uplink: the VLAN of the uplink that is the bridge's port; on a VLAN-aware bridge: the guests' untagged VLAN; "
+        "default: the bridge's pvid",
         "100",
     ),
     Option("tagged", values.vids, None, "VLAN-aware bridge: the VLANs that guests get tagged", '[10, "20-30"]'),
@@ -212,13 +213,16 @@ def _vlans(vif: Vif, network: Network, host: Host) -> list[Resource]:
         if mine:
             raise network.error("vlan", f"bridge {name} is not VLAN-aware (ip link set {name} type bridge vlan_filtering 1)")
         return []
-    if not mine:
-        raise network.error("vlan", f"bridge {name} is VLAN-aware: name the guests' vlan, or tagged")
+    pvid = part.options.get("pvid") if part else None
+    if not mine and not pvid:
+        raise network.error("vlan", f"bridge {name} is VLAN-aware: name the guests' vlan, or tagged, or the bridge's pvid")
     for port in part.ports if part else ():
         if taken := next((v for v in mine if (port, v) in host.vlans), 0):
             other = host.vlans[port, taken]
             raise network.error("vlan", f"VLAN {taken} of {port} is taken by {other}, so {name} gets none of it; remove {other}")
-    return [PortVlans(vif.ifname, vif.vlan or 0, values.ranges(vif.tagged or ()))]
+    # As on Proxmox, a guest that names no VLAN is in the bridge's own.
+    untagged = vif.vlan or (0 if mine else pvid)
+    return [PortVlans(vif.ifname, untagged or 0, values.ranges(vif.tagged or ()))]
 
 
 def _tap_mac(vif: Vif, host: Host) -> str:

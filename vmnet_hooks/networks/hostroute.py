@@ -190,7 +190,7 @@ def _gateway(network: Network, own: Sequence[values.IPAddress]) -> str:
 def _addresses(network: Network, host: Host) -> list[values.IPAddress]:
     """Return the host's own addresses on `netdev`, without link-local ones."""
     part = host.parts.get(network["netdev"])
-    there = [*host.addresses.get(network["netdev"], ()), *(map(str, part["addresses"]) if part else ())]
+    there = [*host.addresses.get(network["netdev"], ()), *([str(own.ip) for own in part["addresses"]] if part else ())]
     found = [ipaddress.ip_interface(address).ip for address in there]
     return [ip for ip in found if not ip.is_link_local]
 

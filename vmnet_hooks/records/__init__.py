@@ -43,8 +43,11 @@ def encode(resource: Resource | None) -> str | None:
     line: str | None = there.get("line")
     if line is None:
         line = f'{{"kind": "{resource.kind}"'
+        later = resource.later
         for name in _names(resource.kind):
             value = there[name]
+            if name in later and not value:
+                continue
             line += f', "{name}": {_SPELLED.get(type(value), json.dumps)(value)}'
         there["line"] = line = line + "}"
     return line

@@ -178,10 +178,11 @@ def _read(want: Adoption, master: str) -> Adoption | None:
         want.sysctls,
         want.ipv6,
         master,
+        want.bond,
     )
     moved = (have.addresses, have.routes, have.neighbours)
     # A bond may have the port for another link that took over from it.
-    return have if any(moved) or (master == want.joins and not want.master) else None
+    return have if any(moved) or (master == want.joins and not want.bond) else None
 
 
 def _identity(item: str) -> tuple[str, ...]:

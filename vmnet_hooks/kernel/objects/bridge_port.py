@@ -67,7 +67,7 @@ def _read(want: PortVlans) -> PortVlans | None:
             untagged = item["vlan"]
         else:
             tagged.update(range(item["vlan"], item.get("vlanEnd", item["vlan"]) + 1))
-    return PortVlans(want.ifname, untagged, ranges(tagged), want.own) if untagged or tagged else None
+    return PortVlans(want.ifname, untagged, ranges(tagged), want.own, want.adopted) if untagged or tagged else None
 
 
 def _bring(want: PortVlans, have: PortVlans | None, view: View) -> None:

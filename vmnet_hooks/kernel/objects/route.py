@@ -18,7 +18,7 @@ Dumps = dict[tuple[int, int, str, int], dict[str, Route]]
 
 
 class Routes(Edge[Route]):
-    in_the_way = "the host has another such route; remove that one, or `gateway` from the declaration"
+    in_the_way = "the host has another such route; remove that one, or `gateway` or the route from the declaration"
 
     def read(self, wanted: Sequence[Route], view: View) -> Iterable[Route]:
         dumps: Dumps = {}
@@ -78,12 +78,12 @@ def _lookup(want: Route, view: View) -> wire.RouteMessage | None:
 
 def _route(found: wire.RouteMessage, dev: str) -> Route:
     metric = Route.declared_metric(found.metric, ":" in found.dst)
-    return Route(found.table, found.dst, dev, found.via, found.proto, found.src, metric)
+    return Route(found.table, found.dst, dev, found.via, found.proto, found.src, metric, found.mtu)
 
 
 def _encoded(route: Route, view: View) -> wire.RouteMessage:
     index = view.netlink.index(route.dev)
-    return wire.RouteMessage(route.table, route.dst, index, route.via, route.proto, route.src, route.priority)
+    return wire.RouteMessage(route.table, route.dst, index, route.via, route.proto, route.src, route.priority, route.mtu)
 
 
 class Rules(Edge[Rule]):

@@ -25,7 +25,7 @@ class _Addressed(OnLink):
 
 @dataclass(frozen=True)
 class Address(_Addressed):
-    """An address (with prefix length) on a link."""
+    """An address (with prefix length) on a link; with the other end of a point-to-point link as ADDRESS peer PEER/LENGTH."""
 
     address: str
 
@@ -39,7 +39,9 @@ class Address(_Addressed):
 
     @property
     def broadcast(self) -> str:
-        """The standard broadcast address, as other network programs set it; "" for IPv6 and for /31 and /32."""
+        """The standard broadcast address, as other network programs set it; "" for IPv6, for /31 and /32, and with a peer."""
+        if " " in self.address:
+            return ""
         network = ip_interface(self.address).network
         return str(network.broadcast_address) if network.version == 4 and network.prefixlen < 31 else ""
 

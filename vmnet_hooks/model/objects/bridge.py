@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
 
-from ...values import numbers, ranges
-from ..resource import PROTO, Keys, OnLink, Resource, dev
+from ...values import host, numbers, ranges
+from ..resource import MAIN_TABLE, PROTO, Keys, OnLink, Resource, dev
 from .address import Address
 from .link import LinkAttribute
 from .route import Route
@@ -44,10 +44,18 @@ class PortVlans(Resource):
     untagged: int
     tagged: str
     own: bool = False
+    adopted: bool = field(default=False, compare=False)
+    """Whether the port joins the bridge by an adoption."""
 
     kind = "vlans"
     rank = 27
     composite = True
+    later = frozenset(("adopted",))
+
+    @property
+    def order(self) -> float:
+        # A port has VLANs only in a bridge.
+        return Adoption.rank + 0.5 if self.adopted else self.rank
 
     @cached_property
     def key(self) -> str:
@@ -109,14 +117,16 @@ class Adoption(Resource):
     ipv6: bool = False
     """Whether the port had IPv6 enabled; a port must not."""
     master: str = field(default="", compare=False)
-    """As found: the link whose port it is now. As wanted: the bond that it joins, which takes only ports that are down; "" if it
-    joins `bridge`, a bridge, itself."""
+    """The link whose port it is now."""
+    bond: str = ""
+    """The bond that the port joins, which takes only ports that are down; "" if it joins `bridge`, a bridge, itself."""
 
     kind = "adoption"
     rank = 34
     composite = True
     hides = True
     moves = True
+    later = frozenset(("bond",))
 
     @cached_property
     def key(self) -> str:
@@ -137,7 +147,7 @@ class Adoption(Resource):
     @property
     def joins(self) -> str:
         """The link whose port the port becomes."""
-        return self.master or self.bridge
+        return self.bond or self.bridge
 
     def covers(self, have: Resource) -> bool:
         return isinstance(have, Adoption) and have.master == self.joins and not self._lacking(have)
@@ -185,16 +195,18 @@ class Adoption(Resource):
         """Whether a resource of a bridge that does not adopt its port is a part of this."""
         match resource:
             case Address():
-                return resource.ifname == self.bridge and any(resource.address == item.split()[0] for item in self.addresses)
+                return resource.ifname == self.bridge and resource.address in map(address_of, self.addresses)
             case Route():
-                return resource.dev == self.bridge and resource.via in self.gateways
+                return resource.dev == self.bridge and _way_of(resource) in map(_way, self.routes)
         return self.is_joined_by(resource) or resource.key in {before.key for before in self.port_before}
 
-    def beyond(self, addresses: Container[str], gateways: Container[str]) -> list[str]:
-        """Return what of this a link with these addresses (with prefix lengths) and default gateways would not have."""
-        mine = [words[0] if words[1:2] != ["peer"] else " ".join(words[:3]) for words in map(str.split, self.addresses)]
-        routes = [f"route {item.partition(' dev ')[0]}" for item in self.routes if _gateway(item) not in gateways]
-        return [*(address for address in mine if address not in addresses), *routes]
+    def beyond(self, addresses: Container[str], routes: Iterable[Route]) -> list[str]:
+        """Return what of this a link with these addresses and routes would not have."""
+        ways = set(map(_way_of, routes))
+        return [
+            *(address for address in map(address_of, self.addresses) if address not in addresses),
+            *(f"route {item.partition(' dev ')[0]}" for item in self.routes if _way(item) not in ways),
+        ]
 
     def _lacking(self, have: "Adoption") -> list[str]:
         """What the bridge does not have."""
@@ -218,8 +230,8 @@ class Adoption(Resource):
         if not to_bridge:
             # A bond sets a port down that it lets go.
             must = [f"{port} nomaster", f"{port} up", *must]
-        elif self.master:
-            must += [f"{port} down", f"{port} master {self.master}", f"{port} up"]
+        elif self.bond:
+            must += [f"{port} down", f"{port} master {self.bond}", f"{port} up"]
         else:
             # It may leave a bond.
             must += [f"{port} master {new}", f"{port} up"]
@@ -253,11 +265,26 @@ class Adoption(Resource):
         return self._script(to_bridge=False)
 
 
+def address_of(item: str) -> str:
+    """The address of an item, as Address has it."""
+    words = item.split()
+    return " ".join(words[:3]) if words[1:2] == ["peer"] else words[0]
+
+
+def _way(item: str) -> tuple[int, str, str]:
+    """The table, destination and gateway of a route."""
+    words = item.split()
+    values = dict(zip(words, words[1:], strict=False))
+    dst = words[0] if "/" in words[0] or ":" not in words[0] and "." not in words[0] else host(words[0])
+    return int(values.get("table", MAIN_TABLE)), dst, values.get("via", "")
+
+
+def _way_of(route: Route) -> tuple[int, str, str]:
+    return route.table, route.dst, route.via
+
+
 def _gateway(route: str) -> str:
     """The gateway of a default route; "" if the route is none, or has none."""
-    words = route.split()
-    if words[0] not in ("0.0.0.0/0", "::/0") or "via" not in words:
-        return ""
-    address = words[words.index("via") + 1]
-    # `via inet6 fe80::1`: an IPv4 route through an IPv6 neighbour.
-    return "" if address in ("inet", "inet6") else address
+    _, dst, via = _way(route)
+    # `via inet6 fe80::1` is an IPv4 route through an IPv6 neighbour.
+    return via if dst in ("0.0.0.0/0", "::/0") and via not in ("inet", "inet6") else ""

@@ -13,7 +13,8 @@ KERNEL_PROTO = 2
 
 @dataclass(frozen=True)
 class Route(Resource):
-    """A unicast route. `dst` has a prefix length (0.0.0.0/0 and ::/0 are the defaults); `via` makes it `onlink`."""
+    """A unicast route. `dst` has a prefix length (0.0.0.0/0 and ::/0 are the defaults); `via` makes it `onlink`, and may be an
+    IPv6 address for IPv4 too (RFC 5549)."""
 
     table: int
     dst: str
@@ -24,10 +25,13 @@ class Route(Resource):
     """The preferred source address; "" leaves it to the kernel."""
     metric: int = 0
     """0 is the kernel's default."""
+    mtu: int = 0
+    """Bytes; 0: that of the link."""
 
     kind = "route"
     rank = 50
     marked = True
+    later = frozenset(("mtu",))
 
     @property
     def family(self) -> int:
@@ -81,15 +85,19 @@ class Route(Resource):
     def covers(self, have: Resource) -> bool:
         if not isinstance(have, Route) or (self.dev, self.via) != (have.dev, have.via):
             return False
+        if self.mtu != have.mtu and (self.mtu or have.ours):
+            return False
         return not self.src or self.src == have.src
 
     def _words(self) -> str:
         dst = "default" if self.dst.endswith("/0") else self.dst
-        via = f" via {self.via}" if self.via else ""
+        inet6 = "inet6 " if self.family == 4 and ":" in self.via else ""
+        via = f" via {inet6}{self.via}" if self.via else ""
         onlink = " onlink" if self.via else ""
         src = f" src {self.src}" if self.src else ""
         metric = f" metric {self.metric}" if self.metric else ""
-        return f"{dst}{via} {dev(self.dev)} table {self.table} proto {self.proto}{src}{metric}{onlink}"
+        mtu = f" mtu {self.mtu}" if self.mtu else ""
+        return f"{dst}{via} {dev(self.dev)} table {self.table} proto {self.proto}{src}{metric}{mtu}{onlink}"
 
     def set_command(self, have: Self | None) -> str:
         return f"{ip(self.dst)} route {'replace' if have else 'add'} {self._words()}"
