@@ -6,6 +6,7 @@ parts        declared parts of the host as owners;  owners: what owners in the r
 guests       plug and unplug NICs;  migration: cut a guest over that comes in
 host         bring parts up and down;  takeover: guard a bridge that takes over a live port
 check        compare configuration, records and kernel;  repair: remove the differences;  healing: the agent's share of that
+claims       compare what claims say now with what running guests were given
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..declared import compose, configuration
 from ..model import facts
-from ..model.declaration import Config
+from ..model.declaration import Config, Network
 from ..model.objects import FORWARDING_GATE, Sysctl
 from ..model.owner import GuestOwner
 from ..model.plan import Plan
@@ -60,9 +61,9 @@ class Session(NamedTuple):
 
 @contextmanager
 def open(declared: Config | None = None) -> Iterator[Session]:
-    """A session on this host with sockets and records of its own, which are closed at the end. Without `declared`, load the
-    configuration. Raises VmnetError."""
-    declared = declared or configuration.load()
+    """A session on this host with sockets and records of its own, which are closed at the end. Without `declared`, what can be
+    used of the configuration. Raises VmnetError."""
+    declared = declared or configuration.usable()
     with closing(edge()()) as kernel, closing(Store()) as records:
         yield Session(declared, kernel, records)
 
@@ -97,6 +98,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
     ports = [port for part in parts.values() for port in part.ports if port not in parts]
     # A network whose gateway is another link's address.
     networks = config.networks.values()
+    hinted = [part for part in config.hints if isinstance(part, Network)]
     ports += [name for network in networks for name in network.mode.addressed(network) if name in names]
     host = kernel.host(names, ports)
     masters = [link.master for name in dict.fromkeys(ports) if (link := host.links.get(name))]
@@ -107,9 +109,9 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         host,
         router6=_forwards6(session, host),
         parts=parts,
-        nats=tuple(part for part in config.parts.values() if part.kind.translates),
+        nats=tuple(part for part in (*config.parts.values(), *config.hints) if part.kind.translates),
         adoptions=_adoptions(session, bridges, host, adopt) if bridges else {},
-        uplinks6=frozenset(name for network in networks for name in network.mode.links6(network)),
+        uplinks6=frozenset(name for network in (*networks, *hinted) for name in network.mode.links6(network)),
     )
 
 
