@@ -492,3 +492,14 @@ def test_a_declared_network_of_the_bridge(one):
         online(vif)
         assert link(one, "vif1.0")["linkinfo"]["info_slave_data"]["isolated"]
         offline(vif)
+
+
+def test_a_guest_that_another_script_set_up(one):
+    """It is in the list, with why nothing is set up for it; names of guests are those of xenstore."""
+    vif = one.vif(1, 0, script="vif-bridge", bridge="br0")
+    (row,) = json.loads(one.host.cli("status", "--json").stdout)
+    assert (row["domain"], row["ifname"], row["mac"], row["state"]) == ("dom1", "vif1.0", vif.mac, "unclaimed")
+    done = one.host.cli("check", "dom1")
+    assert (done.returncode, done.stdout) == (0, "nothing is set up for dom1\n"), done
+    done = one.host.cli("check", "dom11")
+    assert done.returncode == 2 and "did you mean dom1?" in done.stderr, done

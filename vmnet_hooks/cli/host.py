@@ -33,9 +33,11 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
     answered before does not answer afterwards, the whole change is rolled back.
     """
     # Not needed for completion.
+    from ..declared import configuration
     from ..engine import host, takeover
 
-    with opened() as session:
+    # All that is declared: nothing of it may be broken.
+    with opened(None if names else configuration.load()) as session:
         if not (names or session.config.parts or session.config.networks or session.records.of_host()):
             click.echo("nothing is declared")
             return
