@@ -260,6 +260,16 @@ def test_start_of_a_plain_qemu_guest_needs_no_libvirtd(run, host):
     assert run("check").output == "ok\n"
 
 
+def test_start_announces_who_was_not_announced(run, host):
+    plain = started(host, nic())
+    (owner,) = host.kept().nics()
+    host.kept().commit([], {replace(owner, phase="plugged", since=0.0): [*host.kept().claimed(owner.id)]}, {}, {})
+    found = run("check", plain.name)
+    assert found.exit_code == 1 and "t1.0: the guest runs and was not announced" in found.output, found.output
+    assert run("start", "d1").exit_code == 0
+    assert run("check").output == "ok\n" and host.kept().nics()[0].phase == "active"
+
+
 def test_start_of_a_guest_that_is_not_there(run, host):
     done = run("start", "d1")
     assert done.exit_code == 1 and done.output == "vmnet-hook: libvirt: Failed to connect\n"
