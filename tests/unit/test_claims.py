@@ -260,6 +260,17 @@ def test_start_of_a_plain_qemu_guest_needs_no_libvirtd(run, host):
     assert run("check").output == "ok\n"
 
 
+def test_start_of_a_guest_that_nothing_claims_any_more(run, host):
+    """It keeps its filter until the admin says that it is not to."""
+    started(host, nic())
+    write(host, "")
+    before = host.kernel.snapshot()
+    done = run("start", "d1")
+    assert done.exit_code == 2 and "`vmnet-hook repair d1` takes down" in done.output and host.kernel.snapshot() == before
+    assert run("repair", "d1").exit_code == 0 and not host.kept().nics()
+    assert "repair" not in run("start", "d1").output
+
+
 def test_start_announces_who_was_not_announced(run, host):
     plain = started(host, nic())
     (owner,) = host.kept().nics()

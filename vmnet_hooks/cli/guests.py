@@ -64,11 +64,13 @@ def start(domain: str, xml: str | None, by: str | None) -> None:
                 raise
             _start_described(domain, known)
             return
-        owners = guests.plug(session, guest, frontend)
-        if not owners:
+        bound = guests.bind(guest, session.config)
+        if not bound:
+            stays = f"; `vmnet-hook repair {domain}` takes down what is set up" if session.records.owners(domain=domain) else ""
             raise InputError(
-                f"{domain}: nothing claims any of its NICs; see `vmnet-hook set --help`, and domains.d in vmnet.toml(5)"
+                f"{domain}: nothing claims any of its NICs; see `vmnet-hook set --help`, and GUESTS in vmnet.toml(5){stays}"
             )
+        owners = guests.plug(session, guest, frontend, bound=bound)
         guests.activate(session.config, session.records, announcement.announce, guest)
     _report("start", domain, owners)
 
