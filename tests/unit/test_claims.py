@@ -203,12 +203,22 @@ def test_a_reconnect_keeps_what_a_guest_was_given(edited, host):
     assert [found.addresses[:1] for found in host.kept().nics(network="public")] == [("192.0.2.10",)]
 
 
-@pytest.mark.parametrize(("known", "age", "late"), [(True, 0.0, True), (False, 0.0, False), (False, 200.0, True)])
-def test_a_guest_that_was_not_announced(known, age, late, host, monkeypatch):
+@pytest.mark.parametrize(
+    ("known", "age", "sent", "late"),
+    [
+        (True, 0.0, False, True),
+        (False, 0.0, True, False),
+        (False, 20.0, False, False),
+        (False, 20.0, True, True),
+        (False, 200.0, False, True),
+    ],
+)
+def test_a_guest_that_was_not_announced(known, age, sent, late, host, monkeypatch):
     there = domain("192.0.2.10")
     host.add_taps(there)
     host.plug(there)
     now = time.time() + age
+    monkeypatch.setattr(host.kernel, "has_sent", lambda _: sent)
     monkeypatch.setattr(claims.time, "time", lambda: now)
     running_now = {uuid(1): there} if known else {}
     found = what(host.check(running=running_now))

@@ -63,7 +63,7 @@ def check(session: Session, domain: str = "", gone: Collection[str] = (), runnin
         reported: set[str] = set()
         for owner in owners:
             drifts += [_departed(owner)] if owner in departed else _of_owner(session, owner, claimed, current, reported)
-            drifts += [] if owner in departed else [Drift(*found) for found in claims.unannounced(owner, running)]
+            drifts += [] if owner in departed else [Drift(*found) for found in claims.unannounced(session, owner, running)]
         living = [owner for owner in owners if owner not in departed]
         drifts += [Drift(*found) for found in claims.differences(session, living, running, domain)]
         if not domain:

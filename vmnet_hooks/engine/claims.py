@@ -25,6 +25,10 @@ can't be asked, or that describes none, are not in it. A partial one tells of so
 KEPT = "correct the claim; until then the NIC keeps what it was given"
 
 
+STARTED_SECONDS = 10.0
+"""How long the hypervisor may take, at most, from the guest's first frame to the hook that says that it runs."""
+
+
 class Found(NamedTuple):
     """The fields of a check.Drift."""
 
@@ -85,11 +89,13 @@ def by_name(session: Session, name: str) -> tuple[Domain, str] | None:
     return (domain, known[0].frontend if known else ASKED_FOR) if domain.vifs else None
 
 
-def unannounced(owner: Owner, running: Running) -> Iterator[Found]:
+def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Found]:
     """A NIC that was plugged, and whose guest runs without that its hook for that was called: libvirtd was killed in between."""
     if not isinstance(owner, Nic) or owner.phase != "plugged":
         return
-    if _whole(running.get(owner.domain_id)) or time.time() - owner.since > PREPARE_SECONDS:
+    age = time.time() - owner.since
+    runs = _whole(running.get(owner.domain_id)) or (age > STARTED_SECONDS and session.kernel.has_sent(owner.ifname))
+    if runs or age > PREPARE_SECONDS:
         what = f"{owner.ifname}: the guest runs and was not announced"
         yield Found("unannounced", what, _start(owner.domain), owner.label, owner.id)
 
