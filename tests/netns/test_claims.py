@@ -5,8 +5,10 @@ With a guest of plain QEMU, on a host that has no libvirtd.
 from __future__ import annotations
 
 import pytest
+from lab.capture import Capture
+from lab.domains import Interface
 from lab.nodes import Node, wire
-from lab.routed import eventually, reach
+from lab.routed import call, eventually, reach
 from lab.single import Single
 
 CONFIG = '[networks.hosting]\nmode = "hostroute"\nnetdev = "eth9"\n\n[networks.lan]\nmode = "bridged"\nbridge = "br0"\n'
@@ -59,6 +61,23 @@ def test_an_address_less(one):
     assert f"is to have {NEW}, not {OLD}" in command(one, "check", status=1)
     command(one, "repair")
     assert eventually(lambda: answers(one, NEW)) and not answers(one, OLD)
+
+
+def test_a_guest_that_was_not_announced(one):
+    """libvirtd was killed between `start` and `started`, and does not run. The guest has sent frames: it runs."""
+    nic = Interface(MAC, "tap0", "hosting", [OLD])
+    command(one, "stop", "web1")
+    one.host.domain_toml("web1", None)
+    call(one.host, "web1", "start", nic)
+    assert eventually(lambda: answers(one, OLD))
+    assert command(one, "check").startswith("ok"), "the hook for that may still come"
+    said = "tap0: the guest runs and was not announced"
+    assert eventually(lambda: said in one.host.cli("check").stdout, 20)
+    assert "vmnet-hook start web1" in command(one, "check", status=1)
+    with Capture(one.peer, "eth9", "arp") as seen:
+        command(one, "start", "web1")
+    assert seen.having(OLD), str(seen)
+    assert command(one, "check").startswith("ok") and "active" in command(one, "status")
 
 
 def test_another_guests_section_is_broken(one):

@@ -218,7 +218,7 @@ def test_a_guest_that_was_not_announced(known, age, sent, late, host, monkeypatc
     host.add_taps(there)
     host.plug(there)
     now = time.time() + age
-    monkeypatch.setattr(host.kernel, "has_sent", lambda _: sent)
+    monkeypatch.setattr(host.kernel, "has_sent", lambda _, surely: sent)
     monkeypatch.setattr(claims.time, "time", lambda: now)
     running_now = {uuid(1): there} if known else {}
     found = what(host.check(running=running_now))
@@ -279,6 +279,18 @@ def test_start_of_a_guest_that_nothing_claims_any_more(run, host):
     assert done.exit_code == 2 and "`vmnet-hook repair d1` takes down" in done.output and host.kernel.snapshot() == before
     assert run("repair", "d1").exit_code == 0 and not host.kept().nics()
     assert "repair" not in run("start", "d1").output
+
+
+def test_start_of_a_libvirt_guest_while_libvirtd_is_down(run, host):
+    """What its metadata says now is not known: it is what it was given. domains.d is read."""
+    there = guest(1, ("public", ["192.0.2.10"]), ("public", ["192.0.2.20"]))
+    host.add_taps(there)
+    host.plug(replace(there, claims=there.claims[:1]))
+    write(host, f'[[interfaces]]\nmac = "{mac(1, 1)}"\nifname = "t1.1"\nnetwork = "public"\nips = ["192.0.2.21"]\n')
+    done = run("start", "d1")
+    assert done.exit_code == 0 and "taken from the records" in done.output
+    assert [(found.phase, found.addresses[0]) for found in host.kept().nics()] == [("active", "192.0.2.10")]
+    assert run("check").output == "ok\n"
 
 
 def test_start_announces_who_was_not_announced(run, host):

@@ -242,8 +242,8 @@ def repair(domain: str, to_json: bool) -> None:
 
 
 def _describe(session: "Session", name: str, xml: str | None) -> tuple[Domain, str]:
-    """Return the guest that a file, libvirt, or domains.d and the records (plain QEMU's) describe, and its front end. Raise
-    VmnetError."""
+    """Return the guest that a file, libvirt, or the records and domains.d (plain QEMU's, or if libvirt can't be asked) describe,
+    and its front end. Raise VmnetError."""
     # Not needed for completion.
     from ..engine import claims
     from ..frontends import libvirt, libvirt_connection
@@ -252,10 +252,13 @@ def _describe(session: "Session", name: str, xml: str | None) -> tuple[Domain, s
         return _parsed(xml, name), "cli"
     try:
         return libvirt.parse_domain(libvirt_connection.domain_xml(name), name), "cli"
-    except libvirt_connection.LibvirtError:
-        if found := claims.by_name(session, name):
-            return found
-        raise
+    except libvirt_connection.LibvirtError as error:
+        found = claims.by_name(session, name)
+        if found is None or (found[0].uuid and isinstance(error, libvirt_connection.NoDomain)):
+            raise
+        if found[0].uuid:
+            click.echo(f"{error}; taken from the records and domains.d", err=True)
+        return found
 
 
 def _parsed(xml: str, name: str) -> Domain:

@@ -79,14 +79,21 @@ def set_up(session: Session, edit: Edit, announce: Callable[[guests.Announcement
 
 
 def by_name(session: Session, name: str) -> tuple[Domain, str] | None:
-    """A running guest that no hypervisor describes (plain QEMU's), by the records and domains.d, and its front end. None if there
-    is no such guest. Raises ConfigError."""
-    recorded = session.records.nics(domain=name)
-    if any(nic.domain_id != id_by_name(name) for nic in recorded):
-        return None
-    known = [nic for nic in recorded if lives(session, nic)]
-    domain = _described(session, known, claims(session.config, name), name)
+    """A running guest whose hypervisor can't be asked, or that has none (plain QEMU's), by the records and domains.d, and its
+    front end. What may be claimed elsewhere is as it was given. None if there is no such guest. Raises ConfigError."""
+    known = [nic for nic in session.records.nics(domain=name) if lives(session, nic)]
+    found = claims(session.config, name)
+    if told := [nic for nic in known if nic.domain_id != id_by_name(name)]:
+        unclaimed = [nic for nic in told if not any(claim.mac == nic.mac or claim.ifname == nic.ifname for claim in found)]
+        domain = replace(_described(session, told, found, name), claims=tuple(map(_given, unclaimed)))
+        return domain, told[0].frontend
+    domain = _described(session, known, found, name)
     return (domain, known[0].frontend if known else ASKED_FOR) if domain.vifs else None
+
+
+def _given(nic: Nic) -> Claim:
+    """What a NIC was given, as a claim."""
+    return Claim(nic.network, nic.mac, nic.ifname, nic.addresses, nic.filter, f"{nic.domain}: records", nic.vlan, nic.tagged)
 
 
 def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Found]:
@@ -94,7 +101,7 @@ def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Fo
     if not isinstance(owner, Nic) or owner.phase != "plugged":
         return
     age = time.time() - owner.since
-    runs = _whole(running.get(owner.domain_id)) or (age > STARTED_SECONDS and session.kernel.has_sent(owner.ifname))
+    runs = _whole(running.get(owner.domain_id)) or (age > STARTED_SECONDS and session.kernel.has_sent(owner.ifname, surely=False))
     if runs or age > PREPARE_SECONDS:
         what = f"{owner.ifname}: the guest runs and was not announced"
         yield Found("unannounced", what, _start(owner.domain), owner.label, owner.id)

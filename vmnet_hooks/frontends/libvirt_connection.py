@@ -28,6 +28,10 @@ class LibvirtError(Unreachable):
     """libvirt refused the request, or can't be reached."""
 
 
+class NoDomain(LibvirtError):
+    """libvirt knows no domain of that name."""
+
+
 @contextmanager
 def _connection() -> Iterator[Any]:
     if libvirt is None:
@@ -40,7 +44,8 @@ def _connection() -> Iterator[Any]:
         finally:
             connection.close()
     except libvirt.libvirtError as error:
-        raise LibvirtError(f"libvirt: {one_line(error)}") from None
+        kind = NoDomain if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else LibvirtError
+        raise kind(f"libvirt: {one_line(error)}") from None
 
 
 def domain_xml(name: str) -> bytes:
