@@ -22,6 +22,7 @@ from vmnet_hooks.frontends import libvirt_connection, running
 from vmnet_hooks.hook import events
 from vmnet_hooks.kernel import announcement
 from vmnet_hooks.model.guest import Action, Claim, Domain, GuestEvent, Vif
+from vmnet_hooks.model.objects import TableName
 from vmnet_hooks.records import store
 
 ROUTED = PUBLIC + V4 + V6
@@ -358,6 +359,14 @@ def test_what_there_is_is_shown(text, command, run, host):
     host.kernel.remove_link("t1.0")
     done = run("check")
     assert done.exit_code == 2 and "t1.0 is gone" in done.output
+
+
+def test_the_name_of_a_broken_networks_table_is_no_leftover(run, host):
+    host.kernel.put(TableName(222, "routed"))
+    assert run("check").output == "ok\n"
+    (host.path / "etc" / "vmnet.toml").write_text(ROUTED.replace("uplink", "uplnk") + LAN)
+    done = run("check")
+    assert done.exit_code == 2 and "ok" in done.output.splitlines() and "rt_tables" not in done.output
 
 
 def test_repair_refuses(run, host):

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from ..model.declaration import Config
-from ..model.objects import LinkAttribute, Neighbour, NftElement, NftTable
+from ..model.objects import LinkAttribute, Neighbour, NftElement, NftTable, TableName
 from ..model.objects.bridge import FdbEntry
 from ..model.owner import Nic, Owner, part_label
 from ..model.resource import Resource
@@ -130,7 +130,9 @@ def orphans(session: Session, claimed: Mapping[str, Resource]) -> dict[str, Reso
     """What carries our mark in the kernel, but is not among what is claimed."""
     networks = session.config.networks.values()
     kept = {resource.key for network in networks for resource in network.mode.kept_over_boots(network)}
-    return {key: r for key, r in session.kernel.ours().items() if key not in claimed and key not in kept}
+    found = {key: r for key, r in session.kernel.ours().items() if key not in claimed and key not in kept}
+    # A broken network may keep the name of its table.
+    return {key: r for key, r in found.items() if not (session.config.broken and isinstance(r, TableName))}
 
 
 def is_declared(config: Config, resource: Resource) -> bool:
