@@ -14,7 +14,14 @@ class InputError(VmnetError):
 
 
 class ConfigError(InputError):
-    """A configuration file is not valid. The message starts with the file's name and the key."""
+    """A configuration file is not valid. The message starts with the file's name and the key. `more` are further mistakes in the
+    same table."""
+
+    more: tuple["ConfigError", ...] = ()
+
+
+class Unread(ConfigError):
+    """A file can't be read at all, or is no TOML: what it declares is not known."""
 
 
 class NotYet(ConfigError):

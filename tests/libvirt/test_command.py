@@ -141,6 +141,37 @@ def test_damage_is_found_and_repaired(lab):
     lab.assert_clean()
 
 
+def test_an_edit_of_a_running_domain(lab):
+    """`check` tells of an edit of the metadata, and of a NIC that nothing claims; each remedy is followed."""
+    host = lab.host
+    host.create(domain_xml("dom1", [ROUTED, BRIDGED, Nic("52:54:00:aa:00:12", dev="tap2")]), "--paused")
+    command(lab, "check")
+    rows = {row["ifname"]: row["state"] for row in json.loads(command(lab, "status", "--json"))}
+    assert rows["tap2"] == "unclaimed" and rows["tap0"] == "ok"
+    command(lab, "set", "dom1", MAC, "--network", "public", "--ip", "192.0.2.11", "--ip", "2001:db8::10")
+    assert "tap0: is to have 192.0.2.11, not 192.0.2.10" in command(lab, "check", status=1)
+    command(lab, "repair")
+    command(lab, "check", "dom1")
+    assert "192.0.2.11 dev tap0" in host.run("ip -4 route show table 222").stdout
+    command(lab, "set", "dom1", "52:54:00:aa:00:12", "--network", "public", "--ip", "192.0.2.12", "--ip", "2001:db8::12")
+    assert "tap2: network public claims it, and it is not set up" in command(lab, "check", status=1)
+    command(lab, "start", "dom1")
+    command(lab, "check")
+    command(lab, "unset", "dom1", MAC)
+    assert "tap0: nothing claims it for network public any more" in command(lab, "check", status=1)
+    # libvirtd's own restart is no start of the guest.
+    host.stop_libvirtd()
+    host.start_libvirtd()
+    assert "192.0.2.11 dev tap0" in host.run("ip -4 route show table 222").stdout
+    command(lab, "repair", "dom1")
+    command(lab, "check")
+    assert "192.0.2.11 dev tap0" not in host.run("ip -4 route show table 222").stdout
+    assert "did you mean dom1?" in command(lab, "check", "dom2", status=2)
+    host.virsh("destroy", "dom1")
+    lab.assert_clean()
+    command(lab, "check", "dom1", status=2)
+
+
 def test_unknown_domain(lab):
     for words in (("start", "dom9"), ("stop", "dom9"), ("plan", "dom9")):
         done = lab.host.cli(*words)

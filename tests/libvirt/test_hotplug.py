@@ -81,7 +81,8 @@ def detach(lab, nic: str, domain: str = "dom1") -> None:
 
 def records(lab) -> dict[str, dict]:
     """What is set up, by tap."""
-    return {row["ifname"]: row for row in json.loads(lab.host.cli("status", "--json").stdout) if row["domain"]}
+    rows = json.loads(lab.host.cli("status", "--json").stdout)
+    return {row["ifname"]: row for row in rows if row["domain"] and row["state"] != "unclaimed"}
 
 
 def set_up(lab, *taps: str, timeout: float = 10) -> float:

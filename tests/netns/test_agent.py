@@ -7,10 +7,12 @@ The number of cycles of `test_killed_again_and_again` is VMNET_CYCLES, 60 if not
 import json
 import os
 import random
+import re
 import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -187,6 +189,14 @@ def test_a_configuration_that_can_not_be_used(one, agent):
         assert "tap15" in one.host.cli("stop", "dom1").stdout
         said = follower.recv(1 << 16).decode()
         assert "the old one stands" in said and "networks.public.mode: 7 is not a mode" in said, said
+        shown = one.host.cli("status")
+        assert re.search(
+            r"by the configuration read at \d\d:\d\d:\d\d; the one on disk can't be used: .*mode: 7", shown.stderr
+        ), shown
+        assert shown.returncode == 2
+        one.host.config("rubbish")
+        refused = call(one.host, "dom2", "start", replace(nics[0], network="dmz"), check=False)
+        assert re.search(r"no network 'dmz' .*\(by the configuration read at .*vmnet.toml: not TOML", refused), refused
         one.host.config((PUBLIC + LAN).replace("table = 222", "table = 223"))
         one.start("dom1", *nics)
         assert "192.0.2.15" in one.host.run("ip route show table 223").stdout

@@ -175,6 +175,16 @@ def test_a_nic_is_missing(host):
     assert host.unreached() == [] and exists(host.node, "br0") and not exists(host.node, "br9")
 
 
+def test_a_mistake_elsewhere_at_boot(host):
+    """By hand it is refused. At boot the host must be reached, and nothing that is up goes down for it."""
+    broken = ADOPT + "[bridges.br9]\nportz = []\n"
+    assert "unknown key 'portz'" in host.up(broken, status=2) and not exists(host.node, "br0")
+    output = host.up(broken, "--wait", "1", status=2)
+    assert "up bridge br0" in output and "unknown key 'portz'" in output and host.unreached() == []
+    output = host.up(ADOPT.replace("ports", "portz"), "--wait", "1", status=2)
+    assert "unknown key 'portz'" in output and exists(host.node, "br0") and host.unreached() == []
+
+
 def test_what_stays_is_said(host):
     host.node.config('[bridges.br1]\n[networks.lan]\nmode = "bridged"\nbridge = "br1"\n')
     host.node.cli("up")

@@ -492,3 +492,35 @@ def test_a_declared_network_of_the_bridge(one):
         online(vif)
         assert link(one, "vif1.0")["linkinfo"]["info_slave_data"]["isolated"]
         offline(vif)
+
+
+def test_a_guest_that_another_script_set_up(one):
+    """It is in the list, with why nothing is set up for it; names of guests are those of xenstore."""
+    vif = one.vif(1, 0, script="vif-bridge", bridge="br0")
+    (row,) = json.loads(one.host.cli("status", "--json").stdout)
+    assert (row["domain"], row["ifname"], row["mac"], row["state"]) == ("dom1", "vif1.0", vif.mac, "unclaimed")
+    done = one.host.cli("check", "dom1")
+    assert (done.returncode, done.stdout) == (0, "nothing is set up for dom1\n"), done
+    done = one.host.cli("check", "dom11")
+    assert done.returncode == 2 and "did you mean dom1?" in done.stderr, done
+
+
+def test_an_edit_of_domains_d_while_the_guest_runs(one):
+    """`start` knows by the records that the guest is Xen's; `repair` has the NIC as its script had it."""
+    vif = guest(one)
+    with plugged(one, vif):
+        claim = f'[[interfaces]]\nmac = "{vif.mac}"\nnetwork = "lan"\nips = ["10.7.0.{{last}}"]\n'
+        try:
+            one.host.config('[networks.lan]\nmode = "bridged"\nbridge = "br0"\n')
+            for last, words in ((10, ("start", "dom1")), (99, ("repair",)), (10, ("repair", "dom1"))):
+                one.host.domain_toml("dom1", claim.format(last=last))
+                found = one.host.cli("check")
+                assert found.returncode == 1 and f"is to have 10.7.0.{last}" in found.stdout, found
+                done = one.host.cli(*words)
+                assert done.returncode == 0, done
+                found = one.host.cli("check")
+                assert (found.returncode, found.stdout) == (0, "ok\n"), found
+                assert eventually(lambda is_own=last == 10: (reach([(vif.guest, LAN_PEER)], wait=1) == []) is is_own)
+        finally:
+            one.host.config("")
+            one.host.domain_toml("dom1", None)

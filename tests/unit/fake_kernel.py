@@ -218,7 +218,7 @@ class FakeKernel:
             vlan_filtering=dict(made.options).get("vlan_filtering") == "1",
         )
 
-    def has_sent(self, ifname: str) -> bool:
+    def has_sent(self, ifname: str, surely: bool = True) -> bool:
         return ifname in self.heard
 
     def ports(self, ifname: str) -> list[str]:

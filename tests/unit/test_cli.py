@@ -49,7 +49,7 @@ def test_validate(run, tmp_path):
     result = run("validate", "--config-dir", str(tmp_path))
     assert (result.exit_code, result.output) == (0, "ok: 3 networks, 1 domains\n")
     result = run("validate", "--config-dir", str(tmp_path), "--json")
-    assert json.loads(result.output) == {"networks": ["public", "edge", "lan"], "parts": [], "domains": ["web"]}
+    assert json.loads(result.output) == {"networks": ["public", "edge", "lan"], "parts": [], "domains": ["web"], "errors": []}
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,9 @@ class Lab:
     def announce(self, calls):
         self.announced += calls
 
+    def explained(self, error):
+        return str(error)
+
     def await_arrival(self, owners):
         assert not owners
 

@@ -27,6 +27,7 @@ from vmnet_hooks.graph.placement import cells
 from vmnet_hooks.graph.svg import svg
 from vmnet_hooks.graph.text import STYLES, text
 from vmnet_hooks.model import ruleset
+from vmnet_hooks.model.declaration import Config
 from vmnet_hooks.model.objects import (
     Address,
     Device,
@@ -341,7 +342,7 @@ def test_a_thousand_guests():
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(command, "look", lambda: (ring()[0], graph("ring")))
+    monkeypatch.setattr(command, "look", lambda _: (ring()[0], graph("ring")))
     for name in ("LC_ALL", "LC_CTYPE", "TERM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LANG", "en_GB.UTF-8")
@@ -384,7 +385,7 @@ def test_the_command_says_what_it_cannot_write(tmp_path):
 def test_who_is_not_root_is_told(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(VmnetError, match="use sudo"):
-        command.look()
+        command.look(Config({}))
 
 
 def test_the_styles_are_from_roomy_to_tight():

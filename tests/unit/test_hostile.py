@@ -412,9 +412,6 @@ BROKEN_TOML = {
     "network's name has lines": b'[networks."a\\nb"]\nmode = "bridged"\nbridge = "br0"',
     "network's name is long": b"[networks." + b"a" * 10_000 + b"]\nmode = 'bridged'\nbridge = 'br0'",
     "network's name has unicode": "[networks.'ö']\nmode = 'bridged'\nbridge = 'br0'".encode(),
-    "bridge twice": NETWORKS.encode() + b"\n[networks.lan2]\nmode = 'bridged'\nbridge = 'br0'\n",
-    "routing table twice": NETWORKS.encode()
-    + NETWORKS.replace("public", "p2").replace("lan", "l2").replace("br0", "br1").encode(),
 }
 WRONG_TYPES = {
     "bool": "true",

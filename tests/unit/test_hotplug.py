@@ -85,6 +85,9 @@ class Agent:
     def session(self, _declared=None):
         yield self
 
+    def explained(self, error: Exception) -> str:
+        return str(error)
+
     def note(self, kind: str, text: str, priority: int = syslog.LOG_INFO) -> None:
         self.notes.append((kind, text, priority))
 
@@ -161,6 +164,18 @@ def test_a_record_that_is_not_of_this_nic(agent, stale):
     agent.store.rows = [owner(ONE, **stale)]
     look(agent, xml(ONE))
     assert agent.done[-1] == (Action.RECONNECT, "")
+
+
+@pytest.mark.parametrize(("bridge", "moved"), [("br0", False), ("br1", True)], ids=["edited", "moved"])
+def test_a_claim_that_was_edited(bridge, moved, agent, tmp_path):
+    """A running guest keeps what it was given; but `virsh update-device` has moved its tap already."""
+    other = TOML.replace("lan", "dmz").replace("br0", "br1")
+    (tmp_path / "vmnet.toml").write_text(TOML + other + '[networks.web]\nmode = "bridged"\nbridge = "br2"\n')
+    agent.store.rows = [owner(ONE)]
+    claim = f'<interface mac="{ONE[0]}" network="{"dmz" if moved else "web"}"/>'
+    metadata = f'<metadata><domain xmlns="urn:vmnet-hooks:domain:1">{claim}</domain></metadata>'.encode()
+    look(agent, xml((*ONE[:2], bridge, ONE[3])).replace(b"<devices>", metadata + b"<devices>"))
+    assert agent.done == ([(Action.RECONNECT, "")] if moved else [])
 
 
 def test_a_nic_that_went(agent):

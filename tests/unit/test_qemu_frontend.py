@@ -42,6 +42,21 @@ def test_ifup(etc):
     assert event.domain.claims[0].addresses == ("192.0.2.10",)
 
 
+@pytest.mark.parametrize("place", ["qemu", "qemu.d/vmnet-hooks", "qemu.d/somebody-elses", ""])
+def test_who_announces_a_guest_of_libvirts(place, etc, monkeypatch):
+    """libvirt's own hook, if it is ours: it is called when the guest runs."""
+    script, hooks = etc / "hooks" / "run", etc / "libvirt"
+    for folder in (script.parent, hooks / "qemu.d"):
+        folder.mkdir(parents=True)
+    script.touch()
+    (etc / "ifup").symlink_to(script)
+    if place:
+        (hooks / place).symlink_to("/bin/true" if "else" in place else script)
+    monkeypatch.setattr(qemu, "HOOKS", str(hooks))
+    monkeypatch.setattr(qemu, "_is_libvirt", lambda _: True)
+    assert qemu.parse(request([str(etc / "ifup"), "tap0"])).announce is (place in ("", "qemu.d/somebody-elses"))
+
+
 def test_ifdown_needs_no_configuration(etc):
     (etc / "vmnet.toml").write_text("rubbish")
     event = parse("ifdown", "tap0")

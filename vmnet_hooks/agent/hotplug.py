@@ -11,16 +11,18 @@ import syslog
 import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from ..engine.claims import is_moved
 from ..engine.guests import bind
 from ..errors import VmnetError
 from ..frontends.watch import Unreachable, Watch, Watcher
 from ..hook import events
 from ..kernel import sysfs
-from ..model.declaration import Config
+from ..model.declaration import Config, Network
 from ..model.guest import Action, Domain, GuestEvent, Vif, id_by_name
 from ..model.objects import LinkAttribute
+from ..model.owner import Nic
 from ..model.plan import Change
 from ..records.store import DIRECTORY
 
@@ -190,7 +192,7 @@ class Hotplug:
                 self._unseen.setdefault(uuid, set()).update(attached)
             self.agent.note("hotplug", f"{uuid}: {error}", syslog.LOG_DEBUG)
         except VmnetError as error:
-            self._complain(uuid, domain, str(error))
+            self._complain(uuid, domain, self.agent.place.explained(error))
 
     def _drop(self, domain: Domain) -> int:
         """Take down the NICs that the domain does not have any more. Return their number."""
@@ -236,8 +238,7 @@ class Hotplug:
                 index = _index(vif.ifname) if vif.ifname else 0
                 if index and (network := _network(domain, vif, declared)) is not None:
                     known = records.nics(domain_id=domain.id, ifname=vif.ifname, mac=vif.mac)
-                    # A NIC that is set up stays as it is if its claim is not valid any more.
-                    if not any(o.ifindex == index and network in (o.network, "") and not o.is_left_over for o in known):
+                    if not any(o.ifindex == index and not o.is_left_over and _stays(o, vif, network, declared) for o in known):
                         found.append(vif)
         return found
 
@@ -297,10 +298,18 @@ def _was_shut(ifname: str) -> bool:
     return index == str(_index(ifname))
 
 
-def _network(domain: Domain, vif: Vif, declared: Config) -> str | None:
+def _network(domain: Domain, vif: Vif, declared: Config) -> Network | Literal[""] | None:
     """Return the network that a NIC is claimed for: "" if the claim is not valid, None if there is no claim."""
     try:
         bound = bind(replace(domain, vifs=(vif,)), declared)
     except VmnetError:
         return ""
-    return bound[0][0].network if bound else None
+    return bound[0][1] if bound else None
+
+
+def _stays(owner: Nic, vif: Vif, network: Network | Literal[""], declared: Config) -> bool:
+    """Return whether a NIC that is set up stays as it is: also if its claim is edited, or not valid any more."""
+    old = declared.networks.get(owner.network)
+    if network == "" or network.name == owner.network:
+        return True
+    return old is not None and not is_moved(vif, old, network)

@@ -109,8 +109,17 @@ class Agent:
                 "served": self.server.served,
                 "healed": int(self.metrics.total("healed")),
                 "vifs": len(nics(self.index.owners.values())),
+                "configuration": self._configuration(),
             }
         )
+
+    def _configuration(self) -> str:
+        """Return by which configuration the agent goes; "" if it is that on disk."""
+        try:
+            self.place.declared()
+        except VmnetError as error:
+            return f"it has no configuration: {error}"
+        return self.place.caveat()
 
     # --- its life -----------------------------------------------------------------------------------------------------------
 

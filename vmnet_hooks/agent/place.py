@@ -8,12 +8,13 @@ next call.
 import os
 import syslog
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from ..declared import configuration
 from ..engine import Session
-from ..errors import Abandoned, ConfigError
+from ..errors import Abandoned, ConfigError, InputError, VmnetError
 from ..kernel.linux import Kernel
 from ..kernel.monitor.table_cache import TableCache
 from ..model import declaration
@@ -70,6 +71,8 @@ class Resident:
         self._records: list[tuple[object, Records]] = []
         self._config: declaration.Config | None = None
         self._signature: object = None
+        self._read_at = 0.0
+        self._problem = ""
         self._loading = threading.Lock()
 
     @contextmanager
@@ -82,22 +85,45 @@ class Resident:
             del self._call.wanted
 
     def declared(self) -> declaration.Config:
-        """Return the present configuration, or the last valid one if the present one is not valid. Raise ConfigError if there has
-        been no valid one."""
+        """Return the present configuration. Where a part of it, or all, can't be used, the last one that could be used stands.
+        Raise ConfigError if there has been none."""
         with self._loading:
             signature = _signature()
             if signature != self._signature or self._config is None:
                 try:
-                    self._config = configuration.load()
+                    found = configuration.usable(older=self._config)
                 except ConfigError as error:
                     if self._config is None:
                         raise
-                    self._note("config", f"the new configuration can't be used, the old one stands: {error}", syslog.LOG_ERR)
+                    self._complain(error, "it")
                 else:
-                    if self._signature is not None:
+                    if found.errors:
+                        self._complain(found.errors[0], "a part of it")
+                    elif self._signature is not None:
                         self._note("config", "the configuration was read again")
+                    if not found.errors:
+                        self._problem, self._read_at = "", time.time()
+                    self._config = found
                 self._signature = signature
             return self._config
+
+    def _complain(self, error: ConfigError, what: str) -> None:
+        self._problem = str(error)
+        stands = "the old one stands" if self._read_at else "the rest serves"
+        self._note("config", f"the configuration was edited, and {what} can't be used, {stands}: {error}", syslog.LOG_ERR)
+
+    def caveat(self) -> str:
+        """Return by which configuration the agent goes, if that on disk can't be used; "" if it can."""
+        if not self._problem:
+            return ""
+        when = time.strftime("%H:%M:%S", time.localtime(self._read_at))
+        stands = f"by the configuration read at {when}" if self._read_at else "by what can be used of the configuration"
+        return f"{stands}; the one on disk can't be used: {self._problem}"
+
+    def explained(self, error: VmnetError) -> str:
+        """See hook.call.Place."""
+        reason, caveat = str(error), self.caveat() if isinstance(error, InputError) else ""
+        return f"{reason} ({caveat})" if caveat and self._problem not in reason else reason
 
     @contextmanager
     def session(self, declared: declaration.Config | None = None) -> Iterator[Session]:

@@ -31,7 +31,7 @@ def network_names(ctx: click.Context, param: click.Parameter, incomplete: str) -
     from ..declared import configuration
 
     try:
-        return [name for name in configuration.load().networks if name.startswith(incomplete)]
+        return [name for name in configuration.survey().networks if name.startswith(incomplete)]
     except VmnetError:
         return []
 
@@ -42,7 +42,7 @@ def part_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
     from ..declared import configuration
 
     try:
-        declared = configuration.load()
+        declared = configuration.survey()
     except VmnetError:
         return []
     names = [*declared.networks, *(part.name for part in declared.parts.values())]

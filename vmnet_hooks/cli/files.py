@@ -1,13 +1,18 @@
 """Commands about configuration files: validate, import."""
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import InputError, one_line
+from ..errors import ConfigError, InputError, one_line, shortened
 from ..model.declaration import DIRECTORY
 from .arguments import JSON
 from .output import as_json
+
+if TYPE_CHECKING:
+    from ..model.declaration import Config
+    from ..model.guest import Claim
 
 INTERFACES = "/etc/network/interfaces"
 
@@ -20,28 +25,51 @@ INTERFACES = "/etc/network/interfaces"
 def validate(config_dir: str, to_json: bool) -> None:
     """Check every configuration file, those in domains.d included."""
     # Not needed for completion.
-    from ..declared import compose, configuration
-    from ..model.guest import Vif
+    from ..declared import configuration
 
     if config_dir != DIRECTORY and not os.path.isdir(config_dir):
         raise InputError(f"--config-dir: {one_line(config_dir)}: no such directory")
-    declared = configuration.load(config_dir)
+    declared = configuration.survey(config_dir)
+    errors: list[InputError] = list(declared.errors)
     domains = [os.path.basename(path).removesuffix(".toml") for path in configuration.toml_files(f"{config_dir}/domains.d")]
     seen: dict[tuple[str, str], str] = {}
     for name in domains:
-        for claim in configuration.claims(declared, name):
-            network = declared.network(claim.network, f"{claim.source}.network")
-            vif = Vif(claim.mac or "02:00:00:00:00:01", claim.ifname).claimed(claim)
-            for address in compose.held(vif, network):
-                if other := seen.get((network.name, address)):
-                    raise InputError(f"{claim.source}: {address} is also given in {other}; change one")
-                seen[network.name, address] = claim.source
-            network.mode.bind(vif, network, claim.source)
+        try:
+            claims = configuration.claims(declared, name)
+        except ConfigError as error:
+            errors += [error, *error.more]
+            continue
+        errors += [wrong for claim in claims if (wrong := _wrong(claim, declared, seen)) and wrong not in errors]
     if to_json:
-        as_json({"networks": list(declared.networks), "parts": list(declared.parts), "domains": domains})
-    else:
+        there = {"networks": list(declared.networks), "parts": list(declared.parts), "domains": domains}
+        as_json({**there, "errors": list(dict.fromkeys(map(str, errors)))})
+    elif not errors:
         parts = f", {len(declared.parts)} host parts" if declared.parts else ""
         click.echo(f"ok: {len(declared.networks)} networks{parts}, {len(domains)} domains")
+    else:
+        for line in dict.fromkeys(map(str, errors)):
+            click.echo(f"vmnet-hook: {shortened(line)}", err=True)
+    if errors:
+        raise SystemExit(InputError.exit_code)
+
+
+def _wrong(claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str]) -> InputError | None:
+    """Return the mistake in a claim; None if there is none. `seen` is where each address of each network is given, and grows."""
+    # Not needed for completion.
+    from ..declared import compose
+    from ..model.guest import Vif
+
+    try:
+        network = declared.network(claim.network, f"{claim.source}.network")
+        vif = Vif(claim.mac or "02:00:00:00:00:01", claim.ifname).claimed(claim)
+        for address in compose.held(vif, network):
+            if other := seen.get((network.name, address)):
+                raise InputError(f"{claim.source}: {address} is also given in {other}; change one")
+            seen[network.name, address] = claim.source
+        network.mode.bind(vif, network, claim.source)
+    except InputError as error:
+        return error
+    return None
 
 
 @click.command("import")

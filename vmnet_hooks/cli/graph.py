@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from .session import opened
+from .session import complain, opened
 
 if TYPE_CHECKING:
     from ..graph.model import Graph
+    from ..model.declaration import Config
     from ..model.topology import Facts
 
 COLUMNS = 100
@@ -31,11 +32,13 @@ def graph(svg_file: TextIO | None, dot_file: TextIO | None, plain: bool, to_json
     What differs from the declaration is red and has a `!`; `vmnet-hook check` names the remedy.
     """
     # Not needed for completion.
+    from ..declared import configuration
     from ..graph.dot import dot
     from ..graph.svg import svg
     from ..graph.text import text
 
-    facts, drawn = look()
+    declared = configuration.survey()
+    facts, drawn = look(declared)
     name = os.uname().nodename
     for file, draw in ((svg_file, svg), (dot_file, dot)):
         if file:
@@ -45,9 +48,10 @@ def graph(svg_file: TextIO | None, dot_file: TextIO | None, plain: bool, to_json
     elif not svg_file and not dot_file:
         columns = shutil.get_terminal_size((COLUMNS, 0)).columns
         click.echo(text(drawn, columns, not plain and _fancy(), _red) or "nothing to draw\n", nl=False)
+    complain(declared)
 
 
-def look() -> tuple["Facts", "Graph"]:
+def look(declared: "Config") -> tuple["Facts", "Graph"]:
     """Return the facts about the host and their graph. Raise VmnetError."""
     # Not needed for completion.
     from ..engine.check import check
@@ -57,11 +61,11 @@ def look() -> tuple["Facts", "Graph"]:
     from ..model.objects import Device, NftElement
     from ..model.topology import Facts, LinkDetails, Nat
 
-    with opened() as session:
+    with opened(declared) as session:
         owners = session.records.owners()
         drifts = check(session, "", gone(owners))
         links, tables = graph_facts.read()
-        resources, declared = session.records.resources(), session.config
+        resources = session.records.resources()
     there = {link.name for link in links}
     nats, absent = [], []
     for resource in resources.values():

@@ -5,7 +5,7 @@ import syslog
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -14,9 +14,13 @@ from ..errors import InputError, one_line
 from ..frontends import FRONT_ENDS
 from ..model.guest import Domain, Vif
 from ..model.owner import Owner
+from . import domains
 from .arguments import DOMAIN, JSON, OPTIONAL_DOMAIN, network_names
 from .output import as_json, differences
 from .session import opened
+
+if TYPE_CHECKING:
+    from ..engine import Session
 
 F = TypeVar("F", bound=Callable[..., None])
 XML = click.option(
@@ -43,18 +47,46 @@ def start(domain: str, xml: str | None, by: str | None) -> None:
     """Set up every NIC of a running DOMAIN that is assigned to a network, and announce its addresses."""
     # Not needed for completion.
     from ..engine import guests
+    from ..frontends.watch import Unreachable
     from ..kernel import announcement
 
     if by:
         _start_described(domain, by)
         return
-    guest = _describe(domain, xml)
     with opened() as session:
-        owners = guests.plug(session, guest, "cli")
-        if not owners:
-            raise InputError(f"{domain}: nothing claims any of its NICs; see `vmnet-hook set --help`")
+        if xml is None and (known := _described_by(session, domain)):
+            _start_described(domain, known)
+            return
+        try:
+            guest, frontend = _describe(session, domain, xml)
+        except Unreachable:
+            if not (known := _known_to(domain)):
+                raise
+            _start_described(domain, known)
+            return
+        bound = guests.bind(guest, session.config)
+        if not bound:
+            stays = f"; `vmnet-hook repair {domain}` takes down what is set up" if session.records.owners(domain=domain) else ""
+            raise InputError(
+                f"{domain}: nothing claims any of its NICs; see `vmnet-hook set --help`, and GUESTS in vmnet.toml(5){stays}"
+            )
+        owners = guests.plug(session, guest, frontend, bound=bound)
         guests.activate(session.config, session.records, announcement.announce, guest)
     _report("start", domain, owners)
+
+
+def _described_by(session: "Session", domain: str) -> str:
+    """Return the front end, of those whose guests are not described by XML, that set up a guest which is set up; "" if none."""
+    described = {row.name for row in FRONT_ENDS if row.described}
+    return next((nic.frontend for nic in session.records.nics(domain=domain) if nic.frontend in described), "")
+
+
+def _known_to(domain: str) -> str:
+    """Return the front end, of those whose guests are not described by XML, that knows a guest of that name; "" if none."""
+    # Not needed for completion.
+    from ..frontends.front_end import load
+
+    return next((row.name for row in FRONT_ENDS if row.described and domain in load(row).names()), "")
 
 
 def _start_described(domain: str, by: str) -> None:
@@ -67,7 +99,7 @@ def _start_described(domain: str, by: str) -> None:
 
     root.require("kernel state and the guest's description can't be read")
     front_end = next(load(row) for row in FRONT_ENDS if row.name == by)
-    for event in front_end.nics(domain, configuration.load()):
+    for event in front_end.nics(domain, configuration.usable()):
         click.echo(one_line(f"start {domain}: {events.act(event, front_end.conclude)}"))
 
 
@@ -80,7 +112,7 @@ def stop(domain: str, xml: str | None) -> None:
     from ..engine import guests
     from ..hook.events import RECORDS_ALONE, withdraw
 
-    guest = _describe(domain, xml) if xml else Domain(domain)
+    guest = _parsed(xml, domain) if xml else Domain(domain)
     with opened(RECORDS_ALONE) as session:
         owners = guests.unplug(session, guest)
         withdraw(session)
@@ -110,7 +142,7 @@ def set_(
     from ..frontends import libvirt_connection
 
     mac = _mac(mac)
-    declared = configuration.load().network(network, "--network")
+    declared = configuration.usable().network(network, "--network")
     try:
         trunk = values.vids([int(t) if t.isdecimal() else t for t in tagged]) if tagged else None
     except ValueError as error:
@@ -160,21 +192,24 @@ def mac(oui: str) -> None:
 def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool) -> None:
     """Show what `start` or `stop` of DOMAIN, or `up` or `down`, would change now, as a shell script with the same effect."""
     # Not needed for completion.
+    from ..declared import configuration
     from ..engine import guests, host
     from ..hook.events import RECORDS_ALONE
 
     verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
     if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
         raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
-    with opened(None if verb in ("start", "up") else RECORDS_ALONE) as session:
+    # All that is declared: nothing of it may be broken.
+    declared = configuration.load() if verb == "up" and not names else None
+    with opened(declared if verb in ("start", "up") else RECORDS_ALONE) as session:
         if verb == "up":
             changes = host.plan_up(session, names)
         elif verb == "down":
             changes = host.plan_down(session, names)
         elif verb == "stop":
-            changes = guests.plan_unplug(session, _describe(names[0], xml) if xml else Domain(names[0]))
+            changes = guests.plan_unplug(session, _parsed(xml, names[0]) if xml else Domain(names[0]))
         else:
-            changes = guests.plan_plug(session, _describe(names[0], xml), "cli")
+            changes = guests.plan_plug(session, *_describe(session, names[0], xml))
     if to_json:
         as_json([{"key": change.subject.key, "command": str(change)} for change in changes])
         return
@@ -190,23 +225,47 @@ def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool)
 def repair(domain: str, to_json: bool) -> None:
     """Remove every difference that `check` finds: restore what is missing, remove what has no owner any more."""
     # Not needed for completion.
+    from ..declared import configuration
     from ..engine import repair as engine
-    from ..frontends.running import gone
+    from ..frontends.running import described, gone
+    from ..kernel import announcement
 
-    with opened() as session:
-        drifts = engine.repair(session, domain, gone(session.records.owners()))
+    with opened(configuration.load()) as session:
+        running = described()
+        if domain:
+            domains.require(session, domain, running)
+        fine = f"nothing is set up for {one_line(domain)}" if domains.nothing(session, domain) else "nothing to repair"
+        drifts = engine.repair(session, domain, gone(session.records.owners()), running, announcement.announce)
     for drift in drifts:
         syslog.syslog(syslog.LOG_NOTICE, one_line(f"repair {drift.owner}: {drift.what}"))
-    differences(drifts, to_json, "nothing to repair")
+    differences(drifts, to_json, fine)
 
 
-def _describe(name: str, xml: str | None) -> Domain:
-    """Return the domain that a file, or libvirt, describes. Raise VmnetError."""
+def _describe(session: "Session", name: str, xml: str | None) -> tuple[Domain, str]:
+    """Return the guest that a file, libvirt, or the records and domains.d (plain QEMU's, or if libvirt can't be asked) describe,
+    and its front end. Raise VmnetError."""
     # Not needed for completion.
+    from ..engine import claims
     from ..frontends import libvirt, libvirt_connection
 
-    if xml is None:
-        return libvirt.parse_domain(libvirt_connection.domain_xml(name), name)
+    if xml is not None:
+        return _parsed(xml, name), "cli"
+    try:
+        return libvirt.parse_domain(libvirt_connection.domain_xml(name), name), "cli"
+    except libvirt_connection.LibvirtError as error:
+        found = claims.by_name(session, name)
+        if found is None or (found[0].uuid and isinstance(error, libvirt_connection.NoDomain)):
+            raise
+        if found[0].uuid:
+            click.echo(f"{error}; taken from the records and domains.d", err=True)
+        return found
+
+
+def _parsed(xml: str, name: str) -> Domain:
+    """Return the domain that a file describes. Raise InputError."""
+    # Not needed for completion.
+    from ..frontends import libvirt
+
     try:
         with open(xml, "rb") as file:
             data = file.read(libvirt.MAX_BYTES + 1)

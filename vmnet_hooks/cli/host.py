@@ -41,10 +41,13 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
     answered before does not answer afterwards, the whole change is rolled back.
     """
     # Not needed for completion.
+    from ..declared import configuration
     from ..engine import host, takeover
 
-    with opened() as session:
-        if not (names or session.config.parts or session.config.networks or session.records.of_host()):
+    # All that is declared: nothing of it may be broken. But a host that boots must come up as far as it can.
+    with opened(None if names or wait else configuration.load()) as session:
+        broken = [] if names else session.config.errors
+        if not (broken or names or session.config.parts or session.config.networks or session.records.of_host()):
             click.echo("nothing is declared")
             return
         end, said = time.monotonic() + wait, False
@@ -61,12 +64,13 @@ def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> Non
         click.echo(
             f"run `vmnet-hook confirm` within {confirm_within:g} s, or everything is put back (`vmnet-hook revert`: at once)"
         )
-    elif not said and not done.failed:
+    failed = [*broken, *done.failed]
+    if not said and not failed:
         click.echo("up: nothing to do")
-    for reason in done.failed:
+    for reason in failed:
         problem(reason)
-    if done.failed:
-        raise SystemExit(done.failed[0].exit_code)
+    if failed:
+        raise SystemExit(failed[0].exit_code)
 
 
 def _brought(done: "Brought") -> bool:

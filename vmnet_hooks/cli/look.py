@@ -9,12 +9,14 @@ import click
 
 from .. import __version__
 from ..errors import VmnetError, one_line
+from . import domains
 from .arguments import JSON, OPTIONAL_DOMAIN
 from .output import as_json, columns, differences
-from .session import opened
+from .session import complain, opened
 
 if TYPE_CHECKING:
     from ..model.declaration import Option
+    from ..model.guest import Domain, Vif
 
 
 @click.command()
@@ -23,12 +25,19 @@ if TYPE_CHECKING:
 def status(domain: str, to_json: bool) -> None:
     """List what is set up, for all guests and the host or for DOMAIN, and whether the kernel agrees and the agent runs."""
     # Not needed for completion.
+    from ..declared import configuration
     from ..engine import check as engine
-    from ..frontends.running import gone
+    from ..engine.claims import unclaimed
+    from ..frontends.running import described, gone
 
-    with opened() as session:
+    declared = configuration.survey()
+    with opened(declared) as session:
+        running = described()
+        if domain:
+            domains.require(session, domain, running)
         owners = session.records.owners(domain=domain) if domain else session.records.owners()
-        drifts = engine.check(session, domain, gone(owners))
+        drifts = engine.check(session, domain, gone(owners), running)
+        idle = unclaimed(session, running, domain)
     drifted = {drift.owner for drift in drifts}
     rows: list[dict[str, Any]] = [
         {
@@ -45,8 +54,10 @@ def status(domain: str, to_json: bool) -> None:
         }
         for owner, row in ((owner, owner.columns()) for owner in owners)
     ]
+    rows += [_unclaimed(guest, vif) for guest, vif in idle]
     if to_json:
         as_json(rows)
+        complain(declared)
         return
     if not rows:
         click.echo(f"nothing is set up{f' for {domain}' if domain else ''}")
@@ -57,10 +68,10 @@ def status(domain: str, to_json: bool) -> None:
                 (
                     one_line(r["domain"]) or "-",
                     r["ifname"] or "-",
-                    r["name"] if r["domain"] == "" else r["network"],
+                    (r["name"] if r["domain"] == "" else r["network"]) or "-",
                     r["mac"] or "-",
                     " ".join(r["addresses"]) or "-",
-                    r["phase"],
+                    r["phase"] or "-",
                     r["state"],
                 )
                 for r in rows
@@ -68,8 +79,17 @@ def status(domain: str, to_json: bool) -> None:
             lambda column, cell: click.style(cell, fg="green" if cell == "ok" else "red") if column == "STATE" else cell,
         )
     click.echo(_agent(), err=True)
+    if idle:
+        click.echo("unclaimed: no network claims it; see `vmnet-hook set --help`, and GUESTS in vmnet.toml(5)", err=True)
     if drifts:
         click.echo(f"{len(drifts)} difference{'s' if len(drifts) > 1 else ''}; see `vmnet-hook check`", err=True)
+    complain(declared)
+
+
+def _unclaimed(guest: "Domain", vif: "Vif") -> dict[str, Any]:
+    """Return the row of a running guest's NIC that no network claims."""
+    there = {"domain": guest.name, "ifname": vif.ifname, "name": guest.name, "mac": vif.mac, "frontend": "", "phase": ""}
+    return {**there, "network": "", "addresses": [], "filter": False, "state": "unclaimed"}
 
 
 def _agent() -> str:
@@ -89,7 +109,8 @@ def _agent() -> str:
         connection.close()
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["since"]))
     did = f"{found['served']} calls served, {found['healed']} objects put back"
-    return f"agent: runs since {since}, process {found['pid']}: {did}"
+    stands = f"; {found['configuration']}" if found["configuration"] else ""
+    return one_line(f"agent: runs since {since}, process {found['pid']}: {did}{stands}")
 
 
 @click.command()
@@ -98,15 +119,22 @@ def _agent() -> str:
 def check(domain: str, to_json: bool) -> None:
     """Compare the kernel with the records and the configuration. If they differ, list the differences and exit with 1."""
     # Not needed for completion.
+    from ..declared import configuration
     from ..engine import check as engine
-    from ..frontends.running import gone
+    from ..frontends.running import described, gone
 
-    with opened() as session:
-        drifts = engine.check(session, domain, gone(session.records.owners()))
+    declared = configuration.survey()
+    with opened(declared) as session:
+        running = described()
+        if domain:
+            domains.require(session, domain, running)
+        drifts = engine.check(session, domain, gone(session.records.owners()), running)
         hazards = [] if domain else engine.hazards(session)
+        fine = f"nothing is set up for {one_line(domain)}" if domains.nothing(session, domain) else "ok"
     for hazard in hazards:
         click.echo(f"warning: {hazard}", err=True)
-    differences(drifts, to_json, "ok")
+    differences(drifts, to_json, fine)
+    complain(declared)
     if drifts:
         raise SystemExit(1)
 

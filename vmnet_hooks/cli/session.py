@@ -4,6 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
+from ..errors import shortened
+
 if TYPE_CHECKING:
     from ..engine import Session
     from ..model.declaration import Config
@@ -19,3 +23,11 @@ def opened(declared: "Config | None" = None) -> Iterator["Session"]:
     root.require("kernel state and records can't be read")
     with engine.open(declared) as session:
         yield session
+
+
+def complain(declared: "Config") -> None:
+    """If the configuration has mistakes, print them and exit with 2. For commands that show what there is all the same."""
+    for error in declared.errors:
+        click.echo(f"vmnet-hook: {shortened(str(error))}", err=True)
+    if declared.errors:
+        raise SystemExit(2)

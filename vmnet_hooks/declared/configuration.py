@@ -6,12 +6,14 @@ what they mean.
 
 import os
 import tomllib
+from collections.abc import Container, Iterator
 from typing import Any
 
 from .. import RUN, values
-from ..errors import ConfigError, one_line
-from ..model.declaration import DIRECTORY, Config, Declared, Network, Option, Required, nearest, parse_options
+from ..errors import ConfigError, Unread, one_line
+from ..model.declaration import DIRECTORY, Broken, Config, Declared, Network, Option, Refusal, Required, nearest, parse_options
 from ..model.guest import Claim
+from ..model.kind import Kind
 from . import SECTIONS, implied
 
 RUNTIME = f"{RUN}/conf.d"
@@ -28,11 +30,18 @@ def claims(declared: Config, domain: str) -> list[Claim]:
 
 
 def claims_by_tap(declared: Config, ifname: str) -> tuple[str, Claim] | None:
-    """Return the domain and the claim that domains.d makes for a tap's name. Raise ConfigError if two domains claim it."""
-    found = []
+    """Return the domain and the claim that domains.d makes for a tap's name. Raise ConfigError if two domains claim it, or if
+    only a file that can't be used may."""
+    found, wrong = [], []
     for path in toml_files(f"{declared.directory}/domains.d"):
         domain = os.path.basename(path).removesuffix(".toml")
-        found += [(domain, claim) for claim in _claims(path) if claim.ifname == ifname]
+        try:
+            found += [(domain, claim) for claim in _claims(path) if claim.ifname == ifname]
+        except ConfigError as error:
+            # Another guest's, where one claims the tap.
+            wrong.append(error)
+    if wrong and not found:
+        raise wrong[0]
     if len(found) > 1:
         raise ConfigError(f"{found[1][1].source}: ifname {ifname} is also claimed in {found[0][1].source}; remove one")
     return found[0] if found else None
@@ -45,56 +54,158 @@ def toml_files(directory: str) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise ConfigError(f"{directory}: {error.strerror}; check its permissions") from None
+        raise Unread(f"{directory}: {error.strerror}; check its permissions") from None
     return [os.path.join(directory, name) for name in names]
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """Return a TOML file, parsed. Raise ConfigError."""
+    """Return a TOML file, parsed. Raise Unread."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB; is it the right file?")
+            raise Unread(f"{path}: larger than {MAX_BYTES >> 20} MiB; is it the right file?")
         return tomllib.loads(data.decode())
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; check that it is a file that root can read") from None
+        raise Unread(f"{path}: {error.strerror}; check that it is a file that root can read") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+        raise Unread(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except ValueError as error:
         # TOMLDecodeError, and what int() raises for a number with thousands of digits.
-        raise ConfigError(f"{path}: not TOML: {one_line(error)}") from None
+        raise Unread(f"{path}: not TOML: {one_line(error)}") from None
     except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply to be read as TOML") from None
+        raise Unread(f"{path}: nested too deeply to be read as TOML") from None
 
 
 def load(directory: str | None = None) -> Config:
-    """Read and check a whole configuration, by default the host's. No file at all is an empty one. Raise ConfigError."""
+    """Read and check a whole configuration, by default the host's. No file at all is an empty one. Raise ConfigError for the
+    first mistake."""
+    found = survey(directory)
+    if found.errors:
+        raise found.errors[0]
+    return found
+
+
+def usable(directory: str | None = None, older: Config | None = None) -> Config:
+    """Read a configuration as `survey` does. Raise ConfigError if one of the files can't be read at all."""
+    found = survey(directory, older)
+    if "" in found.broken:
+        raise found.broken[""].error
+    return found
+
+
+def survey(directory: str | None = None, older: Config | None = None) -> Config:
+    """Read what is right of a configuration, by default the host's, and every mistake. Where a table can't be used, that of the
+    configuration `older` stands."""
     directory = directory or DIRECTORY
-    paths = [f"{directory}/vmnet.toml"] if os.path.exists(f"{directory}/vmnet.toml") else []
-    paths += toml_files(f"{directory}/conf.d")
+    reading = _Reading()
+    try:
+        for path in _paths(directory):
+            reading.read(path)
+    except Unread as error:
+        reading.unread(error)
+    for part_id in list(reading.broken) if older else ():
+        if older and (part := older.part(part_id)):
+            reading.found[part_id] = part
+            del reading.broken[part_id]
+    return reading.assembled(directory)
+
+
+def _paths(directory: str) -> Iterator[str]:
+    if os.path.exists(f"{directory}/vmnet.toml"):
+        yield f"{directory}/vmnet.toml"
+    yield from toml_files(f"{directory}/conf.d")
     if directory == DIRECTORY and os.access(RUNTIME, os.R_OK | os.X_OK):
-        paths += toml_files(RUNTIME)
-    found: dict[str, Declared] = {}
-    for path in paths:
-        for section, tables in read_toml(path).items():
+        yield from toml_files(RUNTIME)
+
+
+class _Reading:
+    """What was read: the parts that are right so far, by id, and as Config has them, mistakes, broken tables and hints."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Declared] = {}
+        self.errors: list[ConfigError] = []
+        self.broken: dict[str, Broken] = {}
+        self.hints: list[Declared] = []
+
+    def read(self, path: str) -> None:
+        """Read a file."""
+        try:
+            document = read_toml(path)
+        except Unread as error:
+            self.unread(error)
+            return
+        for section, tables in document.items():
+            if section in SECTIONS and isinstance(tables, dict):
+                for name, table in tables.items():
+                    self._table(SECTIONS[section], name, table, path)
+                continue
+            wrong = f"{section}: must be tables, [{section}.NAME]"
             if section not in SECTIONS:
-                raise ConfigError(f"{path}: unknown key {one_line(repr(section))}{nearest(section, SECTIONS)}")
-            if not isinstance(tables, dict):
-                raise ConfigError(f"{path}: {section}: must be tables, [{section}.NAME]")
-            for name, table in tables.items():
-                part = SECTIONS[section].read(name, table, path)
-                if part.id in found:
-                    raise part.error("", f"already declared in {found[part.id].source}; remove one")
-                found[part.id] = part
-    networks = {part.name: part for part in found.values() if isinstance(part, Network)}
-    parts = {key: part for key, part in found.items() if not isinstance(part, Network)}
-    for network in networks.values():
-        for part in implied(network):
-            parts.setdefault(part.id, part)
-    declared = Config(networks, directory, parts)
-    check_together(declared)
-    return declared
+                wrong = f"unknown key {one_line(repr(section))}{nearest(section, SECTIONS)}"
+            self.errors.append(ConfigError(f"{path}: {wrong}"))
+            for name, table in tables.items() if isinstance(tables, dict) else [("", tables)]:
+                # Whatever it was meant to be: it may be a network.
+                bridge = SECTIONS["networks"].bridge_in(table)
+                self.broken[f"{section}:{name}"] = Broken(self.errors[-1], name, bridge)
+
+    def unread(self, error: Unread) -> None:
+        """Note a file that can't be read."""
+        self.errors.append(error)
+        self.broken.setdefault("", Broken(error))
+
+    def _table(self, kind: Kind, name: str, table: object, path: str) -> None:
+        part_id = f"{kind.word}:{name}"
+        try:
+            part = kind.read(name, table, path)
+            if part_id in self.found or part_id in self.broken:
+                # Which of the two is meant, nobody knows.
+                first = self.found.pop(part_id, None)
+                raise part.error("", f"already declared in {first.source if first else 'another file'}; remove one")
+            self.found[part_id] = part
+        except ConfigError as error:
+            self.errors += [error, *error.more]
+            self.broken[part_id] = Broken(error, name, kind.bridge_in(table), kind.word == "network", kind.is_link)
+            self.hints += kind.hint(name, table, path)
+
+    def assembled(self, directory: str) -> Config:
+        """Return the configuration: without the parts that contradict others, and without what stands on those that are
+        broken."""
+        while True:
+            self._drop_dependents()
+            networks = {part.name: part for part in self.found.values() if isinstance(part, Network)}
+            parts = {key: part for key, part in self.found.items() if not isinstance(part, Network)}
+            for network in networks.values():
+                for part in implied(network):
+                    parts.setdefault(part.id, part)
+            declared = Config(networks, directory, parts, tuple(self.errors), self.broken, tuple(self.hints))
+            try:
+                check_together(declared)
+            except Refusal as error:
+                self.errors.append(error)
+                part = self.found[error.part.id if error.part.id in self.found else f"network:{error.part.implied_by}"]
+                self.hints.append(part)
+                self._drop(part, error)
+            else:
+                return declared
+
+    def _drop_dependents(self) -> None:
+        links = {item.name: item.error for item in self.broken.values() if item.is_link and item.name}
+        while links and (standing := [(part, name) for part in self.found.values() if (name := _first(part, links))]):
+            for part, name in standing:
+                self._drop(part, links[name])
+                if part.kind.is_link:
+                    links[part.name] = links[name]
+
+    def _drop(self, part: Declared, error: ConfigError) -> None:
+        bridge = part.mode.bridge_of(part) if isinstance(part, Network) else ""
+        self.broken[part.id] = Broken(error, part.name, bridge, isinstance(part, Network), part.kind.is_link)
+        del self.found[part.id]
+
+
+def _first(part: Declared, links: Container[str]) -> str:
+    """The first of the links that a part stands on, of these; "" if none."""
+    return next((name for name in (*part.stands_on(), *part.links()) if name in links), "")
 
 
 def check_together(declared: Config) -> None:
@@ -156,12 +267,20 @@ def _claims(path: str) -> list[Claim]:
     tables = document.get("interfaces", [])
     if not isinstance(tables, list):
         raise ConfigError(f"{path}: interfaces: must be a list of tables, [[interfaces]]")
-    claims = []
+    claims: list[Claim] = []
+    wrong: list[ConfigError] = []
     for number, table in enumerate(tables, 1):
         where = f"{path}: interfaces[{number}]"
-        row = parse_options(INTERFACE_OPTIONS, table, where)
-        if not row["mac"] and not row["ifname"]:
-            raise ConfigError(f"{where}: names neither a mac nor an ifname; add one")
+        try:
+            row = parse_options(INTERFACE_OPTIONS, table, where)
+            if not row["mac"] and not row["ifname"]:
+                raise ConfigError(f"{where}: names neither a mac nor an ifname; add one")
+        except ConfigError as error:
+            wrong += [error, *error.more]
+            continue
         trunk = (row["vlan"], row["tagged"])
         claims.append(Claim(row["network"], row["mac"], row["ifname"], row["ips"], row["filter"], where, *trunk))
+    if wrong:
+        wrong[0].more = tuple(wrong[1:])
+        raise wrong[0]
     return claims

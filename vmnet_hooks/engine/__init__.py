@@ -6,6 +6,7 @@ parts        declared parts of the host as owners;  owners: what owners in the r
 guests       plug and unplug NICs;  migration: cut a guest over that comes in
 host         bring parts up and down;  takeover: guard a bridge that takes over a live port
 check        compare configuration, records and kernel;  repair: remove the differences;  healing: the agent's share of that
+claims       compare what claims say now with what running guests were given
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..declared import compose, configuration
 from ..model import facts
-from ..model.declaration import Config, Declared
+from ..model.declaration import Config, Declared, Network
 from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, Sysctl
 from ..model.owner import GuestOwner
 from ..model.plan import Plan
@@ -33,7 +34,7 @@ class Kernel(Protocol):
 
     def close(self) -> None: ...
     def link(self, ifname: str) -> facts.Link | None: ...
-    def has_sent(self, ifname: str) -> bool: ...
+    def has_sent(self, ifname: str, surely: bool = True) -> bool: ...
     def ports(self, ifname: str) -> list[str]: ...
     def below(self, ifname: str) -> set[str]: ...
     def default_routes(self) -> list[facts.DefaultRoute]: ...
@@ -63,9 +64,9 @@ class Session(NamedTuple):
 
 @contextmanager
 def open(declared: Config | None = None) -> Iterator[Session]:
-    """A session on this host with sockets and records of its own, which are closed at the end. Without `declared`, load the
-    configuration. Raises VmnetError."""
-    declared = declared or configuration.load()
+    """A session on this host with sockets and records of its own, which are closed at the end. Without `declared`, what can be
+    used of the configuration. Raises VmnetError."""
+    declared = declared or configuration.usable()
     with closing(edge()()) as kernel, closing(Store()) as records:
         yield Session(declared, kernel, records)
 
@@ -100,6 +101,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
     ports = [port for part in parts.values() for port in part.ports if port not in parts]
     # A network whose gateway is another link's address.
     networks = config.networks.values()
+    hinted = [part for part in config.hints if isinstance(part, Network)]
     ports += [name for network in networks for name in network.mode.addressed(network) if name in names]
     host = kernel.host(names, ports)
     masters = [link.master for name in dict.fromkeys(ports) if (link := host.links.get(name))]
@@ -112,11 +114,11 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         router6=_forwards6(session, host),
         parts=parts,
         vids={part.name: config.vids_on(part.name) for part in parts.values()},
-        nats=tuple(part for part in config.parts.values() if part.kind.translates),
+        nats=tuple(part for part in (*config.parts.values(), *config.hints) if part.kind.translates),
         adoptions=_adoptions(session, members, host, adopt) if members else {},
         adopters={part.adopts: part.name for part in config.links.values() if part.adopts},
         surveyed=adopt,
-        uplinks6=frozenset(name for network in networks for name in network.mode.links6(network)),
+        uplinks6=frozenset(name for network in (*networks, *hinted) for name in network.mode.links6(network)),
     )
 
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from ..model.declaration import Config
-from ..model.objects import LinkAttribute, Neighbour, NftElement, NftTable
+from ..model.objects import LinkAttribute, Neighbour, NftElement, NftTable, TableName
 from ..model.objects.bridge import FdbEntry
 from ..model.owner import Nic, Owner, part_label
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
-from . import Session
+from . import Session, claims
 from .owners import dead, wants
 from .parts import spared
+
+NOBODY: claims.Running = MappingProxyType({})
 
 Kind = Literal[
     "missing",  # not in the kernel
@@ -23,6 +26,7 @@ Kind = Literal[
     "refused",  # what the owner needs can't be derived from the configuration any more
     "gone",  # the owner is gone, its objects are not
     "arrived",  # a guest that came by live migration and was not activated
+    "unannounced",  # a guest that runs and was not activated
     "not-up",  # what the owner stands on
     "unconfirmed",  # a takeover
     "interrupted",  # a command
@@ -47,9 +51,9 @@ class Drift:
         return self.resource.key if self.resource else ""
 
 
-def check(session: Session, domain: str = "", gone: Collection[str] = ()) -> list[Drift]:
+def check(session: Session, domain: str = "", gone: Collection[str] = (), running: claims.Running = NOBODY) -> list[Drift]:
     """Every difference between records, configuration and kernel; of one domain, if it is given. `gone` are ids of domains
-    that do not run any more."""
+    that do not run any more, `running` describes those that do."""
     records = session.records
     with records.lock():
         drifts = list(_interrupted(session))
@@ -60,9 +64,14 @@ def check(session: Session, domain: str = "", gone: Collection[str] = ()) -> lis
         reported: set[str] = set()
         for owner in owners:
             drifts += [_departed(owner)] if owner in departed else _of_owner(session, owner, claimed, current, reported)
+            drifts += [] if owner in departed else [Drift(*found) for found in claims.unannounced(session, owner, running)]
+        living = [owner for owner in owners if owner not in departed]
+        drifts += [Drift(*found) for found in claims.differences(session, living, running, domain)]
         if not domain:
             drifts += [_orphan(session.config, key, resource) for key, resource in orphans(session, claimed).items()]
-    return drifts
+    # The command prints the configuration's own mistakes, once.
+    told = {str(error) for error in session.config.errors}
+    return [drift for drift in drifts if drift.kind != "refused" or drift.what not in told]
 
 
 def _interrupted(session: Session) -> Iterator[Drift]:
@@ -125,7 +134,9 @@ def orphans(session: Session, claimed: Mapping[str, Resource]) -> dict[str, Reso
     """What carries our mark in the kernel, but is not among what is claimed."""
     networks = session.config.networks.values()
     kept = {resource.key for network in networks for resource in network.mode.kept_over_boots(network)}
-    return {key: r for key, r in session.kernel.ours().items() if key not in claimed and key not in kept}
+    found = {key: r for key, r in session.kernel.ours().items() if key not in claimed and key not in kept}
+    # A broken network may keep the name of its table.
+    return {key: r for key, r in found.items() if not (session.config.broken and isinstance(r, TableName))}
 
 
 def is_declared(config: Config, resource: Resource) -> bool:

@@ -132,7 +132,9 @@ def _up(session: Session, names: Sequence[str]) -> tuple[Transaction, list[Confi
     chosen = _chosen(session, names)
     failed: list[ConfigError] = []
     wanted, needs = parts.composed(session, chosen, [part.id for part in chosen], None if names else failed)
-    transaction = build(session, wanted, [] if names else _undeclared(session, needs), needs)
+    # A part of a broken table is not one that is declared no more.
+    drop = [] if names or session.config.errors else _undeclared(session, needs)
+    transaction = build(session, wanted, drop, needs)
     _check_masters(session, transaction.plan)
     _check_leaving(session, transaction.plan)
     _check_left_behind(session, transaction)

@@ -24,12 +24,14 @@ def find(config: Config, part_id: str) -> Declared:
     """The part with that id. Raises ConfigError if it is no longer declared."""
     part = config.part(part_id)
     if part is None:
+        config.check_usable(part_id)
         raise ConfigError(f"{part_label(part_id)} is no longer declared in {config.directory}; see `vmnet-hook down {part_id}`")
     return part
 
 
 def is_declared(config: Config, part_id: str) -> bool:
-    return config.part(part_id) is not None
+    """Whether the part is declared, or may be: its table can't be used."""
+    return config.part(part_id) is not None or part_id in config.broken or "" in config.broken
 
 
 def composed(

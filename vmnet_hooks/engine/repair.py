@@ -1,23 +1,36 @@
 """Makes `check` clean: sets up again what is missing, removes what no owner claims any more."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from ..errors import KernelError, VmnetError
+from ..model.guest import Domain, id_by_name
 from ..model.objects import NftElement
-from ..model.owner import Owner
+from ..model.owner import Owner, nics
 from ..model.plan import Change
 from ..model.ruleset import CLOSED6, TABLES
-from . import Session, apply, owners
-from .check import Drift, check, is_declared, orphans
+from . import Session, apply, claims, guests, owners
+from .check import NOBODY, Drift, check, is_declared, orphans
 from .transaction import build
 
 
-def repair(session: Session, domain: str = "", gone: Collection[str] = ()) -> list[Drift]:
-    """Make `check` clean. Returns what was repaired. Raises KernelError for what could not be."""
-    drifts = check(session, domain, gone)
-    failed: list[str] = []
+def _silently(_announcements: guests.Announcements) -> None:
+    """Announce nothing."""
+
+
+def repair(
+    session: Session,
+    domain: str = "",
+    gone: Collection[str] = (),
+    running: claims.Running = NOBODY,
+    announce: Callable[[guests.Announcements], None] = _silently,
+) -> list[Drift]:
+    """Make `check` clean. Returns what was repaired. Raises KernelError for what could not be. `announce` announces guests that
+    got other addresses, or were not announced when they began to run."""
+    drifts = check(session, domain, gone, running)
     records = session.records
+    # First of all: then what is set up again is as it is claimed. Each guest takes the lock for itself, as its hook does.
+    failed = _failed([partial(claims.set_up, session, edit, announce) for edit in _edits(session, domain, gone, running)])
     with records.lock():
         apply.recover(session)
         known = records.owners(domain=domain) if domain else records.owners()
@@ -29,18 +42,36 @@ def repair(session: Session, domain: str = "", gone: Collection[str] = ()) -> li
         steps += [partial(_reapply, session, owner) for owner in living]
         if not domain:
             steps.append(partial(_remove_orphans, session))
-        for step in steps:
-            try:
-                step()
-            except VmnetError as error:
-                failed.append(str(error))
+        failed += _failed(steps)
+    late = {drift.owner_id for drift in drifts if drift.kind == "unannounced"}
+    for nic in nics(owner for owner in known if owner.id in late):
+        uuid = "" if nic.domain_id == id_by_name(nic.domain) else nic.domain_id
+        guests.activate(session.config, records, announce, Domain(nic.domain, uuid), nic.ifname)
     if failed:
         raise KernelError("; ".join(failed))
     return drifts
 
 
+def _failed(steps: Iterable[Callable[[], None]]) -> list[str]:
+    """Take the steps. Returns why some of them failed."""
+    failed = []
+    for step in steps:
+        try:
+            step()
+        except VmnetError as error:
+            failed.append(str(error))
+    return failed
+
+
+def _edits(session: Session, domain: str, gone: Collection[str], running: claims.Running) -> list[claims.Edit]:
+    known = session.records.owners(domain=domain) if domain else session.records.owners()
+    dead = owners.dead(session, known, gone)
+    return claims.edits(session, [owner for owner in known if owner not in dead], running, domain)
+
+
 def _reapply(session: Session, owner: Owner) -> None:
-    if not session.records.owners(id=owner.id):
+    found = session.records.owners(id=owner.id)
+    if not found:
         # A part that only a dead guest needed has gone with it.
         return
     wanted, _ = owners.wants(session, owner)

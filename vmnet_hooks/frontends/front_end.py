@@ -1,6 +1,6 @@
 """The interface of front ends: functions that turn a call of a hook into an event, and that answer the hypervisor."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from importlib import import_module
 from typing import TYPE_CHECKING, BinaryIO, Generic, NamedTuple, NoReturn, TypeVar
 
@@ -8,7 +8,9 @@ from ..model.guest import Event
 from . import Row
 
 if TYPE_CHECKING:
+    from ..errors import InputError
     from ..model.declaration import Config
+    from ..model.guest import Domain
     from .watch import Watcher
 
 E = TypeVar("E", bound=Event)
@@ -64,6 +66,10 @@ class FrontEnd(NamedTuple, Generic[E]):
     `keeps_calls` returns whether the agent must refuse calls for now, so that hooks serve them in their own process.
     `watch` makes a Watch for the agent: it reports changes for which no hook is called.
     `nics` returns the events that set up all NICs of a running domain, by its name. It raises VmnetError.
+    `running` describes the running domains, by id, with all NICs and claims, or has the reason why a description can't be used.
+    Starting ones and those that migrate are left out. A partial domain has only NICs without a record, and no claims.
+    `names` are those of all domains that the hypervisor knows. Both are empty
+    if it can't be asked. They must not be called while the hypervisor waits for a hook.
     """
 
     parse: Callable[[Request], E | None]
@@ -73,6 +79,8 @@ class FrontEnd(NamedTuple, Generic[E]):
     keeps_calls: Callable[[], bool] = _never
     watch: "Watcher | None" = None
     nics: "Callable[[str, Config], Sequence[E]]" = _undescribed
+    running: "Callable[[], Mapping[str, Domain | InputError]]" = dict
+    names: Callable[[], Collection[str]] = tuple
 
 
 def load(row: Row) -> FrontEnd[Event]:

@@ -150,6 +150,29 @@ def alive(uuids: Set[str]) -> Set[str]:
     return libvirt_connection.alive(uuids)
 
 
+def running() -> dict[str, Domain | InputError]:
+    """See FrontEnd.running."""
+    # libvirt's library is large, and no hook calls this.
+    from . import libvirt_connection
+
+    return {uuid: _parsed(xml, f"{one_line(name)}: XML") for uuid, name, xml in libvirt_connection.running()}
+
+
+def _parsed(xml: bytes, where: str) -> Domain | InputError:
+    try:
+        return parse_domain(xml, where)
+    except InputError as error:
+        return error
+
+
+def names() -> set[str]:
+    """See FrontEnd.names."""
+    # libvirt's library is large, and no hook calls this.
+    from . import libvirt_connection
+
+    return libvirt_connection.names()
+
+
 def watch(changed: Callable[[str, str], None], arrived: Callable[[str], None], lost: Callable[[], None]) -> "Watch":
     """See watch.Watcher."""
     # libvirt's library is large, and only the agent calls this.
@@ -158,4 +181,4 @@ def watch(changed: Callable[[str, str], None], arrived: Callable[[str], None], l
     return libvirt_events.watch(changed, arrived, lost)
 
 
-FRONT_END = FrontEnd(parse, alive=alive, watch=watch)
+FRONT_END = FrontEnd(parse, alive=alive, watch=watch, running=running, names=names)

@@ -28,6 +28,10 @@ class LibvirtError(Unreachable):
     """libvirt refused the request, or can't be reached."""
 
 
+class NoDomain(LibvirtError):
+    """libvirt knows no domain of that name."""
+
+
 @contextmanager
 def _connection() -> Iterator[Any]:
     if libvirt is None:
@@ -40,7 +44,8 @@ def _connection() -> Iterator[Any]:
         finally:
             connection.close()
     except libvirt.libvirtError as error:
-        raise LibvirtError(f"libvirt: {one_line(error)}") from None
+        kind = NoDomain if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else LibvirtError
+        raise kind(f"libvirt: {one_line(error)}") from None
 
 
 def domain_xml(name: str) -> bytes:
@@ -68,6 +73,50 @@ def alive(uuids: Set[str]) -> Set[str]:
             return uuids & {domain.UUIDString() for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
     except LibvirtError:
         return uuids
+
+
+def live_xml(domain: Any) -> bytes | None:
+    """Return the live XML of a domain; None if it is off, still starting, or migrating from or to this host. Raise
+    libvirtError."""
+    state, reason = domain.state()
+    if state in (libvirt.VIR_DOMAIN_NOSTATE, libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
+        return None
+    if state == libvirt.VIR_DOMAIN_PAUSED and reason in (
+        libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+        libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
+    ):
+        return None
+    xml: bytes = domain.XMLDesc(0).encode()
+    return xml
+
+
+def running() -> list[tuple[str, str, bytes]]:
+    """Return UUID, name and live XML of the domains that run, see `live_xml`; none if libvirt can't be asked."""
+    try:
+        with _connection() as connection:
+            domains = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return [(d.UUIDString(), d.name(), xml) for d in domains if (xml := _live_xml_or_none(d))]
+    except LibvirtError:
+        return []
+
+
+def _live_xml_or_none(domain: Any) -> bytes | None:
+    try:
+        return live_xml(domain)
+    except libvirt.libvirtError as error:
+        # It has ended since it was listed.
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+            return None
+        raise
+
+
+def names() -> set[str]:
+    """Return the names of all domains of this host, running or not; none if libvirt can't be asked."""
+    try:
+        with _connection() as connection:
+            return {domain.name() for domain in connection.listAllDomains()}
+    except LibvirtError:
+        return set()
 
 
 def claim(domain: str, vif: Vif) -> None:

@@ -16,7 +16,7 @@ from lxml import etree
 from ..errors import one_line
 from ..model.guest import Domain
 from .libvirt import NAMESPACE, parse_domain
-from .libvirt_connection import URI, LibvirtError, libvirt
+from .libvirt_connection import URI, LibvirtError, libvirt, live_xml
 
 LOOP_MS = 1000
 """Interval in milliseconds at which the event loop returns, so that it can end."""
@@ -115,16 +115,7 @@ class Events:
         """Return the live XML of a domain; None unless it runs here (see watch.Watch.running). Raise LibvirtError."""
         connection = self._connected()
         try:
-            domain = connection.lookupByUUIDString(uuid)
-            state, reason = domain.state()
-            if state in (libvirt.VIR_DOMAIN_NOSTATE, libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED):
-                return None
-            if state == libvirt.VIR_DOMAIN_PAUSED and reason in (
-                libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
-                libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
-            ):
-                return None
-            return domain.XMLDesc(0).encode()
+            return live_xml(connection.lookupByUUIDString(uuid))
         except libvirt.libvirtError as error:
             if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
                 return None

@@ -11,6 +11,8 @@ from ..model import declaration
 from ..model.guest import Action, Domain, GuestEvent, Vif
 from .front_end import FrontEnd, Request
 
+HOOKS = "/etc/libvirt/hooks"
+
 
 def parse(request: Request) -> GuestEvent | None:
     """Return the event of a call; None if there is nothing to do. Raise InputError or ConfigError."""
@@ -35,13 +37,23 @@ def parse(request: Request) -> GuestEvent | None:
     if not claim.mac:
         raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
     guest = Domain(domain, "", (Vif(claim.mac, tap),), (claim,), partial=True)
-    return GuestEvent(Action.PLUG, "qemu", guest, tap, announce=not _started_follows(domain, request.parent))
+    return GuestEvent(Action.PLUG, "qemu", guest, tap, announce=not _started_follows(domain, request.parent, argv[0]))
 
 
-def _started_follows(domain: str, parent: int) -> bool:
-    """Return whether libvirt will call its hook with `started`: it does at a start and at an incoming migration, but not when it
-    attaches a NIC to a running guest, whose status file exists already."""
-    return _is_libvirt(parent) and not os.path.exists(f"/run/libvirt/qemu/{domain}.xml")
+def _started_follows(domain: str, parent: int, script: str) -> bool:
+    """Return whether libvirt will call our hook with `started`: it does at a start and at an incoming migration, but not when it
+    attaches a NIC to a running guest, whose status file exists already, and not where it has no hook of ours."""
+    return _is_libvirt(parent) and not os.path.exists(f"/run/libvirt/qemu/{domain}.xml") and _is_hooked(script)
+
+
+def _is_hooked(script: str) -> bool:
+    """Return whether libvirt has a hook that is the program which this script is, too. One that only runs it is not recognised:
+    then the guest is announced twice."""
+    try:
+        there = [f"{HOOKS}/qemu", *(f"{HOOKS}/qemu.d/{name}" for name in os.listdir(f"{HOOKS}/qemu.d"))]
+    except OSError:
+        there = [f"{HOOKS}/qemu"]
+    return os.path.realpath(script) in map(os.path.realpath, there)
 
 
 def _is_libvirt(process: int) -> bool:

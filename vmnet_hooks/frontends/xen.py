@@ -283,4 +283,20 @@ def keeps_calls() -> bool:
     return bool(admins_hooks())
 
 
-FRONT_END = FrontEnd(parse, conclude, failed, alive, keeps_calls, nics=nics)
+def running() -> dict[str, Domain | InputError]:
+    """See FrontEnd.running."""
+    # No hook calls this.
+    from . import xen_running
+
+    return xen_running.running()
+
+
+def names() -> set[str]:
+    """See FrontEnd.names."""
+    # No hook calls this.
+    from . import xen_running
+
+    return xen_running.names()
+
+
+FRONT_END = FrontEnd(parse, conclude, failed, alive, keeps_calls, nics=nics, running=running, names=names)

@@ -148,6 +148,7 @@ def _hostroute(call: Call, declared: Config, where: str, nat: bool) -> Network:
     for network in declared.networks.values():
         if (netdev, nat) == (network.mode.netdev_of(network), network.mode.is_private(network)):
             return network
+    declared.check_routed()
     return described(f"{'nat' if nat else 'route'}:{netdev}", "hostroute", {"netdev": netdev, "nat": nat}, where)
 
 

@@ -38,6 +38,9 @@ class Place(Protocol):
     def records(self) -> AbstractContextManager["Store"]: ...
     def announce(self, calls: Sequence[tuple[str, str, str]]) -> None: ...
     def await_arrival(self, owners: Sequence["Nic"]) -> None: ...
+    def explained(self, error: VmnetError) -> str:
+        """Return the text of an error, with the configuration that it is about where that is not the one on disk."""
+        ...
 
 
 class Here:
@@ -49,7 +52,7 @@ class Here:
     def declared(self) -> declaration.Config:
         """Return the configuration. It is read once, so that a call sees one state of it. Raise ConfigError."""
         if self._declared is None:
-            self._declared = configuration.load()
+            self._declared = configuration.usable()
         return self._declared
 
     def session(self, declared: declaration.Config | None = None) -> AbstractContextManager["Session"]:
@@ -77,6 +80,9 @@ class Here:
         from ..kernel import announcement
 
         announcement.announce(calls)
+
+    def explained(self, error: VmnetError) -> str:
+        return str(error)
 
     def await_arrival(self, owners: Sequence["Nic"]) -> None:
         """See engine.migration.detach."""
@@ -121,7 +127,7 @@ def serve(hook: str, request: Request, place: Place) -> tuple[int, str]:
     except Abandoned:
         return 1, ""
     except VmnetError as error:
-        status, reason = error.exit_code, str(error)
+        status, reason = error.exit_code, place.explained(error)
     except Exception as error:
         status, reason = 1, f"internal error: {type(error).__name__}: {error}; please report it"
     log(syslog.LOG_ERR, f"{' '.join(request.argv[1:3])}: {reason}")

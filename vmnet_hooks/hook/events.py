@@ -155,13 +155,17 @@ def _reconnect(event: GuestEvent, place: Place) -> str:
 
 
 def _reconnected(event: GuestEvent, place: Place) -> list[Nic]:
-    """Set up a guest that runs. If its description is no longer valid, or claims nothing any more, restore the recorded objects
-    and above all the filter: a running guest keeps what it was started with."""
+    """Set up a guest that runs. A NIC that is set up stays as it is, whatever claims it by now: a running guest keeps what it was
+    started with. If its description is no longer valid, or claims nothing any more, restore the recorded objects, and above all
+    the filter."""
     try:
         declared = place.declared()
         if bound := guests.bind(event.domain, declared):
+            # Few calls concern a guest that may have been given something else.
+            from ..engine.claims import kept
+
             with place.session(declared) as session:
-                owners = guests.plug(session, event.domain, event.frontend, bound=bound)
+                owners = guests.plug(session, event.domain, event.frontend, bound=kept(session, event.domain, bound))
             return _seen(event, declared, place, owners)
     except InputError:
         if _recorded(event, place):

@@ -107,12 +107,12 @@ class Kernel:
             link.index, link.mtu, link.address, link.kind, up, master, link.alias == ALIAS, link.vlan_filtering, link.name
         )
 
-    def has_sent(self, ifname: str) -> bool:
-        """Whether a tap's guest is known to have sent anything."""
-        # Only asked of guests that come by live migration.
+    def has_sent(self, ifname: str, surely: bool = True) -> bool:
+        """Whether a tap's guest has sent anything, see sysfs.has_sent."""
+        # Only asked of guests that come by live migration, or were not announced.
         from . import sysfs
 
-        return sysfs.has_sent(ifname)
+        return sysfs.has_sent(ifname, surely)
 
     def ports(self, ifname: str) -> list[str]:
         """The links that `ifname` stands on: a bridge's or bond's ports."""

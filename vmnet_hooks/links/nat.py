@@ -1,6 +1,6 @@
 """NAT: guests' addresses are translated on the way out of one interface."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from .. import values
 from ..model.declaration import Config, Declared, Option, Required
@@ -40,6 +40,15 @@ class Translation(Kind):
                 if same and part["subnet"].overlaps(other["subnet"]):
                     problem = f"{part['subnet']} overlaps {other['subnet']} of {other.label} on the same interface; separate them"
                     raise part.error("subnet", problem)
+
+    def hint(self, name: str, table: object, source: str) -> Iterator[Declared]:
+        # A bridge forwards if its subnet is translated.
+        if isinstance(table, Mapping):
+            try:
+                there = {"subnet": values.subnet(table.get("subnet")), "out": values.ifname(table.get("out"))}
+            except ValueError:
+                return
+            yield self.declare(name, there, source)
 
     def links(self, part: Declared) -> tuple[str, ...]:
         return (part["out"],)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import CONFIGURATION
 from ..errors import ConfigError, InputError, one_line
@@ -134,19 +134,42 @@ class Refusal(ConfigError):
         self.part, self.option, self.problem = part, option, problem
 
 
+class Broken(NamedTuple):
+    """A table [SECTION.NAME] that can't be used, and why; or with all defaults a file, which may have declared anything. `bridge`
+    is that of a network: None if it is not known, "" if it has none."""
+
+    error: ConfigError
+    name: str = ""
+    bridge: str | None = None
+    is_network: bool = True
+    is_link: bool = True
+
+
 _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Config:
-    """The configuration: every network by name, every other part by id, and the folder that holds domains.d."""
+    """The configuration: every network by name, every other part by id, and the folder that holds domains.d.
+
+    `errors` are its mistakes. `broken` are the tables, by id, that can't be used because of them; "" is a file, or what else may
+    declare anything. What needs one of them is refused, the rest serves. `hints` are broken parts, as far as they can be read:
+    others depend on them.
+    """
 
     networks: Mapping[str, Network]
     directory: str = DIRECTORY
     parts: Mapping[str, Declared] = field(default_factory=dict)
+    errors: Sequence[ConfigError] = ()
+    broken: Mapping[str, Broken] = field(default_factory=dict)
+    hints: Sequence[Declared] = ()
 
     def plus(self, network: Network, parts: Iterable[Declared]) -> "Config":
-        """Return this configuration, extended by a network that no file declares and by the parts that the network implies."""
+        """Return this configuration, extended by a network that no file declares and by the parts that the network implies. Raise
+        ConfigError if the network stands on a link that can't be used."""
+        for broken in self.broken.values():
+            if broken.is_link and broken.name in network.links():
+                raise broken.error
         implied = {part.id: part for part in parts}
         return replace(self, networks={**self.networks, network.name: network}, parts={**implied, **self.parts})
 
@@ -179,13 +202,33 @@ class Config:
         return network if network and network.id == name else self.parts.get(name)
 
     def on_bridge(self, name: str) -> list[Network]:
-        """Return the networks whose guests are on the bridge `name`."""
-        return [network for network in self.networks.values() if name == network.mode.bridge_of(network)]
+        """Return the networks whose guests are on the bridge `name`. Raise ConfigError if it may be that of a broken network."""
+        found = [network for network in self.networks.values() if name == network.mode.bridge_of(network)]
+        for broken in self.broken.values():
+            if broken.bridge == name or (broken.bridge is None and not found):
+                raise broken.error
+        return found
+
+    def check_routed(self) -> None:
+        """Raise ConfigError if a broken network may be the one of a guest for which no network without a bridge was found."""
+        for broken in self.broken.values():
+            if broken.is_network and not broken.bridge:
+                raise broken.error
+
+    def check_usable(self, part_id: str) -> None:
+        """Raise the ConfigError of a part, or of the configuration, because of which the part with this ID can't be used."""
+        if found := self.broken.get(part_id):
+            raise found.error
+        if self.part(part_id) is None and "" in self.broken:
+            raise self.broken[""].error
 
     def find(self, name: str) -> list[Declared]:
-        """Return the parts with this name or this KIND:NAME. Raise InputError if there is none."""
+        """Return the parts with this name or this KIND:NAME. Raise InputError if there is none, or one of them can't be used."""
         everything = {**self.parts, **{network.id: network for network in self.networks.values()}}
         found = [part for part in everything.values() if name in (part.id, part.name)]
+        for part_id, broken in self.broken.items():
+            if name in (part_id, broken.name) or (not found and not part_id):
+                raise broken.error
         if not found:
             raise InputError(f"{one_line(repr(name))} is not declared in {self.directory}{nearest(name, everything)}")
         return found
@@ -193,7 +236,11 @@ class Config:
     def network(self, name: str, where: str) -> Network:
         """Return the network `name`. Raise ConfigError, for the claim made at `where`, if there is none."""
         if name not in self.networks:
-            raise ConfigError(f"{where}: no network {one_line(repr(name))} is declared{nearest(name, self.networks)}")
+            for broken in self.broken.values():
+                if broken.is_network and broken.name in (name, ""):
+                    raise broken.error
+            wrong = f"; can't be used: {self.errors[0]}" if self.errors else ""
+            raise ConfigError(f"{where}: no network {one_line(repr(name))} is declared{nearest(name, self.networks)}{wrong}")
         return self.networks[name]
 
 
@@ -206,27 +253,31 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 
 def parse_options(rows: Sequence[Option], table: object, where: str) -> dict[str, Any]:
-    """Return a value for every option of `rows`. Raise ConfigError that names `where` (file: key), value and remedy."""
+    """Return a value for every option of `rows`. Raise ConfigError that names `where` (file: key), value and remedy; it has the
+    other mistakes, too."""
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: must be a table, is {one_line(repr(table))[:80]}")
     known = {row.name: row for row in rows}
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {one_line(repr(key))}{nearest(key, known)}")
+    wrong = [ConfigError(f"{where}: unknown key {one_line(repr(key))}{nearest(key, known)}") for key in table if key not in known]
     result = {}
     for row in rows:
         key = f"{where}.{row.name}"
-        if row.name not in table:
-            if row.required:
-                raise ConfigError(f"{key}: missing; {row.doc}")
-            result[row.name] = row.default
-        elif row.keys:
-            result[row.name] = _tables(row, table[row.name], key)
-        else:
-            try:
+        try:
+            if row.name not in table:
+                if row.required:
+                    raise ConfigError(f"{key}: missing; {row.doc}")
+                result[row.name] = row.default
+            elif row.keys:
+                result[row.name] = _tables(row, table[row.name], key)
+            else:
                 result[row.name] = row.parse(table[row.name])
-            except ValueError as error:
-                raise ConfigError(f"{key}: {one_line(repr(table[row.name]))[:80]} {error}") from None
+        except ConfigError as error:
+            wrong += [error, *error.more]
+        except ValueError as error:
+            wrong.append(ConfigError(f"{key}: {one_line(repr(table[row.name]))[:80]} {error}"))
+    if wrong:
+        wrong[0].more = tuple(wrong[1:])
+        raise wrong[0]
     return result
 
 

@@ -1,5 +1,6 @@
 """The base class of kinds of parts, and registries. A kind is a class in its own file, and a row of the registry in declared/."""
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -108,9 +109,38 @@ class Kind:
             raise ConfigError(f"{where}: {error}") from None
         if not isinstance(table, dict):
             raise ConfigError(f"{where}: must be a table, is {one_line(repr(table))[:80]}")
-        part = self.declare(name, parse_options(self.rows(table, where), table, where), source)
+        try:
+            options = parse_options(self.rows(table, where), table, where)
+        except ConfigError:
+            self._check_dots(name, table, where)
+            raise
+        part = self.declare(name, options, source)
         part.check()
         return part
+
+    def hint(self, name: str, table: object, source: str) -> Iterable[Declared]:
+        """Return what can be read of a table that can't be used, where parts of other kinds depend on it."""
+        return ()
+
+    def bridge_in(self, table: object) -> str | None:
+        """Return the bridge of the network that a table declares, which can't be used: None if it is not known, "" if it has
+        none."""
+        return ""
+
+    def _check_dots(self, name: str, table: Mapping[str, object], where: str) -> None:
+        """Raise ConfigError for [SECTION.A.B] where the name A.B was meant: TOML takes B for a table in A."""
+        inner = [key for key, value in table.items() if isinstance(value, dict)]
+        if not inner:
+            return
+        known = {row.name for _, rows in self.listed() for row in rows}
+        for key in inner:
+            if key not in known and not difflib.get_close_matches(key, known, 1):
+                words, there = [name, key], table[key]
+                while isinstance(there, dict) and len(there) == 1 and isinstance(next(iter(there.values())), dict):
+                    key, there = next(iter(there.items()))
+                    words.append(key)
+                quoted = f'[{self.section}."{one_line(".".join(words))}"]'
+                raise ConfigError(f"{where}: a name with a dot stands in quotes; write {quoted}")
 
     def check(self, part: Declared) -> None:
         """Raise ConfigError if the options of one part contradict each other."""

@@ -42,6 +42,24 @@ class Networks(Kind):
         for name, mode in MODES.items():
             yield f"{self.section}.NAME({name})", mode.options
 
+    def bridge_in(self, table: object) -> str | None:
+        if not isinstance(table, Mapping):
+            return None
+        if isinstance(table.get("bridge"), str):
+            return str(table["bridge"])
+        try:
+            mode = _mode(table.get("mode"))
+        except ValueError:
+            return None
+        return None if any(row.name == "bridge" for row in mode.options) else ""
+
+    def hint(self, name: str, table: object, source: str) -> Iterable[Declared]:
+        """Return a network with its links of IPv6, which keep it on: only routed networks have any."""
+        if isinstance(table, Mapping) and table.get("ipv6") and isinstance(table.get("uplink"), str):
+            there = {"uplink": table["uplink"], "ipv6": table["ipv6"]}
+            return (Network(self, name, there, source, MODES["routed"]),)
+        return ()
+
     def declare(self, name: str, options: Mapping[str, Any], source: str) -> Network:
         rest = {key: value for key, value in options.items() if key != "mode"}
         return Network(self, name, rest, source, options["mode"])

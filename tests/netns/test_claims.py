@@ -1,0 +1,95 @@
+"""An edit of a running guest's claim: what `check` says, and that the guest is reached at its new address after the remedy.
+With a guest of plain QEMU, on a host that has no libvirtd.
+"""
+
+from __future__ import annotations
+
+import pytest
+from lab.capture import Capture
+from lab.domains import Interface
+from lab.nodes import Node, wire
+from lab.routed import call, eventually, reach
+from lab.single import Single
+
+CONFIG = '[networks.hosting]\nmode = "hostroute"\nnetdev = "eth9"\n\n[networks.lan]\nmode = "bridged"\nbridge = "br0"\n'
+MAC, OLD, NEW = "52:54:00:aa:00:10", "10.0.1.30", "10.0.1.40"
+CLAIM = '[[interfaces]]\nmac = "{mac}"\nifname = "tap0"\nnetwork = "hosting"\nips = [{ips}]\n'
+
+
+def claim(*addresses: str) -> str:
+    return CLAIM.format(mac=MAC, ips=", ".join(f'"{address}"' for address in addresses))
+
+
+@pytest.fixture
+def one():
+    with Single(CONFIG, foreign=False) as lab, Node("guest") as guest:
+        lab.peer.sh("ip addr add 10.0.1.254/24 dev eth9")
+        wire(lab.host, "tap0", guest, "eth0", f"fe{MAC[2:]}", MAC)
+        lab.host.sh("ip link set tap0 up")
+        guest.sh(f"ip link set eth0 up; ip addr add {OLD}/24 dev eth0; ip addr add {NEW}/24 dev eth0")
+        lab.host.domain_toml("web1", claim(OLD))
+        done = lab.host.ifup("tap0")
+        assert done.returncode == 0, done.stderr
+        yield lab
+
+
+def answers(one: Single, address: str) -> bool:
+    return reach([(one.peer, address)], wait=1) == []
+
+
+def command(one: Single, *argv: str, status: int = 0) -> str:
+    done = one.host.cli(*argv)
+    assert done.returncode == status, done
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("remedy", [("repair",), ("repair", "web1"), ("start", "web1")])
+def test_an_address_more(remedy, one):
+    assert eventually(lambda: answers(one, OLD)) and not answers(one, NEW)
+    one.host.domain_toml("web1", claim(OLD, NEW))
+    said = command(one, "check", status=1)
+    assert "web1" in said and f"tap0: is to have {NEW} too" in said and "vmnet-hook start web1" in said, said
+    assert not answers(one, NEW), "a running guest keeps what it was started with"
+    command(one, *remedy)
+    assert eventually(lambda: answers(one, NEW)) and answers(one, OLD)
+    assert command(one, "check").startswith("ok")
+
+
+def test_an_address_less(one):
+    assert eventually(lambda: answers(one, OLD))
+    one.host.domain_toml("web1", claim(NEW))
+    assert f"is to have {NEW}, not {OLD}" in command(one, "check", status=1)
+    command(one, "repair")
+    assert eventually(lambda: answers(one, NEW)) and not answers(one, OLD)
+
+
+def test_a_guest_that_was_not_announced(one):
+    """libvirtd was killed between `start` and `started`, and does not run. The guest has sent frames: it runs."""
+    nic = Interface(MAC, "tap0", "hosting", [OLD])
+    command(one, "stop", "web1")
+    one.host.domain_toml("web1", None)
+    call(one.host, "web1", "start", nic)
+    assert eventually(lambda: answers(one, OLD))
+    assert command(one, "check").startswith("ok"), "the hook for that may still come"
+    said = "tap0: the guest runs and was not announced"
+    assert eventually(lambda: said in one.host.cli("check").stdout, 20)
+    assert "vmnet-hook start web1" in command(one, "check", status=1)
+    with Capture(one.peer, "eth9", "arp") as seen:
+        command(one, "start", "web1")
+    assert seen.having(OLD), str(seen)
+    assert command(one, "check").startswith("ok") and "active" in command(one, "status")
+
+
+def test_another_guests_section_is_broken(one):
+    """The guest, its check and its edit need networks.hosting alone."""
+    one.host.config(CONFIG.replace("bridge =", "bridg ="))
+    one.host.domain_toml("web2", "[[interfaces]\n")
+    one.host.domain_toml("web1", claim(OLD, NEW))
+    said = command(one, "check", status=2)
+    assert "unknown key 'bridg'" in said and f"is to have {NEW} too" in said
+    assert "tap0" in command(one, "status", status=2) and "tap0" in command(one, "graph", "--ascii", status=2)
+    assert "unknown key 'bridg'" in command(one, "repair", status=2) and not answers(one, NEW)
+    done = one.host.ifup("tap0")
+    assert done.returncode == 0, done.stderr
+    assert eventually(lambda: answers(one, NEW))
+    assert "unknown key 'bridg'" in command(one, "up", status=2)

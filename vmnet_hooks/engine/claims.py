@@ -1,0 +1,296 @@
+"""Compares what claims say now with what running guests were given: an edit of domains.d, or of a running domain's metadata,
+changes no guest until `repair`, `start` or its next start.
+"""
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from ..declared import compose
+from ..declared.compose import Bound
+from ..declared.configuration import claims
+from ..errors import InputError, one_line
+from ..model.declaration import Config, Network
+from ..model.guest import Claim, Domain, Vif, id_by_name
+from ..model.objects import LinkAttribute
+from ..model.owner import ASKED_FOR, PREPARE_SECONDS, Nic, Owner, nics
+from . import Session, guests, index_of, lives
+
+Running = Mapping[str, Domain | InputError]
+"""The running domains by id, as their hypervisors describe them, or why a description can't be used. Those of a hypervisor that
+can't be asked, or that describes none, are not in it. A partial one tells of some NICs that have no record, and of no claims."""
+
+KEPT = "correct the claim; until then the NIC keeps what it was given"
+
+
+STARTED_SECONDS = 10.0
+"""How long the hypervisor may take, at most, from the guest's first frame to the hook that says that it runs."""
+
+
+class Found(NamedTuple):
+    """The fields of a check.Drift."""
+
+    kind: Literal["edited", "refused", "unannounced"]
+    what: str
+    remedy: str
+    owner: str
+    owner_id: str = ""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A running guest whose claims were edited. `bound` are the NICs that are to be set up, as they are to be: with all of its
+    NICs unless `domain` is partial."""
+
+    domain: Domain
+    frontend: str = ""
+    bound: Sequence[Bound] = ()
+    found: Sequence[Found] = ()
+    gone: Sequence[str] = ()
+    """The ids of the owners of NICs that nothing claims any more."""
+
+
+def differences(session: Session, owners: Sequence[Owner], running: Running, domain: str = "") -> list[Found]:
+    """What claims say otherwise than was set up, of the guests whose owners these are and of those that run."""
+    return [found for edit in edits(session, owners, running, domain) for found in edit.found]
+
+
+def edits(session: Session, owners: Sequence[Owner], running: Running, domain: str = "") -> list[Edit]:
+    """The guests of which `differences` tells; of one domain only, if it is given."""
+    known: dict[str, list[Nic]] = {}
+    for nic in nics(owners):
+        if not nic.is_left_over and lives(session, nic):
+            known.setdefault(nic.domain_id, []).append(nic)
+    for domain_id, there in running.items():
+        if isinstance(there, Domain) and not there.partial and (not domain or there.name == domain):
+            known.setdefault(domain_id, [])
+    edited = [_edit(session, there, _whole(running.get(domain_id))) for domain_id, there in known.items()]
+    return [edit for edit in edited if edit and edit.found]
+
+
+def set_up(session: Session, edit: Edit, announce: Callable[[guests.Announcements], None]) -> None:
+    """Set an edited guest up by its claims, and announce it. Raises VmnetError, with nothing changed."""
+    for owner_id in edit.gone:
+        guests.remove_owner(session, owner_id)
+    if edit.bound and guests.plug(session, edit.domain, edit.frontend, bound=edit.bound):
+        guests.activate(session.config, session.records, announce, edit.domain)
+
+
+def by_name(session: Session, name: str) -> tuple[Domain, str] | None:
+    """A running guest whose hypervisor can't be asked, or that has none (plain QEMU's), by the records and domains.d, and its
+    front end. What may be claimed elsewhere is as it was given. None if there is no such guest. Raises ConfigError."""
+    known = [nic for nic in session.records.nics(domain=name) if lives(session, nic)]
+    found = claims(session.config, name)
+    if told := [nic for nic in known if nic.domain_id != id_by_name(name)]:
+        unclaimed = [nic for nic in told if not any(claim.mac == nic.mac or claim.ifname == nic.ifname for claim in found)]
+        domain = replace(_described(session, told, found, name), claims=tuple(map(_given, unclaimed)))
+        return domain, told[0].frontend
+    domain = _described(session, known, found, name)
+    return (domain, known[0].frontend if known else ASKED_FOR) if domain.vifs else None
+
+
+def _given(nic: Nic) -> Claim:
+    """What a NIC was given, as a claim."""
+    return Claim(nic.network, nic.mac, nic.ifname, nic.addresses, nic.filter, f"{nic.domain}: records", nic.vlan, nic.tagged)
+
+
+def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Found]:
+    """A NIC that was plugged, and whose guest runs without that its hook for that was called: libvirtd was killed in between."""
+    if not isinstance(owner, Nic) or owner.phase != "plugged":
+        return
+    age = time.time() - owner.since
+    runs = _whole(running.get(owner.domain_id)) or (age > STARTED_SECONDS and session.kernel.has_sent(owner.ifname, surely=False))
+    if runs or age > PREPARE_SECONDS:
+        what = f"{owner.ifname}: the guest runs and was not announced"
+        yield Found("unannounced", what, _start(owner.domain), owner.label, owner.id)
+
+
+def unclaimed(session: Session, running: Running, domain: str = "") -> list[tuple[Domain, Vif]]:
+    """The NICs of running guests that nothing claims and that no record has."""
+    found = []
+    for there in running.values():
+        if isinstance(there, InputError) or (domain and there.name != domain):
+            continue
+        file_claims = _claims(session.config, there.name)
+        for vif in there.vifs:
+            index = index_of(session, vif.ifname) if vif.ifname else None
+            if index is None or any(nic.ifindex == index for nic in session.records.nics(ifname=vif.ifname)):
+                continue
+            try:
+                bound = not isinstance(file_claims, InputError) and _bind(there, vif, session.config, file_claims)
+            except InputError:
+                # `check` tells of a claim that is not valid.
+                continue
+            if not bound:
+                found.append((there, vif))
+    return found
+
+
+def kept(session: Session, domain: Domain, bound: Sequence[Bound]) -> list[Bound]:
+    """What a running guest's NICs are to be: a NIC that is set up stays as it was given, whatever claims it by now, unless its
+    hypervisor has moved it to another bridge; the others are as in `bound`."""
+    config = session.config
+    known = {
+        (nic.mac, nic.ifname): nic
+        for nic in session.records.nics(domain_id=domain.id)
+        if not nic.is_left_over and nic.network in config.networks and lives(session, nic)
+    }
+    claimed = {(vif.mac, vif.ifname): (vif, network) for vif, network in bound}
+    result = []
+    for vif in domain.vifs:
+        found, nic = claimed.get((vif.mac, vif.ifname)), known.get((vif.mac, vif.ifname))
+        if nic and not (found and is_moved(vif, config.networks[nic.network], found[1])):
+            network = config.networks[nic.network]
+            result.append((network.mode.bind(_as_given(vif, nic), network, domain.name), network))
+        elif found:
+            result.append(found)
+    return result
+
+
+def is_moved(vif: Vif, old: Network, new: Network) -> bool:
+    """Whether the hypervisor has moved a tap from its old network's bridge to that of the new one (`virsh update-device`)."""
+    before, after = old.mode.bridge_of(old), new.mode.bridge_of(new)
+    return bool(vif.bridge) and vif.bridge == after and vif.bridge != before
+
+
+def _whole(there: Domain | InputError | None) -> Domain | InputError | None:
+    """A description that tells of all NICs and claims; None if it does not."""
+    return None if isinstance(there, Domain) and there.partial else there
+
+
+def _edit(session: Session, known: Sequence[Nic], there: Domain | InputError | None) -> Edit | None:
+    """The edit of one guest, with the NICs that are recorded; None if it is not to be touched now."""
+    if any(nic.phase == "incoming" for nic in known):
+        return None
+    name = known[0].domain if known else there.name if isinstance(there, Domain) else ""
+    if isinstance(there, InputError):
+        return Edit(Domain(name), found=[Found("refused", str(there), KEPT, name)]) if known else None
+    file_claims = _claims(session.config, name)
+    if isinstance(file_claims, InputError):
+        return Edit(Domain(name), found=[Found("refused", str(file_claims), KEPT, name)])
+    # Who describes the guest tells of every NIC and every claim. Elsewhere (libvirt can't be asked, Xen) metadata, or a setting
+    # of the vif, may claim a NIC that domains.d does not.
+    is_whole = there is not None or known[0].domain_id == id_by_name(name)
+    if not (is_whole or file_claims):
+        return None
+    domain = replace(there, changing=True) if there else _described(session, known, file_claims, name)
+    return _compared(session, domain, known, file_claims, is_whole)
+
+
+def _compared(session: Session, domain: Domain, known: Sequence[Nic], file_claims: Sequence[Claim], is_whole: bool) -> Edit:
+    given = {nic.ifname: nic for nic in known}
+    bound: list[Bound] = []
+    found: list[Found] = []
+    gone: list[str] = []
+
+    def tell(kind: Literal["edited", "refused"], what: str, remedy: str, nic: Nic | None) -> None:
+        found.append(Found(kind, what, remedy, domain.name, nic.id if nic else ""))
+
+    for vif in domain.vifs:
+        nic = given.get(vif.ifname)
+        try:
+            claimed = _bind(domain, vif, session.config, file_claims)
+        except InputError as error:
+            tell("refused", str(error), KEPT, nic)
+            continue
+        if claimed and (nic or _is_waiting(session, vif)):
+            bound.append(claimed)
+        if nic is None and claimed and _is_waiting(session, vif):
+            tell("edited", f"{vif.ifname}: network {claimed[1].name} claims it, and it is not set up", _start(domain.name), nic)
+        elif nic and claimed and (changes := _changes(nic, *claimed)):
+            tell("edited", f"{nic.ifname}: {'; '.join(changes)}", _start(domain.name), nic)
+        elif nic and claimed is None and is_whole:
+            what = f"{nic.ifname}: nothing claims it for network {nic.network} any more"
+            tell("edited", what, f"vmnet-hook repair {_word(domain.name)}", nic)
+            gone.append(nic.id)
+    # Each NIC by itself: one whose claim is not valid, or is not known, stays.
+    return Edit(replace(domain, partial=True), known[0].frontend if known else ASKED_FOR, bound, found, gone)
+
+
+def _changes(nic: Nic, vif: Vif, network: Network) -> list[str]:
+    """How a NIC is to be that is set up as `nic`."""
+    changes = [] if nic.mac == vif.mac else [f"its MAC is to be {vif.mac}"]
+    more = [address for address in vif.addresses if address not in nic.addresses]
+    less = [address for address in nic.addresses if address not in vif.addresses]
+    if more:
+        changes.append(f"is to have {', '.join(more)}" + (f", not {', '.join(less)}" if less else " too"))
+    elif less:
+        changes.append(f"is not to have {', '.join(less)} any more")
+    if nic.filter != vif.filter:
+        changes.append("its filter is to be " + ("on" if vif.filter else "off"))
+    if nic.network != network.name:
+        changes.insert(0, f"is to be on network {network.name}, not {nic.network}")
+    elif (nic.vlan, nic.tagged) != (vif.vlan, vif.tagged):
+        changes.append("its VLANs are to be others")
+    return changes
+
+
+def _bind(domain: Domain, vif: Vif, config: Config, file_claims: Sequence[Claim]) -> Bound | None:
+    """One NIC of a domain as it is claimed; None if nothing claims it. Raises InputError."""
+    alone = replace(domain, vifs=(vif,), changing=True)
+    return next(iter(compose.bind(alone, config, file_claims)), None)
+
+
+def _claims(config: Config, name: str) -> list[Claim] | InputError:
+    try:
+        return claims(config, name)
+    except InputError as error:
+        return error
+
+
+def _described(session: Session, known: Sequence[Nic], file_claims: Sequence[Claim], name: str) -> Domain:
+    """A guest that no hypervisor describes: the NICs that are recorded and, of plain QEMU's, those that domains.d claims and
+    whose tap is there."""
+    domain_id = known[0].domain_id if known else id_by_name(name)
+    if domain_id != id_by_name(name):
+        return Domain(name, domain_id, tuple(_vif(session, nic, known) for nic in known), partial=True, changing=True)
+    taps = {nic.ifname: Vif(nic.mac, nic.ifname) for nic in known}
+    for claim in file_claims:
+        if claim.mac and claim.ifname and (claim.ifname in taps or index_of(session, claim.ifname) is not None):
+            taps[claim.ifname] = Vif(claim.mac, claim.ifname)
+    return Domain(name, "", tuple(taps.values()), changing=True)
+
+
+def _vif(session: Session, nic: Nic, known: Sequence[Nic]) -> Vif:
+    """A NIC as its front end described it."""
+    ids = {other.id: other.id.removeprefix(f"{other.domain_id}/") for other in known if other.mac == nic.mac}
+    own = ids.pop(nic.id)
+    found = session.records.recorded(LinkAttribute.key_of(nic.ifname, "address"))
+    port_mac = found[0].value if found and isinstance(found[0], LinkAttribute) else ""
+    return Vif(
+        nic.mac,
+        nic.ifname,
+        id="" if own == nic.mac else own,
+        twin=next(iter(ids.values()), ""),
+        mtu=nic.mtu,
+        metric=nic.metric,
+        port_mac=port_mac,
+    )
+
+
+def _as_given(vif: Vif, nic: Nic) -> Vif:
+    return replace(
+        vif,
+        domain=nic.domain,
+        network=nic.network,
+        addresses=nic.addresses,
+        filter=nic.filter,
+        vlan=nic.vlan,
+        tagged=nic.tagged,
+    )
+
+
+def _is_waiting(session: Session, vif: Vif) -> bool:
+    """Whether a NIC's tap is there and has no record, not even by another front end."""
+    index = index_of(session, vif.ifname) if vif.ifname else None
+    return index is not None and not any(nic.ifindex == index for nic in session.records.nics(ifname=vif.ifname))
+
+
+def _start(name: str) -> str:
+    return f"vmnet-hook start {_word(name)}"
+
+
+def _word(name: str) -> str:
+    return shlex.quote(one_line(name))
