@@ -161,7 +161,7 @@ def _reconnected(event: GuestEvent, place: Place) -> list[Nic]:
         declared = place.declared()
         if bound := guests.bind(event.domain, declared):
             with place.session(declared) as session:
-                owners = guests.plug(session, event.domain, event.frontend, bound=bound)
+                owners = guests.plug(session, event.domain, event.frontend, bound=bound, is_running=True)
             return _seen(event, declared, place, owners)
     except InputError:
         if _recorded(event, place):

@@ -84,6 +84,7 @@ _ARP = """\
 	set prefixes { type ifname . ether_addr . ipv4_addr; flags interval; }
 	set own { type ifname . ipv4_addr; }
 	map arp_source { type ifname : ipv4_addr; }
+	map senders { type ifname . ipv4_addr : ipv4_addr; flags interval; }
 	chain input {
 		type filter hook input priority filter; policy accept;
 		iifname . arp daddr ip @own drop
@@ -101,6 +102,7 @@ _ARP = """\
 	chain output {
 		type filter hook output priority filter; policy accept;
 		arp operation request arp saddr ip set oifname map @arp_source
+		arp operation request arp saddr ip set oifname . arp daddr ip map @senders
 	}"""
 
 # Filters frames from a port before the bridge handles them. The kernel has already removed the (outer) VLAN tag of a frame:

@@ -6,11 +6,31 @@ from collections.abc import Callable, Iterator
 
 from .. import values
 from ..errors import InputError
-from ..model.declaration import Network
+from ..model.declaration import Network, Option
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.objects import LinkAttribute, NftElement, ProxyNeighbour, Route, Sysctl
+from ..model.objects.link import KERNEL_LINK_LOCAL
 from ..model.resource import Resource
+
+PROBE = Option(
+    "probe",
+    values.boolean,
+    True,
+    "ask for a guest's new addresses by ARP and ND before it starts, and refuse one that another machine has",
+    "false",
+)
+
+LINK_LOCAL = Option(
+    "link_local",
+    values.link_local,
+    None,
+    "a link-local address of every tap, which guests may use as their gateway, besides the one that the tap's MAC makes",
+    '"fe80::1"',
+)
+
+IPV6_METRIC = 1024
+"""The kernel's default metric of an IPv6 route."""
 
 
 def check_master(vif: Vif, network: Network, host: Host) -> None:
@@ -73,6 +93,12 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
             yield NftElement("inet", "prefixes6", (tap, mac, prefix))
 
 
+def metric(vif: Vif, destination: str) -> int:
+    """Return the metric of a route to the NIC. For IPv6 that of a NIC with a twin comes after those of connected routes (256) and
+    of default routes (1024), too; for IPv4 connected routes have 0."""
+    return vif.metric and vif.metric + (IPV6_METRIC if values.version(destination) == 6 else 0)
+
+
 def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:
     """Return whether a resource attracts the traffic of a routed guest. Routes to the guest do, because with them the host also
     answers ARP for it on other links, and so do the proxy entries on `uplink`."""
@@ -115,9 +141,11 @@ def by_kind(addresses: tuple[str, ...]) -> tuple[list[str], list[str], list[str]
     return found
 
 
-def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: Host) -> Iterator[Resource]:
+def settings(
+    vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: Host, link_local: values.IPv6 | None = None
+) -> Iterator[Resource]:
     """Yield sysctls and attributes of one tap, its state last. `mac` "" and `mtu` (bytes) None leave those of the tap
-    unchanged."""
+    unchanged. The tap gets the address `link_local`, if there is one, besides that of its MAC."""
     tap = vif.ifname
     if ipv4:
         yield Sysctl(f"net/ipv4/conf/{tap}/forwarding", "1")
@@ -145,5 +173,6 @@ def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: 
     if mac:
         yield LinkAttribute(tap, "address", mac)
         if ipv6:
-            yield LinkAttribute(tap, "lladdr", f"{values.eui64(values.LINK_LOCAL, mac)}/64")
+            own = {f"{values.eui64(values.LINK_LOCAL, mac)}/64": KERNEL_LINK_LOCAL}
+            yield LinkAttribute(tap, "lladdr", LinkAttribute.spelled({f"{link_local}/64": 0, **own} if link_local else own))
     yield LinkAttribute(tap, "state", "up")

@@ -156,7 +156,8 @@ class NftElement(Resource):
         return "nft " + shlex.quote(self.unset_statement().strip())
 
     def _arptables(self) -> str:
-        if self.set != "arp_source":
+        if self.set not in ("arp_source", "senders"):
             return ""
-        tap = self.parts[0].strip('"')
-        return f"  # arptables -A OUTPUT -o {tap} --opcode Request -j mangle --mangle-ip-s {self.value}"
+        dev, *subnet = (part.strip('"') for part in self.parts)
+        target = "".join(f" -d {net}" for net in subnet)
+        return f"  # arptables -A OUTPUT -o {dev}{target} --opcode Request -j mangle --mangle-ip-s {self.value}"
