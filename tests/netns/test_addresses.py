@@ -254,7 +254,7 @@ def test_two_subnets_on_one_uplink(shared):
             assert seen.having(f"who-has {target} .*tell {sender}"), (target, seen.lines)
         assert one.host.cli("check").returncode == 0
         one.stop("dom", routed(10, v6=False))
-        assert "203.0.113.0/24" in one.host.run("nft list map arp vmnet senders").stdout
+        assert "203.0.113.0/24" in one.host.run("nft list map arp vmnet-senders senders").stdout
         one.stop("other", second)
 
 

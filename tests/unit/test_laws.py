@@ -529,7 +529,7 @@ def test_shared_resources_live_until_the_last_guest_leaves(order, tmp_path):
         "rule 22000 from 192.0.2.0/24 222",
         "nft inet",
         "nft arp",
-        'nft arp senders "eth1" . 192.0.2.0/24',
+        'nft arp arp_source "eth1"',
     ]
     for left, number in enumerate(order, 1):
         host.unplug(guests[number])

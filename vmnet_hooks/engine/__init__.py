@@ -8,6 +8,7 @@ host         bring parts up and down;  takeover: guard a bridge that takes over 
 check        compare configuration, records and kernel;  repair: remove the differences;  healing: the agent's share of that
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -106,6 +107,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
     masters = [link.master for name in dict.fromkeys(ports) if (link := host.links.get(name))]
     if outer := [master for master in masters if master and master not in host.links]:
         host = replace(host, links={**kernel.host(outer).links, **host.links})
+    senders = Counter(name for network in networks for name in network.mode.senders(network))
     bridges = {part.adopts: part.name for part in parts.values() if part.adopts in host.links}
     return replace(
         host,
@@ -113,6 +115,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         parts=parts,
         nats=tuple(part for part in config.parts.values() if part.kind.translates),
         adoptions=_adoptions(session, bridges, host, adopt) if bridges else {},
+        shared_uplinks=frozenset(name for name, count in senders.items() if count > 1),
         uplinks6=frozenset(name for network in networks for name in network.mode.links6(network)),
     )
 

@@ -18,7 +18,7 @@ from ..model.guest import Vif
 from ..model.mode import Mode, Prefixes6
 from ..model.objects import Address, LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl, TableName
 from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import ARP, INET, NAT, forwarding
+from ..model.ruleset import ARP, INET, NAT, SENDERS, forwarding
 from . import tap
 
 
@@ -226,6 +226,9 @@ class Routed(Mode):
     def links6(self, network: Network) -> tuple[str, ...]:
         return (network["uplink"],) if network["ipv6"] else ()
 
+    def senders(self, network: Network) -> tuple[str, ...]:
+        return (network["uplink"],) if network["ipv4"] and network["role"] == "host" else ()
+
     def network_resources(self, network: Network, host: Host) -> Iterator[Resource]:
         return _network(network, host)
 
@@ -330,10 +333,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         yield NAT
     if network["ipv4"]:
         if not router:
-            # By subnet: other networks on the uplink have senders of their own, and so may the uplink itself.
-            side = network["ipv4"]
-            for net in _all(side):
-                yield NftElement("arp", "senders", (f'"{uplink}"', str(net)), str(side["arp_source"]))
+            yield from _senders(network["ipv4"], uplink, host)
         yield from forwarding(4, (uplink, *outside), host)
         if network["role"] != "router":
             yield from tap.proxy_arp(uplink)
@@ -366,6 +366,17 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
             # Both are needed: with `from` alone, strict rp_filter drops what the uplink receives for guests.
             for selector in ("from", "to"):
                 yield Rule(network["rule_priority"], selector, net, table)
+
+
+def _senders(side: Mapping[str, Any], uplink: str, host: Host) -> Iterator[Resource]:
+    """Yield the elements that set the sender of ARP requests on the uplink: by subnet, if other networks on it have senders."""
+    sender = str(side["arp_source"])
+    if uplink not in host.shared_uplinks:
+        yield NftElement("arp", "arp_source", (f'"{uplink}"',), sender)
+        return
+    yield SENDERS
+    for net in _all(side):
+        yield NftElement("arp", "senders", (f'"{uplink}"', str(net)), sender)
 
 
 def _arp_source(vif: Vif, network: Network) -> Iterator[Resource]:
