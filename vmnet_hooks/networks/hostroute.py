@@ -27,6 +27,8 @@ ROUTER_OFFSET = 127
 
 _SHORTEST = {4: 8, 6: 12}
 """The shortest prefixes that IANA allocates. A route to a shorter one replaces a part of the default route."""
+_IPV6_METRIC = 1024
+"""The kernel's default metric of an IPv6 route."""
 _UNIQUE_LOCAL = ipaddress.IPv6Network("fc00::/7")
 
 OPTIONS = (
@@ -169,14 +171,14 @@ def _paths(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
             yield NftElement("inet", f"private{version}", (address, f'"{netdev}"'))
         else:
             yield ProxyNeighbour(netdev, address)
-        yield Route(
-            MAIN_TABLE, values.host(address), ifname, src=gateway if version == 4 else "", metric=tap.metric(vif, address)
-        )
+        yield Route(MAIN_TABLE, values.host(address), ifname, src=gateway if version == 4 else "", metric=vif.metric)
     for prefix in (*prefixes4, *prefixes6):
         version = values.version(prefix)
         if network["nat"] and not _is_translated(prefix, netdev, host):
             yield NftElement("inet", f"masquerade{version}", (prefix, f'"{netdev}"'))
-        yield Route(MAIN_TABLE, prefix, ifname, src=gateway if version == 4 else "", metric=tap.metric(vif, prefix))
+        # Not before a connected route to the same prefix: that has the metric 256 (IPv4: 0).
+        metric = vif.metric + _IPV6_METRIC if vif.metric and version == 6 else vif.metric
+        yield Route(MAIN_TABLE, prefix, ifname, src=gateway if version == 4 else "", metric=metric)
     if network["nat"] and (name := _host_name(vif.domain)):
         yield HostName(ifname, name, (*single4, *single6))
 

@@ -392,7 +392,7 @@ def _paths(vif: Vif, network: Network) -> Iterator[Resource]:
             yield Neighbour(ifname, address, vif.mac)
         if values.version(address) == 6:
             yield ProxyNeighbour(network["uplink"], address)
-        yield Route(network["table"], values.host(address), ifname, metric=tap.metric(vif, address))
+        yield Route(network["table"], values.host(address), ifname, metric=vif.metric)
     if network["ipv6"]:
         yield ProxyNeighbour(ifname, str(network["ipv6"]["gateway"]))
     if network["ipv4"] and network["role"] == "router+host":

@@ -29,9 +29,6 @@ LINK_LOCAL = Option(
     '"fe80::1"',
 )
 
-IPV6_METRIC = 1024
-"""The kernel's default metric of an IPv6 route."""
-
 
 def check_master(vif: Vif, network: Network, host: Host) -> None:
     """Raise InputError if the tap is a port of a bridge: packets that enter through a bridge bypass the filter."""
@@ -91,12 +88,6 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
             yield NftElement("inet", "sources6", (tap, mac, address))
         for prefix in prefixes6:
             yield NftElement("inet", "prefixes6", (tap, mac, prefix))
-
-
-def metric(vif: Vif, destination: str) -> int:
-    """Return the metric of a route to the NIC. For IPv6 that of a NIC with a twin comes after those of connected routes (256) and
-    of default routes (1024), too; for IPv4 connected routes have 0."""
-    return vif.metric and vif.metric + (IPV6_METRIC if values.version(destination) == 6 else 0)
 
 
 def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:
