@@ -33,7 +33,8 @@ def test_a_users_guest_on_the_bridge_of_a_network(lab):
     host.link_hook("vmnet-hooks", "/run/checkout/hooks/libvirt/qemu")
     virsh = [*USER, "virsh", "-q", "-c", "qemu:///session"]
     try:
-        host.run([*virsh, "create", "/dev/stdin"], input=DOMAIN, timeout=60)
+        host.write("/run/somebody/own.xml", DOMAIN)
+        host.run([*virsh, "create", "/run/somebody/own.xml"], timeout=60)
         assert host.run([*virsh, "domstate", "own"]).stdout.strip() == "running"
         assert "tap0" in host.run("ip -o link show master br0").stdout
     finally:
