@@ -151,8 +151,9 @@ class Routed(Mode):
         for key, side in sides:
             if side["subnet"].prefixlen == 0:
                 raise network.error(f"{key}.subnet", f"{side['subnet']} is every address there is; write the guests' own subnet")
-            for number, net in enumerate(side["prefixes"]):
-                if other := next((other for other in (side["subnet"], *side["prefixes"][:number]) if net.overlaps(other)), None):
+            nets = _all(side)
+            for number, net in enumerate(nets):
+                if other := next((other for other in nets[:number] if net.overlaps(other)), None):
                     raise network.error(f"{key}.prefixes", f"{net} overlaps {other}; name each address once")
             if problem := _unusable(side["gateway"], side["subnet"]):
                 raise network.error(f"{key}.gateway", f"{side['gateway']} {problem}; choose a host address of the subnet")
@@ -235,7 +236,7 @@ class Routed(Mode):
     def vif_resources(self, vif: Vif, network: Network, host: Host) -> list[Resource]:
         tap.check_master(vif, network, host)
         ipv4, ipv6 = bool(network["ipv4"]), bool(network["ipv6"])
-        link_local = network["ipv6"]["link_local"] if ipv6 else None
+        link_local = network["ipv6"].get("link_local") if ipv6 else None
         return [
             *_arp_source(vif, network),
             *tap.source_filter(vif, ipv4, ipv6),
@@ -281,12 +282,12 @@ def _sides(network: Network) -> list[tuple[str, Any]]:
 
 def _all(side: Mapping[str, Any]) -> list[Any]:
     """Return the subnet of one family, and the other prefixes of guests."""
-    return [side["subnet"], *side["prefixes"]]
+    return [side["subnet"], *side.get("prefixes", ())]
 
 
 def _unplaced(address: values.IPAddress, side: Mapping[str, Any]) -> str:
     """Return why no guest can have the address; "" if one can."""
-    net = next((net for net in side["prefixes"] if address in net), None)
+    net = next((net for net in side.get("prefixes", ()) if address in net), None)
     if net is None:
         return _unusable(address, side["subnet"])
     return "" if _is_unicast(address) else "is not a unicast address that can be routed"
