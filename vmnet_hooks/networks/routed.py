@@ -1,8 +1,9 @@
 """Routed guests: the host has no address in the guests' subnet, and answers for it by proxy ARP and proxy ND.
 
-Each network has its own routing table, selected by one pair of policy rules, with a host route for each guest address. The sender
-of ARP requests is the gateway's address on a tap, and `arp_source` on the uplink. Packets and ARP from a tap are checked against
-nft sets of `ifname . mac . ip`. The cost per packet does not depend on the number of guests: they are elements, never rules.
+Each network has its own routing table, selected by one pair of policy rules (and another for each of its `prefixes`), with a
+host route for each guest address. The sender of ARP requests is the gateway's address on a tap, and `arp_source` on the uplink.
+Packets and ARP from a tap are checked against nft sets of `ifname . mac . ip`. The cost per packet does not depend on the number
+of guests: they are elements, never rules.
 """
 
 import ipaddress
