@@ -159,6 +159,14 @@ def eui64(prefix: ipaddress.IPv6Network, hwaddr: str) -> IPv6:
 LINK_LOCAL = ipaddress.IPv6Network("fe80::/64")
 
 
+def link_local(value: object) -> IPv6:
+    """Parse an IPv6 link-local address."""
+    found = address(value)
+    if not isinstance(found, IPv6) or found not in LINK_LOCAL or found == LINK_LOCAL.network_address:
+        raise ValueError("is not an IPv6 link-local address; write fe80::1")
+    return found
+
+
 def vids(value: object) -> tuple[int, ...]:
     """Parse a list of VLAN IDs and "LOW-HIGH" ranges; return the IDs in ascending order, without duplicates."""
     if not isinstance(value, list):

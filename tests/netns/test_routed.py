@@ -227,7 +227,7 @@ def announced(seen: Capture, mac: str, ip4: str, ip6: str) -> dict[str, bool]:
     """Which of the announcements were seen. tcpdump prints a gratuitous request as "Announcement" or as "who-has X tell
     X"."""
     return {
-        "request": bool(seen.having(rf"^{mac} > ff:ff:ff:ff:ff:ff", rf"(Announcement|who-has) {ip4}\b")),
+        "request": bool(seen.having(rf"^{mac} > ff:ff:ff:ff:ff:ff", rf"Announcement {ip4}\b|who-has {ip4} .*tell {ip4}\b")),
         "reply": bool(seen.having(rf"^{mac} > ff:ff:ff:ff:ff:ff", rf"Reply {ip4} is-at {mac}")),
         "NA": bool(
             seen.having(

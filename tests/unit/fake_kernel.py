@@ -8,9 +8,9 @@ down. What the edge does in several system calls happens here in several small s
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 
 from vmnet_hooks import values
 from vmnet_hooks.errors import InTheWay, KernelError
@@ -97,6 +97,9 @@ class FakeKernel:
         self.obstacles: dict[str, str] = {}
         self.underway: set[str] = set()
         self.heard: set[str] = set()
+        self.in_use: dict[tuple[str, str], str] = {}
+        """The MACs of other machines, by (link, address)."""
+        self.asked: set[tuple[str, str]] = set()
         self._last_index = 0
         self.put(Sysctl("net/ipv4/conf/all/send_redirects", "1"))
         if ipv6:
@@ -251,6 +254,24 @@ class FakeKernel:
         """In the kernel's order: IPv4 first."""
         found = [r.address for r in self.world.values() if isinstance(r, Address) and r.ifname == ifname]
         return sorted(found, key=lambda address: ":" in address)
+
+    def next_hop(self, destinations: Sequence[str], links: Iterable[str], tap: str) -> tuple[str, Route] | None:
+        self._alive()
+        routes = [r for r in self.world.values() if isinstance(r, Route) and r.via and r.dev != tap]
+        pairs = [(dst, route) for route in routes for dst in destinations if ip_address(route.via) in ip_network(dst)]
+        return pairs[0] if pairs else None
+
+    def ask(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self._alive()
+        self.asked |= set(pairs)
+
+    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+        self._alive()
+        return [(*pair, self.in_use[pair]) for pair in pairs if pair in self.in_use and pair in self.asked]
+
+    def forget(self, pairs: Sequence[tuple[str, str]]) -> None:
+        self._alive()
+        self.asked -= set(pairs)
 
     def survey(self, port: str, bridge: str) -> Adoption:
         self._alive()

@@ -21,6 +21,8 @@ from vmnet_hooks.model.resource import Resource
 from vmnet_hooks.records.store import Store, identity
 
 T = TypeVar("T")
+AS_ROOT = "import posix, sys; posix.geteuid = lambda: 0; del sys.argv[0]; exec(open(sys.argv[0]).read())"
+"""The program of an interpreter that runs a hook, sys.argv[1:], as root would, whoever runs the tests."""
 V4 = 'ipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }\n'
 V6 = 'ipv6 = { subnet = "2001:db8::/64", gateway = "2001:db8::1" }\n'
 PUBLIC = '[networks.public]\nmode = "routed"\nuplink = "eth1"\ntable = 222\ntable_name = "routed"\n'

@@ -118,6 +118,21 @@ def test_duplicate_claims(declared):
         bind(declared, [TAP], [], [claim("public", "192.0.2.10"), Claim("lan", "", "tap0", source="b")])
 
 
+def test_a_nic_without_a_tap_takes_part_in_nothing(declared):
+    """<teaming>: one MAC for the NIC that is passed through and the one that stands in for it."""
+    passed = Vif(MAC, "", 1, without_tap="hostdev")
+    for nics in ([TAP, passed], [passed, TAP]):
+        [(vif, _)] = bind(declared, nics, [claim("public", "192.0.2.10")])
+        assert vif.ifname == TAP.ifname
+    assert bind(declared, [passed], []) == []
+    with pytest.raises(InputError) as caught:
+        bind(declared, [passed], [claim("public", "192.0.2.10")])
+    assert str(caught.value) == (
+        f"metadata: NIC {MAC} of d is <interface type='hostdev'>, which has no tap; "
+        "unset the claim, or make it <interface type='ethernet'> or 'bridge'"
+    )
+
+
 def test_a_claim_of_a_nic_that_is_not_there(declared):
     other = claim("public", "192.0.2.10", mac="52:54:00:aa:00:99")
     with pytest.raises(

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scenario import AS_ROOT
 
 from vmnet_hooks import values
 from vmnet_hooks.declared import SECTIONS, configuration
@@ -644,7 +645,7 @@ PROCESSES = [
 @pytest.mark.parametrize(("hook", "argv", "stdin", "status"), [p[1:] for p in PROCESSES], ids=[p[0] for p in PROCESSES])
 def test_as_a_process(hook, argv, stdin, status):
     """All of these are refused before configuration or records are read: no namespace is needed."""
-    command = [sys.executable, "-IS", ROOT / "hooks" / hook, *argv]
+    command = [sys.executable, "-IS", "-c", AS_ROOT, ROOT / "hooks" / hook, *argv]
     done = subprocess.run(command, input=stdin, capture_output=True, timeout=60)
     assert done.stdout == b""
     assert_refused(done.stderr.decode())
@@ -653,7 +654,8 @@ def test_as_a_process(hook, argv, stdin, status):
 
 def test_a_closed_stdin_and_a_reader_that_is_gone():
     """libvirt may die while it writes: what comes is cut, or nothing at all."""
-    command = ["/bin/sh", "-c", f"exec {sys.executable} -IS {ROOT}/hooks/libvirt/qemu dom1 start begin - <&-"]
+    hook = f"{ROOT}/hooks/libvirt/qemu"
+    command = ["/bin/sh", "-c", f"exec {sys.executable} -IS -c '{AS_ROOT}' {hook} dom1 start begin - <&-"]
     done = subprocess.run(command, capture_output=True, timeout=60)
     assert_refused(done.stderr.decode())
     assert done.returncode

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from scenario import EVERYTHING
+from scenario import AS_ROOT, EVERYTHING
 
 from vmnet_hooks.cli import COMMANDS
 
@@ -20,9 +20,13 @@ HEAVY = frozenset(
 )
 
 
-def loaded(*argv: str, hook: Path = HOOK, env: dict[str, str] | None = None) -> tuple[subprocess.CompletedProcess, set[str]]:
-    command = [sys.executable, "-IS", "-X", "importtime", str(hook), *argv]
-    done = subprocess.run(command, input=b"<domain", capture_output=True, timeout=60, env=env)
+def loaded(
+    *argv: str, hook: Path = HOOK, env: dict[str, str] | None = None, user: int = 0
+) -> tuple[subprocess.CompletedProcess, set[str]]:
+    call = [str(hook), *argv] if user else ["-c", AS_ROOT, str(hook), *argv]
+    command = [sys.executable, "-IS", "-X", "importtime", *call]
+    other = user if user and os.geteuid() == 0 else None
+    done = subprocess.run(command, input=b"<domain", capture_output=True, timeout=60, env=env, user=other)
     lines = [line for line in done.stderr.decode().splitlines() if line.startswith("import time:")]
     return done, {line.rpartition("|")[2].strip() for line in lines} - {"imported package"}
 
@@ -38,6 +42,14 @@ def test_an_ignored_call_loads_next_to_nothing(operation):
     bare = subprocess.run([sys.executable, "-IS", "-X", "importtime", "-c", "pass"], capture_output=True)
     base = {line.rpartition("|")[2].strip() for line in bare.stderr.decode().splitlines()}
     assert len(modules - base - mine) <= 5, sorted(modules - base - mine)
+
+
+@pytest.mark.parametrize("operation", ["prepare", "start", "started", "stopped", "release", "reconnect"])
+def test_a_users_own_guest_is_none_of_ours(operation):
+    """qemu:///session runs the system's hooks as the user."""
+    done, modules = loaded("dom1", operation, "begin", "-", user=65534)
+    assert (done.returncode, done.stdout, modules & HEAVY) == (0, b"", set())
+    assert {m for m in modules if m.startswith("vmnet_hooks")} == {"vmnet_hooks", "vmnet_hooks.hook", "vmnet_hooks.frontends"}
 
 
 @pytest.mark.parametrize("environ", [{}, {"IF_IP_ROUTING_TABLE": ""}, {"ADDRFAM": "meta", "IFACE": "--all", "IF_ADDRESS": "::1"}])
@@ -64,8 +76,9 @@ def test_a_call_that_matters_loads_more():
 
 
 DRIVER = """
-import io, sys
+import io, posix, sys
 sys.path.insert(0, sys.argv[1])
+posix.geteuid = lambda: 0
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.records import store
 configuration.DIRECTORY, store.DIRECTORY = sys.argv[2] + "/etc", sys.argv[2] + "/run"

@@ -445,6 +445,41 @@ def test_two_live_guests_never_hold_one_address(other, message, tmp_path):
     host.plug(other)
 
 
+@pytest.mark.parametrize(
+    ("route", "domain", "message"),
+    [
+        (Route(254, "0.0.0.0/0", "eth1", "192.0.2.40", 3), PLAIN, "192.0.2.40, a guest's address, is the next hop of the host's"),
+        (Route(254, "10.9.0.0/16", "eth1", "192.0.2.10", 4), ROUTED, "route 10.9.0.0/16 dev eth1; give the guest another"),
+        (Route(254, "::/0", "eth1", "2001:db8:40::1", 9), PLAIN, "2001:db8:40::/56, a guest's prefix, contains 2001:db8:40::1,"),
+        (Route(100, "10.9.0.0/16", "eth1", "10.98.0.1", 4), PLAIN, "host's route 10.9.0.0/16 dev eth1 table 100; give the guest"),
+    ],
+)
+def test_a_next_hop_is_no_guests_address(route, domain, message, tmp_path):
+    host = Host(tmp_path, EVERYTHING + HOSTROUTE)
+    host.add_taps(domain)
+    host.kernel.put(route)
+    before = host.everything()
+    with pytest.raises(ConflictError, match=message):
+        host.plug(domain)
+    assert_same(host, before, "next hop")
+
+
+def test_an_address_in_use_is_refused_unless_the_guest_has_it(tmp_path):
+    host = Host(tmp_path)
+    host.add_taps(ROUTED)
+    host.kernel.in_use = {("eth1", "2001:db8::10"): "02:00:00:00:05:01"}
+    before = host.everything()
+    with pytest.raises(ConflictError, match="d1: 2001:db8::10 is in use: 02:00:00:00:05:01 answers for it on eth1; give"):
+        host.plug(ROUTED)
+    assert_same(host, before, "in use")
+    assert host.kernel.asked == set(), "and the question is withdrawn"
+    host.kernel.in_use = {}
+    host.plug(ROUTED)
+    assert host.kernel.asked == {("eth1", "192.0.2.10"), ("eth1", "2001:db8::10")}
+    host.kernel.in_use = {("eth1", "2001:db8::10"): "02:00:00:00:05:01"}
+    host.plug(ROUTED)
+
+
 def test_two_live_guests_never_hold_one_mac(tmp_path):
     host = Host(tmp_path)
     thief = guest(2, ("public", ["192.0.2.20"]))

@@ -59,6 +59,13 @@ def test_every_operation_of_the_registry_has_an_action():
     assert set(hooks()["libvirt/qemu"].operations) == set(libvirt._ACTIONS)
 
 
+@pytest.mark.parametrize("kind", ["direct", "hostdev", "vdpa", "vhostuser", "user", "mcast", "udp", "null"])
+def test_interfaces_without_a_tap(kind):
+    data = XML.replace(b"<interface type='ethernet'><mac", f"<interface type='{kind}'><mac".encode())
+    first, second, *_ = parse("start", data).domain.vifs
+    assert (first.without_tap, first.ifname, second.without_tap) == (kind, "", "")
+
+
 def test_nics():
     vifs = parse("start").domain.vifs
     assert [(v.mac[-2:], v.ifname, v.bridge, v.index) for v in vifs] == [

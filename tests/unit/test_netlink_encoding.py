@@ -308,7 +308,7 @@ def test_neighbours(socket, kernel, dice, family, flags):
     socket.delete_neighbour(index, host, flags)
     said(kernel, ndmsg, 29, ACK, fields, [("NDA_DST", host)])
     kernel.answers = [(ndmsg, 28, fields | {"state": state}, attrs)]
-    assert socket.neighbour(index, host, flags) == (state, "" if flags else mac)
+    assert socket.neighbour(index, host, flags) == (state, "" if flags else mac, 0)
     said(kernel, ndmsg, 30, 0, fields, [("NDA_DST", host)])
 
 

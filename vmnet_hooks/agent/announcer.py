@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..kernel import announcement, sysfs
+from ..kernel import announcement, duplicates, sysfs
+from ..kernel.netlink import Netlink
 
 if TYPE_CHECKING:
     from .main import Agent
@@ -22,7 +23,7 @@ class Announcer:
 
     def __init__(self, agent: "Agent") -> None:
         self._agent = agent
-        self._due: list[tuple[float, int, Sequence[tuple[Call, int]]]] = []
+        self._due: list[tuple[float, int, Sequence[tuple[Call, int]], bool]] = []
         self._number = 0
         self._news = threading.Condition()
 
@@ -42,19 +43,21 @@ class Announcer:
         with self._news:
             for delay in announcement.ROUNDS:
                 self._number += 1
-                heapq.heappush(self._due, (now + delay, self._number, known))
+                heapq.heappush(self._due, (now + delay, self._number, known, delay == announcement.ROUNDS[-1]))
             self._news.notify()
 
     def _run(self) -> None:
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        netlink = Netlink()
         while not self._agent.stopping.is_set():
             with self._news:
                 wait = self._due[0][0] - time.monotonic() if self._due else None
                 if wait is None or wait > 0:
                     self._news.wait(wait)
                     continue
-                _, _, calls = heapq.heappop(self._due)
-            for link, address, _ in [call for call, index in calls if index and _index(call[2]) == index]:
+                _, _, calls, is_last = heapq.heappop(self._due)
+            there = [call[:2] for call, index in calls if index and _index(call[2]) == index]
+            for link, address in duplicates.unanswered(netlink, there):
                 try:
                     mac = bytes.fromhex((sysfs.read(link, "address") or "").replace(":", ""))
                     for frame in announcement.announcement(mac, address):
@@ -62,6 +65,8 @@ class Announcer:
                 except (OSError, ValueError) as error:
                     # The link is down, or has gone; there may be another round.
                     self._agent.note("error", f"{address} was not announced on {link}: {error}", syslog.LOG_WARNING)
+            if is_last:
+                duplicates.forget(netlink, [call[:2] for call, _ in calls])
 
 
 def _index(ifname: str) -> int:

@@ -23,10 +23,12 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
 
     Raise InputError or ConfigError for a claim that can't be met.
     """
-    macs = Counter(vif.mac for vif in domain.vifs)
+    # A NIC that is passed through may have the MAC of the one that stands in for it during a migration (<teaming>).
+    vifs = [vif for vif in domain.vifs if not vif.without_tap]
+    macs = Counter(vif.mac for vif in vifs)
     taken: set[int] = set()
     result = []
-    for vif in domain.vifs:
+    for vif in vifs:
         claim = _claim(vif, domain.claims, taken) or _claim(vif, file_claims, taken) or _by_bridge(vif, config)
         if claim is None:
             continue
@@ -46,8 +48,14 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
             raise InputError(f"{claim.source}: tap {vif.ifname} has the name of a link of network {network.name}; rename it")
         result.append((network.mode.bind(replace(vif.claimed(claim), domain=domain.name), network, claim.source), network))
     for claim in (*domain.claims, *file_claims):
-        if id(claim) not in taken and not (domain.partial or domain.changing) and not _overruled(claim, domain):
-            have = ", ".join(vif.mac for vif in domain.vifs) or "none"
+        if id(claim) not in taken and not (domain.partial or domain.changing) and not _overruled(claim, vifs):
+            other = next((vif for vif in domain.vifs if _matches(vif, claim)), None)
+            if other:
+                raise InputError(
+                    f"{claim.source}: NIC {other.mac} of {domain.name} is <interface type='{other.without_tap}'>, which has no "
+                    f"tap; unset the claim, or make it <interface type='ethernet'> or 'bridge'"
+                )
+            have = ", ".join(vif.mac for vif in vifs) or "none"
             what = f"MAC {claim.mac}" if claim.mac else f"ifname {claim.ifname}"
             raise InputError(f"{claim.source}: {domain.name} has no NIC with {what} (it has: {have}); correct or unset it")
     return result
@@ -67,8 +75,8 @@ def _claim(vif: Vif, claims: Iterable[Claim], taken: set[int]) -> Claim | None:
     return found[0] if found else None
 
 
-def _overruled(claim: Claim, domain: Domain) -> bool:
-    return any(_matches(vif, claim) for vif in domain.vifs)
+def _overruled(claim: Claim, vifs: Iterable[Vif]) -> bool:
+    return any(_matches(vif, claim) for vif in vifs)
 
 
 def _by_bridge(vif: Vif, config: Config) -> Claim | None:

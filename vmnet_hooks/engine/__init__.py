@@ -9,7 +9,8 @@ check        compare configuration, records and kernel;  repair: remove the diff
 claims       compare what claims say now with what running guests were given
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from ..declared import compose, configuration
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
-from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, Sysctl
+from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, Route, Sysctl
 from ..model.owner import GuestOwner
 from ..model.plan import Plan
 from ..model.resource import Resource
@@ -39,6 +40,10 @@ class Kernel(Protocol):
     def below(self, ifname: str) -> set[str]: ...
     def default_routes(self) -> list[facts.DefaultRoute]: ...
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> facts.Host: ...
+    def next_hop(self, destinations: Sequence[str], links: Iterable[str], tap: str) -> tuple[str, Route] | None: ...
+    def ask(self, pairs: Sequence[tuple[str, str]]) -> None: ...
+    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]: ...
+    def forget(self, pairs: Sequence[tuple[str, str]]) -> None: ...
     def survey(self, port: str, bridge: str) -> "Adoption": ...
     def is_underway(self, port: str) -> bool: ...
     def obstacle(self, port: str, bridge: str) -> str: ...
@@ -109,6 +114,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         host = replace(host, links={**kernel.host(outer).links, **host.links})
     members = {name: part for part in parts.values() for name in part.ports if name in host.links}
     members |= {part.adopts: part for part in parts.values() if part.adopts in host.links}
+    senders = Counter(name for network in networks for name in network.mode.senders(network))
     return replace(
         host,
         router6=_forwards6(session, host),
@@ -118,6 +124,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         adoptions=_adoptions(session, members, host, adopt) if members else {},
         adopters={part.adopts: part.name for part in config.links.values() if part.adopts},
         surveyed=adopt,
+        shared_uplinks=frozenset(name for name, count in senders.items() if count > 1),
         uplinks6=frozenset(name for network in (*networks, *hinted) for name in network.mode.links6(network)),
     )
 

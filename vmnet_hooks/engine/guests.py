@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..declared import compose
 from ..declared.configuration import claims
-from ..errors import ConflictError, InputError, KernelError
+from ..errors import ConflictError, InputError, KernelError, VmnetError
 from ..model import facts
 from ..model.declaration import Config, Network
 from ..model.guest import Domain, Vif, id_by_name
@@ -31,27 +31,44 @@ def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
 
 
 def plug(
-    session: Session, domain: Domain, frontend: str, incoming: bool = False, bound: Sequence[compose.Bound] | None = None
+    session: Session,
+    domain: Domain,
+    frontend: str,
+    incoming: bool = False,
+    bound: Sequence[compose.Bound] | None = None,
+    is_running: bool = False,
 ) -> list[Nic]:
     """Set up every claimed NIC of a domain whose taps exist. Returns the NICs. Raises VmnetError, with nothing changed.
 
     An `incoming` domain still runs elsewhere: what attracts its traffic waits for migration.arrive. `bound` is what `bind`
-    returns, if that is known already."""
+    returns, if that is known already. The addresses of a domain that is not running are asked for first: one that another
+    machine answers for is refused."""
     bound = bind(domain, session.config) if bound is None else bound
     if not bound:
         # Something may have been claimed before.
         unplug(session, domain)
         return []
-    with session.records.lock():
-        apply.recover(session)
-        transaction = _plug(session, domain, bound, frontend, incoming=incoming)
-        apply.run(session, transaction, f"plug {domain.name}")
+    compose.check_domain(domain, bound)
+    # Asked first, so that the answers come in meanwhile.
+    asked = [] if is_running else _ask(session, domain, bound, incoming)
+    try:
+        with session.records.lock():
+            apply.recover(session)
+            transaction = _plug(session, domain, bound, frontend, incoming=incoming)
+            _check_unused(session, domain, asked)
+            apply.run(session, transaction, f"plug {domain.name}")
+    except VmnetError:
+        if asked:
+            session.kernel.forget(asked)
+        raise
     return [nic for nic in nics(transaction.add) if nic.domain_id == domain.id]
 
 
 def plan_plug(session: Session, domain: Domain, frontend: str) -> Plan:
     """What `plug` would do now. Taps that do not exist yet are taken to be fresh."""
-    return _plug(session, domain, bind(domain, session.config), frontend, imagine=True).plan
+    bound = bind(domain, session.config)
+    compose.check_domain(domain, bound)
+    return _plug(session, domain, bound, frontend, imagine=True).plan
 
 
 def unplug(session: Session, domain: Domain, ifname: str = "") -> list[GuestOwner]:
@@ -146,7 +163,6 @@ def _plug(
     incoming: bool = False,
 ) -> Transaction:
     """`imagine` that taps exist which do not."""
-    compose.check_domain(domain, bound)
     host = gather(session, [name for vif, network in bound for name in compose.links_of(vif, network)])
     wanted, needs = _needed(session, [network for _, network in bound], host)
     plugged: dict[str, compose.Bound] = {}
@@ -167,6 +183,7 @@ def _plug(
         owner = _owner(session, domain, vif, network, frontend, host, waits)
         # Also of what is withheld: a guest that can't arrive is not let in.
         drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin])
+        _check_next_hops(session, owner, wants, network)
         wanted[owner] = compose.in_phase(owner.phase, vif, network, wants)
         needs[identity] = list(compose.needs(network, session.config))
         _check_shared(session, network, shared[network.name], [*plugged, *drop])
@@ -199,6 +216,38 @@ def _owner(session: Session, domain: Domain, vif: Vif, network: Network, fronten
         before = [old for old in known if old.phase == "incoming"]
         return replace(owner, phase="incoming", since=before[0].since if before else owner.since)
     return owner
+
+
+# --- conflicts with other machines ---------------------------------------------------------------------------------------
+
+
+def _ask(session: Session, domain: Domain, bound: Sequence[compose.Bound], incoming: bool) -> list[tuple[str, str]]:
+    """Ask for the domain's new addresses on the links that they will be announced on. Returns (link, address) each. Those of an
+    `incoming` domain are in use, by itself."""
+    known = {address for nic in session.records.nics(domain_id=domain.id) for address in nic.addresses}
+    pairs = [
+        (link, address)
+        for vif, network in bound
+        if network.options.get("probe")
+        for link, address in network.mode.announcements(vif, network)
+        if address not in known
+    ]
+    if incoming:
+        # What answered earlier may have been this guest, on the host that it comes from.
+        session.kernel.forget(pairs)
+        return []
+    if pairs:
+        session.kernel.ask(pairs)
+    return pairs
+
+
+def _check_unused(session: Session, domain: Domain, asked: Sequence[tuple[str, str]]) -> None:
+    """Raise ConflictError if a machine has answered for an address."""
+    for link, address, mac in session.kernel.answers(asked) if asked else ():
+        raise ConflictError(
+            f"{domain.name}: {address} is in use: {mac} answers for it on {link}; "
+            f"give the guest another, stop that machine, or set probe = false"
+        )
 
 
 # --- conflicts with other guests -----------------------------------------------------------------------------------------
@@ -262,6 +311,28 @@ def _check_paths(session: Session, owner: Nic, wants: Mapping[str, Resource], bu
             )
             for address, other in others
         ),
+    )
+
+
+def _check_next_hops(session: Session, owner: Nic, wants: Mapping[str, Resource], network: Network) -> None:
+    """Raise ConflictError if a new address or prefix of a guest is, or contains, the next hop of a route of the host: the host
+    would lose its way to it, and its neighbours theirs."""
+    paths = {r.key: r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname}
+    if not paths or paths.keys() <= session.records.claimed(owner.id):
+        return
+    # Those on which we may have made a route with a next hop.
+    declared = [name for name, part in session.config.links.items() if part.options.get("gateway") or part.options.get("routes")]
+    found = session.kernel.next_hop(list(paths.values()), (*network.links(), *declared), owner.ifname)
+    if found is None:
+        return
+    dst, route = found
+    address, _, length = dst.partition("/")
+    is_one = length == ("128" if ":" in dst else "32")
+    what = f"{address}, a guest's address, is" if is_one else f"{dst}, a guest's prefix, contains {route.via},"
+    name = "default" if route.dst.endswith("/0") else route.dst
+    table = "" if route.table == MAIN_TABLE else f" table {route.table}"
+    raise ConflictError(
+        f"{owner.domain}: {what} the next hop of the host's route {name} dev {route.dev}{table}; give the guest another"
     )
 
 

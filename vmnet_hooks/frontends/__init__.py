@@ -17,6 +17,8 @@ class Row:
     reach the hypervisor, which would kill a running guest. With `variable`, a call matters only if that environment variable is
     set, or if a mark exists for the values of the variables `mark` (see hook.has_mark).
 
+    With `of_root`, calls by other users are ignored.
+
     `served` are the scripts that the agent serves. `stdin` is set if they read the standard input. The agent serves calls with
     the same value of the first variable of `order` that is set (without `order`: the same first argument) one after the other.
     `described` is the help text of `vmnet-hook start --NAME`, for guests that are not described by XML.
@@ -24,7 +26,7 @@ class Row:
 
     __slots__ = (
         *("name", "module", "scripts", "folder", "links", "places", "position", "operations", "preparing", "lenient"),
-        *("variable", "mark", "served", "stdin", "order", "described"),
+        *("variable", "mark", "of_root", "served", "stdin", "order", "described"),
     )
 
     def __init__(
@@ -42,6 +44,7 @@ class Row:
         lenient: tuple[str, ...] = (),
         variable: bytes = b"",
         mark: tuple[bytes, ...] = (),
+        of_root: bool = False,
         served: tuple[str, ...] = (),
         stdin: bool = False,
         order: tuple[str, ...] = (),
@@ -59,6 +62,7 @@ class Row:
         self.lenient = lenient
         self.variable = variable
         self.mark = mark
+        self.of_root = of_root
         self.served = served
         self.stdin = stdin
         self.order = order
@@ -88,6 +92,7 @@ FRONT_ENDS = (
         operations=("prepare", "start", "started", "stopped", "release", "reconnect", "migrate"),
         preparing=("prepare",),
         lenient=("started", "reconnect"),
+        of_root=True,
         served=("qemu",),
         stdin=True,
     ),

@@ -16,7 +16,7 @@ from typing import Any
 from .. import values
 from ..declared import SECTIONS
 from ..errors import ConfigError, InputError, one_line
-from ..model.declaration import Network, Option
+from ..model.declaration import Config, Network, Option
 from ..model.guest import Action
 from ..model.host_event import NetworkEvent
 from ..networks import MODES
@@ -91,7 +91,7 @@ def network(environ: Mapping[str, str], ifname: str, family: str, where: str) ->
     if not words["ip-gateway"] and own is None:
         raise _error(where, "ip-gateway", "missing; write the gateway's address, or give the interface one in this stanza")
     gateway = words["ip-gateway"] or str(own.ip)
-    side: dict[str, Any] = {row.name: row.default for row in rows.values()}
+    side: dict[str, Any] = {row.name: row.default for row in rows.values() if row.name in OPTIONS}
     side["subnet"] = _parsed(rows["subnet"], words["ip-routes"], where)
     side["gateway"] = _parsed(rows["gateway"], gateway, where)
     if "arp_source" in rows and words["arp-ip"]:
@@ -115,6 +115,7 @@ def network(environ: Mapping[str, str], ifname: str, family: str, where: str) ->
     options |= {"uplink": ifname, "table": _table(words["ip-routing-table"], where), "role": role, key: side}
     found = Stanza(SECTIONS["networks"], f"{ifname}-{family}", options, where, MODES["routed"])
     found.check()
+    found.mode.check_together([found], Config({}))
     return found
 
 

@@ -30,6 +30,9 @@ _ACTIONS = {
     "release": Action.UNPLUG,
     "reconnect": Action.RECONNECT,
 }
+_WITHOUT_TAP = frozenset(("direct", "hostdev", "vdpa", "vhostuser", "user", "null", "vds", "mcast", "server", "client", "udp"))
+"""Types of interfaces without a tap that we can set up: macvtap, devices that are passed through, user-mode networks. In the XML
+of a hook, an interface on a network of libvirt's has the type that the network gives it."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
@@ -80,13 +83,14 @@ def _vif(index: int, element: etree._Element) -> Vif:
         found = element.find(path)
         return (found.get(key) or "") if found is not None else ""
 
-    # With macvtap and passed-through devices, there is no tap that we can set up.
-    has_tap = element.get("type") not in ("direct", "hostdev", "vdpa", "vhostuser", "user")
+    kind = element.get("type") or ""
+    has_tap = kind not in _WITHOUT_TAP
     return Vif(
         mac=attribute("mac", "address").strip().lower(),
         ifname=attribute("target", "dev") if has_tap else "",
         index=index,
         bridge=attribute("source", "bridge"),
+        without_tap="" if has_tap else kind,
     )
 
 

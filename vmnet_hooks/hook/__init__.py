@@ -17,6 +17,9 @@ def matters(path: str, argv: list[str]) -> str:
     operation = row.operation(argv)
     if 0 < row.position < len(argv) and operation not in row.operations:
         return ""
+    if row.of_root and posix.geteuid():
+        # A user's own hypervisor (qemu:///session) runs the system's hooks as the user, whose guests are none of ours.
+        return ""
     if row.variable and not posix.environ.get(row.variable) and not has_mark(row, posix.environ):
         return ""
     if operation in row.preparing and not has_bridges(CONFIGURATION):

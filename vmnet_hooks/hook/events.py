@@ -165,7 +165,8 @@ def _reconnected(event: GuestEvent, place: Place) -> list[Nic]:
             from ..engine.claims import kept
 
             with place.session(declared) as session:
-                owners = guests.plug(session, event.domain, event.frontend, bound=kept(session, event.domain, bound))
+                found = kept(session, event.domain, bound)
+                owners = guests.plug(session, event.domain, event.frontend, bound=found, is_running=True)
             return _seen(event, declared, place, owners)
     except InputError:
         if _recorded(event, place):

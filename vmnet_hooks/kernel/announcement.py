@@ -12,6 +12,7 @@ import struct
 import syslog
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 
 ROUNDS = (0.0, 1.1)
 """Seconds after the call. The second round comes after the `locktime` of 1 s within which receivers ignore a change (arp(7))."""
@@ -56,12 +57,19 @@ def detach() -> None:
 def rounds(calls: Sequence[tuple[str, str, str]], begun: Callable[[], object] = lambda: None) -> None:
     """Send all rounds of announcements, except those of taps that go or are replaced meanwhile. Call `begun` after the first
     round. Raises OSError."""
+    # The child's: a hook waits for no import of what only the child needs.
+    from . import duplicates
+    from .netlink import Netlink
+
     taps = {tap: _index(tap) for _, _, tap in calls}
-    for number, delay in enumerate(ROUNDS):
-        time.sleep(delay)
-        send((link, address) for link, address, tap in calls if taps[tap] and _index(tap) == taps[tap])
-        if number == 0:
-            begun()
+    with closing(Netlink()) as netlink:
+        for number, delay in enumerate(ROUNDS):
+            time.sleep(delay)
+            there = [(link, address) for link, address, tap in calls if taps[tap] and _index(tap) == taps[tap]]
+            send(duplicates.unanswered(netlink, there))
+            if number == 0:
+                begun()
+        duplicates.forget(netlink, [call[:2] for call in calls])
 
 
 def _index(ifname: str) -> int:

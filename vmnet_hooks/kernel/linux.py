@@ -5,14 +5,14 @@ What is known of one kind of object is in objects/; here the kinds are only told
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .. import values
 from ..errors import ConflictError, KernelError
 from ..model.facts import DefaultRoute, Host, Link
-from ..model.objects import FORWARDING_GATE, KINDS
+from ..model.objects import FORWARDING_GATE, KINDS, Route
 from ..model.plan import Plan
 from ..model.resource import ALIAS, MAIN_TABLE, Resource
 from . import wire
@@ -171,6 +171,42 @@ class Kernel:
         with a peer is a single address."""
         found = [address.partition(" peer ") for address in self.netlink.addresses(link.index)]
         return tuple(values.host(own) if peer else own for own, peer, _ in found if not own.startswith("fe80:"))
+
+    def next_hop(self, destinations: Sequence[str], links: Iterable[str], tap: str) -> tuple[str, Route] | None:
+        """The first of the destinations that contains the next hop of a route of the host, and that route: see next_hops. Raises
+        KernelError."""
+        # Only asked for guests with routes of their own, and only once.
+        from . import next_hops
+
+        try:
+            found = next_hops.next_hop(self.netlink, destinations, links, tap)
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+        if found is None:
+            return None
+        dst, route = found
+        return dst, Route(route.table, route.dst, self.netlink.name(route.oif), route.via, route.proto)
+
+    def ask(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Ask on a link whether an address is in use, for each (link, address). Does not wait: see duplicates."""
+        # Only asked for addresses that are announced, and only once.
+        from . import duplicates
+
+        duplicates.ask(self.netlink, pairs)
+
+    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+        """(link, address, MAC) of each address that was asked for and that a machine has answered for."""
+        # See `ask`.
+        from . import duplicates
+
+        return [(*pair, mac) for pair in pairs if (mac := duplicates.answer(self.netlink, *pair))]
+
+    def forget(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Ask no longer, and forget the answers."""
+        # See `ask`.
+        from . import duplicates
+
+        duplicates.forget(self.netlink, pairs)
 
     def survey(self, port: str, bridge: str) -> "Adoption":
         """What `bridge` takes over if it adopts `port`. Raises KernelError."""

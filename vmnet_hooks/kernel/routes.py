@@ -19,7 +19,7 @@ _DEVICES = frozenset((wire.NEWLINK, wire.DELLINK, wire.NEWADDR, wire.DELADDR))
 """All have the index of the link in the same place."""
 
 Key = tuple[int, int, int, int]
-"""Family, table, index of the device, protocol; 0 is any."""
+"""Family, table, index of the device, protocol; 0 is any, of the last three."""
 
 
 class RouteCache:
@@ -59,9 +59,13 @@ class RouteCache:
         oif = INT.unpack(items[wire.RTA_OIF])[0] if wire.RTA_OIF in items else 0
         table = INT.unpack(items[wire.RTA_TABLE])[0] if wire.RTA_TABLE in items else body[4]
         family, proto = body[0], body[5]
-        for key in list(self._kept):
-            # The kernel does not report the route that was replaced.
-            if key[:2] == (family, table) and (replaces or (key[2] in (0, oif or key[2]) and key[3] in (0, proto))):
+        changed = wire.route_of(body) if replaces else None
+        for key, found in list(self._kept.items()):
+            if key[0] != family or key[1] not in (0, table):
+                continue
+            # The kernel does not report the route that was replaced. A routing daemon replaces many, and none of those kept.
+            was_replaced = replaces and (not changed or any(r.dst == changed.dst and r.table == table for r in found))
+            if was_replaced or (key[2] in (0, oif or key[2]) and key[3] in (0, proto)):
                 del self._kept[key]
 
     def _device(self, index: int) -> None:

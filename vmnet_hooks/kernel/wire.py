@@ -57,12 +57,14 @@ AF_BRIDGE = 7
 UP, LOWER_UP = 1, 0x10000
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PROTO = 1, 2, 4, 11
-NDA_DST, NDA_LLADDR = 1, 2
-PROXY, PERMANENT = 8, 0x80
+NDA_DST, NDA_LLADDR, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 8, 12
+USE, PROXY, PERMANENT = 1, 8, 0x80
 RTA_DST, _RTA_SRC, RTA_OIF, _RTA_GATEWAY, RTA_PRIORITY, _RTA_PREFSRC, RTA_TABLE = 1, 2, 4, 5, 6, 7, 15
-_RTA_METRICS, _RTAX_MTU, _RTA_VIA = 8, 2, 18
+_RTA_METRICS, _RTAX_MTU, _RTA_MULTIPATH, _RTA_VIA = 8, 2, 9, 18
 _FAMILY = Struct("=H")
 """The start of struct rtvia: a gateway of another family than the route's."""
+_NEXT_HOP = Struct("=HBBi")
+"""struct rtnexthop: length, flags, weight - 1, index of the link."""
 _UNICAST, _UNIVERSE, _ON_LINK = 1, 0, 253
 ONLINK = 4
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
@@ -260,6 +262,14 @@ def vlans(index: int, own: bool, first: int, last: int, untagged: bool) -> bytes
     return body(_LINK.pack(AF_BRIDGE, 0, index, 0, 0), {_IFLA_AF_SPEC | NESTED: items})
 
 
+class NeighbourMessage(NamedTuple):
+    """A neighbour entry in RTM_NEWNEIGH. `mac` is "" if it is not known."""
+
+    state: int
+    mac: str
+    proto: int
+
+
 def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
@@ -306,18 +316,33 @@ def address_body(index: int, address: str, broadcast: str = "", flags: int = 0, 
     return body(ADDRESS.pack(family, int(length), flags, _UNIVERSE, index), items)
 
 
-def neighbour_body(index: int, address: str, state: int = 0, flags: int = 0, lladdr: str = "") -> bytes:
+def neighbour_body(index: int, address: str, state: int = 0, flags: int = 0, lladdr: str = "", proto: int = 0) -> bytes:
     """Encode a neighbour entry of a link, or with the flag PROXY a proxy entry."""
     family = family_of(address)
     items = {NDA_DST: inet_pton(family, address)}
     if lladdr:
         items[NDA_LLADDR] = _mac(lladdr)
+    if proto:
+        items[_NDA_PROTOCOL] = bytes([proto])
     return body(NEIGHBOUR.pack(family, index, state, flags, 0), items)
 
 
-def neighbour_of(data: bytes) -> tuple[int, str]:
-    """Decode the body of an RTM_NEWNEIGH: (state, MAC)."""
-    return NEIGHBOUR.unpack_from(data)[2], attributes(data, 12).get(NDA_LLADDR, b"").hex(":")
+def neighbour_of(data: bytes) -> NeighbourMessage:
+    """Decode the body of an RTM_NEWNEIGH."""
+    items = attributes(data, 12)
+    proto = items.get(_NDA_PROTOCOL, b"\0")[0]
+    return NeighbourMessage(NEIGHBOUR.unpack_from(data)[2], items.get(NDA_LLADDR, b"").hex(":"), proto)
+
+
+def neighbours_body(family: int, index: int) -> bytes:
+    """Encode the question for the neighbour entries of a link."""
+    return body(NEIGHBOUR.pack(family, 0, 0, 0, 0), {_NDA_IFINDEX: INT.pack(index)})
+
+
+def neighbour_address(data: bytes) -> str:
+    """Return the address of an RTM_NEWNEIGH that has a MAC; "" if it has none."""
+    items = attributes(data, 12)
+    return inet_ntop(data[0], items[NDA_DST]) if NDA_LLADDR in items and NDA_DST in items else ""
 
 
 # --- routes and rules ------------------------------------------------------------------------------------------------------
@@ -353,14 +378,32 @@ def route_of(data: bytes) -> RouteMessage | None:
     items = attributes(data, 12)
     dst = inet_ntop(family, items[RTA_DST]) if RTA_DST in items else "::" if family == AF_INET6 else "0.0.0.0"
     oif, metric = (INT.unpack(items[key])[0] if key in items else 0 for key in (RTA_OIF, RTA_PRIORITY))
-    via, src = (inet_ntop(family, items[key]) if key in items else "" for key in (_RTA_GATEWAY, _RTA_PREFSRC))
+    src = inet_ntop(family, items[_RTA_PREFSRC]) if _RTA_PREFSRC in items else ""
     table = INT.unpack(items[RTA_TABLE])[0] if RTA_TABLE in items else table
-    mtu = 0
+    mtu = INT.unpack(attributes(items[_RTA_METRICS]).get(_RTAX_MTU, bytes(4)))[0] if _RTA_METRICS in items else 0
+    return RouteMessage(table, f"{dst}/{length}", oif, _via(family, items), proto, src, metric, mtu)
+
+
+def _via(family: int, items: Mapping[int, bytes]) -> str:
+    """Return the next hop, which for a destination in IPv4 may be an IPv6 address; "" if there is none."""
     if _RTA_VIA in items:
-        via = inet_ntop(_FAMILY.unpack_from(items[_RTA_VIA])[0], items[_RTA_VIA][2:])
-    if _RTA_METRICS in items:
-        mtu = INT.unpack(attributes(items[_RTA_METRICS]).get(_RTAX_MTU, bytes(4)))[0]
-    return RouteMessage(table, f"{dst}/{length}", oif, via, proto, src, metric, mtu)
+        return inet_ntop(_FAMILY.unpack_from(items[_RTA_VIA])[0], items[_RTA_VIA][2:])
+    return inet_ntop(family, items[_RTA_GATEWAY]) if _RTA_GATEWAY in items else ""
+
+
+def routes_of(data: bytes) -> list[RouteMessage]:
+    """Decode as `route_of` does; a multipath route as one for each of its next hops."""
+    route = route_of(data)
+    if route is None or route.oif:
+        return [route] if route else []
+    hops = attributes(data, 12).get(_RTA_MULTIPATH, b"")
+    found, offset = [], 0
+    while len(hops) - offset >= _NEXT_HOP.size:
+        length, _, _, oif = _NEXT_HOP.unpack_from(hops, offset)
+        items = attributes(hops[offset : offset + length], _NEXT_HOP.size)
+        found.append(route._replace(oif=oif, via=_via(data[0], items)))
+        offset += max((length + 3) & ~3, _NEXT_HOP.size)
+    return found or [route]
 
 
 def route_body(route: RouteMessage, flags: int = 0) -> bytes:

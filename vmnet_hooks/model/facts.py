@@ -102,5 +102,8 @@ class Host:
     nats: tuple[Declared, ...] = ()
     """The declared parts that translate addresses."""
 
+    shared_uplinks: frozenset[str] = frozenset()
+    """The links on which several declared networks set the sender of ARP requests."""
+
     uplinks6: frozenset[str] = frozenset()
     """The links on which declared networks need IPv6."""

@@ -69,6 +69,10 @@ class Mode:
         """Return those links on which the host needs IPv6."""
         return ()
 
+    def senders(self, network: Network) -> tuple[str, ...]:
+        """Return those links on which the network sets the sender of the host's ARP requests."""
+        return ()
+
     def network_resources(self, network: Network, host: Host) -> Iterable[Resource]:
         """Return the kernel objects of the network, which exist from its first guest to its last. Raise ConfigError if the host
         does not allow it."""

@@ -14,6 +14,8 @@ TABLE = "vmnet"
 
 NAT_TABLE = f"{TABLE}-nat"
 """The table with the NAT chain, of family inet. While such a chain exists, the kernel tracks every connection of the host."""
+SENDERS_TABLE = f"{TABLE}-senders"
+"""The table with the senders of ARP requests by subnet, of family arp."""
 NAT_SETS = ("masquerade", "private", "snat")
 """The prefixes of the names of its sets."""
 

@@ -11,7 +11,7 @@ from ipaddress import IPv6Address
 from .. import values
 from .facts import Host
 from .objects import FORWARDING_GATE, NftElement, NftTable, Sysctl, port_table
-from .resource import NAT_TABLE, TABLE, Resource
+from .resource import NAT_TABLE, SENDERS_TABLE, TABLE, Resource
 
 # Sets are keyed by interface name: an element outlives the tap, and matches a new tap of the same name. Single addresses are in
 # hash sets (sources, private): an interval set refuses overlapping elements, and its look-up is slower. The name of a set
@@ -103,6 +103,13 @@ _ARP = """\
 		arp operation request arp saddr ip set oifname map @arp_source
 	}"""
 
+_SENDERS = """\
+	map senders { type ifname . ipv4_addr : ipv4_addr; flags interval; }
+	chain output {
+		type filter hook output priority filter + 1; policy accept;
+		arp operation request arp saddr ip set oifname . arp daddr ip map @senders
+	}"""
+
 # Filters frames from a port before the bridge handles them. The kernel has already removed the (outer) VLAN tag of a frame:
 # `meta protocol` and the headers are those behind the tag, while `ether type` is that of the tag.
 _BRIDGE = """\
@@ -190,12 +197,14 @@ NAT = _table("inet", _NAT, NAT_TABLE)
 """A separate table, set up only where addresses are translated: a chain of type nat makes the kernel track every connection of
 the host, which slows down each forwarded packet, and nf_conntrack_max limits the connections."""
 ARP = _table("arp", _ARP)
+SENDERS = _table("arp", _SENDERS, SENDERS_TABLE)
+"""A separate table, set up only where several networks are on one uplink: the sender depends on the subnet that is asked in."""
 BRIDGE = _table("bridge", _BRIDGE)
 """A bridged guest with addresses may send ARP, IPv4 and IPv6 from them, requests for them (DHCP, duplicate address detection),
 and the RARP frame of QEMU after a migration. It may not send router advertisements, redirects, advertisements of other
 addresses (the target is at @th,64,128: RFC 4861, 4.3 and 4.4), or ICMPv6 whose type is not in the first fragment (RFC 7113,
 3)."""
-TABLES = (INET, NAT, ARP, BRIDGE)
+TABLES = (INET, NAT, ARP, SENDERS, BRIDGE)
 """The tables with guests as elements."""
 
 

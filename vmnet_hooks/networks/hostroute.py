@@ -25,6 +25,12 @@ ROUTER_OFFSET = 127
 """Added to the last octet of a guest's address to get its gateway, as in Xen's vif-nat."""
 
 
+_SHORTEST = {4: 8, 6: 12}
+"""The shortest prefixes that IANA allocates. A route to a shorter one replaces a part of the default route."""
+_IPV6_METRIC = 1024
+"""The kernel's default metric of an IPv6 route."""
+_UNIQUE_LOCAL = ipaddress.IPv6Network("fc00::/7")
+
 OPTIONS = (
     Option("netdev", values.ifname, Required, "name the interface that leads to the rest of the world", '"eth0"'),
     Option(
@@ -45,7 +51,9 @@ OPTIONS = (
     Option(
         "forward_all", values.boolean, False, "let new interfaces forward IPv4, for guests that other programs set up", "true"
     ),
+    tap.LINK_LOCAL,
     Option("tap_mac", values.mac, "fe:ff:ff:ff:ff:ff", "the MAC of every tap", '"fe:00:00:00:00:01"'),
+    tap.PROBE,
     Option("mtu", values.integer(68, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
 )
 
@@ -93,7 +101,7 @@ class HostRoute(Mode):
             *((NAT,) if network["nat"] else ()),
             *(_network6(network, host) if ipv6 else ()),
             *tap.source_filter(vif, True, ipv6),
-            *tap.settings(vif, True, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host),
+            *tap.settings(vif, True, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, network["link_local"]),
             *_paths(vif, network, host),
         ]
 
@@ -121,6 +129,8 @@ class HostRoute(Mode):
 def _unusable(net: values.Subnet) -> str:
     if not net.prefixlen:
         return "is every address there is; name the guest's own"
+    if net.prefixlen < _SHORTEST[net.version] and not (net.version == 6 and net.subnet_of(_UNIQUE_LOCAL)):
+        return f"is so large that the host would lose its own way out; name a prefix of /{_SHORTEST[net.version]} or longer"
     return "can't be a guest's; choose another" if net.network_address.is_link_local else ""
 
 
@@ -166,7 +176,9 @@ def _paths(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
         version = values.version(prefix)
         if network["nat"] and not _is_translated(prefix, netdev, host):
             yield NftElement("inet", f"masquerade{version}", (prefix, f'"{netdev}"'))
-        yield Route(MAIN_TABLE, prefix, ifname, src=gateway if version == 4 else "", metric=vif.metric)
+        # Not before a connected route to the same prefix: that has the metric 256 (IPv4: 0).
+        metric = vif.metric + _IPV6_METRIC if vif.metric and version == 6 else vif.metric
+        yield Route(MAIN_TABLE, prefix, ifname, src=gateway if version == 4 else "", metric=metric)
     if network["nat"] and (name := _host_name(vif.domain)):
         yield HostName(ifname, name, (*single4, *single6))
 

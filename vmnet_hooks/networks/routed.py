@@ -1,12 +1,13 @@
 """Routed guests: the host has no address in the guests' subnet, and answers for it by proxy ARP and proxy ND.
 
-Each network has its own routing table, selected by one pair of policy rules, with a host route for each guest address. The sender
-of ARP requests is the gateway's address on a tap, and `arp_source` on the uplink. Packets and ARP from a tap are checked against
-nft sets of `ifname . mac . ip`. The cost per packet does not depend on the number of guests: they are elements, never rules.
+Each network has its own routing table, selected by one pair of policy rules (and another for each of its `prefixes`), with a
+host route for each guest address. The sender of ARP requests is the gateway's address on a tap, and `arp_source` on the uplink.
+Packets and ARP from a tap are checked against nft sets of `ifname . mac . ip`. The cost per packet does not depend on the number
+of guests: they are elements, never rules.
 """
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..model.guest import Vif
 from ..model.mode import Mode, Prefixes6
 from ..model.objects import Address, LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl, TableName
 from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import ARP, INET, NAT, forwarding
+from ..model.ruleset import ARP, INET, NAT, SENDERS, forwarding
 from . import tap
 
 
@@ -31,6 +32,28 @@ def _subnet(version: int) -> Callable[[object], Any]:
             raise ValueError(f"is not an IPv{version} subnet ({error}); write NETWORK/LENGTH") from None
 
     return parse
+
+
+def _subnets(version: int) -> Callable[[object], tuple[Any, ...]]:
+    def parse(value: object) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise ValueError("must be a list of prefixes")
+        found = tuple(map(_subnet(version), value))
+        if any(not net.prefixlen for net in found):
+            raise ValueError("holds every address there is; write the guests' own prefixes")
+        return found
+
+    return parse
+
+
+def _prefixes(version: int, example: str) -> Option:
+    return Option(
+        "prefixes",
+        _subnets(version),
+        (),
+        "more prefixes that guests have addresses of: a second block, single failover addresses",
+        example,
+    )
 
 
 def _as_is(value: object) -> Any:
@@ -72,6 +95,7 @@ OPTIONS = (
                 "sender of ARP requests on the uplink: an unused address of the subnet; required with role host",
                 '"192.0.2.254"',
             ),
+            _prefixes(4, '["203.0.113.77/32", "198.51.100.0/28"]'),
         ),
     ),
     Option(
@@ -83,6 +107,8 @@ OPTIONS = (
         (
             Option("subnet", _subnet(6), Required, "write the subnet, as 2001:db8::/64", '"2001:db8::/64"'),
             Option("gateway", values.address_of(6), Required, "write the gateway's address", '"2001:db8::1"'),
+            _prefixes(6, '["2001:db8:9::/64"]'),
+            tap.LINK_LOCAL,
         ),
     ),
     Option(
@@ -105,6 +131,7 @@ OPTIONS = (
         "the MAC of every tap, on every node, so that a guest's neighbour entry survives migration; \"\" keeps the tap's",
         '"fe:00:00:00:00:01"',
     ),
+    tap.PROBE,
     Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
     Option("rule_priority", values.integer(1, 32765), 22000, "priority of the network's policy rules", "21000"),
 )
@@ -125,9 +152,12 @@ class Routed(Mode):
         for key, side in sides:
             if side["subnet"].prefixlen == 0:
                 raise network.error(f"{key}.subnet", f"{side['subnet']} is every address there is; write the guests' own subnet")
-            for name in ("gateway", "arp_source"):
-                if side.get(name) is not None and (problem := _unusable(side[name], side["subnet"])):
-                    raise network.error(f"{key}.{name}", f"{side[name]} {problem}; choose a host address of the subnet")
+            nets = _all(side)
+            for number, net in enumerate(nets):
+                if other := next((other for other in nets[:number] if net.overlaps(other)), None):
+                    raise network.error(f"{key}.prefixes", f"{net} overlaps {other}; name each address once")
+            if problem := _unusable(side["gateway"], side["subnet"]):
+                raise network.error(f"{key}.gateway", f"{side['gateway']} {problem}; choose a host address of the subnet")
         ipv4 = network["ipv4"]
         if ipv4 and ipv4["arp_source"] == ipv4["gateway"]:
             raise network.error("ipv4.arp_source", f"{ipv4['arp_source']} is the gateway; choose an unused address of the subnet")
@@ -143,6 +173,7 @@ class Routed(Mode):
 
     def check_together(self, networks: Sequence[Network], declared: Config) -> None:
         for number, network in enumerate(networks):
+            _check_sender(network, networks)
             if master := declared.masters.get(network["uplink"]):
                 raise network.error("uplink", f"{network['uplink']} is a port of {master.label}; name {master.name} instead")
             for other in networks[:number]:
@@ -150,18 +181,11 @@ class Routed(Mode):
                     raise network.error("table", f"{network['table']} is already the table of {other.label}; choose another")
                 if network["table_name"] and network["table_name"] == other["table_name"]:
                     raise network.error("table_name", f"{network['table_name']} is already that of {other.label}; choose another")
-                sources = [n["ipv4"]["arp_source"] for n in (network, other) if n["ipv4"]]
-                if network["uplink"] == other["uplink"] and len(set(sources)) > 1:
-                    raise network.error(
-                        "ipv4.arp_source",
-                        f"{sources[0]} is not that of {other.label} on the same uplink; use one, or another uplink",
-                    )
                 for key, side in _sides(network):
-                    if other[key] and side["subnet"].overlaps(other[key]["subnet"]):
-                        raise network.error(
-                            f"{key}.subnet",
-                            f"{side['subnet']} overlaps {other[key]['subnet']} of {other.label}; separate them",
-                        )
+                    theirs = _all(other[key]) if other[key] else ()
+                    if both := next(((net, taken) for net in _all(side) for taken in theirs if net.overlaps(taken)), None):
+                        option = "subnet" if both[0] == side["subnet"] else "prefixes"
+                        raise network.error(f"{key}.{option}", f"{both[0]} overlaps {both[1]} of {other.label}; separate them")
 
     def bind(self, vif: Vif, network: Network, where: str) -> Vif:
         """Check the guest's addresses, and give it subnet + EUI-64 if it has no IPv6 address of its own."""
@@ -180,12 +204,14 @@ class Routed(Mode):
                 raise InputError(
                     f"{where}: {address}: network {network.name} has no ipv{address.version}; declare it, or drop the address"
                 )
-            problem = _unusable(address, side["subnet"])
+            problem = _unplaced(address, side)
             problem = problem or ("is the gateway's" if address == side["gateway"] else "")
             problem = problem or ("is the network's arp_source" if address == side.get("arp_source") else "")
             problem = problem or ("is given twice" if address in addresses else "")
             if problem:
-                raise InputError(f"{where}: {address} {problem}; choose another address of {side['subnet']}")
+                is_outside = not any(address in net for net in _all(side))
+                remedy = f", or add its prefix to ipv{address.version}.prefixes" if is_outside else ""
+                raise InputError(f"{where}: {address} {problem}; choose another address of {side['subnet']}{remedy}")
             addresses.append(address)
         ipv6 = network["ipv6"]
         if ipv6 and not any(address.version == 6 for address in addresses) and ipv6["subnet"].prefixlen == 64:
@@ -202,16 +228,20 @@ class Routed(Mode):
     def links6(self, network: Network) -> tuple[str, ...]:
         return (network["uplink"],) if network["ipv6"] else ()
 
+    def senders(self, network: Network) -> tuple[str, ...]:
+        return (network["uplink"],) if network["ipv4"] and network["role"] == "host" else ()
+
     def network_resources(self, network: Network, host: Host) -> Iterator[Resource]:
         return _network(network, host)
 
     def vif_resources(self, vif: Vif, network: Network, host: Host) -> list[Resource]:
         tap.check_master(vif, network, host)
         ipv4, ipv6 = bool(network["ipv4"]), bool(network["ipv6"])
+        link_local = network["ipv6"].get("link_local") if ipv6 else None
         return [
             *_arp_source(vif, network),
             *tap.source_filter(vif, ipv4, ipv6),
-            *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host),
+            *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, link_local),
             *_paths(vif, network),
         ]
 
@@ -227,10 +257,10 @@ class Routed(Mode):
         return list(vif.addresses) if network["role"] == "host" else []
 
     def proxied6(self, network: Network, on_link: Callable[[str], Prefixes6]) -> Prefixes6:
-        return [network["ipv6"]["subnet"]] if network["ipv6"] else []
+        return _all(network["ipv6"]) if network["ipv6"] else []
 
     def serves(self, network: Network, addresses: values.Subnet) -> bool:
-        subnets = [side["subnet"] for _, side in _sides(network)]
+        subnets = [net for _, side in _sides(network) for net in _all(side)]
         return any(addresses.version == subnet.version and addresses.subnet_of(subnet) for subnet in subnets)
 
     def table_of(self, network: Network) -> int:
@@ -251,6 +281,35 @@ def _sides(network: Network) -> list[tuple[str, Any]]:
     return [(key, network[key]) for key in ("ipv4", "ipv6") if network[key]]
 
 
+def _all(side: Mapping[str, Any]) -> list[Any]:
+    """Return the subnet of one family, and the other prefixes of guests."""
+    return [side["subnet"], *side.get("prefixes", ())]
+
+
+def _unplaced(address: values.IPAddress, side: Mapping[str, Any]) -> str:
+    """Return why no guest can have the address; "" if one can."""
+    net = next((net for net in side.get("prefixes", ()) if address in net), None)
+    if net is None:
+        return _unusable(address, side["subnet"])
+    return "" if _is_unicast(address) else "is not a unicast address that can be routed"
+
+
+def _is_unicast(address: values.IPAddress) -> bool:
+    return not (address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local)
+
+
+def _check_sender(network: Network, networks: Sequence[Network]) -> None:
+    """Raise ConfigError unless the sender of ARP requests on the uplink is an address of the network's subnet, or the sender of
+    another network on that uplink, which has it in its subnet."""
+    ipv4 = network["ipv4"]
+    source = ipv4["arp_source"] if ipv4 else None
+    if source is None or not (problem := _unusable(source, ipv4["subnet"])):
+        return
+    others = [n["ipv4"] for n in networks if n is not network and n["ipv4"] and n["uplink"] == network["uplink"]]
+    if not any(other["arp_source"] == source and not _unusable(source, other["subnet"]) for other in others):
+        raise network.error("ipv4.arp_source", f"{source} {problem}; choose a host address of the subnet")
+
+
 def _unusable(address: values.IPAddress, subnet: Any) -> str:
     if address not in subnet:
         return f"is not in subnet {subnet}"
@@ -259,9 +318,7 @@ def _unusable(address: values.IPAddress, subnet: Any) -> str:
         return f"is the network address of {subnet}"
     if not small and subnet.version == 4 and address == subnet.broadcast_address:
         return f"is the broadcast address of {subnet}"
-    if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
-        return "is not a unicast address that can be routed"
-    return ""
+    return "" if _is_unicast(address) else "is not a unicast address that can be routed"
 
 
 def _network(network: Network, host: Host) -> Iterator[Resource]:
@@ -278,7 +335,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         yield NAT
     if network["ipv4"]:
         if not router:
-            yield NftElement("arp", "arp_source", (f'"{uplink}"',), str(network["ipv4"]["arp_source"]))
+            yield from _senders(network["ipv4"], uplink, host)
         yield from forwarding(4, (uplink, *outside), host)
         if network["role"] != "router":
             yield from tap.proxy_arp(uplink)
@@ -297,17 +354,31 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
     yield from network.mode.kept_over_boots(network)
     for key, side in _sides(network):
         subnet = str(side["subnet"])
-        if network["masquerade"]:
-            yield NftElement("inet", f"masquerade{key[-1]}", (subnet, f'"{network["masquerade"]}"'))
         if router:
             yield Address(uplink, f"{side['gateway']}/{side['subnet'].prefixlen}")
         else:
             yield Route(MAIN_TABLE, subnet, uplink)
             yield Route(table, "0.0.0.0/0" if key == "ipv4" else "::/0", uplink, str(side["gateway"]))
-        yield Route(table, subnet, uplink)
-        # Both are needed: with `from` alone, strict rp_filter drops what the uplink receives for guests.
-        for selector in ("from", "to"):
-            yield Rule(network["rule_priority"], selector, subnet, table)
+        for net in map(str, _all(side)):
+            if network["masquerade"]:
+                yield NftElement("inet", f"masquerade{key[-1]}", (net, f'"{network["masquerade"]}"'))
+            if not net.endswith(("/32", "/128")):
+                # The route to a single address is the guest's.
+                yield Route(table, net, uplink)
+            # Both are needed: with `from` alone, strict rp_filter drops what the uplink receives for guests.
+            for selector in ("from", "to"):
+                yield Rule(network["rule_priority"], selector, net, table)
+
+
+def _senders(side: Mapping[str, Any], uplink: str, host: Host) -> Iterator[Resource]:
+    """Yield the elements that set the sender of ARP requests on the uplink: by subnet, if other networks on it have senders."""
+    sender = str(side["arp_source"])
+    if uplink not in host.shared_uplinks:
+        yield NftElement("arp", "arp_source", (f'"{uplink}"',), sender)
+        return
+    yield SENDERS
+    for net in _all(side):
+        yield NftElement("arp", "senders", (f'"{uplink}"', str(net)), sender)
 
 
 def _arp_source(vif: Vif, network: Network) -> Iterator[Resource]:

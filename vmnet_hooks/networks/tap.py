@@ -6,11 +6,28 @@ from collections.abc import Callable, Iterator
 
 from .. import values
 from ..errors import InputError
-from ..model.declaration import Network
+from ..model.declaration import Network, Option
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.objects import LinkAttribute, NftElement, ProxyNeighbour, Route, Sysctl
+from ..model.objects.link import KERNEL_LINK_LOCAL
 from ..model.resource import Resource
+
+PROBE = Option(
+    "probe",
+    values.boolean,
+    True,
+    "ask for a guest's new addresses by ARP and ND before it starts, and refuse one that another machine has",
+    "false",
+)
+
+LINK_LOCAL = Option(
+    "link_local",
+    values.link_local,
+    None,
+    "a link-local address of every tap, which guests may use as their gateway, besides the one that the tap's MAC makes",
+    '"fe80::1"',
+)
 
 
 def check_master(vif: Vif, network: Network, host: Host) -> None:
@@ -115,9 +132,11 @@ def by_kind(addresses: tuple[str, ...]) -> tuple[list[str], list[str], list[str]
     return found
 
 
-def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: Host) -> Iterator[Resource]:
+def settings(
+    vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: Host, link_local: values.IPv6 | None = None
+) -> Iterator[Resource]:
     """Yield sysctls and attributes of one tap, its state last. `mac` "" and `mtu` (bytes) None leave those of the tap
-    unchanged."""
+    unchanged. The tap gets the address `link_local`, if there is one, besides that of its MAC."""
     tap = vif.ifname
     if ipv4:
         yield Sysctl(f"net/ipv4/conf/{tap}/forwarding", "1")
@@ -145,5 +164,6 @@ def settings(vif: Vif, ipv4: bool, ipv6: bool, mac: str, mtu: int | None, host: 
     if mac:
         yield LinkAttribute(tap, "address", mac)
         if ipv6:
-            yield LinkAttribute(tap, "lladdr", f"{values.eui64(values.LINK_LOCAL, mac)}/64")
+            own = {f"{values.eui64(values.LINK_LOCAL, mac)}/64": KERNEL_LINK_LOCAL}
+            yield LinkAttribute(tap, "lladdr", LinkAttribute.spelled({f"{link_local}/64": 0, **own} if link_local else own))
     yield LinkAttribute(tap, "state", "up")

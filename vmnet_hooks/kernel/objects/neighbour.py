@@ -14,8 +14,8 @@ class Neighbours(Edge[Neighbour]):
         for want in wanted:
             link = view.link(want.ifname)
             have = view.netlink.neighbour(link.index, want.address) if link else None
-            if have and have[0] & PERMANENT:
-                found.append(Neighbour(want.ifname, want.address, have[1]))
+            if have and have.state & PERMANENT:
+                found.append(Neighbour(want.ifname, want.address, have.mac))
         return found
 
     def set(self, want: Neighbour, have: Neighbour | None, view: View) -> None:

@@ -40,10 +40,11 @@ TABLE_NAME, _TABLE_USERDATA = 1, 6
 
 _CHAIN_NAME, _RULE_CHAIN = 3, 2
 LIST_SET, LIST_ELEMENTS = 2, 3
-_LIST_ELEM, ELEM_KEY, _ELEM_DATA, DATA_VALUE = 1, 1, 2, 1
+_LIST_ELEM, ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END, DATA_VALUE = 1, 1, 2, 10, 1
 _PROTOCOLS = {"ipv6": 10}
 INTERVALS = ("masquerade", "prefixes", "snat", "target_prefixes")
-"""Sets of intervals: a key alone does not find an element of theirs."""
+"""Sets of intervals that libnftables is asked about: few guests need one. Each network with role host has an element of
+`senders`, which is a map of intervals too."""
 
 _COMMENT = 0
 _MARK = "vmnet-hooks "
@@ -236,7 +237,7 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
         return NftElement(family, name, tuple(parts), str(value))
     # The interface comes first, except in the sets of NAT: subnet . interface.
     position = 1 if name.startswith(NAT_SETS) else 0
-    subnets = name.startswith(("masquerade", "prefixes", "snat"))
+    subnets = name.startswith(("masquerade", "prefixes", "senders", "snat"))
     parts = [f'"{part}"' if at == position else _spelled(part, subnets) for at, part in enumerate(parts)]
     return NftElement(family, name, tuple(parts), str(value))
 
@@ -286,6 +287,11 @@ def _read_element(socket: Socket, want: NftElement) -> NftElement | None:
             return None
         raise KernelError(f"nft {want.get_statement().strip()}: {os.strerror(error.code)}") from None
     there = attributes(attributes(answer[LIST_ELEMENTS])[_LIST_ELEM])
+    if end := _interval_end(want):
+        # The kernel answers with the interval that the first address is in.
+        bounds = [attributes(there[number])[DATA_VALUE] for number in (ELEM_KEY, _ELEM_KEY_END) if number in there]
+        if bounds != [_interval_start(want), end]:
+            return None
     value = attributes(there[_ELEM_DATA])[DATA_VALUE] if _ELEM_DATA in there else b""
     return NftElement(want.family, want.set, want.parts, inet_ntop(AF_INET, value) if value else "")
 
@@ -303,11 +309,13 @@ def _change_elements(socket: Socket, steps: Sequence[tuple[NftElement, bool]]) -
 
 def _encoded(element: NftElement, with_value: bool = True) -> bytes:
     """Encode one element."""
-    key = b"".join([_packed(part) for part in element.parts])
+    key = _interval_start(element)
     if len(element.parts) == 1:
         # Parts of a concatenation are padded to whole words; a key of one part is not.
         key = key[: _size(element.parts[0])]
     item = {ELEM_KEY: {DATA_VALUE: key}}
+    if end := _interval_end(element):
+        item[_ELEM_KEY_END] = {DATA_VALUE: end}
     if element.value and with_value:
         item[_ELEM_DATA] = {DATA_VALUE: inet_pton(AF_INET, element.value)}
     names = {
@@ -315,6 +323,19 @@ def _encoded(element: NftElement, with_value: bool = True) -> bytes:
         LIST_SET: element.set.encode() + b"\0",
     }
     return body(NFGENMSG.pack(FAMILIES[element.family], 0, 0), {**names, LIST_ELEMENTS: {_LIST_ELEM: item}})
+
+
+def _interval_start(element: NftElement) -> bytes:
+    """Return the key of an element, the first one if it contains a prefix."""
+    return b"".join([_packed(part.partition("/")[0]) for part in element.parts])
+
+
+def _interval_end(element: NftElement) -> bytes:
+    """Return the last key of an element whose key contains a prefix; b"" for others."""
+    last = element.parts[-1]
+    if "/" not in last:
+        return b""
+    return b"".join([*map(_packed, element.parts[:-1]), ip_network(last).broadcast_address.packed])
 
 
 def _packed(part: str) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
-from ..resource import NAT_SETS, NAT_TABLE, TABLE, Keys, Resource
+from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, TABLE, Keys, Resource
 from .link import Device
 
 
@@ -17,6 +17,8 @@ def is_nft_key(key: str) -> bool:
 
 def table_of(family: str, set_name: str) -> str:
     """The name of the table that a set or map of ours is in."""
+    if family == "arp" and set_name == "senders":
+        return SENDERS_TABLE
     return NAT_TABLE if family == "inet" and set_name.startswith(NAT_SETS) else TABLE
 
 
@@ -156,7 +158,8 @@ class NftElement(Resource):
         return "nft " + shlex.quote(self.unset_statement().strip())
 
     def _arptables(self) -> str:
-        if self.set != "arp_source":
+        if self.set not in ("arp_source", "senders"):
             return ""
-        tap = self.parts[0].strip('"')
-        return f"  # arptables -A OUTPUT -o {tap} --opcode Request -j mangle --mangle-ip-s {self.value}"
+        dev, *subnet = (part.strip('"') for part in self.parts)
+        target = "".join(f" -d {net}" for net in subnet)
+        return f"  # arptables -A OUTPUT -o {dev}{target} --opcode Request -j mangle --mangle-ip-s {self.value}"

@@ -1,0 +1,86 @@
+"""The next hops of the host's routes, looked for among the addresses and prefixes of a guest.
+
+The kernel has no index of next hops, and a dump of a routing daemon's million routes takes seconds. So the routes that admins,
+DHCP and router advertisements add are dumped by their protocol, which leaves the others out in the kernel. Those of daemons are
+read only if the kernel knows the MAC of one of the addresses: a next hop that is in use has a neighbour entry.
+"""
+
+from _socket import AF_INET, AF_INET6
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from ..model.resource import PROTO
+from .netlink import Netlink
+from .wire import RouteMessage
+
+_BOOT, _STATIC, _RA, _DHCP = 3, 4, 9, 16
+"""RTPROT_*. Those of `ip route add` and of network programs."""
+_PROTOCOLS = {AF_INET: (_BOOT, _STATIC, _DHCP), AF_INET6: (_BOOT, _STATIC, _RA)}
+
+
+def next_hop(netlink: Netlink, destinations: Sequence[str], links: Iterable[str], tap: str) -> tuple[str, RouteMessage] | None:
+    """Return the first of the destinations (ADDRESS/LENGTH) that contains the next hop of a route, and that route; None if there
+    is none. `links` are those on which we may have made routes with next hops. Routes by `tap` do not count: the guest itself
+    is their next hop."""
+    own = _index(netlink, tap)
+    indexes = list(filter(None, (_index(netlink, link) for link in dict.fromkeys(links))))
+    sought = _Sought(destinations)
+    # The next hop of an IPv4 route may be an IPv6 address.
+    families = (AF_INET, AF_INET6) if any(":" in dst for dst in destinations) else (AF_INET,)
+    for route in (*_of_hand(netlink, families, indexes), *_of_daemons(netlink, families, indexes, sought)):
+        if route.via and route.oif != own and (found := sought.holder(route.via)):
+            return found, route
+    return None
+
+
+class _Sought:
+    """The destinations, each as an address or a prefix."""
+
+    def __init__(self, destinations: Sequence[str]) -> None:
+        self.addresses: dict[str, str] = {}
+        self.prefixes: dict[str, IPv4Network | IPv6Network] = {}
+        for dst in destinations:
+            address, _, length = dst.partition("/")
+            if length == ("128" if ":" in dst else "32"):
+                self.addresses[address] = dst
+            else:
+                self.prefixes[dst] = ip_network(dst)
+
+    def holder(self, hop: str) -> str:
+        """Return the destination that is or contains a next hop; "" if none."""
+        if hop in self.addresses:
+            return self.addresses[hop]
+        address = ip_address(hop) if self.prefixes else None
+        return next((dst for dst, prefix in self.prefixes.items() if address in prefix), "")
+
+
+def _of_hand(netlink: Netlink, families: Sequence[int], links: Sequence[int]) -> Iterator[RouteMessage]:
+    """Yield the routes that no daemon made."""
+    for family in families:
+        for proto in _PROTOCOLS[family]:
+            yield from netlink.dump_routes(family, 0, 0, proto)
+        # Without the device, these are the routes of all guests.
+        for index in links:
+            yield from netlink.dump_routes(family, 0, index, PROTO)
+
+
+def _of_daemons(netlink: Netlink, families: Sequence[int], links: Sequence[int], sought: _Sought) -> Iterator[RouteMessage]:
+    """Yield all routes by those addresses that the host has neighbour entries for, or that are their own next hop (onlink)."""
+    hops = []
+    for address in sought.addresses:
+        met = netlink.lookup(address)
+        known = netlink.neighbour(met.oif, address) if met and met.oif and not met.via else None
+        if (met and met.via == address) or (known and known.mac):
+            hops.append(address)
+    if sought.prefixes:
+        there = [address for family in families for index in links for address in netlink.neighbours(family, index)]
+        hops += [address for address in there if sought.holder(address)]
+    for family in families if hops else ():
+        yield from netlink.routes_by(family, hops)
+
+
+def _index(netlink: Netlink, link: str) -> int:
+    try:
+        return netlink.index(link)
+    except OSError:
+        return 0
