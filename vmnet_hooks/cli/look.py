@@ -14,6 +14,7 @@ from .output import as_json, columns, differences
 from .session import opened
 
 if TYPE_CHECKING:
+    from ..engine.check import Drift
     from ..model.declaration import Option
 
 
@@ -45,6 +46,7 @@ def status(domain: str, to_json: bool) -> None:
         }
         for owner, row in ((owner, owner.columns()) for owner in owners)
     ]
+    rows += [_not_up(drift) for drift in drifts if drift.is_of_part]
     if to_json:
         as_json(rows)
         return
@@ -70,6 +72,12 @@ def status(domain: str, to_json: bool) -> None:
     click.echo(_agent(), err=True)
     if drifts:
         click.echo(f"{len(drifts)} difference{'s' if len(drifts) > 1 else ''}; see `vmnet-hook check`", err=True)
+
+
+def _not_up(drift: "Drift") -> dict[str, Any]:
+    """Return the row of a declared part that is not up."""
+    blank = {"domain": "", "ifname": "", "mac": "", "addresses": [], "filter": True, "frontend": "", "phase": "-"}
+    return {**blank, "name": drift.owner_id, "network": drift.owner_id.partition(":")[2], "state": "not up"}
 
 
 def _agent() -> str:

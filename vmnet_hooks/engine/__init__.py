@@ -8,7 +8,7 @@ host         bring parts up and down;  takeover: guard a bridge that takes over 
 check        compare configuration, records and kernel;  repair: remove the differences;  healing: the agent's share of that
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from ..declared import compose, configuration
 from ..model import facts
 from ..model.declaration import Config
-from ..model.objects import FORWARDING_GATE, Sysctl
+from ..model.objects import FORWARDING_GATE, Address, Sysctl
 from ..model.owner import GuestOwner
 from ..model.plan import Plan
 from ..model.resource import Resource
@@ -26,6 +26,7 @@ from ..records.store import Store
 
 if TYPE_CHECKING:
     from ..model.objects.bridge import Adoption
+    from ..model.world import Question, Seen, Way
 
 
 class Kernel(Protocol):
@@ -38,6 +39,10 @@ class Kernel(Protocol):
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> facts.Host: ...
     def survey(self, port: str, bridge: str) -> "Adoption": ...
     def obstacle(self, port: str) -> str: ...
+    def lladdrs(self, ifname: str) -> tuple[str, ...] | None: ...
+    def seen(self) -> "Mapping[str, Seen]": ...
+    def ways(self, questions: "Sequence[Question]") -> "list[Way]": ...
+    def policy(self, version: int, table: int) -> list[int]: ...
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]: ...
     def rename(self, ifname: str, name: str) -> None: ...
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]: ...
@@ -107,10 +112,21 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         host,
         router6=_forwards6(session, host),
         parts=parts,
-        nats=tuple(part for part in config.parts.values() if part.kind.translates),
+        nats=config.nats,
         adoptions=_adoptions(session, bridges, host, adopt) if bridges else {},
         uplinks6=frozenset(name for network in networks for name in network.mode.links6(network)),
+        bare6=_bare6(session, host),
     )
+
+
+def _bare6(session: Session, host: facts.Host) -> frozenset[str]:
+    """Those of the links to the outside to which the kernel gives no link-local address, and that have none but what we gave."""
+    found = []
+    for name in {network.mode.way_in(network) for network in session.config.networks.values()} & host.links.keys():
+        there = session.kernel.lladdrs(name)
+        if there is not None and all(session.records.recorded(Address.key_of(name, address)) for address in there):
+            found.append(name)
+    return frozenset(found)
 
 
 def _forwards6(session: Session, host: facts.Host) -> bool:

@@ -167,6 +167,11 @@ class Config:
                 found.setdefault(name, part)
         return found
 
+    @cached_property
+    def nats(self) -> tuple[Declared, ...]:
+        """The parts that translate addresses."""
+        return tuple(part for part in self.parts.values() if part.kind.translates)
+
     def part(self, name: str) -> Declared | None:
         """Return the part or the network with this ID; None if it is not declared."""
         network = self.networks.get(name.partition(":")[2])

@@ -6,13 +6,13 @@ nft sets of `ifname . mac . ip`. The cost per packet does not depend on the numb
 """
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from .. import values
 from ..errors import InputError, MissingLink
-from ..model.declaration import Config, Network, Option, Required
+from ..model.declaration import Config, Declared, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.mode import Mode, Prefixes6
@@ -202,6 +202,19 @@ class Routed(Mode):
     def links6(self, network: Network) -> tuple[str, ...]:
         return (network["uplink"],) if network["ipv6"] else ()
 
+    def works_alone(self, network: Network) -> bool:
+        # The gateway of other nodes' guests. With router+host it comes up with a guest of this node, too.
+        return bool(network["role"] == "router")
+
+    def way_in(self, network: Network) -> str:
+        return str(network["uplink"])
+
+    def beyond(self, network: Network) -> Sequence[values.IPAddress]:
+        return [side["gateway"] for _, side in _sides(network)] if network["role"] == "host" else []
+
+    def subnets(self, network: Network, links: Mapping[str, Declared]) -> Sequence[values.Subnet]:
+        return [side["subnet"] for _, side in _sides(network)]
+
     def network_resources(self, network: Network, host: Host) -> Iterator[Resource]:
         return _network(network, host)
 
@@ -230,8 +243,8 @@ class Routed(Mode):
         return [network["ipv6"]["subnet"]] if network["ipv6"] else []
 
     def serves(self, network: Network, addresses: values.Subnet) -> bool:
-        subnets = [side["subnet"] for _, side in _sides(network)]
-        return any(addresses.version == subnet.version and addresses.subnet_of(subnet) for subnet in subnets)
+        subnets = self.subnets(network, {})
+        return any(addresses.version == subnet.version and addresses.subnet_of(subnet) for subnet in subnets)  # type: ignore
 
     def table_of(self, network: Network) -> int:
         return int(network["table"])
@@ -287,6 +300,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         yield Sysctl(f"net/ipv4/conf/{uplink}/send_redirects", "0")
     if network["ipv6"]:
         yield Sysctl(f"net/ipv6/conf/{uplink}/disable_ipv6", "0")
+        yield from tap.link_local(uplink, host)
         if uplink not in host.ra_links:
             yield Sysctl(f"net/ipv6/conf/{uplink}/accept_ra", "0")
         yield from forwarding(6, (uplink, *outside), host)
