@@ -21,7 +21,7 @@ def hazards(nft: Nft, bridged: bool, anycast: bool) -> list[str]:
     has a gateway address that other nodes have too."""
     dropping = _dropping(nft) + _legacy()
     found = [
-        f"{where}: {fate}: {what} packets that are forwarded are dropped unless a rule there accepts them; {remedy}"
+        f"{where}: {fate}: {what} packets that are forwarded are lost unless a rule there accepts them; {remedy}"
         for where, fate, what, remedy in dropping
     ]
     if anycast and sysctl.read("net/bridge/bridge-nf-call-iptables") == "1":
