@@ -129,6 +129,12 @@ def test_a_rule_that_leads_elsewhere(tmp_path):
     assert told(host) == told(host, domain="d1") == [("unreached", "d1", what, "ip rule del pref 99")]
 
 
+def test_an_address_of_another_guests_prefix(tmp_path):
+    toml = '[networks.plain]\nmode = "hostroute"\nnetdev = "eth1"\naddress = "192.0.2.1"\n'
+    host = plugged(tmp_path, guest(1, ("plain", ["10.98.0.0/24"])), guest(2, ("plain", ["10.98.0.0"])), toml=toml)
+    assert host.check() == host.check(domain="d1") == []
+
+
 def test_what_follows_from_a_difference_is_not_told_again(tmp_path):
     host = plugged(tmp_path, WEB, toml=PUBLIC + V4 + V6)
     del host.kernel.world["route 222 192.0.2.10/32"]

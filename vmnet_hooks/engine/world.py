@@ -19,6 +19,9 @@ from .check import Drift
 ANYWHERE = "198.18.0.1"
 """The sender of packets to guests where no address on their way in is known: of a network for tests (RFC 2544)."""
 
+_KERNELS_OWN = 32766
+"""The priority of the rule for the main table; that of the default table comes after it."""
+
 _IN_ANY_SUBNET, _NEVER = 2, 8
 """Values of arp_ignore (Documentation/networking/ip-sysctl): no answer to a sender outside the address's own subnet, and none at
 all."""
@@ -248,7 +251,8 @@ def _arrives(way: Way, question: Question, view: _View) -> bool:
     if way.type != "unicast":
         return False
     address = ipaddress.ip_address(question.address)
-    return any(address in ipaddress.ip_network(route.dst) for route in view.routes.get(way.dev, ()) if way.dev in view.nics)
+    routes = () if way.dev in view.ways_in else view.routes.get(way.dev, ())
+    return any(address in ipaddress.ip_network(route.dst) for route in routes)
 
 
 def _sender(version: int, link: str, nic: Nic, view: _View) -> str:
@@ -289,6 +293,8 @@ def _astray(question: Question, route: Route, way: Way, view: _View) -> tuple[st
         where = f"drops packets from {question.link} ({way.type})"
     what = f"{start} {where} (table {table}), not to {route.dev}"
     if way.table == route.table:
-        return f"{what}; see {ip} route", f"{ip} route del {way.dst} table {table}"
-    rules = view.session.kernel.policy(route.family, way.table)
+        ours = way.dst != route.dst and Route.key_of(way.table, way.dst) in view.claimed
+        return f"{what}; see {ip} route", asked if ours else f"{ip} route del {way.dst} dev {way.dev} table {table}"
+    ours = any(isinstance(resource, Rule) and resource.table == way.table for resource in view.claimed.values())
+    rules = [] if ours else [n for n in view.session.kernel.policy(route.family, way.table) if n < _KERNELS_OWN]
     return f"{what}; see {ip} rule", f"{ip} rule del pref {rules[0]}" if rules else asked
