@@ -5,7 +5,8 @@ transaction  work a transaction out;  apply: carry it out, undo it, remove what 
 parts        declared parts of the host as owners;  owners: what owners in the records shall have
 guests       plug and unplug NICs;  migration: cut a guest over that comes in
 host         bring parts up and down;  takeover: guard a bridge that takes over a live port
-check        compare configuration, records and kernel;  repair: remove the differences;  healing: the agent's share of that
+check        compare configuration, records and kernel;  world: ask what of the world keeps it from working
+repair       remove the differences;  healing: the agent's share of that
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
