@@ -113,6 +113,11 @@ def source(value: object) -> str:
     return spelt(source_subnet(value))
 
 
+def overlap(one: Subnet, other: Subnet) -> bool:
+    """Return whether two subnets have addresses in common."""
+    return one.version == other.version and one.overlaps(other)
+
+
 def version(found: str) -> int:
     """Return the IP version, 4 or 6, of a parsed address or prefix."""
     return 6 if ":" in found else 4

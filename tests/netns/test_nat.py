@@ -121,6 +121,40 @@ def test_translated(lab):
     assert inside.having(rf"{OUT4} > 192\.168\.77\.5: ICMP echo request"), str(inside)
 
 
+def test_a_guest_brings_its_nat(lab):
+    """After a boot at which vmnet-networks.service failed: nothing is up. It goes with its last guest."""
+    lab.vmnet("up")
+    lab.host.sh("ip link del guestbr0; ip link del otherbr0; nft flush ruleset; rm -r /run/vmnet-hooks")
+    before = settled(lab.host)
+    guest, other = lab.start("guests", 77), lab.start("others", 78)
+    with Capture(lab.world, "eth0", "icmp or icmp6") as seen:
+        assert reach([(guest, OUT4), *([(guest, OUT6)] if lab.both else [])]) == []
+    assert seen.having(rf"{lab.address} > {OUT4}: ICMP echo request"), str(seen)
+    assert lab.vmnet("check") == "ok\n"
+    # Its guest needs it.
+    lab.vmnet("up", "out4")
+    lab.vmnet("down", "out4")
+    assert reach([(guest, OUT4)]) == [] and lab.vmnet("check") == "ok\n"
+    for subnet, node in ((78, other), (77, guest)):
+        assert lab.host.run("nft list table inet vmnet-nat", check=False).returncode == 0
+        node.close()
+        assert eventually(lambda subnet=subnet: f"tap{subnet}" not in lab.host.run("ip link").stdout)
+        call(lab.host, f"dom{subnet}", "stopped", Interface(f"52:54:00:00:{subnet}:05", f"tap{subnet}", ""))
+    same(before, settled(lab.host))
+
+
+def test_a_guest_starts_without_nat_that_can_not_be():
+    """Its interface is missing: the guest runs, `check` says what it lacks, and the remedy helps."""
+    with Lab(MASQUERADE.replace('"ext0"', '"wg0"')) as lab:
+        guest = lab.start("guests", 77)
+        assert ping(guest, "192.168.77.1") is not None and ping(guest, OUT4, 1) is None
+        assert "needs nat out4, which is not up" in lab.vmnet("check", "dom77", status=1)
+        lab.host.sh("ip link set ext0 down; ip link set ext0 name wg0; ip link set wg0 up")
+        lab.vmnet("up", "nat:out4")
+        lab.vmnet("up", "nat:out6")
+        assert ping(guest, OUT4) is not None and lab.vmnet("check", "dom77") == "ok\n"
+
+
 def test_within_the_subnet(lab):
     """Guests, and the host, talk to guests under their own addresses."""
     lab.up()

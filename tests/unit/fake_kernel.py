@@ -32,6 +32,7 @@ from vmnet_hooks.model.objects import (
 from vmnet_hooks.model.objects.bridge import Adoption, PortVlans
 from vmnet_hooks.model.plan import Change, Plan
 from vmnet_hooks.model.resource import ALIAS, MAIN_TABLE, Resource
+from vmnet_hooks.model.world import Question, Seen, Way
 
 
 class Killed(BaseException):
@@ -251,8 +252,9 @@ class FakeKernel:
         return Host(found, self.ipv6, self.ra_links, self.rp_filter, self._gate(), addresses, vlans, machine=self.machine)
 
     def _addresses(self, ifname: str) -> list[str]:
-        """In the kernel's order: IPv4 first."""
-        found = [r.address for r in self.world.values() if isinstance(r, Address) and r.ifname == ifname]
+        """In the kernel's order: IPv4 first; without link-local ones."""
+        there = [r for r in self.world.values() if isinstance(r, Address) and r.ifname == ifname]
+        found = [r.address for r in there if not r.address.startswith("fe80:")]
         return sorted(found, key=lambda address: ":" in address)
 
     def next_hop(self, destinations: Sequence[str], links: Iterable[str], tap: str) -> tuple[str, Route] | None:
@@ -298,6 +300,46 @@ class FakeKernel:
     def obstacle(self, port: str, bridge: str) -> str:
         self._alive()
         return self.obstacles.get(port, "")
+
+    def lladdrs(self, ifname: str) -> tuple[str, ...] | None:
+        self._alive()
+        if self._value(f"sysctl net/ipv6/conf/{ifname}/addr_gen_mode") != "1":
+            return None
+        return tuple(r.address for r in self.world.values() if isinstance(r, Address) and _is_link_local(r, ifname))
+
+    def seen(self) -> dict[str, Seen]:
+        self._alive()
+        found = {"all": Seen()}
+        for name, link in self.links.items():
+            own = bool(self._value(f"link {name} lladdr")) or any(_is_link_local(r, name) for r in self.world.values())
+            settings = {"arp_ignore": int(self._value(f"sysctl net/ipv4/conf/{name}/arp_ignore"))}
+            found[name] = Seen(
+                link.kind, link.address, link.up, True, self.master(name), tuple(self._addresses(name)), own, settings
+            )
+        return found
+
+    def ways(self, questions: Sequence[Question]) -> list[Way]:
+        """By the rules that select by one subnet, then the main table; of each table the longest prefix."""
+        self._alive()
+        return [self._way(question) for question in questions]
+
+    def _way(self, question: Question) -> Way:
+        address, source = (ip_address(text) if text else None for text in (question.address, question.source))
+        rules = [r for r in self.world.values() if isinstance(r, Rule)]
+        routes = [r for r in self.world.values() if isinstance(r, Route) and address in ip_network(r.dst)]
+        for rule in (*sorted(rules, key=lambda rule: rule.priority), Rule(32766, "to", "0.0.0.0/0", MAIN_TABLE)):
+            at = source if rule.selector == "from" else address
+            if rule.priority == 32766 or (at and at in ip_network(rule.subnet)):
+                found = [route for route in routes if route.table == rule.table]
+                if found:
+                    best = min(found, key=lambda route: (-ip_network(route.dst).prefixlen, route.metric))
+                    return Way("unicast", best.dev, best.table, best.dst)
+        return Way("", reason="Network is unreachable")
+
+    def policy(self, version: int, table: int) -> list[int]:
+        self._alive()
+        rules = [r for r in self.world.values() if isinstance(r, Rule) and r.table == table]
+        return sorted(rule.priority for rule in rules if (":" in rule.subnet) == (version == 6))
 
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
         return []
@@ -761,6 +803,10 @@ class FakeKernel:
             if six and _device(resource) == dev:
                 del self.world[key]
         self.put(LinkAttribute(dev, "lladdr", ""))
+
+
+def _is_link_local(resource: Resource, dev: str) -> bool:
+    return isinstance(resource, Address) and resource.ifname == dev and resource.address.startswith("fe80:")
 
 
 def label(step: Plan) -> str:

@@ -15,6 +15,7 @@ from .output import as_json, columns, differences
 from .session import complain, opened
 
 if TYPE_CHECKING:
+    from ..engine.check import Drift
     from ..model.declaration import Option
     from ..model.guest import Domain, Vif
 
@@ -55,6 +56,7 @@ def status(domain: str, to_json: bool) -> None:
         for owner, row in ((owner, owner.columns()) for owner in owners)
     ]
     rows += [_unclaimed(guest, vif) for guest, vif in idle]
+    rows += [_not_up(drift) for drift in drifts if drift.is_of_part]
     if to_json:
         as_json(rows)
         complain(declared)
@@ -90,6 +92,12 @@ def _unclaimed(guest: "Domain", vif: "Vif") -> dict[str, Any]:
     """Return the row of a running guest's NIC that no network claims."""
     there = {"domain": guest.name, "ifname": vif.ifname, "name": guest.name, "mac": vif.mac, "frontend": "", "phase": ""}
     return {**there, "network": "", "addresses": [], "filter": False, "state": "unclaimed"}
+
+
+def _not_up(drift: "Drift") -> dict[str, Any]:
+    """Return the row of a declared part that is not up."""
+    blank = {"domain": "", "ifname": "", "mac": "", "addresses": [], "filter": True, "frontend": "", "phase": "-"}
+    return {**blank, "name": drift.owner_id, "network": drift.owner_id.partition(":")[2], "state": "not up"}
 
 
 def _agent() -> str:

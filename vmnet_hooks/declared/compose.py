@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from .. import values
@@ -123,8 +123,16 @@ def links_below(names: Iterable[str], config: Config) -> tuple[str, ...]:
 
 
 def needs(part: Declared, config: Config) -> tuple[str, ...]:
-    """Return the ids of the parts that must be up for this one."""
-    return tuple(found.id for name in part.stands_on() if (found := config.links.get(name)))
+    """Return the ids of the parts that must be up for this one: the links that it stands on, and for guests their NAT."""
+    links = (found.id for name in part.stands_on() if (found := config.links.get(name)))
+    return (*links, *(nat.id for nat in _translating(part, config)))
+
+
+def _translating(part: Declared, config: Config) -> Iterator[Declared]:
+    """Yield the NAT that is declared for the guests of a network."""
+    if config.nats and isinstance(part, Network):
+        subnets = part.mode.subnets(part, config.links)
+        yield from (nat for nat in config.nats if any(values.overlap(nat["subnet"], subnet) for subnet in subnets))
 
 
 def compose(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:

@@ -5,8 +5,9 @@ transaction  work a transaction out;  apply: carry it out, undo it, remove what 
 parts        declared parts of the host as owners;  owners: what owners in the records shall have
 guests       plug and unplug NICs;  migration: cut a guest over that comes in
 host         bring parts up and down;  takeover: guard a bridge that takes over a live port
-check        compare configuration, records and kernel;  repair: remove the differences;  healing: the agent's share of that
+check        compare configuration, records and kernel;  world: ask what of the world keeps it from working
 claims       compare what claims say now with what running guests were given
+repair       remove the differences;  healing: the agent's share of that
 """
 
 from collections import Counter
@@ -28,6 +29,7 @@ from ..records.store import Store
 
 if TYPE_CHECKING:
     from ..model.objects.bridge import Adoption
+    from ..model.world import Question, Seen, Way
 
 
 class Kernel(Protocol):
@@ -47,6 +49,10 @@ class Kernel(Protocol):
     def survey(self, port: str, bridge: str) -> "Adoption": ...
     def is_underway(self, port: str) -> bool: ...
     def obstacle(self, port: str, bridge: str) -> str: ...
+    def lladdrs(self, ifname: str) -> tuple[str, ...] | None: ...
+    def seen(self) -> "Mapping[str, Seen]": ...
+    def ways(self, questions: "Sequence[Question]") -> "list[Way]": ...
+    def policy(self, version: int, table: int) -> list[int]: ...
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]: ...
     def rename(self, ifname: str, name: str) -> None: ...
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]: ...
@@ -120,13 +126,24 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         router6=_forwards6(session, host),
         parts=parts,
         vids={part.name: config.vids_on(part.name) for part in parts.values()},
-        nats=tuple(part for part in (*config.parts.values(), *config.hints) if part.kind.translates),
+        nats=(*config.nats, *(part for part in config.hints if part.kind.translates)),
         adoptions=_adoptions(session, members, host, adopt) if members else {},
         adopters={part.adopts: part.name for part in config.links.values() if part.adopts},
         surveyed=adopt,
         shared_uplinks=frozenset(name for name, count in senders.items() if count > 1),
         uplinks6=frozenset(name for network in (*networks, *hinted) for name in network.mode.links6(network)),
+        bare6=_bare6(session, host),
     )
+
+
+def _bare6(session: Session, host: facts.Host) -> frozenset[str]:
+    """Those of the links to the outside to which the kernel gives no link-local address, and that have none but what we gave."""
+    found = []
+    for name in {network.mode.way_in(network) for network in session.config.networks.values()} & host.links.keys():
+        there = session.kernel.lladdrs(name)
+        if there is not None and all(session.records.recorded(Address.key_of(name, address)) for address in there):
+            found.append(name)
+    return frozenset(found)
 
 
 def _forwards6(session: Session, host: facts.Host) -> bool:

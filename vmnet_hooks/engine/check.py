@@ -1,6 +1,8 @@
 """Compares three things: the configuration, the records and the kernel. Changes nothing."""
 
+import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -11,6 +13,7 @@ from ..model.objects.bridge import FdbEntry
 from ..model.owner import Nic, Owner, part_label
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
+from ..records import look
 from . import Session, claims
 from .owners import dead, wants
 from .parts import spared
@@ -27,10 +30,15 @@ Kind = Literal[
     "gone",  # the owner is gone, its objects are not
     "arrived",  # a guest that came by live migration and was not activated
     "unannounced",  # a guest that runs and was not activated
-    "not-up",  # what the owner stands on
+    "not-up",  # what is declared, or what the owner stands on
+    "unreached",  # the kernel sends a guest's packets elsewhere
+    "hindered",  # what another program set keeps something of ours from working
     "unconfirmed",  # a takeover
     "interrupted",  # a command
 ]
+
+PAUSES = (0.05, 0.1, 0.2, 0.4)
+"""Seconds between two looks while hooks are at work."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,11 @@ class Drift:
     resource: Resource | None = None
 
     @property
+    def is_of_part(self) -> bool:
+        """Whether it is a declared part of the host that is not up, and not something that stands on one."""
+        return self.kind == "not-up" and self.owner == part_label(self.owner_id)
+
+    @property
     def key(self) -> str:
         """The key of the object; "" where the difference is not one object's."""
         return self.resource.key if self.resource else ""
@@ -53,32 +66,55 @@ class Drift:
 
 def check(session: Session, domain: str = "", gone: Collection[str] = (), running: claims.Running = NOBODY) -> list[Drift]:
     """Every difference between records, configuration and kernel; of one domain, if it is given. `gone` are ids of domains
-    that do not run any more, `running` describes those that do."""
+    that do not run any more, `running` describes those that do.
+
+    No lock is held meanwhile. While hooks change things, differences are what they leave half-done: those count that stay."""
     records = session.records
-    with records.lock():
-        drifts = list(_interrupted(session))
-        owners = records.owners(domain=domain) if domain else records.owners()
-        claimed = records.resources()
-        current = session.kernel.read(claimed.values())
-        departed = dead(session, owners, gone)
-        reported: set[str] = set()
-        for owner in owners:
-            drifts += [_departed(owner)] if owner in departed else _of_owner(session, owner, claimed, current, reported)
-            drifts += [] if owner in departed else [Drift(*found) for found in claims.unannounced(session, owner, running)]
-        living = [owner for owner in owners if owner not in departed]
-        drifts += [Drift(*found) for found in claims.differences(session, living, running, domain)]
-        if not domain:
-            drifts += [_orphan(session.config, key, resource) for key, resource in orphans(session, claimed).items()]
+    found: list[Drift] | None = None
+    for pause in PAUSES:
+        busy, before = look.is_locked(records), look.stamp(records)
+        with closing(look.copied(records)) as copy:
+            now = _differences(session._replace(records=copy), domain, gone, running, busy)
+        if not now or not (busy or look.is_locked(records) or look.stamp(records) != before):
+            return now
+        found = now if found is None else [drift for drift in now if drift in found]
+        if not found:
+            break
+        time.sleep(pause)
+    return found or []
+
+
+def _differences(session: Session, domain: str, gone: Collection[str], running: claims.Running, busy: bool) -> list[Drift]:
+    # It tells of differences too.
+    from . import world
+
+    records = session.records
+    drifts = list(_interrupted(session, busy))
+    owners = records.owners(domain=domain) if domain else records.owners()
+    claimed = records.resources()
+    current = session.kernel.read(claimed.values())
+    departed = dead(session, owners, gone)
+    living = [owner for owner in owners if owner not in departed]
+    drifts += map(_departed, departed)
+    reported: set[str] = set()
+    for owner in living:
+        drifts += _of_owner(session, owner, claimed, current, reported)
+        drifts += [Drift(*found) for found in claims.unannounced(session, owner, running)]
+    drifts += [Drift(*found) for found in claims.differences(session, living, running, domain)]
+    drifts += world.differences(session, living, claimed, tuple(drifts), domain)
+    if not domain:
+        drifts += [_orphan(session.config, key, resource) for key, resource in orphans(session, claimed).items()]
     # The command prints the configuration's own mistakes, once.
     told = {str(error) for error in session.config.errors}
     return [drift for drift in drifts if drift.kind != "refused" or drift.what not in told]
 
 
-def _interrupted(session: Session) -> Iterator[Drift]:
+def _interrupted(session: Session, busy: bool) -> Iterator[Drift]:
     if session.records.pending():
         yield Drift("unconfirmed", "a takeover waits to be confirmed", "vmnet-hook confirm")
     what, changes = session.records.journal()
-    if what:
+    # Of a process that holds the lock, it is what that one does now.
+    if what and not busy:
         yield Drift("interrupted", f"interrupted: {what}, {len(changes)} changes", "take them back")
 
 

@@ -348,7 +348,8 @@ def _dead(session: Session, holders: Iterable[tuple[Nic, str]]) -> list[str]:
 
 def _check_shared(session: Session, network: Network, shared: Mapping[str, Resource], but: Sequence[str]) -> None:
     """Raise ConflictError for an edit that moves the network as a whole: its running guests would no longer be reached."""
-    frame = {key for key, r in shared.items() if isinstance(r, Rule | LinkAttribute | Address)}
+    # But for the uplink's link-local address: another program may have taken its own away since.
+    frame = {r.key for r in shared.values() if isinstance(r, Rule | LinkAttribute | Address) and "fe80:" not in r.key}
     other = session.records.user(network.name, network.id, but) if frame else None
     if other and not frame <= session.records.claimed(other.id):
         raise ConflictError(

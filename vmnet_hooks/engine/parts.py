@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from ..declared import compose
 from ..declared.configuration import RUNTIME
-from ..errors import ConfigError, MissingLink
+from ..errors import ConfigError, MissingLink, VmnetError
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
 from ..model.owner import ASKED_FOR, NEEDED, HostOwner, Owner, Part, part_label
@@ -73,15 +73,29 @@ def spared(part: Declared, exists: Callable[[str], object]) -> list[MissingLink]
 
 
 def needed(session: Session, networks: Iterable[Network], host: facts.Host) -> Composed:
-    """The parts that guests on these networks need and that are not up, or whose link is gone."""
+    """The parts that guests on these networks need and that are not up, or whose link is gone. NAT that can't be brought up now
+    is left out: guests start without it, and `check` tells."""
     config = session.config
     parts = [find(config, other) for network in networks for other in compose.needs(network, config)]
-    missing = [part for part in _closure(config, parts) if part.name not in host.links or not session.records.owners(id=part.id)]
-    for part in missing:
+    missing = [part for part in _closure(config, parts) if _is_missing(session, part, host)]
+    links = [part for part in missing if part in _closure(config, [part for part in parts if not part.kind.translates])]
+    for part in links:
         if part.adopts and part.source.startswith(RUNTIME):
             # A command declared it, and a guard put it back or a command took it down: no guest's start repeats that.
             raise part.error("", f"is not up, and takes over {part.adopts}; bring it up first: vmnet-hook up {part.name}")
-    return composed(session, missing) if missing else ({}, {})
+    # A guest's start takes no interface over for the sake of its NAT.
+    if missing != links and not any(part.adopts for part in missing if part not in links):
+        try:
+            return composed(session, missing)
+        except VmnetError:
+            pass
+    return composed(session, links) if links else ({}, {})
+
+
+def _is_missing(session: Session, part: Declared, host: facts.Host) -> bool:
+    if part.kind.is_link and part.name not in host.links and session.kernel.link(part.name) is None:
+        return True
+    return not session.records.owners(id=part.id)
 
 
 def _closure(config: Config, parts: Iterable[Declared]) -> list[Declared]:

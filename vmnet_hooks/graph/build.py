@@ -5,14 +5,14 @@ from collections.abc import Iterable, Sequence
 
 from ..engine.check import Drift
 from ..errors import one_line
-from ..model.declaration import Config, Network
+from ..model.declaration import Config, Declared, Network
 from ..model.objects import Device
 from ..model.owner import Nic, Owner, nics
 from ..model.resource import Resource
 from ..model.ruleset import NAT
 from ..model.topology import Facts, LinkDetails, Nat, Table, table_name
 from .labels import cleaned, destination, guest_words, home, inside, link_words, natural, to_guest
-from .model import MISSING, NBSP, Edge, Graph, Node
+from .model import MISSING, NBSP, NOT_UP, Edge, Graph, Node
 
 DRAWN_AS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
 """The kind of a link's node by IFLA_INFO_KIND, where the two differ."""
@@ -38,6 +38,9 @@ class _Builder:
         self.named = self._declared_names()
         self.wires = self.named | {link.parent for link in facts.links}
         self.differences = differences
+        parts = ((difference, declared.part(difference.owner_id)) for difference in differences if difference.is_of_part)
+        self.down = {part.node(): part for _, part in parts if part and part.node() not in self.links}
+        """The declared parts that are not up, by node."""
         self.marked = {name for difference in differences for name in self._concerned(difference)}
 
     # --- nodes -----------------------------------------------------------------------------------------------------
@@ -49,6 +52,7 @@ class _Builder:
             *map(self._link, self.links.values()),
             *(self._ghost(owner) for owner in self.guests.values() if owner.ifname not in self.links),
             *(node for name in absent if (node := self._missing(name))),
+            *map(self._not_up, self.down.values()),
             *(self._table(table) for table in tables),
             *(self._nat(nat) for nat in self.facts.nats),
         ]
@@ -120,6 +124,11 @@ class _Builder:
         kind = link.kind if link else part.kind.word if part else "nic"
         return Node(name, kind, (MISSING,), MISSING, True)
 
+    def _not_up(self, part: Declared) -> Node:
+        title = "NAT" if part.kind.translates else ""
+        kind = "table" if isinstance(part, Network) else part.kind.word
+        return Node(part.node(), kind, (NOT_UP,), MISSING, True, title)
+
     def _table(self, table: Table) -> Node:
         network = self.routed.get(table.number)
         lines = list(network.mode.label(network)) if network else []
@@ -184,6 +193,9 @@ class _Builder:
             absent, declared = self.absent.get(name), self.declared.links.get(name)
             if parent := absent.parent if absent else declared.options.get("parent") if declared else "":
                 yield Edge(parent, name, MISSING)
+        for name, part in self.down.items():
+            for below in part.links() if not part.kind.is_link else part.ports:
+                yield Edge(below, name, MISSING)
 
     def _by_host_routes(self, owner: Nic) -> bool:
         network = self.declared.networks.get(owner.network)
@@ -230,6 +242,6 @@ class _Builder:
         found = {ifname for ifname, owner in self.guests.items() if owner.id == owner_id}
         part = self.declared.part(owner_id)
         name = part.node() if part else owner_id.partition(":")[2]
-        if isinstance(part, Network) or name in self.links or name in (nat.name for nat in self.facts.nats):
+        if isinstance(part, Network) or name in self.links or name in self.down or name in (nat.name for nat in self.facts.nats):
             found.add(name)
         return found

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from ..errors import one_line
 
-MISSING = "missing"
-"""The state of a link that should exist."""
-STANDBY = frozenset(("backup", "blocking", "disabled", "learning", "listening", MISSING))
-"""The states of ports that carry no traffic."""
 NBSP = "\N{NO-BREAK SPACE}"
 """A space at which a line is not broken."""
+MISSING = "missing"
+"""The state of a link that should exist."""
+NOT_UP = f"not{NBSP}up"
+"""What the box of a declared part says that is not up."""
+STANDBY = frozenset(("backup", "blocking", "disabled", "learning", "listening", MISSING))
+"""The states of ports that carry no traffic."""
 MOST = 20
 """Differences that a drawing lists, at most."""
 

@@ -22,6 +22,7 @@ from .objects.nft import Nft
 
 if TYPE_CHECKING:
     from ..model.objects.bridge import Adoption
+    from ..model.world import Question, Seen, Way
     from .monitor.table_cache import TableCache
 
 _RTPROT_RA = 9
@@ -228,6 +229,41 @@ class Kernel:
         from . import adoption_obstacle
 
         return adoption_obstacle.obstacle(port, bridge)
+
+    def lladdrs(self, ifname: str) -> tuple[str, ...] | None:
+        """The link-local IPv6 addresses, with prefix lengths, of a link to which the kernel gives none (addr_gen_mode none); None
+        for any other link."""
+        if sysctl.read(f"net/ipv6/conf/{ifname}/addr_gen_mode") != "1":
+            return None
+        return tuple(address for address in self.netlink.addresses(self.netlink.index(ifname)) if address.startswith("fe80:"))
+
+    def seen(self) -> "dict[str, Seen]":
+        """Every link by name, and as `all` the settings of all links together. Raises KernelError."""
+        # Only `check` asks, here and below.
+        from . import world
+
+        try:
+            return world.links(self.netlink)
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+
+    def ways(self, questions: "Sequence[Question]") -> "list[Way]":
+        """Where the kernel sends packets, see kernel.world. Raises KernelError."""
+        from . import world  # See above.
+
+        try:
+            return world.ways(self.netlink, questions)
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+
+    def policy(self, version: int, table: int) -> list[int]:
+        """The priorities of the rules of an IP version that lead to a table. Raises KernelError."""
+        from . import world  # See above.
+
+        try:
+            return world.policy(self.netlink, version, table)
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
 
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
         """What of other firewalls breaks what we set up, and what is nearly full: see other_firewalls and limits."""

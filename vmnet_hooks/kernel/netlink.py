@@ -44,6 +44,8 @@ ERROR, DONE = 2, 3
 _ATTEMPTS = 50
 _BUFFER = 1 << 17
 """Bytes of one datagram. The kernel's dumps fill 32 KiB at most."""
+_ASKED = 64
+"""Requests that are sent at once: their answers must fit into a receive buffer of the default size."""
 
 _HEADER = Struct("=IHHII")
 
@@ -115,6 +117,22 @@ class Socket:
                     if answer == ERROR:
                         _check(data)
                     return data
+
+    def ask(self, kind: int, bodies: Sequence[bytes]) -> list["bytes | NetlinkError"]:
+        """Send requests that do not depend on one another; return for each the body of its one answer, or the error."""
+        found: list[bytes | NetlinkError] = []
+        for start in range(0, len(bodies), _ASKED):
+            asked = bodies[start : start + _ASKED]
+            first = self._sequence + 1
+            self._socket.send(b"".join([self._framed(kind, body, 0) for body in asked]))
+            answers: dict[int, bytes | NetlinkError] = {}
+            while len(answers) < len(asked):
+                for answer, _, number, _, data in messages(self.receive()):
+                    place = (number - first) & 0xFFFFFFFF
+                    if place < len(asked):
+                        answers[place] = NetlinkError(-SIGNED.unpack_from(data)[0]) if answer == ERROR else data
+            found += [answers[place] for place in range(len(asked))]
+        return found
 
     def change(self, kind: int, body: bytes, flags: int = 0) -> None:
         """Send a request that changes something. Raises NetlinkError if the kernel refuses it."""

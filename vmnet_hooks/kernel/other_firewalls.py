@@ -3,11 +3,16 @@
 
 import json
 import os
+import re
 import subprocess
+from collections.abc import Collection
 
 from .objects import sysctl
 from .objects.nft import Nft
 
+_LOSING = ("drop", "reject")
+_DEPTH = 16
+"""Jumps from chain to chain that are followed: the kernel's NFT_JUMP_STACK_SIZE."""
 _FORWARD = {"ip": "IPv4", "ip6": "IPv6", "inet": "IPv4 and IPv6", "bridge": "bridged"}
 
 
@@ -16,8 +21,8 @@ def hazards(nft: Nft, bridged: bool, anycast: bool) -> list[str]:
     has a gateway address that other nodes have too."""
     dropping = _dropping(nft) + _legacy()
     found = [
-        f"{where}: policy drop: {what} packets that are forwarded are dropped unless a rule there accepts them; {remedy}"
-        for where, what, remedy in dropping
+        f"{where}: {fate}: {what} packets that are forwarded are lost unless a rule there accepts them; {remedy}"
+        for where, fate, what, remedy in dropping
     ]
     if anycast and sysctl.read("net/bridge/bridge-nf-call-iptables") == "1":
         found.append(
@@ -40,47 +45,62 @@ def hazards(nft: Nft, bridged: bool, anycast: bool) -> list[str]:
     return found
 
 
-def _dropping(nft: Nft) -> list[tuple[str, str, str]]:
+def _dropping(nft: Nft) -> list[tuple[str, str, str, str]]:
+    """Return the chains in which a packet is lost that no rule accepts: (chain, how, of which family, remedy)."""
     output, error = nft.run("list chains", 1 << 4)
     if error:
         return []
     found = []
-    for item in json.loads(output)["nftables"]:
-        chain = item.get("chain", {})
-        ours = chain.get("table", "").startswith("vmnet")
-        if chain.get("hook") == "forward" and chain.get("policy") == "drop" and not ours and chain["family"] in _FORWARD:
-            family, table, name = chain["family"], chain["table"], chain["name"]
-            found.append(
-                (
-                    f"nft chain {family} {table} {name}",
-                    _FORWARD[family],
-                    _remedy(family, table, name, _has(output, "DOCKER-USER")),
-                )
-            )
+    chains = [item["chain"] for item in json.loads(output)["nftables"] if "chain" in item]
+    names = {chain["name"] for chain in chains}
+    for chain in chains:
+        family, table, name = chain["family"], chain["table"], chain["name"]
+        if chain.get("hook") != "forward" or table.startswith("vmnet") or family not in _FORWARD:
+            continue
+        fate = _fate(nft, family, table, name) or f"policy {chain.get('policy')}"
+        if fate in ("policy drop", *_LOSING):
+            how = fate if fate == "policy drop" else f"ends in {fate}"
+            found.append((f"nft chain {family} {table} {name}", how, _FORWARD[family], _remedy(family, table, name, names)))
     return found
 
 
-def _has(output: str, chain: str) -> bool:
-    return f'"{chain}"' in output
+def _fate(nft: Nft, family: str, table: str, chain: str, depth: int = 0) -> str:
+    """Return the verdict of a chain on a packet that no rule of it matches: accept, drop, reject; "" if it has none."""
+    for verdict, target in nft.verdicts(family, table, chain):
+        if verdict in ("jump", "goto"):
+            found = _fate(nft, family, table, target, depth + 1) if depth < _DEPTH else ""
+            if found or verdict == "goto":
+                return found
+        elif verdict == "return":
+            return ""
+        else:
+            return verdict
+    return ""
 
 
-def _remedy(family: str, table: str, name: str, docker: bool) -> str:
-    if docker and (family, table, name) == ("ip", "filter", "FORWARD"):
+def _remedy(family: str, table: str, name: str, names: Collection[str]) -> str:
+    if table == "firewalld":
+        return "for firewalld's: firewall-cmd --zone=trusted --add-interface=BRIDGE-OR-TAP (or --add-source=SUBNET)"
+    if "DOCKER-USER" in names and (family, table, name) == ("ip", "filter", "FORWARD"):
         return "for Docker's: iptables -I DOCKER-USER -i BRIDGE-OR-TAP -j ACCEPT, and the same with -o"
-    if "ufw" in table:
-        return "for ufw's: ufw route allow in on BRIDGE-OR-TAP"
+    if name == "FORWARD" and {"ufw-before-forward", "ufw6-before-forward"} & set(names):
+        return "for ufw's: ufw route allow in on BRIDGE-OR-TAP, and the same with out"
     return f"nft insert rule {family} {table} {name} iifname BRIDGE-OR-TAP accept, and the same with oifname"
 
 
-def _legacy() -> list[tuple[str, str, str]]:
+def _legacy() -> list[tuple[str, str, str, str]]:
     found = []
     for program, names, what in (
         ("iptables-legacy", "/proc/net/ip_tables_names", "IPv4"),
         ("ip6tables-legacy", "/proc/net/ip6_tables_names", "IPv6"),
     ):
         # Running the program loads the kernel module, so it is run only where the table is in use.
-        if _tables(names) and "-P FORWARD DROP" in _output(program, "-S", "FORWARD"):
-            found.append((f"{program} FORWARD", what, f"{program} -I FORWARD -i BRIDGE-OR-TAP -j ACCEPT, and the same with -o"))
+        rules = _output(program, "-S", "FORWARD").splitlines() if _tables(names) else []
+        remedy = f"{program} -I FORWARD -i BRIDGE-OR-TAP -j ACCEPT, and the same with -o"
+        if rules and re.match("-A FORWARD -j (DROP|REJECT)", rules[-1]):
+            found.append((f"{program} FORWARD", f"ends in {rules[-1].split()[3].lower()}", what, remedy))
+        elif "-P FORWARD DROP" in rules:
+            found.append((f"{program} FORWARD", "policy drop", what, remedy))
     return found
 
 

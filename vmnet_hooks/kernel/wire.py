@@ -59,7 +59,7 @@ UP, LOWER_UP = 1, 0x10000
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PROTO = 1, 2, 4, 11
 NDA_DST, NDA_LLADDR, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 8, 12
 USE, PROXY, PERMANENT = 1, 8, 0x80
-RTA_DST, _RTA_SRC, RTA_OIF, _RTA_GATEWAY, RTA_PRIORITY, _RTA_PREFSRC, RTA_TABLE = 1, 2, 4, 5, 6, 7, 15
+RTA_DST, _RTA_SRC, _RTA_IIF, RTA_OIF, _RTA_GATEWAY, RTA_PRIORITY, _RTA_PREFSRC, RTA_TABLE = 1, 2, 3, 4, 5, 6, 7, 15
 _RTA_METRICS, _RTAX_MTU, _RTA_MULTIPATH, _RTA_VIA = 8, 2, 9, 18
 _FAMILY = Struct("=H")
 """The start of struct rtvia: a gateway of another family than the route's."""
@@ -358,12 +358,15 @@ def routes_body(family: int, table: int, oif: int, proto: int) -> bytes:
     return body(ROUTE.pack(family, 0, 0, 0, 0, proto, 0, 0, 0), items)
 
 
-def lookup_body(address: str, source: str = "") -> bytes:
-    """Encode the question for the route to an address, for packets from `source` (IPv6 only)."""
+def lookup_body(address: str, source: str = "", iif: int = 0) -> bytes:
+    """Encode the question for the route to an address, for packets from `source` (IPv4: one of the host's own addresses). With
+    `iif`, for packets from others that arrive on the link with that index; IPv4 needs their source."""
     family = family_of(address)
     items = {RTA_DST: inet_pton(family, address)}
     if source:
         items[_RTA_SRC] = inet_pton(family, source)
+    if iif:
+        items[_RTA_IIF] = INT.pack(iif)
     # IPv6 gives the table in any case, and refuses the flag that asks for it.
     flags = _FIB_MATCH if family == AF_INET6 else _FIB_MATCH | _LOOKUP_TABLE
     lengths = 8 * len(items[RTA_DST]), 8 * len(items.get(_RTA_SRC, b""))
@@ -404,6 +407,16 @@ def routes_of(data: bytes) -> list[RouteMessage]:
         found.append(route._replace(oif=oif, via=_via(data[0], items)))
         offset += max((length + 3) & ~3, _NEXT_HOP.size)
     return found or [route]
+
+
+def way_of(data: bytes) -> tuple[int, int, str, int]:
+    """Decode the answer to a question of `lookup_body`, of whatever type: (RTN_*, table, destination, index of the device; 0 if
+    it has several)."""
+    family, length, _, _, table, _, _, kind, _ = ROUTE.unpack_from(data)
+    items = attributes(data, 12)
+    dst = inet_ntop(family, items[RTA_DST]) if RTA_DST in items else "::" if family == AF_INET6 else "0.0.0.0"
+    oif, table = (INT.unpack(items[key])[0] if key in items else other for key, other in ((RTA_OIF, 0), (RTA_TABLE, table)))
+    return kind, table, f"{dst}/{length}", oif
 
 
 def route_body(route: RouteMessage, flags: int = 0) -> bytes:
@@ -447,6 +460,14 @@ def rules_of(data: bytes, family: int) -> list[RuleMessage]:
             proto = items.get(_FRA_PROTOCOL, b"\0")[0]
             found.append(RuleMessage(priority, selector, f"{inet_ntop(family, packed)}/{length}", target or table, proto))
     return found
+
+
+def target_of(data: bytes) -> tuple[int, int]:
+    """Decode the priority and the table of an RTM_NEWRULE, whatever it selects by."""
+    table = ROUTE.unpack_from(data)[4]
+    items = attributes(data, 12)
+    priority, target = (INT.unpack(items[key])[0] if key in items else 0 for key in (FRA_PRIORITY, FRA_TABLE))
+    return priority, target or table
 
 
 def rule_body(rule: RuleMessage) -> bytes:

@@ -127,7 +127,7 @@ class Bridge(link.LinkKind):
         super().check_together(parts, declared)
         for part in (part for part in parts if part["vlan_filtering"] and part["pvid"] is None):
             for network in declared.networks.values():
-                if part.name in network.links() and network.mode.bridge_of(network) != part.name:
+                if part.name in network.links() and network not in declared.with_bridge(part.name):
                     problem = f"networks.{network.name} leads through the bridge, and the host is in none of its VLANs"
                     raise part.error("pvid", f"{problem}; set pvid = 1, or name a VLAN device on {part.name} there")
         taken = dict(declared.links)

@@ -196,6 +196,11 @@ class Config:
         """Return the IDs of the declared VLAN devices on a link."""
         return tuple(part["id"] for part in self.links.values() if part.options.get("parent") == name)
 
+    @cached_property
+    def nats(self) -> tuple[Declared, ...]:
+        """The parts that translate addresses."""
+        return tuple(part for part in self.parts.values() if part.kind.translates)
+
     def part(self, name: str) -> Declared | None:
         """Return the part or the network with this ID; None if it is not declared."""
         network = self.networks.get(name.partition(":")[2])
@@ -203,11 +208,15 @@ class Config:
 
     def on_bridge(self, name: str) -> list[Network]:
         """Return the networks whose guests are on the bridge `name`. Raise ConfigError if it may be that of a broken network."""
-        found = [network for network in self.networks.values() if name == network.mode.bridge_of(network)]
+        found = self.with_bridge(name)
         for broken in self.broken.values():
             if broken.bridge == name or (broken.bridge is None and not found):
                 raise broken.error
         return found
+
+    def with_bridge(self, name: str) -> list[Network]:
+        """Return the networks whose guests are on the bridge `name`, without a thought for broken ones."""
+        return [network for network in self.networks.values() if name == network.mode.bridge_of(network)]
 
     def check_routed(self) -> None:
         """Raise ConfigError if a broken network may be the one of a guest for which no network without a bridge was found."""

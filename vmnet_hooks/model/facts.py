@@ -107,3 +107,6 @@ class Host:
 
     uplinks6: frozenset[str] = frozenset()
     """The links on which declared networks need IPv6."""
+
+    bare6: frozenset[str] = frozenset()
+    """The links to the outside to which the kernel gives no link-local IPv6 address, and that have none but what we gave."""

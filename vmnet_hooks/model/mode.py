@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import values
 from ..errors import ConfigError
-from .declaration import Config, Network, Option
+from .declaration import Config, Declared, Network, Option
 from .facts import Host
 from .guest import Vif
 from .kind import Row
@@ -86,6 +86,22 @@ class Mode:
         """Return the error for `vmnet-hook up` of a network that does not come up alone, and none of whose links is
         declared."""
         return network.error("", "stands on nothing that is declared: there is nothing to bring up without a guest")
+
+    def subnets(self, network: Network, links: Mapping[str, Declared]) -> Sequence[values.Subnet]:
+        """Return the guests' subnets, as far as they are declared; `links` are the declared links by name."""
+        return ()
+
+    def works_alone(self, network: Network) -> bool:
+        """Return whether the network serves others than guests of this host, so that it shall be up even without a guest."""
+        return False
+
+    def way_in(self, network: Network) -> str:
+        """Return the link on which packets for routed guests arrive; "" if guests are not routed."""
+        return ""
+
+    def beyond(self, network: Network) -> Sequence[values.IPAddress]:
+        """Return addresses of others on that link, where its own addresses do not tell its subnet."""
+        return ()
 
     # --- when the guest runs -----------------------------------------------------------------------------------------
 

@@ -1,12 +1,12 @@
 """Bridged guests: the tap is a port of a bridge, which the admin made, or which is declared and made with the first guest."""
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from .. import values
 from ..errors import ConfigError, InputError
-from ..model.declaration import Config, Network, Option, Required
+from ..model.declaration import Config, Declared, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.mode import Implied, Mode
@@ -122,6 +122,10 @@ class Bridged(Mode):
 
     def links(self, network: Network) -> tuple[str, ...]:
         return (network["bridge"],)
+
+    def subnets(self, network: Network, links: Mapping[str, Declared]) -> Sequence[values.Subnet]:
+        bridge = links.get(network["bridge"])
+        return [address.network for address in bridge["addresses"]] if bridge else []
 
     def nothing_below(self, network: Network) -> ConfigError:
         problem = f"{network['bridge']} is not declared: there is nothing to bring up without a guest"

@@ -87,6 +87,13 @@ class HostRoute(Mode):
     def addressed(self, network: Network) -> tuple[str, ...]:
         return (network["netdev"],)
 
+    def works_alone(self, network: Network) -> bool:
+        # Guests that other programs set up.
+        return bool(network["proxy_arp"] or network["forward_all"])
+
+    def way_in(self, network: Network) -> str:
+        return str(network["netdev"])
+
     def network_resources(self, network: Network, host: Host) -> Iterator[Resource]:
         return _network(network, host)
 
@@ -148,6 +155,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
 
 def _network6(network: Network, host: Host) -> Iterator[Resource]:
     netdev = network["netdev"]
+    yield from tap.link_local(netdev, host)
     yield from forwarding(6, (netdev,), host)
     if not network["nat"]:
         yield from tap.proxy_ndp(netdev)

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import values
 from ..errors import InputError, MissingLink
-from ..model.declaration import Config, Network, Option, Required
+from ..model.declaration import Config, Declared, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.mode import Mode, Prefixes6
@@ -231,6 +231,19 @@ class Routed(Mode):
     def senders(self, network: Network) -> tuple[str, ...]:
         return (network["uplink"],) if network["ipv4"] and network["role"] == "host" else ()
 
+    def works_alone(self, network: Network) -> bool:
+        # The gateway of other nodes' guests. With router+host it comes up with a guest of this node, too.
+        return bool(network["role"] == "router")
+
+    def way_in(self, network: Network) -> str:
+        return str(network["uplink"])
+
+    def beyond(self, network: Network) -> Sequence[values.IPAddress]:
+        return [side["gateway"] for _, side in _sides(network)] if network["role"] == "host" else []
+
+    def subnets(self, network: Network, links: Mapping[str, Declared]) -> Sequence[values.Subnet]:
+        return [net for _, side in _sides(network) for net in _all(side)]
+
     def network_resources(self, network: Network, host: Host) -> Iterator[Resource]:
         return _network(network, host)
 
@@ -260,8 +273,8 @@ class Routed(Mode):
         return _all(network["ipv6"]) if network["ipv6"] else []
 
     def serves(self, network: Network, addresses: values.Subnet) -> bool:
-        subnets = [net for _, side in _sides(network) for net in _all(side)]
-        return any(addresses.version == subnet.version and addresses.subnet_of(subnet) for subnet in subnets)
+        subnets = self.subnets(network, {})
+        return any(addresses.version == subnet.version and addresses.subnet_of(subnet) for subnet in subnets)  # type: ignore
 
     def table_of(self, network: Network) -> int:
         return int(network["table"])
@@ -344,6 +357,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         yield Sysctl(f"net/ipv4/conf/{uplink}/send_redirects", "0")
     if network["ipv6"]:
         yield Sysctl(f"net/ipv6/conf/{uplink}/disable_ipv6", "0")
+        yield from tap.link_local(uplink, host)
         if uplink not in host.ra_links:
             yield Sysctl(f"net/ipv6/conf/{uplink}/accept_ra", "0")
         yield from forwarding(6, (uplink, *outside), host)

@@ -1,5 +1,5 @@
-"""Shared by modes: filter, sysctls and MAC of a tap that is not a bridge's port, and checking and sorting of a guest's addresses
-and prefixes."""
+"""Shared by modes: filter, sysctls and MAC of a tap that is not a bridge's port, the link to the outside, and a guest's addresses
+and prefixes, checked and sorted."""
 
 import ipaddress
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..model.declaration import Network, Option
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.objects import LinkAttribute, NftElement, ProxyNeighbour, Route, Sysctl
+from ..model.objects import Address, LinkAttribute, NftElement, ProxyNeighbour, Route, Sysctl
 from ..model.objects.link import KERNEL_LINK_LOCAL
 from ..model.resource import Resource
 
@@ -50,6 +50,13 @@ def proxy_ndp(dev: str) -> Iterator[Resource]:
     """Yield the sysctls that make the host answer ND on `dev` for its proxy entries."""
     yield Sysctl(f"net/ipv6/conf/{dev}/proxy_ndp", "1")
     yield proxy_delay(6, dev)
+
+
+def link_local(dev: str, host: Host) -> Iterator[Resource]:
+    """Yield a link-local address for a link that has none of its own: without one, the kernel solicits no neighbour there, so
+    that guests reach no gateway."""
+    if dev in host.bare6:
+        yield Address(dev, f"{values.eui64(values.LINK_LOCAL, host.links[dev].address)}/64")
 
 
 def proxy_delay(version: int, dev: str) -> Sysctl:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..monitor.table_cache import TableCache
 
 _SUBSYSTEM = 10
-_GETTABLE, _GETCHAIN, _GETRULE, _NEWSETELEM, _GETSETELEM = ((_SUBSYSTEM << 8) | n for n in (1, 4, 7, 12, 13))
+_GETTABLE, _GETCHAIN, GETRULE, _NEWSETELEM, _GETSETELEM = ((_SUBSYSTEM << 8) | n for n in (1, 4, 7, 12, 13))
 NEWTABLE, DELSETELEM, DESTROYSETELEM = ((_SUBSYSTEM << 8) | n for n in (0, 14, 30))
 TABLE_CHANGES = frozenset((_SUBSYSTEM << 8) | n for n in (0, 2, 3, 5, 6, 8, 9, 11, 26, 27, 28, 29))
 """A new, deleted or destroyed table, chain, rule or set."""
@@ -38,7 +38,7 @@ FAMILIES = {"inet": 1, "arp": 3, "netdev": 5, "bridge": 7}
 TABLE_NAME, _TABLE_USERDATA = 1, 6
 """The first attribute of every message, of whatever object, is the name of its table."""
 
-_CHAIN_NAME, _RULE_CHAIN = 3, 2
+_CHAIN_NAME, RULE_CHAIN = 3, 2
 LIST_SET, LIST_ELEMENTS = 2, 3
 _LIST_ELEM, ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END, DATA_VALUE = 1, 1, 2, 10, 1
 _PROTOCOLS = {"ipv6": 10}
@@ -144,6 +144,14 @@ class Nft:
                 element = _from_json(family, found["name"], raw, "map" in item)
                 result[element.key] = element
         return result
+
+    def verdicts(self, family: str, table: str, chain: str) -> list[tuple[str, str]]:
+        """What a chain of any program does with every packet, in its order: (verdict, the chain that it leads to). A rule that
+        matches some packets only is left out. Raises KernelError."""
+        # Only `check` asks.
+        from ..verdicts import verdicts
+
+        return verdicts(self._asking(), family, table, chain)
 
     def apply(self, plan: Plan) -> None:
         """Make all changes as one transaction, or none. Raises KernelError."""
@@ -253,14 +261,14 @@ def read_table(socket: Socket, want: NftTable) -> NftTable | None:
     try:
         named = body(header, {TABLE_NAME: name})
         table = attributes(socket.get(_GETTABLE, named), 4)
-        rules = [attributes(data, 4) for data in socket.dump(_GETRULE, named)]
+        rules = [attributes(data, 4) for data in socket.dump(GETRULE, named)]
         # The kernel filters rules by table, but not chains.
         chains = [attributes(data, 4) for data in socket.dump(_GETCHAIN, header)]
     except NetlinkError as error:
         if error.code == errno.ENOENT:
             return None
         raise KernelError(f"nft list table {want.family} {want.name}: {os.strerror(error.code)}") from None
-    counted = Counter([rule[_RULE_CHAIN] for rule in rules if rule[TABLE_NAME] == name])
+    counted = Counter([rule[RULE_CHAIN] for rule in rules if rule[TABLE_NAME] == name])
     found = sorted([(text(c[_CHAIN_NAME]), counted[c[_CHAIN_NAME]]) for c in chains if c[TABLE_NAME] == name])
     return NftTable(want.family, want.body, tuple(found), want.name, _version(table.get(_TABLE_USERDATA, b"")))
 

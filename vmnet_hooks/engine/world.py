@@ -1,0 +1,303 @@
+"""What of the world breaks what is set up here, whichever program did it: one cheap question for each thing that must work. The
+records and the kernel may agree on every object of ours, and a guest still get no packet."""
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .. import values
+from ..model.declaration import Network
+from ..model.objects import Address, Device, LinkAttribute, Route, Rule, Sysctl
+from ..model.objects.bridge import Adoption
+from ..model.owner import Nic, Owner, nics, part_label
+from ..model.resource import MAIN_TABLE, Resource
+from ..model.world import Question, Seen, Way
+from . import Session
+from .check import Drift
+
+ANYWHERE = "198.18.0.1"
+"""The sender of packets to guests where no address on their way in is known: of a network for tests (RFC 2544)."""
+
+_KERNELS_OWN = 32766
+"""The priority of the rule for the main table; that of the default table comes after it."""
+
+_IN_ANY_SUBNET, _NEVER = 2, 8
+"""Values of arp_ignore (Documentation/networking/ip-sysctl): no answer to a sender outside the address's own subnet, and none at
+all."""
+
+
+def differences(
+    session: Session, living: Sequence[Owner], claimed: Mapping[str, Resource], told: Sequence[Drift], domain: str
+) -> Iterator[Drift]:
+    """Yield what does not work. `claimed` are the resources of all owners; `living` the owners in question, all of them unless
+    they are one `domain`'s; `told` the differences of their own objects, from which others may follow."""
+    if not domain:
+        yield from _not_up(session)
+    if not claimed:
+        return
+    view = _View(session, living, claimed, told)
+    yield from _ports(view)
+    yield from _wrong_links(view)
+    yield from _deaf(view)
+    yield from _ways(view)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What the questions have in common."""
+
+    session: Session
+    living: Sequence[Owner]
+    claimed: Mapping[str, Resource]
+    told: Sequence[Drift]
+
+    @cached_property
+    def links(self) -> Mapping[str, Seen]:
+        return self.session.kernel.seen()
+
+    @cached_property
+    def nics(self) -> dict[str, Nic]:
+        """The NICs by tap."""
+        return {nic.ifname: nic for nic in nics(self.living) if nic.ifname in self.links}
+
+    @cached_property
+    def routes(self) -> dict[str, list[Route]]:
+        """The routes to guests, by tap."""
+        found: dict[str, list[Route]] = {}
+        for resource in self.claimed.values():
+            if isinstance(resource, Route) and not resource.via:
+                found.setdefault(resource.dev, []).append(resource)
+        return found
+
+    @cached_property
+    def ways_in(self) -> dict[str, list[Nic]]:
+        """The links on which packets for guests arrive, each with the NICs."""
+        found: dict[str, list[Nic]] = {}
+        for nic in self.nics.values():
+            if (name := self.way_in(nic)) in self.links:
+                found.setdefault(name, []).append(nic)
+        return found
+
+    def network(self, nic: Nic) -> Network | None:
+        return self.session.config.networks.get(nic.network)
+
+    def way_in(self, nic: Nic) -> str:
+        network = self.network(nic)
+        return network.mode.way_in(network) if network else nic.described[1]
+
+    def versions(self, nic: Nic) -> set[int]:
+        """The IP versions of a NIC's addresses that are routed to it."""
+        return {route.family for route in self.routes.get(nic.ifname, ())}
+
+    def part_of(self, link: str) -> Owner | None:
+        """The NIC with this tap, or the declared link of that name."""
+        return self.nics.get(link) or next((o for o in self.living if not o.is_on_top and o.id.partition(":")[2] == link), None)
+
+
+def _hindered(what: str, remedy: str, owner: Owner | None, resource: Resource | None = None) -> Drift:
+    return Drift("hindered", what, remedy, owner.label if owner else "", owner.id if owner else "", resource)
+
+
+# --- what is declared ------------------------------------------------------------------------------------------------------
+
+
+def _not_up(session: Session) -> Iterator[Drift]:
+    """Yield the parts that are declared and not up. A network serves guests, who bring it up, and with it what it implies."""
+    up = {owner.id for owner in session.records.of_host()}
+    config = session.config
+    alone = [network for network in config.networks.values() if network.mode.works_alone(network)]
+    for part in (*(part for part in config.parts.values() if not part.implied_by), *alone):
+        if part.id in up or (isinstance(part, Network) and session.records.nics(network=part.name)):
+            continue
+        link = session.kernel.link(part.name) if part.kind.is_link else None
+        if link is None or not link.ours:
+            # Without a record it is told by its objects.
+            yield Drift("not-up", "is declared, and not up", f"vmnet-hook up {part.id}", part_label(part.id), part.id)
+
+
+# --- links -----------------------------------------------------------------------------------------------------------------
+
+
+def _ports(view: _View) -> Iterator[Drift]:
+    """Yield the addresses on ports: packets for them go to the master, and the kernel sends replies where no port listens."""
+    for resource in view.claimed.values():
+        if isinstance(resource, Adoption):
+            name, master = resource.ifname, resource.joins
+        elif isinstance(resource, LinkAttribute) and resource.name == "master" and resource.value:
+            name, master = resource.ifname, resource.value
+        else:
+            continue
+        port = view.links.get(name)
+        owner = view.part_of(name) or view.part_of(master)
+        if port and port.master == master and owner:
+            for address in port.addresses:
+                what = f"{name} has address {address}, which does not work on a port of {master}; whatever gave it must not"
+                # A takeover moves what has come late.
+                late = f"vmnet-hook up {resource.bridge}" if isinstance(resource, Adoption) else ""
+                remedy = late or f"ip addr del {address} dev {name}"
+                yield _hindered(what, remedy, owner, LinkAttribute(name, "master", master))
+
+
+def _wrong_links(view: _View) -> Iterator[Drift]:
+    """Yield the links that another program made a port: what arrives on them goes to their master, and past our objects."""
+    for name, (owner, what) in _outside(view).items():
+        link = view.links.get(name)
+        master = view.links.get(link.master) if link and link.master else None
+        # A VRF does not take packets away.
+        if link and master and master.kind != "vrf":
+            problem = f"{name}, which {what} leads through, is a port of {link.master}, which gets its packets"
+            ours = Device.key_of(link.master) in view.claimed
+            remedy = f"name {link.master} in its place, then vmnet-hook repair" if ours else f"ip link set dev {name} nomaster"
+            yield _hindered(problem, remedy, owner, LinkAttribute(name, "master", link.master))
+
+
+def _outside(view: _View) -> dict[str, tuple[Owner, str]]:
+    """Return the links to the outside, each with an owner that uses it, and its network or NAT."""
+    found: dict[str, tuple[Owner, str]] = {}
+    for owner in view.living:
+        if isinstance(owner, Nic) and owner.described[1]:
+            found.setdefault(owner.described[1], (owner, f"network {owner.network}"))
+        network = owner.network_in(view.session.config)
+        part = network or view.session.config.part(owner.id)
+        if part and not part.kind.is_link and not (isinstance(part, Network) and part.mode.bridge_of(part)):
+            for name in part.links():
+                found.setdefault(name, (owner, part_label(part.id)))
+    return found
+
+
+def _deaf(view: _View) -> Iterator[Drift]:
+    """Yield the settings with which the kernel does not ask for neighbours, answers not for what it should, or for too much."""
+    together = view.links["all"].settings
+    for name, there in view.ways_in.items():
+        link, versions = view.links[name], {version: nic for nic in there for version in view.versions(nic)}
+        own = f"{values.eui64(values.LINK_LOCAL, link.mac)}/64" if link.mac else ""
+        if 6 in versions and link.up and not link.link_local and own and Address.key_of(name, own) not in view.claimed:
+            what = f"{name} has no link-local IPv6 address: the kernel solicits no neighbour there, and guests reach no gateway"
+            yield _hindered(what, Address(name, own).set_command(None), versions[6], LinkAttribute(name, "lladdr", own))
+        if 4 in versions:
+            for where, settings in ((name, link.settings), ("all", together)):
+                if settings.get("proxy_arp_pvlan"):
+                    right = Sysctl(f"net/ipv4/conf/{where}/proxy_arp_pvlan", "0")
+                    what = f"{right.path} is 1: the host answers ARP for every other node on {name}, and gets its packets"
+                    yield _hindered(what, right.set_command(None), versions[4], right)
+    yield from _unanswered(view, together)
+
+
+def _unanswered(view: _View, together: Mapping[str, int]) -> Iterator[Drift]:
+    """Yield the values of arp_ignore and medium_id with which the kernel does not answer ARP where it should."""
+    said: set[str] = set()
+    for resource in view.claimed.values():
+        name = resource.link
+        if not (isinstance(resource, Address) and values.version(resource.address) == 4 and name in view.links):
+            continue
+        silent = {_NEVER, _IN_ANY_SUBNET} if resource.address.endswith("/32") else {_NEVER}
+        # The kernel takes the larger of both.
+        where, value = max(
+            ((w, s.get("arp_ignore", 0)) for w, s in ((name, view.links[name].settings), ("all", together))),
+            key=lambda found: found[1],
+        )
+        right = Sysctl(f"net/ipv4/conf/{where}/arp_ignore", "1")
+        if value in silent and right.path not in said:
+            said.add(right.path)
+            what = f"{right.path} is {value}: the kernel does not answer ARP for {resource.address.partition('/')[0]} on {name}"
+            yield _hindered(what, right.set_command(None), view.part_of(name), right)
+    for resource in view.claimed.values():
+        if isinstance(resource, Sysctl) and resource.path.endswith("/proxy_arp") and resource.value == "1":
+            link = view.links.get(resource.link)
+            if link and link.settings.get("medium_id") == -1:
+                right = Sysctl(f"net/ipv4/conf/{resource.link}/medium_id", "0")
+                what = f"{right.path} is -1: the kernel answers no ARP on {resource.link} for what is behind other links"
+                yield _hindered(what, right.set_command(None), view.part_of(resource.link) or _user(view, resource.link), right)
+
+
+def _user(view: _View, link: str) -> Owner | None:
+    """A NIC whose packets arrive on a link."""
+    return next(iter(view.ways_in.get(link, ())), None)
+
+
+# --- ways ------------------------------------------------------------------------------------------------------------------
+
+
+def _ways(view: _View) -> Iterator[Drift]:
+    """Yield the guests to whose taps the kernel does not send what arrives for them: another program's rule, VPN, VRF, route."""
+    lost = [drift.resource for drift in view.told if drift.resource and drift.kind in ("missing", "different")]
+    links, tables = {resource.link for resource in lost}, {rule.table for rule in lost if isinstance(rule, Rule)}
+    asked: list[tuple[Question, Nic, Route]] = []
+    for name, there in view.ways_in.items():
+        if name in links:
+            continue
+        sources = {version: _sender(version, name, there[0], view) for version in (4, 6)}
+        for nic in there:
+            # Routes through a tap without a carrier do not count everywhere: its guest does not run yet.
+            if nic.ifname in links or not view.links[nic.ifname].carrier:
+                continue
+            for route in view.routes.get(nic.ifname, ()):
+                if route.table not in tables:
+                    question = Question(name, route.dst.partition("/")[0], sources[route.family])
+                    asked.append((question, nic, route))
+    told: set[tuple[str, int]] = set()
+    for (question, nic, route), way in zip(asked, view.session.kernel.ways([q for q, _, _ in asked]), strict=True):
+        if way.dev == route.dev and way.type == "unicast":
+            continue
+        if (nic.id, route.family) not in told and not _arrives(way, question, view):
+            told.add((nic.id, route.family))
+            what, remedy = _astray(question, route, way, view)
+            yield Drift("unreached", what, remedy, nic.label, nic.id, route)
+
+
+def _arrives(way: Way, question: Question, view: _View) -> bool:
+    """Whether a packet gets to the guest, or a twin of its NIC (with another metric), or one that has a part of its prefix."""
+    if way.reason:
+        # Where the sender is a guess, the kernel may refuse it as such.
+        return question.source == ANYWHERE
+    if way.type != "unicast":
+        return False
+    address = ipaddress.ip_address(question.address)
+    routes = () if way.dev in view.ways_in else view.routes.get(way.dev, ())
+    return any(address in ipaddress.ip_network(route.dst) for route in routes)
+
+
+def _sender(version: int, link: str, nic: Nic, view: _View) -> str:
+    """Return an address that packets on a link may come from: the kernel refuses its own, and with rp_filter those that it
+    would answer elsewhere, as those of guests."""
+    network = view.network(nic)
+    for address in network.mode.beyond(network) if network else ():
+        if address.version == version:
+            return str(address)
+    own = [ipaddress.ip_interface(text) for text in view.links[link].addresses if values.version(text) == version]
+    taken = {route.dst.partition("/")[0] for routes in view.routes.values() for route in routes} | {str(a.ip) for a in own}
+    for interface in own:
+        hosts = (str(ip) for ip in interface.network.hosts())
+        if found := next((ip for ip in hosts if ip not in taken), ""):
+            return found
+    return ANYWHERE if version == 4 else ""
+
+
+def _astray(question: Question, route: Route, way: Way, view: _View) -> tuple[str, str]:
+    """Return what the kernel does instead of what it should, and the remedy."""
+    ip = "ip -6" if route.family == 6 else "ip"
+    start = f"{route.dst.removesuffix('/32').removesuffix('/128')}: the kernel"
+    asked = f"{ip} route get {question.address} from {question.source or '::'} iif {question.link}"
+    if way.reason:
+        return f"{start} drops packets from {question.link} ({way.reason}); see {ip} rule", asked
+    if way.type == "local":
+        mine = next(
+            (f"{a} dev {n}" for n, link in view.links.items() for a in link.addresses if a.partition("/")[0] == question.address),
+            "",
+        )
+        return (
+            f"{start} keeps packets from {question.link}: it is an address of the host",
+            f"ip addr del {mine}" if mine else asked,
+        )
+    table = {MAIN_TABLE: "main"}.get(way.table, str(way.table))
+    where = f"sends packets from {question.link} to {way.dev}" if way.dev else f"sends packets from {question.link} elsewhere"
+    if way.type != "unicast":
+        where = f"drops packets from {question.link} ({way.type})"
+    what = f"{start} {where} (table {table}), not to {route.dev}"
+    if way.table == route.table:
+        ours = way.dst != route.dst and Route.key_of(way.table, way.dst) in view.claimed
+        return f"{what}; see {ip} route", asked if ours else f"{ip} route del {way.dst} dev {way.dev} table {table}"
+    ours = any(isinstance(resource, Rule) and resource.table == way.table for resource in view.claimed.values())
+    rules = [] if ours else [n for n in view.session.kernel.policy(route.family, way.table) if n < _KERNELS_OWN]
+    return f"{what}; see {ip} rule", f"{ip} rule del pref {rules[0]}" if rules else asked
