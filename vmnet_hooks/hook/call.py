@@ -83,8 +83,9 @@ class Here:
         if owners:
             # Few guests arrive by live migration.
             from ..engine import migration
+            from ..frontends import running
 
-            migration.detach(owners, self.declared())
+            migration.detach(owners, running.described(self.declared(), owners), running.asks(owners))
 
 
 def handle(hook: str, argv: list[str], stdin: bytes | None = None) -> int:
