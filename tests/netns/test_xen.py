@@ -492,3 +492,35 @@ def test_a_declared_network_of_the_bridge(one):
         online(vif)
         assert link(one, "vif1.0")["linkinfo"]["info_slave_data"]["isolated"]
         offline(vif)
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_option_for_xens_guests_is_named(one):
+    """libvirt knows nothing of them, if it is there at all; what the message says works."""
+    vif = guest(one)
+    for command in ("plan", "start"):
+        done = one.host.cli(command, vif.name)
+        assert done.returncode and done.stderr.strip().endswith(f"if {vif.name} is a guest of Xen's xl, add --xen"), done
+        assert one.host.cli(command, vif.name, "--xen").returncode == 0
+    assert eventually(lambda: reach([(vif.guest, LAN_PEER)]) == [])
+    assert one.host.cli("stop", vif.name).returncode == 0
+
+
+def test_a_plan_is_a_script(one):
+    vifs = [guest(one, 1, devid, name="web", ip=f"10.7.0.1{devid}") for devid in (0, 1)]
+    before = dump(one.host)
+    plan = one.host.cli("plan", "web", "--xen").stdout
+    same(before, dump(one.host))
+    one.host.sh(plan)
+    assert eventually(lambda: reach([(vif.guest, LAN_PEER) for vif in vifs]) == [])
+    assert one.host.cli("plan", "web", "--xen").stdout == "# web: nothing to do\n"
+    assert one.host.cli("start", "web", "--xen").returncode == 0
+    assert one.host.cli("plan", "stop", "web", "--json").returncode == 0
+    assert one.host.cli("stop", "web").returncode == 0
+
+
+def test_a_plan_that_renames(one):
+    vif = guest(one, vifname="foo0")
+    assert "\nip link set dev vif1.0 name foo0\n" in one.host.cli("plan", vif.name, "--xen").stdout
