@@ -87,6 +87,14 @@ def test_a_hook(one, script, keys, text):
     assert one.host.path("/run/told").read_text().split() == ["online", "vif", "offline", "vif"] * 2
 
 
+def test_the_gateway_of_vif_nat(one):
+    """Where Xen's own fails, and where it has none: the address is the guest's own, and its gateway is one."""
+    program(one, "vif-post.d/10-a.hook", 'echo "$vif_ip $router_ip $(ip_of "$dev" 2>/dev/null)" >>/run/told\n')
+    assert lives(one, "vmnet-vif-nat", **NAT, ip="fd00:3::2 10.4.0.0/24 10.3.0.200") == ([0, 0], "connected")
+    told = one.host.path("/run/told").read_text().splitlines()
+    assert [line.rstrip() for line in told] == ["10.3.0.200 10.3.0.73 10.3.0.73", "10.3.0.200 10.3.0.73"]
+
+
 def test_hooks_of_an_emulated_nic(one):
     text = 'echo "$command $type_if $dev $XENBUS_PATH $domid $metric" >>/run/told\n'
     program(one, "vif-post.d/10-a.hook", text)
