@@ -524,3 +524,37 @@ def test_an_edit_of_domains_d_while_the_guest_runs(one):
         finally:
             one.host.config("")
             one.host.domain_toml("dom1", None)
+
+
+# --- by hand ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_option_for_xens_guests_is_named(one):
+    """libvirt knows nothing of them, if it is there at all; what the message says works."""
+    vif = guest(one)
+    for command in ("plan", "start"):
+        done = one.host.cli(command, vif.name)
+        assert done.returncode and done.stderr.strip().endswith(f"if {vif.name} is a guest of Xen's xl, add --xen"), done
+        assert one.host.cli(command, vif.name, "--xen").returncode == 0
+    assert eventually(lambda: reach([(vif.guest, LAN_PEER)]) == [])
+    assert one.host.cli("stop", vif.name).returncode == 0
+
+
+def test_a_plan_is_a_script(one):
+    vifs = [guest(one, 1, devid, name="web", ip=f"10.7.0.1{devid}") for devid in (0, 1)]
+    before = dump(one.host)
+    plan = one.host.cli("plan", "web", "--xen").stdout
+    same(before, dump(one.host))
+    one.host.sh(plan)
+    assert eventually(lambda: reach([(vif.guest, LAN_PEER) for vif in vifs]) == [])
+    # An element without a record is added, not looked up.
+    again = one.host.cli("plan", "web", "--xen").stdout.splitlines()[1:]
+    assert again and all(line.startswith("nft 'add element bridge vmnet ") for line in again), again
+    assert one.host.cli("start", "web", "--xen").returncode == 0
+    assert one.host.cli("plan", "stop", "web", "--json").returncode == 0
+    assert one.host.cli("stop", "web").returncode == 0
+
+
+def test_a_plan_that_renames(one):
+    vif = guest(one, vifname="foo0")
+    assert "\nip link set dev vif1.0 name foo0\n" in one.host.cli("plan", vif.name, "--xen").stdout

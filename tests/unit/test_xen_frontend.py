@@ -11,8 +11,8 @@ from vmnet_hooks.declared import configuration
 from vmnet_hooks.errors import InputError, VmnetError
 from vmnet_hooks.frontends import xen, xen_call, xen_claim
 from vmnet_hooks.frontends.xen import METRIC, METRIC_EMULATED, PORT_MAC
-from vmnet_hooks.kernel import sysfs
-from vmnet_hooks.model import declaration
+from vmnet_hooks.kernel import linux, sysfs
+from vmnet_hooks.model import declaration, facts
 from vmnet_hooks.model.guest import Action, Domain
 
 SCRIPT = "/x/hooks/xen/vif-bridge"
@@ -203,8 +203,45 @@ def test_called_for_a_second_time_it_has_its_name(host):
 
 def test_a_guest_that_comes_in_by_migration(host):
     """It is known by its name; who reaches it by its address is told once it runs here."""
-    found = event(host, "online", PV, PV_TREE | {"bridge": "br0"}, name="web--incoming")
-    assert found.domain.name == "web" and not found.announce
+    for name in ("web", "web--incoming"):
+        found = event(host, "online", PV, PV_TREE | {"bridge": "br0"}, name=name)
+        assert found.domain.name == "web" and found.announce and found.incoming is (name != "web")
+
+
+def test_the_arrival_is_the_rename(monkeypatch):
+    store = FakeStore(d1="web--incoming", d2="mail", d3="db--incoming")
+    monkeypatch.setattr(xen, "XenStore", lambda _seconds: store)
+    assert xen.arrived({"xen:1", "xen:2", "xen:4"}) == {"xen:2"}
+
+
+def test_networks_that_were_described(host):
+    """By their names in the records, as they were."""
+    for script in ("vif-route", "vif-nat"):
+        found = event(host, "online", PV, {**PV_TREE, "ip": "10.0.0.1"}, script=script).network
+        again = xen_claim.network_of(found.name)
+        assert (again.mode.name, again.options) == (found.mode.name, found.options)
+    for name in ("public", "bridge:xenbr0", "route:", ""):
+        assert xen_claim.network_of(name) is None
+
+
+SAME = {
+    "the half that comes in": ({"d1": "web", "d2": "web--incoming"}, {}, True),
+    "the half that leaves": ({"d1": "web--incoming", "d2": "web"}, {}, True),
+    "its stub domain": ({"d1": "win-dm", "d2": "win"}, {"/local/domain/1": {"target": "2"}}, True),
+    "its guest": ({"d1": "win", "d2": "win-dm"}, {"/local/domain/2": {"target": "1"}}, True),
+    "the stub domain of another": ({"d1": "win-dm", "d2": "win"}, {"/local/domain/1": {"target": "3"}}, False),
+    "one of that name": ({"d1": "web", "d2": "web"}, {}, False),
+    "one without a name": ({"d2": "web--incoming"}, {}, False),
+}
+
+
+@pytest.mark.parametrize("names, trees, expected", SAME.values(), ids=SAME.keys())
+def test_one_guest_under_two_numbers(host, names, trees, expected):
+    call = xen_call.read_call("vif-bridge", ["online"], {**PV, "XENBUS_PATH": "backend/vif/2/0", "vif": "vif2.0"})
+    store = FakeStore({"/local/domain/0/backend/vif/2/0": {**PV_TREE, "bridge": "br0"}, **trees}, **names)
+    found = xen.event(call, store, configured(host))
+    assert found.is_same("xen:1") is expected
+    assert not found.is_same("xen:2") and not found.is_same("name:web")
 
 
 def test_a_domain_without_a_name(host):
@@ -478,7 +515,7 @@ def test_vlans_of_a_bridge_that_knows_them(host):
 def test_a_vlan_of_a_bridge_that_knows_none(host):
     """A bridge of the VLAN's own, over a VLAN device on the one port that leads out of the host."""
     tree = {**PV_TREE, "bridge": "xenbr0", "vlan": "10"}
-    with pytest.raises(InputError, match="xenbr0 is not VLAN-aware, and has none as ports"):
+    with pytest.raises(InputError, match="xenbr0 is not VLAN-aware and has no port that leads outside; xenbr0.10 is made over"):
         event(host, "online", PV, tree)
     for port in ("eth3", "vif7.0"):
         (host / "sys" / "xenbr0" / "brif" / port).mkdir()
@@ -490,7 +527,7 @@ def test_a_vlan_of_a_bridge_that_knows_none(host):
     }
     assert found.domain.claims[0].vlan is None and not found.domain.claims[0].tagged
     (host / "sys" / "xenbr0" / "brif" / "eth4").mkdir()
-    with pytest.raises(InputError, match="has eth3, eth4 as ports"):
+    with pytest.raises(InputError, match=r"2 ports that lead outside \(eth3, eth4\)"):
         event(host, "online", PV, tree)
     with pytest.raises(InputError, match="one VLAN, untagged"):
         event(host, "online", PV, {**tree, "vlan": "10p/20"})
@@ -505,6 +542,98 @@ def test_a_vlan_of_a_bridge_whose_guests_are_filtered(host):
         found = event(host, "online", PV, tree, configured(host, text))
         assert (found.network["bridge"], found.network["uplink"]) == ("xenbr0.10", "eth3")
         assert found.network["antispoof"] is expected
+
+
+NOTED = {
+    "xenbr0.10": (10, ()),
+    "xenbr0.10:20": (10, (20,)),
+    "xenbr0:20": (None, (20,)),
+    "xenbr0:30:20": (None, (20, 30)),
+    "xenbr0.4094:1:2:3": (4094, (1, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("text", NOTED)
+def test_vlans_in_the_name_of_the_bridge(host, text):
+    """The notation of vif-openvswitch, and of Ganeti: xl 4.17 drops vlan=."""
+    (host / "sys" / "xenbr0" / "bridge" / "vlan_filtering").write_text("1\n")
+    found = event(host, "online", PV, {**PV_TREE, "bridge": text})
+    assert found.network["bridge"] == "xenbr0"
+    assert (found.domain.claims[0].vlan, found.domain.claims[0].tagged) == NOTED[text]
+
+
+def test_a_vlan_in_the_name_of_a_bridge_that_knows_none(host):
+    """The same as with vlan=, also when the bridge for the VLAN is there by now."""
+    (host / "sys" / "xenbr0" / "brif" / "eth3").mkdir()
+    expected = event(host, "online", PV, {**PV_TREE, "bridge": "xenbr0", "vlan": "10"}).network
+    assert event(host, "online", PV, {**PV_TREE, "bridge": "xenbr0.10"}).network == expected
+    (host / "sys" / "xenbr0.10" / "bridge").mkdir(parents=True)
+    (host / "sys" / "xenbr0.10" / "ifalias").write_text("vmnet-hooks\n")
+    assert event(host, "online", PV, {**PV_TREE, "bridge": "xenbr0.10"}).network == expected
+    with pytest.raises(InputError, match="one VLAN, untagged"):
+        event(host, "online", PV, {**PV_TREE, "bridge": "xenbr0.10:20"})
+
+
+DOTTED = {
+    "one that is there": "",
+    "declared": '[bridges."xenbr0.10"]\nports = ["eth3"]\n',
+    "a network's": '[networks.web]\nmode = "bridged"\nbridge = "xenbr0.10"\nuplink = "eth3"\n',
+}
+
+
+@pytest.mark.parametrize("text", DOTTED.values(), ids=DOTTED.keys())
+def test_a_bridge_that_has_a_dot_in_its_name(host, text):
+    """It comes first, and the guest has no VLAN."""
+    if not text:
+        (host / "sys" / "xenbr0.10" / "bridge").mkdir(parents=True)
+    found = event(host, "online", PV, {**PV_TREE, "bridge": "xenbr0.10"}, configured(host, text))
+    assert not found.domain.claims[0].vlan
+    assert (found.network["bridge"] if found.network else found.domain.claims[0].network) in ("xenbr0.10", "web")
+
+
+def test_a_vlan_device_is_no_bridge(host):
+    (host / "sys" / "xenbr0" / "bridge" / "vlan_filtering").write_text("1\n")
+    (host / "sys" / "xenbr0.5").mkdir()
+    declared = configured(host, '[vlans."xenbr0.5"]\nparent = "xenbr0"\nid = 5\n')
+    found = event(host, "online", PV, {**PV_TREE, "bridge": "xenbr0.5"}, declared)
+    assert (found.network["bridge"], found.domain.claims[0].vlan) == ("xenbr0", 5)
+
+
+BAD_NOTES = {
+    "xenbr0.0": "VLAN 0",
+    "xenbr0.4095": "VLAN 4095",
+    "xenbr0.10:10": "both untagged and tagged",
+    "xenbr7.10": "bridge",
+    "xenbr7:10": "bridge",
+    "xenbr0.10.20": "bridge",
+    "xenbr0:": "bridge",
+}
+
+
+@pytest.mark.parametrize("text", BAD_NOTES)
+def test_vlans_in_the_name_of_the_bridge_that_are_none(host, text):
+    """The setting is named, here or where the bridge is looked for."""
+    (host / "sys" / "xenbr0" / "bridge" / "vlan_filtering").write_text("1\n")
+    try:
+        found = event(host, "online", PV, {**PV_TREE, "bridge": text})
+    except InputError as error:
+        assert BAD_NOTES[text] in str(error)
+    else:
+        assert found.network["bridge"] in ("xenbr7", "xenbr7.10", "xenbr0.10.20")
+
+
+def test_vlans_in_both_settings(host):
+    with pytest.raises(InputError, match="vlan: 20, but bridge=xenbr0.10 names VLANs, too; write one of them"):
+        event(host, "online", PV, {**PV_TREE, "bridge": "xenbr0.10", "vlan": "20"})
+
+
+def test_a_bridge_of_open_vswitch(host, monkeypatch):
+    """It is Xen's own script's."""
+    monkeypatch.setattr(linux.Kernel, "link", lambda self, name: facts.Link(7, 1500, "02:00:00:00:00:01", "openvswitch", True))
+    (host / "sys" / "ovsbr0").mkdir()
+    for text in ("ovsbr0", "ovsbr0.10", "ovsbr0:10:20"):
+        with pytest.raises(InputError, match="ovsbr0 is a bridge of Open vSwitch; write script=vif-openvswitch"):
+            event(host, "online", PV, {**PV_TREE, "bridge": text})
 
 
 HOSTILE = ["$(id)", "`id`", "a b", "a\nb", "\x1b[31m", "../x", "-x", "x" * 5000, "é", "\0", "a;b", "%s%n", "'\""]

@@ -73,7 +73,9 @@ def host(tmp_path, monkeypatch):
 
 def test_divert_and_undivert(host):
     before = host.state()
-    assert host.run("--divert") == "".join(f"divert {host[name]}\n" for name in NAMES)
+    done = host.run("--divert").splitlines()
+    assert done[:-2] == [f"divert {host[name]}" for name in NAMES]
+    assert "those that run stay as they are" in done[-2] and done[-1].endswith("vmnet-hook xen-scripts --undivert")
     assert host.is_diverted()
     for name in NAMES:
         assert os.readlink(host[name]) == f"{ROOT}/hooks/xen/{name}"
@@ -84,6 +86,39 @@ def test_divert_and_undivert(host):
     assert len(host.state()[0]) == 10
     assert host.run("--undivert") == "".join(f"undivert {host[name]}\n" for name in NAMES)
     assert host.state() == before
+
+
+SOURCES = {
+    '. "$dir/vif-bridge"': "vif-bridge",
+    ". vif-nat": "vif-nat",
+    "source /etc/xen/scripts/vif-route": "vif-route",
+    '  exec /bin/bash -e "$(dirname "$0")/vif-bridge" "$@"': "vif-bridge",
+    "if true; then . ${dir}/vif-bridge; fi": "vif-bridge",
+    "sh vif-bridge online": "vif-bridge",
+    "# . vif-bridge": "",
+    'exec "$dir/vif-bridge" "$@"': "",
+    ". vmnet-vif-bridge": "",
+    ". vif-bridge.xen": "",
+    '. "$dir/vif-common.sh"; echo vif-bridge': "",
+    "push vif-bridge": "",
+}
+
+
+@pytest.mark.parametrize("line", SOURCES)
+def test_scripts_that_source_a_diverted_one(host, line):
+    """They are named, with the line that keeps Xen's."""
+    host["mine"].write_text(f"#!/bin/bash\ndir=x\n{line}\n")
+    host["notes"].write_text(f"{line}\n")
+    host["folder"].mkdir()
+    name = SOURCES[line]
+    note = f"note: {host['mine']} sources {name}, which is ours now; write {name}.xen there to keep Xen's"
+    for _ in range(2):
+        out = host.run("--divert").splitlines()
+        assert [found for found in out if found.startswith("note")] == ([note] if name else [])
+    if name:
+        host["mine"].write_text(f"#!/bin/bash\ndir=x\n{line.replace(name, name + '.xen')}\n")
+        assert "note" not in host.run("--divert")
+        assert host[f"{name}.xen"].read_text().endswith(f"# Xen's {name}\n")
 
 
 def test_twice_is_no_change(host):

@@ -89,10 +89,19 @@ def test_a_bridge_that_knows_no_vlans(lab):
     assert tagged and all("vlan 10," in frame for frame in tagged), str(wire_)
     other.guest.run("ip addr add 10.9.10.99/24 dev eth0")
     assert ping(other.guest, "10.9.10.11", 1) is None, "the VLANs are one"
+    # By the bridge's own name, which is there by now; and by VLANs that it can't give.
+    named = lab.vif(4, 10, bridge="br0.10")
+    online(named)
+    assert eventually(lambda: reach([(named.guest, "10.9.10.1"), (named.guest, "10.9.10.11")]) == [], SLOW)
+    trunk = lab.vif(5, 10, bridge="br0.10:20")
+    assert trunk.call("online").returncode and "one VLAN, untagged" in (trunk.error or "")
+    offline(trunk)
     offline(first)
     assert {"br0.10", "eth3.10"} <= lab.links()
     assert reach([(second.guest, "10.9.10.1")]) == []
     offline(second)
+    assert reach([(named.guest, "10.9.10.1")]) == []
+    offline(named)
     assert not {"br0.10", "eth3.10"} & lab.links()
     offline(other)
     assert_restored([lab.host], before)
@@ -100,10 +109,14 @@ def test_a_bridge_that_knows_no_vlans(lab):
 
 ACCESS = {"PVID", "Egress Untagged"}
 VLANS = {
-    "10": {10: ACCESS},
-    "10p/20": {10: ACCESS, 20: set()},
-    "100-103": {100: set(), 101: set(), 102: set(), 103: set()},
-    "10p/100+10x4": {10: ACCESS, **{vid: set() for vid in (100, 110, 120, 130, 140)}},
+    "vlan=10": {10: ACCESS},
+    "vlan=10p/20": {10: ACCESS, 20: set()},
+    "vlan=100-103": {100: set(), 101: set(), 102: set(), 103: set()},
+    "vlan=10p/100+10x4": {10: ACCESS, **{vid: set() for vid in (100, 110, 120, 130, 140)}},
+    "bridge=br0.10": {10: ACCESS},
+    "bridge=br0.10:20": {10: ACCESS, 20: set()},
+    "bridge=br0:20": {20: set()},
+    "bridge=br0:100:102": {100: set(), 102: set()},
 }
 
 
@@ -111,9 +124,11 @@ def test_a_vlan_aware_bridge(lab):
     """The port is in these VLANs and no other."""
     lab.bridge("vlan_filtering", "1")
     lab.host.sh("for vid in 10 20 100-103 110 120 130 140; do bridge vlan add dev eth3 vid $vid; done")
+    # A VLAN device of the host's own on the bridge is no bridge.
+    lab.host.sh("ip link add link br0 name br0.10 type vlan id 10")
     before = snapshots([lab.host])
     for domid, (vlan, expected) in enumerate(VLANS.items(), 1):
-        vif = lab.vif(domid, 10, vlan=vlan)
+        vif = lab.vif(domid, 10, **dict([vlan.split("=", 1)]))
         online(vif)
         assert lab.vids(vif.ifname) == expected, vlan
         if ACCESS in expected.values():

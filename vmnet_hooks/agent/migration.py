@@ -1,4 +1,5 @@
-"""Incoming live migrations: the agent listens on the guests' taps, and cuts each guest over when it starts to run here.
+"""Incoming live migrations: the agent listens on the guests' taps, asks the hypervisors that can tell, and cuts each guest over
+when it starts to run here.
 
 Which guests are awaited is in the records (phase incoming), so an agent that is restarted during a migration goes on. A detached
 child of the hook, or a command, may do the cut-over at the same time: the records make sure that only one of them does it.
@@ -14,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..engine.guests import announcements
-from ..engine.migration import RETRY_SECONDS, cut_over, listeners
+from ..engine.migration import ASK_SECONDS, RETRY_SECONDS, cut_over, listeners
 from ..errors import VmnetError
+from ..frontends import running
 from ..kernel.first_frame import FirstFrameSocket
 from ..model.owner import Nic, Owner, nics
 
@@ -27,7 +29,8 @@ ANNOUNCED_SECONDS = 5.0
 
 
 class IncomingMigrations:
-    """A part of the agent with one thread, which `_wake` wakes for orders from other threads."""
+    """A part of the agent with one thread, which `_wake` wakes for orders from other threads. Another one asks hypervisors, which
+    may take long to answer, while there are guests to ask for."""
 
     def __init__(self, agent: "Agent") -> None:
         self.agent = agent
@@ -40,11 +43,14 @@ class IncomingMigrations:
         self._events = select.poll()
         self._events.register(self._wake, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
+        self._waiting = threading.Event()
+        self._asker = threading.Thread(target=self._ask, name="asks", daemon=True)
 
     def start(self) -> None:
         self.agent.index.subscribe(self._changed)
         self._changed(tuple(self.agent.index.owners.values()), ())
         self._thread.start()
+        self._asker.start()
 
     def close(self) -> None:
         self._order(lambda: None)
@@ -65,6 +71,21 @@ class IncomingMigrations:
     def _order(self, order: Callable[[], None]) -> None:
         self._orders.append(order)
         os.eventfd_write(self._wake, 1)
+
+    # --- the thread that asks -----------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        while self._waiting.wait() and not self.agent.stopping.wait(ASK_SECONDS):
+            self._waiting.clear()
+            awaited = [owner for _, owner in list(self._ears.values()) if owner.domain_id not in self._due]
+            try:
+                if asks := running.asks(awaited):
+                    for domain_id in asks():
+                        self.arrived(domain_id)
+                    self._waiting.set()
+            except Exception as error:
+                self.agent.note("error", f"arrivals: {error!r}", syslog.LOG_ERR)
+                self._waiting.set()
 
     # --- the thread ---------------------------------------------------------------------------------------------------------
 
@@ -102,6 +123,7 @@ class IncomingMigrations:
                     self._ears[ear.fileno()] = ear, nic
                     self._events.register(ear.fileno(), select.POLLIN)
                     self._listen(ear.fileno())
+                    self._waiting.set()
 
     def _listen(self, fd: int) -> None:
         ear, owner = self._ears[fd]
@@ -123,14 +145,15 @@ class IncomingMigrations:
         # The guest has not been away: an outgoing migration failed late. The destination may have announced the guest already.
         known = nics(self.agent.index.owners.values())
         active = [nic for nic in known if nic.domain_id == domain_id and nic.phase == "active"]
-        self.agent.place.announce(announcements(self.agent.place.declared(), active))
+        self.agent.place.announce(announcements(running.with_networks(self.agent.place.declared(), active), active))
 
     def _cut_over(self, domain_id: str) -> bool:
         """Cut the guest over, or set the time of a retry. Return whether the guest was awaited."""
         self._due.pop(domain_id, None)
         try:
             with self.agent.place.session() as session:
-                owners = cut_over(session, domain_id, self._announce)
+                declared = running.with_networks(session.config, session.records.nics(domain_id=domain_id))
+                owners = cut_over(session._replace(config=declared), domain_id, self._announce)
         except VmnetError as error:
             if self._failed.get(domain_id) != str(error):
                 self._failed[domain_id] = str(error)

@@ -12,7 +12,7 @@ import click
 from .. import values
 from ..errors import InputError, one_line
 from ..frontends import FRONT_ENDS
-from ..model.guest import Domain, Vif
+from ..model.guest import Domain, NicEvent, Vif
 from ..model.owner import Owner
 from . import domains
 from .arguments import DOMAIN, JSON, OPTIONAL_DOMAIN, network_names
@@ -21,6 +21,7 @@ from .session import opened
 
 if TYPE_CHECKING:
     from ..engine import Session
+    from ..model.plan import Plan
 
 F = TypeVar("F", bound=Callable[..., None])
 XML = click.option(
@@ -32,7 +33,7 @@ XML = click.option(
 
 
 def _describers(command: F) -> F:
-    """Add the options of `start`: one for each front end whose guests are not described by XML."""
+    """Add the options of `start` and `plan`: one for each front end whose guests are not described by XML."""
     for row in FRONT_ENDS:
         if row.described:
             command = click.option(f"--{row.name}", "by", flag_value=row.name, help=row.described)(command)
@@ -187,9 +188,10 @@ def mac(oui: str) -> None:
 @click.command()
 @click.argument("words", metavar="DOMAIN | start DOMAIN | stop DOMAIN | up [NAME]... | down [NAME]...", nargs=-1, required=True)
 @XML
+@_describers
 @click.option("--stop", "stopping", is_flag=True, help="The same as `plan stop DOMAIN`.")
 @JSON
-def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool) -> None:
+def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool, to_json: bool) -> None:
     """Show what `start` or `stop` of DOMAIN, or `up` or `down`, would change now, as a shell script with the same effect."""
     # Not needed for completion.
     from ..declared import configuration
@@ -203,20 +205,46 @@ def plan(words: tuple[str, ...], xml: str | None, stopping: bool, to_json: bool)
     declared = configuration.load() if verb == "up" and not names else None
     with opened(declared if verb in ("start", "up") else RECORDS_ALONE) as session:
         if verb == "up":
-            changes = host.plan_up(session, names)
+            commands = _commands(host.plan_up(session, names))
         elif verb == "down":
-            changes = host.plan_down(session, names)
+            commands = _commands(host.plan_down(session, names))
         elif verb == "stop":
-            changes = guests.plan_unplug(session, _parsed(xml, names[0]) if xml else Domain(names[0]))
+            commands = _commands(guests.plan_unplug(session, _parsed(xml, names[0]) if xml else Domain(names[0])))
+        elif by:
+            commands = _plan_described(session, names[0], by)
         else:
-            changes = guests.plan_plug(session, *_describe(session, names[0], xml))
+            commands = _commands(guests.plan_plug(session, *_describe(session, names[0], xml)))
     if to_json:
-        as_json([{"key": change.subject.key, "command": str(change)} for change in changes])
+        as_json([{"key": key, "command": command} for key, command in commands])
         return
     what = one_line(" ".join(names) or verb)
-    click.echo(f"# {what}: {'nothing to do' if not changes else f'{len(changes)} changes'}")
-    for change in changes:
-        click.echo(str(change))
+    click.echo(f"# {what}: {'nothing to do' if not commands else f'{len(commands)} changes'}")
+    for _, command in commands:
+        click.echo(command)
+
+
+def _plan_described(session: "Session", domain: str, by: str) -> list[tuple[str, str]]:
+    """Return the keys and the commands of what `_start_described` would change."""
+    # Not needed for completion.
+    from ..engine import guests
+    from ..frontends.front_end import load
+    from ..hook import events
+
+    front_end = next(load(row) for row in FRONT_ENDS if row.name == by)
+    found: list[tuple[str, str]] = []
+    for event in front_end.nics(domain, session.config):
+        if isinstance(event, NicEvent):
+            if event.rename:
+                found.append((f"link {event.rename} name", f"ip link set dev {event.rename} name {event.ifname}"))
+            here = session._replace(config=events.with_network(session.config, event))
+            # What its NICs share is done for the first of them.
+            known = {key for key, _ in found}
+            found += [row for row in _commands(guests.plan_plug(here, event.domain, event.frontend)) if row[0] not in known]
+    return found
+
+
+def _commands(changes: "Plan") -> list[tuple[str, str]]:
+    return [(change.subject.key, str(change)) for change in changes]
 
 
 @click.command()
@@ -255,7 +283,7 @@ def _describe(session: "Session", name: str, xml: str | None) -> tuple[Domain, s
     except libvirt_connection.LibvirtError as error:
         found = claims.by_name(session, name)
         if found is None or (found[0].uuid and isinstance(error, libvirt_connection.NoDomain)):
-            raise
+            raise type(error)(f"{error}{_other_hypervisors(name)}") from None
         if found[0].uuid:
             click.echo(f"{error}; taken from the records and domains.d", err=True)
         return found
@@ -275,6 +303,15 @@ def _parsed(xml: str, name: str) -> Domain:
     if domain.name != name:
         raise InputError(f"{xml}: describes domain {one_line(repr(domain.name))}, not {one_line(repr(name))}")
     return domain
+
+
+def _other_hypervisors(name: str) -> str:
+    """Return a hint at the options for hypervisors that this host has; "" if there are none."""
+    # Not needed for completion.
+    from ..frontends.front_end import load
+
+    here = [row for row in FRONT_ENDS if row.described and load(row).is_here()]
+    return "".join(f"; if {row.described.partition(':')[0].replace('DOMAIN', name, 1)}, add --{row.name}" for row in here)
 
 
 def _mac(text: str) -> str:

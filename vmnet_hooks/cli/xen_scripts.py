@@ -42,6 +42,12 @@ def xen_scripts(divert: bool, undivert: bool, to_json: bool) -> None:
         click.echo(f"{verb} {script.path}")
     if not changed:
         click.echo(f"{verb}: nothing to do")
+    if divert:
+        for path, name in xen_diversion.sourcing(xen_diversion.directory()):
+            click.echo(f"note: {path} sources {name}, which is ours now; write {name}.xen there to keep Xen's")
+    if divert and not all(script.is_ours for script in changed):
+        click.echo("guests that name no script= start with ours from now on; those that run stay as they are")
+        click.echo("back to Xen's: vmnet-hook xen-scripts --undivert")
 
 
 def _show(where: str, to_json: bool) -> None:

@@ -24,6 +24,14 @@ from .transaction import Transaction, build
 Announcements = list[tuple[str, str, str]]
 """(link, address, tap) each."""
 
+IsSame = Callable[[str], bool]
+"""Whether the domain with an id is the guest in question."""
+
+
+def _is_another(_domain_id: str) -> bool:
+    """Every domain is a guest of its own."""
+    return False
+
 
 def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
     """The domain's NICs that are claimed for a network. Raises InputError or ConfigError."""
@@ -37,24 +45,27 @@ def plug(
     incoming: bool = False,
     bound: Sequence[compose.Bound] | None = None,
     is_running: bool = False,
+    is_same: IsSame | None = None,
 ) -> list[Nic]:
     """Set up every claimed NIC of a domain whose taps exist. Returns the NICs. Raises VmnetError, with nothing changed.
 
     An `incoming` domain still runs elsewhere: what attracts its traffic waits for migration.arrive. `bound` is what `bind`
     returns, if that is known already. The addresses of a domain that is not running are asked for first: one that another
-    machine answers for is refused."""
+    machine answers for is refused. `is_same` returns whether the domain with an id is the same guest: its other half while it
+    migrates within this host, or its device model."""
     bound = bind(domain, session.config) if bound is None else bound
     if not bound:
         # Something may have been claimed before.
         unplug(session, domain)
         return []
+    compare = is_same or _is_another
     compose.check_domain(domain, bound)
     # Asked first, so that the answers come in meanwhile.
     asked = [] if is_running else _ask(session, domain, bound, incoming)
     try:
         with session.records.lock():
             apply.recover(session)
-            transaction = _plug(session, domain, bound, frontend, incoming=incoming)
+            transaction = _plug(session, domain, bound, frontend, incoming=incoming, is_same=compare)
             _check_unused(session, domain, asked)
             apply.run(session, transaction, f"plug {domain.name}")
     except VmnetError:
@@ -161,6 +172,7 @@ def _plug(
     frontend: str,
     imagine: bool = False,
     incoming: bool = False,
+    is_same: IsSame = _is_another,
 ) -> Transaction:
     """`imagine` that taps exist which do not."""
     host = gather(session, [name for vif, network in bound for name in compose.links_of(vif, network)])
@@ -177,12 +189,12 @@ def _plug(
     shared = {network.name: compose.compose_part(network, host) for _, network in bound}
     for identity, (vif, network) in plugged.items():
         twin = [nic_id(domain, vif.twin)] if vif.twin else []
-        drop += _check_holders(session, domain, vif, network, [*plugged, *drop, *twin])
+        drop += _check_holders(session, domain, vif, network, [*plugged, *drop, *twin], is_same, incoming)
         wants = {**shared[network.name], **compose.compose_vif(vif, network, host)}
         waits = incoming and bool(compose.withheld(vif, network, wants))
         owner = _owner(session, domain, vif, network, frontend, host, waits)
         # Also of what is withheld: a guest that can't arrive is not let in.
-        drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin])
+        drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin], is_same if waits else _is_another)
         _check_next_hops(session, owner, wants, network)
         wanted[owner] = compose.in_phase(owner.phase, vif, network, wants)
         needs[identity] = list(compose.needs(network, session.config))
@@ -263,19 +275,21 @@ def _others_on(session: Session, vif: Vif, domain: Domain) -> list[Nic]:
     return found
 
 
-def _check_holders(session: Session, domain: Domain, vif: Vif, network: Network, but: Sequence[str]) -> list[str]:
-    """Raise ConflictError if another guest that lives holds an address or the MAC. Returns the ids of those that do not."""
-    return _dead(
-        session,
-        (
-            (
-                holder,
-                f"{domain.name}: {what} of network {network.name} is held by {holder.domain} ({holder.ifname}); "
-                f"give NIC {vif.mac} another, or stop {holder.domain}",
-            )
-            for what, holder in _holders(session.records, vif, network, but)
-        ),
-    )
+def _check_holders(
+    session: Session, domain: Domain, vif: Vif, network: Network, but: Sequence[str], is_same: IsSame, incoming: bool
+) -> list[str]:
+    """Raise ConflictError if another guest that lives holds an address or the MAC, or the same guest, where only one of its taps
+    can be reached. Returns the ids of those that do not live."""
+
+    shares = incoming or network.mode.shares_addresses
+
+    def conflict(what: str, holder: Nic) -> str:
+        text = f"{domain.name}: {what} of network {network.name} is held by {holder.domain} ({holder.ifname})"
+        if not is_same(holder.domain_id):
+            return f"{text}; give NIC {vif.mac} another, or stop {holder.domain}"
+        return "" if shares else f"{text}, which is the same guest: a route leads to one of the two; put both on a bridge"
+
+    return _dead(session, ((holder, conflict(what, holder)) for what, holder in _holders(session.records, vif, network, but)))
 
 
 def _holders(records: Store, vif: Vif, network: Network, but: Sequence[str]) -> Iterator[tuple[str, Nic]]:
@@ -286,7 +300,7 @@ def _holders(records: Store, vif: Vif, network: Network, but: Sequence[str]) -> 
         yield f"MAC {vif.mac}", holder
 
 
-def _check_paths(session: Session, owner: Nic, wants: Mapping[str, Resource], but: Sequence[str]) -> list[str]:
+def _check_paths(session: Session, owner: Nic, wants: Mapping[str, Resource], but: Sequence[str], is_same: IsSame) -> list[str]:
     """Raise ConflictError if a route to this NIC, or its gateway's address, is in the way of another guest's that lives.
     Returns the ids of those that do not. Networks may share a table: their names do not tell."""
     records = session.records
@@ -310,6 +324,7 @@ def _check_paths(session: Session, owner: Nic, wants: Mapping[str, Resource], bu
                 f"give NIC {owner.mac} another address, or stop {other.domain}",
             )
             for address, other in others
+            if not is_same(other.domain_id)
         ),
     )
 
@@ -337,12 +352,13 @@ def _check_next_hops(session: Session, owner: Nic, wants: Mapping[str, Resource]
 
 
 def _dead(session: Session, holders: Iterable[tuple[Nic, str]]) -> list[str]:
-    """The ids of those whose tap is gone. Raises ConflictError, with the text beside it, for one that lives."""
+    """The ids of those whose tap is gone. Raises ConflictError, with the text beside it (if any), for one that lives."""
     dead = []
     for holder, conflict in holders:
-        if lives(session, holder):
+        if not lives(session, holder):
+            dead.append(holder.id)
+        elif conflict:
             raise ConflictError(conflict)
-        dead.append(holder.id)
     return dead
 
 

@@ -1,5 +1,6 @@
-"""The cut-over of a live migration, on its destination: hear the guest when it begins to run here, and give it what attracts its
-traffic. The agent does that in a thread of its own (agent/migration.py); without the agent a detached child of the hook does.
+"""The cut-over of a live migration, on its destination: hear the guest when it begins to run here, or be told by a hypervisor
+that can tell, and give it what attracts its traffic. The agent does that in threads of its own (agent/migration.py); without
+the agent a detached child of the hook does.
 """
 
 import os
@@ -26,6 +27,9 @@ from .transaction import Transaction
 
 RETRY_SECONDS = 1.0
 """Between tries of a cut-over that fails: the guest runs, and nothing reaches it."""
+
+ASK_SECONDS = 0.5
+"""Between questions to a hypervisor that can tell whether the guest runs here. Most guests are heard first."""
 
 Tap = tuple[str, int, str]
 """A tap's name and number, and its guest's MAC."""
@@ -69,9 +73,11 @@ def _arrival(session: Session, owners: Sequence[Nic]) -> Transaction:
         withheld = {key: resource for key, resource in wanted.items() if key not in there}
         missing.update(withheld)
         add[owner] = [*claims, *withheld, *(f"needs {other}" for other in session.records.needs(owner.id))]
-    current = session.kernel.read(missing.values())
+    recorded = {key: found[0] for key, found in session.records.records(missing).items()}
+    # The other half of a guest that migrates within this host has them on its own tap.
+    current = session.kernel.read([*(r for key, r in recorded.items() if r != missing[key]), *missing.values()])
     originals = {key: None if (have := current.get(key)) is None or have.ours else have for key in missing}
-    return Transaction(plan.diff(missing, {}, current), add, (), missing, originals, current)
+    return Transaction(plan.diff(missing, {}, current), add, (), missing, originals, current, recorded)
 
 
 def untracked(declared: Config, owners: Iterable[Nic]) -> list[str]:
@@ -99,8 +105,9 @@ def listeners(taps: Iterable[Tap]) -> list[FirstFrameSocket]:
     return found
 
 
-def wait(ears: Sequence[FirstFrameSocket]) -> bool:
-    """Whether the guest came: return when it is heard on any of its taps, or when they are all gone."""
+def wait(ears: Sequence[FirstFrameSocket], asks: Callable[[], object] | None = None) -> bool:
+    """Whether the guest came: return when it is heard on any of its taps, when `asks` says that it runs here, or when its taps
+    are all gone."""
     there = {ear.fileno(): ear for ear in ears}
     events = poll()
     for fd in there:
@@ -113,13 +120,15 @@ def wait(ears: Sequence[FirstFrameSocket]) -> bool:
             if there[fd].is_gone():
                 events.unregister(fd)
                 del there[fd]
-        ready = [fd for fd, _ in events.poll()] if there else []
+        ready = [fd for fd, _ in events.poll(asks and 1000 * ASK_SECONDS)] if there else []
+        if there and not ready and asks and asks():
+            return True
     return False
 
 
-def detach(owners: Sequence[Nic], declared: Config) -> None:
-    """Leave a child behind that waits for the guest of these NICs and cuts it over, by the configuration as it is now. It ends
-    with the taps. Never raises: errors go to the log."""
+def detach(owners: Sequence[Nic], declared: Config, asks: Callable[[], object] | None = None) -> None:
+    """Leave a child behind that waits for the guest of these NICs, see `wait`, and cuts it over, by the configuration as it is
+    now. It ends with the taps. Never raises: errors go to the log."""
     try:
         if not owners or os.fork():
             return
@@ -129,18 +138,18 @@ def detach(owners: Sequence[Nic], declared: Config) -> None:
         return
     try:
         announcement.detach()
-        _await(owners, declared)
+        _await(owners, declared, asks)
     except BaseException as error:
         syslog.syslog(syslog.LOG_ERR, f"{owners[0].domain}: the wait for its arrival failed: {error!r}")
     finally:
         os._exit(0)
 
 
-def _await(owners: Sequence[Nic], declared: Config) -> None:
+def _await(owners: Sequence[Nic], declared: Config, asks: Callable[[], object] | None) -> None:
     ears = listeners((owner.ifname, owner.ifindex, owner.mac) for owner in owners)
     # While there is time for it: once the guest is heard, every millisecond counts.
     engine.preload([kind.kind for kind in (LinkAttribute, ProxyNeighbour, Route)])
-    if not wait(ears):
+    if not wait(ears, asks):
         return
     reason = ""
     while not all(ear.is_gone() for ear in ears):

@@ -17,7 +17,8 @@ from . import Session, gather, index_of, parts
 def wants(session: Session, owner: Owner) -> tuple[dict[str, Resource], str]:
     """What the owner shall have, and why it is not what the configuration has for it; "" if it is."""
     claims = session.records.claims(owner.id)
-    if not owner.follows_files(session.config, session.records.needing):
+    # What no file declares can be composed if its network was added to the configuration.
+    if not (owner.follows_files(session.config, session.records.needing) or owner.network_in(session.config)):
         return with_nat(claims), ""
     try:
         found = _composed(session, owner)

@@ -9,7 +9,7 @@ from . import Row
 
 if TYPE_CHECKING:
     from ..errors import InputError
-    from ..model.declaration import Config
+    from ..model.declaration import Config, Network
     from ..model.guest import Domain
     from .watch import Watcher
 
@@ -50,6 +50,10 @@ def _never() -> bool:
     return False
 
 
+def _no_network(_name: str) -> None:
+    """Return None: every network is declared in a file."""
+
+
 def _undescribed(_name: str, _declared: "Config") -> tuple[()]:
     """Return no events: the guest is described by libvirt's XML, or only its hook knows the NICs."""
     return ()
@@ -65,11 +69,15 @@ class FrontEnd(NamedTuple, Generic[E]):
     must not be cleaned up because the hypervisor does not answer. It must not be called while the hypervisor waits for a hook.
     `keeps_calls` returns whether the agent must refuse calls for now, so that hooks serve them in their own process.
     `watch` makes a Watch for the agent: it reports changes for which no hook is called.
+    `arrived` returns those of a set of domain IDs, which migrate here, that run here by the hypervisor's word; none if it can't
+    be asked. Without it, a guest has arrived when it is heard.
+    `network` returns the network that the front end described under a name; None if it is not one of these.
     `nics` returns the events that set up all NICs of a running domain, by its name. It raises VmnetError.
     `running` describes the running domains, by id, with all NICs and claims, or has the reason why a description can't be used.
     Starting ones and those that migrate are left out. A partial domain has only NICs without a record, and no claims.
     `names` are those of all domains that the hypervisor knows. Both are empty
     if it can't be asked. They must not be called while the hypervisor waits for a hook.
+    `is_here` returns whether this host has that hypervisor, for commands that ask another one unless told.
     """
 
     parse: Callable[[Request], E | None]
@@ -78,9 +86,12 @@ class FrontEnd(NamedTuple, Generic[E]):
     alive: Callable[[Set[str]], Set[str]] = _all
     keeps_calls: Callable[[], bool] = _never
     watch: "Watcher | None" = None
+    arrived: Callable[[Set[str]], Set[str]] | None = None
+    network: "Callable[[str], Network | None]" = _no_network
     nics: "Callable[[str, Config], Sequence[E]]" = _undescribed
     running: "Callable[[], Mapping[str, Domain | InputError]]" = dict
     names: Callable[[], Collection[str]] = tuple
+    is_here: Callable[[], bool] = _never
 
 
 def load(row: Row) -> FrontEnd[Event]:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
+from functools import partial
 from typing import NoReturn
 
 from .. import values
@@ -21,7 +22,7 @@ from ..model.guest import Action, Claim, Domain, Vif
 from ..records import store
 from .front_end import FrontEnd, Request
 from .xen_call import COMMANDS, Call, VifEvent, parsed, read_call
-from .xen_claim import CLAIMS, backend_of, claim_of, lines
+from .xen_claim import CLAIMS, backend_of, claim_of, lines, network_of
 from .xenstore import XenStore
 
 SECONDS = 37.0
@@ -33,6 +34,9 @@ LAST_WORD = 0.8
 SCRIPTS = "/etc/xen/scripts"
 LOG = "/var/log/xen/xen-hotplug.log"
 PORT_MAC = "fe:ff:ff:ff:ff:ff"
+INCOMING = "--incoming"
+"""What libxl appends to the name of a guest that migrates to this host, until it runs here. No script is called when it does."""
+
 METRIC, METRIC_EMULATED = 2, 1
 """Metrics of routes, those of Xen's vif-route: while the emulated NIC exists, the guest uses it."""
 
@@ -90,9 +94,9 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> VifEvent:
     backend = xenstore.tree(call.path)
     if not backend:
         raise InputError(f"{call.script}: xenstore has no {call.path}; is the domain gone?")
+    # A driver domain may not read the names of others.
     full = xenstore.read(f"/local/domain/{call.domid}/name") or f"xen-{call.domid}"
-    # libxl appends this to the name of a guest that migrates to this host, until it runs here.
-    name = full.removesuffix("--incoming")
+    name = full.removesuffix(INCOMING)
     where = f"{one_line(name)}: vif {call.devid}"
     ifname = _ifname(call, backend.get("vifname", ""), where)
     vif = Vif(
@@ -118,13 +122,27 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> VifEvent:
         "xen",
         domain,
         ifname,
-        announce=name == full,
+        announce=True,
+        incoming=name != full,
         owner=call.owner,
+        is_same=partial(_is_same, xenstore, call.domid, full),
         network=network,
         rename=rename,
         call=call,
         backend=backend,
     )
+
+
+def _is_same(xenstore: XenStore, domid: int, name: str, domain_id: str) -> bool:
+    """Return whether the domain with this ID is the guest `domid`: its other half, while it migrates within this host, or its
+    stub domain, which gets all its NICs. Raise XenStoreError."""
+    kind, _, other = domain_id.partition(":")
+    if kind != "xen" or other == str(domid):
+        return False
+    if xenstore.read(f"/local/domain/{other}/target") == str(domid) or xenstore.read(f"/local/domain/{domid}/target") == other:
+        return True
+    theirs = xenstore.read(f"/local/domain/{other}/name") or ""
+    return name == theirs + INCOMING or theirs == name + INCOMING
 
 
 def events(name: str, xenstore: XenStore, declared: Config) -> Iterator[VifEvent]:
@@ -193,7 +211,7 @@ def _mtu(text: str) -> int:
 def conclude(event: VifEvent) -> None:
     """Run the admin's hooks; after `online`, write the guest's MTU and the success to xenstore. Raise VmnetError."""
     call, backend = event.call, event.backend
-    _run_hooks(call, event.ifname, backend)
+    _run_hooks(call, event.ifname or call.ifname)
     if call.command != "online" or backend is None:
         return
     news = {}
@@ -208,29 +226,28 @@ def admins_hooks() -> list[str]:
     return [path for path in sorted(glob.glob(f"{SCRIPTS}/vif-post.d/*.hook")) if os.access(path, os.X_OK)]
 
 
-def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str] | None) -> None:
-    """Run vif-post.d/*.hook in one shell with Xen's functions, as Xen's scripts do. Raise VmnetError."""
+def _run_hooks(call: Call, ifname: str) -> None:
+    """Run vif-post.d/*.hook in one shell, with the functions and variables that a script has that sources ours, see hooks/run.
+    Raise VmnetError."""
     hooks = admins_hooks()
     if not hooks:
         return
-    if backend is None:
-        # On clean-up, the settings of the vif may have been removed from xenstore already.
-        backend = _left_behind(call)
-        ifname = ifname or call.ifname
+    # Few hosts have such hooks.
+    from .xen_diversion import hook
+
     environ = {
         **os.environ,
+        **{name: call.variables[name] for name in ("ip", "bridge", "netdev") if name in call.variables},
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "VMNET_DONE": ifname,
         "dev": ifname,
-        "vif": call.ifname,
-        "command": call.command,
+        "vif": f"vif{call.domid}.{call.devid}",
         "type_if": COMMANDS[call.command],
-        "ip": backend.get("ip", ""),
-        "bridge": backend.get("bridge", ""),
         "XENBUS_PATH": call.path,
-        "dir": SCRIPTS,
+        **({"INTERFACE": call.ifname} if call.emulated else {}),
     }
-    shell = 'if [ -r "$dir/xen-hotplug-common.sh" ]; then . "$dir/xen-hotplug-common.sh"; fi; for f; do . "$f"; done'
-    words = ["bash", "-e", "-c", shell, f"{SCRIPTS}/{call.script}", *hooks]
+    shell = '. "$1" "$2" "type_if=$type_if"; shift 2; for f; do . "$f"; done'
+    words = ["bash", "-e", "-c", shell, f"{SCRIPTS}/{call.script}", hook(call.script), call.command, *hooks]
     running = subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environ, start_new_session=True)
     try:
         running.wait()
@@ -240,13 +257,6 @@ def _run_hooks(call: Call, ifname: str, backend: Mapping[str, str] | None) -> No
     if running.returncode:
         names = ", ".join(os.path.basename(path) for path in hooks)
         raise VmnetError(f"{SCRIPTS}/vif-post.d ({names}) ended with status {running.returncode}; see {LOG}")
-
-
-def _left_behind(call: Call) -> dict[str, str]:
-    try:
-        return XenStore().tree(call.path)
-    except VmnetError:
-        return {}
 
 
 def failed(request: Request, reason: str) -> None:
@@ -278,6 +288,21 @@ def alive(domains: Set[str]) -> Set[str]:
         return domains
 
 
+def arrived(domains: Set[str]) -> Set[str]:
+    """Return those of the domains (`xen:DOMID`), which migrate here, that libxl has given their own names."""
+    try:
+        xenstore = XenStore(LAST_WORD)
+        names = {domain: xenstore.read(f"/local/domain/{domain.removeprefix('xen:')}/name") for domain in domains}
+    except VmnetError:
+        return frozenset()
+    return {domain for domain, name in names.items() if name and not name.endswith(INCOMING)}
+
+
+def is_here() -> bool:
+    """Return whether this host has a xenstore."""
+    return any(map(os.path.exists, ("/proc/xen/capabilities", "/dev/xen/xenbus", "/run/xenstored/socket")))
+
+
 def keeps_calls() -> bool:
     """Return whether the admin has scripts: they must run with the privileges of the hook, not of the agent."""
     return bool(admins_hooks())
@@ -299,4 +324,16 @@ def names() -> set[str]:
     return xen_running.names()
 
 
-FRONT_END = FrontEnd(parse, conclude, failed, alive, keeps_calls, nics=nics, running=running, names=names)
+FRONT_END = FrontEnd(
+    parse,
+    conclude,
+    failed,
+    alive,
+    keeps_calls,
+    arrived=arrived,
+    network=network_of,
+    nics=nics,
+    running=running,
+    names=names,
+    is_here=is_here,
+)

@@ -5,18 +5,21 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import values
 from ..declared import SECTIONS
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, one_line
 from ..kernel import sysfs
 from ..model.declaration import Config, Network, parse_options
 from ..model.guest import Claim
+from ..model.resource import ALIAS
 from ..networks import MODES
 from .xen_call import INTERFACE, Call, parsed
 
+_NOTATION = re.compile(r"([^.:]+)(?:\.(\d{1,4}))?((?::\d{1,4})*)", re.ASCII)
 _VLAN = re.compile(r"(\d{1,4})(?:(p)|-(\d{1,4})|\+(\d{1,4})x(\d{1,4}))?", re.ASCII)
 
 
@@ -33,8 +36,14 @@ def claim_of(call: Call, backend: Mapping[str, str], declared: Config, where: st
     ConfigError."""
 
     def setting(key: str) -> str:
-        return backend.get(key) or call.variables.get(key, "")
+        return noted.get(key) or backend.get(key) or call.variables.get(key, "")
 
+    noted: dict[str, str] = {}
+    if call.script == "vif-bridge":
+        name, vlan = setting("bridge"), setting("vlan")
+        noted = _noted(name, declared)
+        if noted and vlan:
+            raise InputError(f"{where}: vlan: {one_line(vlan)}, but bridge={one_line(name)} names VLANs, too; write one of them")
     words = setting("ip").split()
     addresses = tuple(dict.fromkeys(parsed(_source, word, f"{where}: ip") for word in words))
     untagged, tagged = parsed(vlans, setting("vlan"), f"{where}: vlan") if setting("vlan") else (None, None)
@@ -95,6 +104,34 @@ def vlans(text: str) -> tuple[int | None, tuple[int, ...]]:
     return (untagged[0] if untagged else None), tuple(sorted(set(tagged)))
 
 
+def _noted(text: str, declared: Config) -> dict[str, str]:
+    """Return `bridge` and `vlan` of a bridge in the notation of vif-openvswitch, NAME[.TAG][:TRUNK[:TRUNK]...]; none if it is a
+    name as it stands."""
+    found = _NOTATION.fullmatch(text)
+    if found is None or not (found[2] or found[3]) or _is_name(text, declared):
+        return {}
+    name = found[1]
+    if not (found[3] or sysfs.exists(name) or is_bridge(_old(name)) or name in declared.links or name in declared.networks):
+        return {}
+    terms = [f"{found[2]}p"] if found[2] else []
+    # A single ID alone would be untagged.
+    return {"bridge": name, "vlan": "/".join([*terms, *(f"{vid}-{vid}" for vid in found[3].split(":")[1:])])}
+
+
+def _is_name(text: str, declared: Config) -> bool:
+    """Return whether a bridge or a network has that name. The bridge for one VLAN of another bridge, which we make for its
+    guests, does not count: a guest that is on it by its name would not keep it up."""
+    part = declared.links.get(text)
+    if text in declared.networks or declared.on_bridge(text) or (part and part.kind.takes_guests):
+        return True
+    return is_bridge(text) and sysfs.read(text, "ifalias") != ALIAS
+
+
+def _old(name: str) -> str:
+    """Return the name that old versions of network-bridge gave a bridge: that of its NIC. "" if there is none."""
+    return f"eth{name.removeprefix('xenbr')}" if name.startswith("xenbr") else ""
+
+
 def private_address(domid: int, devid: int) -> str:
     """Return the address of a NIC without addresses in its settings, the same as Xen's vif-nat assigns."""
     return f"10.{domid // 256 % 256}.{domid % 256}.{(devid + 1) % 256}"
@@ -105,10 +142,9 @@ def _bridged(call: Call, claim: Claim, setting: Callable[[str], str], declared: 
     if name in declared.networks and not sysfs.exists(name):
         return declared.networks[name]
     parsed(values.ifname, name, f"{where}: bridge")
-    old = f"eth{name.removeprefix('xenbr')}"
-    if name.startswith("xenbr") and not is_bridge(name) and is_bridge(old) and name not in declared.links:
-        # Old versions of network-bridge gave the bridge the name of the NIC.
-        name = old
+    if not is_bridge(name) and is_bridge(_old(name)) and name not in declared.links:
+        name = _old(name)
+    _check_kind(name, where)
     found = declared.on_bridge(name)
     same = [n for n in found if (n["vlan"], n["tagged"] or ()) == (claim.vlan, claim.tagged or ())]
     is_plain = bool(claim.vlan or claim.tagged) and not _is_aware(name, declared)
@@ -118,7 +154,7 @@ def _bridged(call: Call, claim: Claim, setting: Callable[[str], str], declared: 
     if is_plain:
         if claim.tagged or not claim.vlan:
             raise InputError(f"{where}: vlan: bridge {name} is not VLAN-aware, so a guest gets one VLAN, untagged; write vlan=10")
-        options = {"bridge": f"{name}.{claim.vlan}", "uplink": _uplink(name, declared, where), "vlan": claim.vlan}
+        options = {"bridge": f"{name}.{claim.vlan}", "uplink": _uplink(name, declared, where, claim.vlan), "vlan": claim.vlan}
         options |= {"antispoof": True} if any(network["antispoof"] for network in found) else {}
         parsed(values.ifname, options["bridge"], f"{where}: the bridge for VLAN {claim.vlan}")
     return described(f"bridge:{options['bridge']}", "bridged", options, where)
@@ -149,7 +185,17 @@ def _hostroute(call: Call, declared: Config, where: str, nat: bool) -> Network:
         if (netdev, nat) == (network.mode.netdev_of(network), network.mode.is_private(network)):
             return network
     declared.check_routed()
+    return _plain_routes(netdev, nat, where)
+
+
+def _plain_routes(netdev: str, nat: bool, where: str) -> Network:
     return described(f"{'nat' if nat else 'route'}:{netdev}", "hostroute", {"netdev": netdev, "nat": nat}, where)
+
+
+def network_of(name: str) -> Network | None:
+    """Return the network with host routes that was described under this name; None if it is another name."""
+    kind, _, netdev = name.partition(":")
+    return _plain_routes(netdev, kind == "nat", name) if kind in ("route", "nat") and netdev else None
 
 
 CLAIMS = {"vif-bridge": _bridged, "vif-route": _routed, "vif-nat": _nat}
@@ -182,7 +228,7 @@ def lines(path: str) -> list[str]:
 
 def is_bridge(name: str) -> bool:
     """Return whether a bridge of that name exists."""
-    return os.path.isdir(f"{sysfs.ROOT}/{name}/bridge")
+    return bool(name) and os.path.isdir(f"{sysfs.ROOT}/{name}/bridge")
 
 
 def _only_bridge(where: str) -> str:
@@ -193,13 +239,26 @@ def _only_bridge(where: str) -> str:
     return found[0]
 
 
+def _check_kind(name: str, where: str) -> None:
+    """Raise InputError for a bridge of Open vSwitch."""
+    if not sysfs.exists(name) or is_bridge(name):
+        return
+    # A guest that starts on a bridge does not get here.
+    from ..kernel.linux import Kernel
+
+    with closing(Kernel()) as kernel:
+        link = kernel.link(name)
+    if link and link.kind == "openvswitch":
+        raise InputError(f"{where}: bridge: {name} is a bridge of Open vSwitch; write script=vif-openvswitch, which is Xen's own")
+
+
 def _is_aware(bridge: str, declared: Config) -> bool:
     setting = sysfs.read(bridge, "bridge/vlan_filtering")
     part = declared.parts.get(f"bridge:{bridge}")
     return setting == "1" if setting else bool(part and part["vlan_filtering"])
 
 
-def _uplink(bridge: str, declared: Config, where: str) -> str:
+def _uplink(bridge: str, declared: Config, where: str, vlan: int) -> str:
     """Return the only port of a bridge that is not a guest's. Raise InputError if there are none or several."""
     part = declared.parts.get(f"bridge:{bridge}")
     ports = list(part["ports"]) if part else []
@@ -207,10 +266,10 @@ def _uplink(bridge: str, declared: Config, where: str) -> str:
         is_guest = sysfs.exists(f"{port}/tun_flags") or INTERFACE.fullmatch(port) or bool(backend_of(port))
         ports += [] if is_guest else [port]
     if len(ports) != 1:
-        have = ", ".join(ports) or "none"
+        have = f"{len(ports)} ports that lead outside ({', '.join(ports)})" if ports else "no port that leads outside"
         raise InputError(
-            f"{where}: vlan: bridge {bridge} is not VLAN-aware, and has {have} as ports to the outside, not one; "
-            f"make it aware (ip link set {bridge} type bridge vlan_filtering 1), or declare a network for the VLAN"
+            f"{where}: vlan: {bridge} is not VLAN-aware and has {have}; {bridge}.{vlan} is made over exactly one: add it, "
+            f"or make {bridge} VLAN-aware (ip link set {bridge} type bridge vlan_filtering 1)"
         )
     return ports[0]
 

@@ -11,6 +11,7 @@ older Xen package, and purging that package follows a link that is not diverted:
 
 import fcntl
 import filecmp
+import glob
 import os
 import re
 import shutil
@@ -32,6 +33,10 @@ DROPPED = ("network-bridge", "network-route", "network-nat")
 DIVERTED = SHIPPED + DROPPED
 UNTOUCHED = ("vif-setup",)
 """Not diverted: it only runs the script that the guest's configuration names."""
+
+
+_SOURCES = r"^(?!\s*#)(?:.*?[\s;&|({{])??(?:\.|source|\S*\bsh|\S*\bbash|\S*\bdash)[ \t]+[^;\n]*?(?<![\w.-]){}(?![\w.-])"
+"""A line of a shell script that sources a script (the name is filled in), or hands it to another shell."""
 
 
 class Step(Enum):
@@ -200,6 +205,18 @@ def _dpkg_divert(*words: str) -> str:
     if done.returncode:
         raise VmnetError(f"dpkg-divert: {done.stderr.strip().removeprefix('dpkg-divert: error: ')}")
     return done.stdout
+
+
+def sourcing(where: str) -> list[tuple[str, str]]:
+    """Return (path, name) for each shell script in the folder that sources a script which `divert` replaces, or has a shell read
+    it."""
+    found = []
+    for path in sorted(glob.glob(f"{glob.escape(where)}/*")):
+        with suppress(OSError):
+            text = "" if path.endswith(".xen") else Path(path).read_text("utf-8", "replace")
+            if re.match(r"#!.*sh\b", text):
+                found += [(path, name) for name in SHIPPED if re.search(_SOURCES.format(name), text, re.M)]
+    return found
 
 
 def divert(where: str) -> tuple[list[Script], list[str]]:

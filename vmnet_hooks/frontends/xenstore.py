@@ -4,6 +4,7 @@ Paths without a leading slash are relative to that of this domain (/local/domain
 after 40 s, and xenstored may hang. https://xenbits.xen.org/docs/unstable/misc/xenstore-paths.html
 """
 
+import errno
 import glob
 import importlib
 import subprocess
@@ -34,7 +35,7 @@ class XenStore:
         self._store: _Binding | _Programs = self._within(lambda: _Binding(module.xs())) if module else _Programs()
 
     def read(self, path: str) -> str | None:
-        """Return a value; None if the path does not exist."""
+        """Return a value; None if the path does not exist, or if this domain may not read it."""
         return self._within(lambda: self._store.read(path))
 
     def list(self, path: str) -> list[str]:
@@ -84,7 +85,13 @@ class _Binding:
         self._xs = connection
 
     def read(self, path: str) -> str | None:
-        value = self._xs.read("", path)
+        try:
+            value = self._xs.read("", path)
+        except Exception as error:
+            # The binding's Error has the number of the error first.
+            if error.args[:1] == (errno.EACCES,):
+                return None
+            raise
         return value.decode(errors="replace") if isinstance(value, bytes) else value
 
     def list(self, path: str) -> list[str]:

@@ -89,8 +89,9 @@ class Here:
         if owners:
             # Few guests arrive by live migration.
             from ..engine import migration
+            from ..frontends import running
 
-            migration.detach(owners, self.declared())
+            migration.detach(owners, running.with_networks(self.declared(), owners), running.asks(owners))
 
 
 def handle(hook: str, argv: list[str], stdin: bytes | None = None) -> int:

@@ -66,7 +66,7 @@ def _nothing() -> None:
 
 def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list[Nic]:
     nic = event if isinstance(event, NicEvent) else None
-    declared = _with_network(place.declared(), nic) if nic else place.declared()
+    declared = with_network(place.declared(), nic) if nic else place.declared()
     bound = guests.bind(event.domain, declared)
     if not bound and not _recorded(event, place):
         conclude()
@@ -74,8 +74,8 @@ def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list
     with place.session(declared) as session:
         is_new = nic is not None and not session.records.owners(id=nic.owner)
         with _renamed(session, nic):
-            incoming = any(map(session.records.expects, event.domain.marks))
-            owners = guests.plug(session, event.domain, event.frontend, incoming, bound)
+            incoming = event.incoming or any(map(session.records.expects, event.domain.marks))
+            owners = guests.plug(session, event.domain, event.frontend, incoming, bound, is_same=nic.is_same if nic else None)
             try:
                 if event.announce:
                     _activate(event, declared, place)
@@ -90,7 +90,7 @@ def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list
     return owners
 
 
-def _with_network(declared: declaration.Config, event: NicEvent) -> declaration.Config:
+def with_network(declared: declaration.Config, event: NicEvent) -> declaration.Config:
     """Return the configuration, extended by the network that the event describes."""
     network = event.network
     return declared.plus(network, implied(network)) if network else declared

@@ -1,7 +1,7 @@
 """Domains, their virtual interfaces (vifs) and the claims that put vifs on networks; and the events of these, and of parts of the
 host, as front ends report them. Plain data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -140,26 +140,34 @@ class Event:
 @dataclass(frozen=True)
 class GuestEvent(Event):
     """An event of a domain or, if `ifname` is set, of that vif alone. If `announce` is set, no ACTIVATE follows the PLUG, and
-    PLUG announces the guest."""
+    PLUG announces the guest. If `incoming` is set, PLUG sets up a guest that migrates to this host, and runs elsewhere until
+    then."""
 
     domain: Domain
     ifname: str = ""
     announce: bool = False
+    incoming: bool = False
 
     @property
     def subject(self) -> str:
         return self.domain.name
 
 
+def _is_another(_domain_id: str) -> bool:
+    """Return False: every domain is a guest of its own."""
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class NicEvent(GuestEvent):
     """An event of one NIC, from a front end with its own IDs of NICs. `owner` is the NIC's ID in the records, by which UNPLUG
     removes it. `network` is the NIC's network if no file declares it. `rename` is the present name of the host's side of the
-    NIC, if PLUG has to rename it to `ifname`."""
+    NIC, if PLUG has to rename it to `ifname`. `is_same` returns whether the domain with an ID is this guest, too."""
 
     owner: str
     network: Network | None = None
     rename: str = ""
+    is_same: Callable[[str], bool] = _is_another
 
     @property
     def subject(self) -> str:
