@@ -1,6 +1,6 @@
 """Hook scripts that connect a hypervisor's guests to the host's networks."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 CONFIGURATION = "/etc/vmnet-hooks"
 """The folder of the configuration."""
 RUN = "/run/vmnet-hooks"
