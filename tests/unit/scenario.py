@@ -207,7 +207,7 @@ class Host:
         return self.call(check.check, **kw)
 
     def repair(self, **kw) -> list:
-        return self.call(repair.repair, **kw)
+        return self.call(repair.repair, **kw).done
 
     def call(self, function: Callable[..., T], *arguments, **kw) -> T:
         """One call of the engine, as in a process of its own but for the records, which stay open."""

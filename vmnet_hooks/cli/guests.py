@@ -16,7 +16,7 @@ from ..model.guest import Domain, NicEvent, Vif
 from ..model.owner import Owner
 from . import domains
 from .arguments import DOMAIN, JSON, OPTIONAL_DOMAIN, network_names
-from .output import as_json, differences
+from .output import as_json, as_rows, columns, differences
 from .session import opened
 
 if TYPE_CHECKING:
@@ -263,10 +263,19 @@ def repair(domain: str, to_json: bool) -> None:
         if domain:
             domains.require(session, domain, running)
         fine = f"nothing is set up for {one_line(domain)}" if domains.nothing(session, domain) else "nothing to repair"
-        drifts = engine.repair(session, domain, gone(session.records.owners()), running, announcement.announce)
-    for drift in drifts:
+        done, left = engine.repair(session, domain, gone(session.records.owners()), running, announcement.announce)
+    for drift in done:
         syslog.syslog(syslog.LOG_NOTICE, one_line(f"repair {drift.owner}: {drift.what}"))
-    differences(drifts, to_json, fine)
+    if to_json:
+        as_json([{**row, "repaired": found is done} for found in (done, left) for row in as_rows(found)])
+    elif not done and not left:
+        click.echo(fine)
+    else:
+        if done:
+            columns(("DOMAIN", "REPAIRED"), [(one_line(drift.owner) or "-", one_line(drift.what)) for drift in done])
+        differences(left, False, f"{len(done)} difference{'s' if len(done) > 1 else ''} repaired; all is as declared")
+    if left:
+        raise SystemExit(1)
 
 
 def _describe(session: "Session", name: str, xml: str | None) -> tuple[Domain, str]:

@@ -32,10 +32,15 @@ def columns(
         click.echo("  ".join(paint(name, cell) for name, cell in zip(header, padded(row), strict=True)))
 
 
+def as_rows(drifts: Sequence["Drift"]) -> list[dict[str, str]]:
+    """Return differences as --json has them."""
+    return [{name: getattr(drift, name) for name in ("owner", "kind", "key", "what", "remedy")} for drift in drifts]
+
+
 def differences(drifts: Sequence["Drift"], to_json: bool, nothing: str) -> None:
     """Print what `check` found, or `nothing`."""
     if to_json:
-        as_json([{name: getattr(drift, name) for name in ("owner", "kind", "key", "what", "remedy")} for drift in drifts])
+        as_json(as_rows(drifts))
     elif not drifts:
         click.echo(nothing)
     else:

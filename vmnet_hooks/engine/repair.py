@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from typing import NamedTuple
 
 from ..errors import KernelError, VmnetError
 from ..model.guest import Domain, id_by_name
@@ -14,6 +15,13 @@ from .check import NOBODY, Drift, check, is_declared, orphans
 from .transaction import build
 
 
+class Repaired(NamedTuple):
+    """What was repaired, and what is left: to the admin, or because it came meanwhile."""
+
+    done: list[Drift]
+    left: list[Drift]
+
+
 def _silently(_announcements: guests.Announcements) -> None:
     """Announce nothing."""
 
@@ -24,9 +32,9 @@ def repair(
     gone: Collection[str] = (),
     running: claims.Running = NOBODY,
     announce: Callable[[guests.Announcements], None] = _silently,
-) -> list[Drift]:
-    """Make `check` clean. Returns what was repaired. Raises KernelError for what could not be. `announce` announces guests that
-    got other addresses, or were not announced when they began to run."""
+) -> Repaired:
+    """Make `check` clean, as far as that is not left to the admin. Raises KernelError for what could not be repaired. `announce`
+    announces guests that got other addresses, or were not announced when they began to run."""
     drifts = check(session, domain, gone, running)
     records = session.records
     # First of all: then what is set up again is as it is claimed. Each guest takes the lock for itself, as its hook does.
@@ -49,7 +57,8 @@ def repair(
         guests.activate(session.config, records, announce, Domain(nic.domain, uuid), nic.ifname)
     if failed:
         raise KernelError("; ".join(failed))
-    return drifts
+    left = check(session, domain, gone, running) if drifts else []
+    return Repaired([drift for drift in drifts if drift not in left], left)
 
 
 def _failed(steps: Iterable[Callable[[], None]]) -> list[str]:
