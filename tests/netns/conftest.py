@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from lab import tier
 
-TOOLS = {**tier.TOOLS, "ifup": "ifupdown", "brctl": "bridge-utils", "gcc": "gcc libc6-dev"}
+TOOLS = {
+    **tier.TOOLS,
+    "ifup": "ifupdown",
+    "brctl": "bridge-utils",
+    "dhclient": "isc-dhcp-client",
+    "nmcli": "network-manager",
+    "gcc": "gcc libc6-dev",
+}
 
 
 def missing() -> str:

@@ -1,5 +1,5 @@
 """A host whose interface another program configures: `adopt` names the edit to make there, and the edit works. With the real
-programs: ifupdown with dhclient against udhcpd, and systemd-networkd."""
+programs: ifupdown with dhclient against udhcpd, systemd-networkd, and NetworkManager."""
 
 from __future__ import annotations
 
@@ -106,3 +106,57 @@ def test_networkd(lab):
 
 def networkd(node: Node):
     return node.popen(["/lib/systemd/systemd-networkd"], stdout=-3, stderr=-3)
+
+
+DBUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy>
+</busconfig>
+"""
+
+
+def test_network_manager(lab):
+    router, node = lab
+    node.write("/run/bus.conf", DBUS)
+    node.sh("""
+        mkdir -p /run/dbus /run/NetworkManager /run/nm/connections /run/nm/lib
+        mount --bind /run/nm/connections /etc/NetworkManager/system-connections
+        mount --bind /run/nm/lib /var/lib/NetworkManager
+        touch /run/resolv; mount --bind /run/resolv /etc/resolv.conf
+        mount -o remount,ro,bind /sys
+    """)
+    bus = node.popen(["dbus-daemon", "--config-file=/run/bus.conf", "--nofork"], stdout=-3, stderr=-3)
+    settings = "[main]\nplugins=keyfile\nauth-polkit=false\ndns=none\nhostname-mode=none\nno-auto-default=*\n[keyfile]\nunmanaged-devices=none\n"
+    node.write("/run/nm/nm.conf", settings)
+    assert eventually(lambda: node.path("/run/dbus/system_bus_socket").exists())
+    running = node.popen(
+        [
+            "NetworkManager",
+            "--no-daemon",
+            "--config=/run/nm/nm.conf",
+            "--config-dir=/run/nm/none",
+            "--system-config-dir=/run/nm/none",
+        ],
+        stdout=-3,
+        stderr=-3,
+    )
+    assert eventually(lambda: node.run(["nmcli", "general"], check=False).returncode == 0, 30), running.poll()
+    add = "connection add type ethernet con-name eth0 ifname eth0 ipv4.method manual ipv4.addresses 192.0.2.213/24"
+    node.run(["nmcli", *add.split(), "ipv4.gateway", GATEWAY4, "ipv6.method", "disabled"])
+    node.run(["nmcli", "connection", "up", "eth0"])
+    assert eventually(lambda: ping(node, GATEWAY4, 1), 20)
+    line = refused(node, "NetworkManager is in charge of it; let it make the bridge: `nmcli connection add type bridge")
+    steps = re.search(r"let it make the bridge: `([^`]*)`", line)
+    assert steps
+    for command in steps[1].replace("MAC-OF-eth0", MAC).split("; "):
+        if "type bridge" in command:
+            # The addresses are the admin's to repeat.
+            command += f" ipv4.method manual ipv4.addresses 192.0.2.213/24 ipv4.gateway {GATEWAY4} ipv6.method disabled"
+        node.run(command.split())
+    assert eventually(lambda: exists(node, "br0") and ports(node, "br0") == ["eth0"] and ping(node, GATEWAY4, 1), 30)
+    assert address(node, "br0") == "192.0.2.213"
+    assert_guests_are_served(router, node)
+    for process in (running, bus):
+        process.terminate()
+        process.wait(20)
