@@ -14,6 +14,7 @@ TOOLS = {
     "brctl": "bridge-utils",
     "dhclient": "isc-dhcp-client",
     "nmcli": "network-manager",
+    "dbus-daemon": "dbus",
     "gcc": "gcc libc6-dev",
 }
 

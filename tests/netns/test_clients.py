@@ -127,8 +127,8 @@ def test_network_manager(lab):
         mount -o remount,ro,bind /sys
     """)
     bus = node.popen(["dbus-daemon", "--config-file=/run/bus.conf", "--nofork"], stdout=-3, stderr=-3)
-    settings = "[main]\nplugins=keyfile\nauth-polkit=false\ndns=none\nhostname-mode=none\nno-auto-default=*\n[keyfile]\nunmanaged-devices=none\n"
-    node.write("/run/nm/nm.conf", settings)
+    main = ("plugins=keyfile", "auth-polkit=false", "dns=none", "hostname-mode=none", "no-auto-default=*")
+    node.write("/run/nm/nm.conf", "\n".join(("[main]", *main, "[keyfile]", "unmanaged-devices=none", "")))
     assert eventually(lambda: node.path("/run/dbus/system_bus_socket").exists())
     running = node.popen(
         [
