@@ -165,7 +165,7 @@ class _Draft:
     def settle_adoptions(self) -> None:
         """A bridge may declare what it took over as its own, and back (if that is not confirmed): nothing moves then."""
         released = {key: item.ours for key, item in self.release.items()}
-        if not any(resource.moves for resource in (*self.wants.values(), *released.values())):
+        if True not in {resource.moves for resource in (*self.wants.values(), *released.values())}:
             return
         # Few bridges adopt a port.
         from ..model.objects.bridge import Adoption
