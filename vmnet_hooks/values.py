@@ -123,6 +123,11 @@ def version(found: str) -> int:
     return 6 if ":" in found else 4
 
 
+def bare(found: str) -> str:
+    """Return the address of an ADDRESS/LENGTH or of an ADDRESS peer PEER/LENGTH."""
+    return found.partition("/")[0].partition(" ")[0]
+
+
 def host(found: str) -> str:
     """Return a parsed address as a /32 or /128."""
     return f"{found}/128" if ":" in found else f"{found}/32"

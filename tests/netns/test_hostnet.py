@@ -520,6 +520,11 @@ class Killing:
         assert result.returncode == 0 or (kill and result.killed), f"{argv}: {result}"
         return result
 
+    def check(self) -> None:
+        """Nothing is wrong but that all of it, or a part, is not up."""
+        lines = self.lab.vmnet.tried("check").output.splitlines()
+        assert lines == ["ok"] or all("is declared, and not up" in line for line in lines[1:]), lines
+
 
 def test_up_killed(lab):
     """At every change: `repair` puts all back or the next `up` finishes it, in turns."""
@@ -528,7 +533,7 @@ def test_up_killed(lab):
     def attempt(point: int) -> bool:
         killed = scene.run("up", kill=point).killed
         scene.run("repair" if point % 2 else "up")
-        scene.run("check")
+        scene.check()
         state = lab.state()
         if point % 2 == 0 or not killed or without_birth(state) == scene.up:
             same(scene.up, without_birth(state))
@@ -548,14 +553,14 @@ def test_down_killed(lab):
         killed = scene.run("down", kill=point).killed
         if point % 3 == 0:
             scene.run("repair")
-            scene.run("check")
+            scene.check()
         elif point % 3 == 1:
             scene.run("up")
-            scene.run("check")
+            scene.check()
             same(scene.up, without_birth(lab.state()))
         lab.vmnet.tried("down")
         same(scene.before, lab.state())
-        scene.run("check")
+        scene.check()
         return killed
 
     assert points(attempt, MOST) > 5

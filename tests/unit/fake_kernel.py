@@ -8,7 +8,7 @@ down. What the edge does in several system calls happens here in several small s
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -257,15 +257,18 @@ class FakeKernel:
         found = [r.address for r in there if not r.address.startswith("fe80:")]
         return sorted(found, key=lambda address: ":" in address)
 
-    def next_hop(self, destinations: Sequence[str], links: Iterable[str], tap: str) -> tuple[str, Route] | None:
+    def next_hop(
+        self, destinations: Sequence[str], links: Iterable[str], tap: str, met: Container[str] = ()
+    ) -> tuple[str, Route] | None:
         self._alive()
         routes = [r for r in self.world.values() if isinstance(r, Route) and r.via and r.dev != tap]
         pairs = [(dst, route) for route in routes for dst in destinations if ip_address(route.via) in ip_network(dst)]
         return pairs[0] if pairs else None
 
-    def ask(self, pairs: Sequence[tuple[str, str]]) -> None:
+    def ask(self, pairs: Sequence[tuple[str, str]]) -> set[str]:
         self._alive()
         self.asked |= set(pairs)
+        return set()
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
         self._alive()

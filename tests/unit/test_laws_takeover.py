@@ -44,10 +44,10 @@ class Watch:
     def __init__(self, *answers: set[str]) -> None:
         self.answers, self.asked, self.guards = list(answers), [], 0
 
-    def answering(self, gateways, seconds: float) -> dict[str, float]:
+    def answering(self, gateways, seconds: float) -> dict[tuple[str, str], float]:
         self.asked.append((list(gateways), seconds))
         now = self.answers.pop(0)
-        return {address: 0.001 for _, address in gateways if address in now}
+        return {way: 0.001 for way in gateways if way[1] in now}
 
     def guard(self, _deadline: float) -> None:
         self.guards += 1

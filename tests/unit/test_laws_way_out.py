@@ -63,8 +63,8 @@ class Wire:
     def __init__(self, host: Host) -> None:
         self.kernel = host.kernel
 
-    def answering(self, gateways, seconds: float) -> dict[str, float]:
-        return {gateway: 0.001 for link, gateway in gateways if gateway in (GATEWAY4, GATEWAY6) and self.leads(link)}
+    def answering(self, gateways, seconds: float) -> dict[tuple[str, str], float]:
+        return {(link, gateway): 0.001 for link, gateway in gateways if gateway in (GATEWAY4, GATEWAY6) and self.leads(link)}
 
     def leads(self, link: str) -> bool:
         links = {link, *self.kernel.below(link)} if link in self.kernel.links else set()

@@ -196,6 +196,7 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
     # Not needed for completion.
     from ..declared import configuration
     from ..engine import guests, host
+    from ..frontends.watch import Unreachable
     from ..hook.events import RECORDS_ALONE
 
     verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
@@ -210,10 +211,15 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
             commands = _commands(host.plan_down(session, names))
         elif verb == "stop":
             commands = _commands(guests.plan_unplug(session, _parsed(xml, names[0]) if xml else Domain(names[0])))
-        elif by:
+        elif by or (xml is None and (by := _described_by(session, names[0]))):
             commands = _plan_described(session, names[0], by)
         else:
-            commands = _commands(guests.plan_plug(session, *_describe(session, names[0], xml)))
+            try:
+                commands = _commands(guests.plan_plug(session, *_describe(session, names[0], xml)))
+            except Unreachable:
+                if not (by := _known_to(names[0])):
+                    raise
+                commands = _plan_described(session, names[0], by)
     if to_json:
         as_json([{"key": key, "command": command} for key, command in commands])
         return

@@ -11,7 +11,7 @@ repair       remove the differences;  healing: the agent's share of that
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -42,8 +42,10 @@ class Kernel(Protocol):
     def below(self, ifname: str) -> set[str]: ...
     def default_routes(self) -> list[facts.DefaultRoute]: ...
     def host(self, links: Iterable[str], ports: Iterable[str] = ()) -> facts.Host: ...
-    def next_hop(self, destinations: Sequence[str], links: Iterable[str], tap: str) -> tuple[str, Route] | None: ...
-    def ask(self, pairs: Sequence[tuple[str, str]]) -> None: ...
+    def next_hop(
+        self, destinations: Sequence[str], links: Iterable[str], tap: str, met: Container[str] = ()
+    ) -> tuple[str, Route] | None: ...
+    def ask(self, pairs: Sequence[tuple[str, str]]) -> set[str]: ...
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]: ...
     def forget(self, pairs: Sequence[tuple[str, str]]) -> None: ...
     def survey(self, port: str, bridge: str) -> "Adoption": ...
@@ -180,7 +182,7 @@ def _adoptions(session: Session, members: Mapping[str, Declared], host: facts.Ho
 def _survey(session: Session, port: str, bridge: str, host: facts.Host) -> "Adoption":
     """What a bridge has to take over from a port, of which there is no record."""
     # Few bridges adopt a port.
-    from ..model.objects.bridge import Adoption
+    from ..model.objects.bridge import Adoption, address_of
 
     master = host.links[port].master
     above = host.links[master].master if master in host.links else ""
@@ -194,7 +196,7 @@ def _survey(session: Session, port: str, bridge: str, host: facts.Host) -> "Adop
         return replace(there, ifname=port, routes=routes, neighbours=neighbours, sysctls=())
     there = session.kernel.survey(port, bridge)
     # It may have been the uplink of a network.
-    ours = [item for item in there.addresses if session.records.recorded(Address.key_of(port, item.split()[0]))]
+    ours = [item for item in there.addresses if session.records.recorded(Address.key_of(port, address_of(item)))]
     addresses = tuple(item for item in there.addresses if item not in ours)
     return replace(there, addresses=addresses, routes=tuple(item for item in there.routes if not Adoption.is_ours(item)))
 

@@ -101,6 +101,9 @@ def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Fo
     if not isinstance(owner, Nic) or owner.phase != "plugged":
         return
     age = time.time() - owner.since
+    if any(session.records.expects(mark) for mark in Domain(owner.domain, owner.domain_id).marks):
+        # It migrates here. A bridged NIC waits for nothing, so that it is not `incoming`.
+        return
     runs = _whole(running.get(owner.domain_id)) or (age > STARTED_SECONDS and session.kernel.has_sent(owner.ifname, surely=False))
     if runs or age > PREPARE_SECONDS:
         what = f"{owner.ifname}: the guest runs and was not announced"
@@ -115,8 +118,7 @@ def unclaimed(session: Session, running: Running, domain: str = "") -> list[tupl
             continue
         file_claims = _claims(session.config, there.name)
         for vif in there.vifs:
-            index = index_of(session, vif.ifname) if vif.ifname else None
-            if index is None or any(nic.ifindex == index for nic in session.records.nics(ifname=vif.ifname)):
+            if not _is_waiting(session, vif):
                 continue
             try:
                 bound = not isinstance(file_claims, InputError) and _bind(there, vif, session.config, file_claims)

@@ -3,7 +3,7 @@ come through here.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..declared import compose
@@ -11,7 +11,7 @@ from ..declared.configuration import claims
 from ..errors import ConflictError, InputError, KernelError, VmnetError
 from ..model import facts
 from ..model.declaration import Config, Network
-from ..model.guest import Domain, Vif, id_by_name
+from ..model.guest import Domain, Vif, id_by_name, is_another
 from ..model.objects import Address, LinkAttribute, Route, Rule
 from ..model.owner import GuestOwner, Nic, Owner, nic_id, nics
 from ..model.plan import Plan
@@ -28,11 +28,6 @@ IsSame = Callable[[str], bool]
 """Whether the domain with an id is the guest in question."""
 
 
-def _is_another(_domain_id: str) -> bool:
-    """Every domain is a guest of its own."""
-    return False
-
-
 def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
     """The domain's NICs that are claimed for a network. Raises InputError or ConfigError."""
     return compose.bind(domain, declared, claims(declared, domain.name))
@@ -45,7 +40,7 @@ def plug(
     incoming: bool = False,
     bound: Sequence[compose.Bound] | None = None,
     is_running: bool = False,
-    is_same: IsSame | None = None,
+    is_same: IsSame = is_another,
 ) -> list[Nic]:
     """Set up every claimed NIC of a domain whose taps exist. Returns the NICs. Raises VmnetError, with nothing changed.
 
@@ -58,14 +53,13 @@ def plug(
         # Something may have been claimed before.
         unplug(session, domain)
         return []
-    compare = is_same or _is_another
     compose.check_domain(domain, bound)
     # Asked first, so that the answers come in meanwhile.
-    asked = [] if is_running else _ask(session, domain, bound, incoming)
+    asked, met = ([], set[str]()) if is_running else _ask(session, domain, bound, incoming)
     try:
         with session.records.lock():
             apply.recover(session)
-            transaction = _plug(session, domain, bound, frontend, incoming=incoming, is_same=compare)
+            transaction = _plug(session, domain, bound, frontend, incoming=incoming, is_same=is_same, met=met)
             _check_unused(session, domain, asked)
             apply.run(session, transaction, f"plug {domain.name}")
     except VmnetError:
@@ -172,9 +166,10 @@ def _plug(
     frontend: str,
     imagine: bool = False,
     incoming: bool = False,
-    is_same: IsSame = _is_another,
+    is_same: IsSame = is_another,
+    met: Container[str] = (),
 ) -> Transaction:
-    """`imagine` that taps exist which do not."""
+    """`imagine` that taps exist which do not. `met` are addresses that had a neighbour entry before they were asked for."""
     host = gather(session, [name for vif, network in bound for name in compose.links_of(vif, network)])
     wanted, needs = _needed(session, [network for _, network in bound], host)
     plugged: dict[str, compose.Bound] = {}
@@ -194,8 +189,8 @@ def _plug(
         waits = incoming and bool(compose.withheld(vif, network, wants))
         owner = _owner(session, domain, vif, network, frontend, host, waits)
         # Also of what is withheld: a guest that can't arrive is not let in.
-        drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin], is_same if waits else _is_another)
-        _check_next_hops(session, owner, wants, network)
+        drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin], is_same if waits else is_another)
+        _check_next_hops(session, owner, wants, network, met)
         wanted[owner] = compose.in_phase(owner.phase, vif, network, wants)
         needs[identity] = list(compose.needs(network, session.config))
         _check_shared(session, network, shared[network.name], [*plugged, *drop])
@@ -233,9 +228,11 @@ def _owner(session: Session, domain: Domain, vif: Vif, network: Network, fronten
 # --- conflicts with other machines ---------------------------------------------------------------------------------------
 
 
-def _ask(session: Session, domain: Domain, bound: Sequence[compose.Bound], incoming: bool) -> list[tuple[str, str]]:
-    """Ask for the domain's new addresses on the links that they will be announced on. Returns (link, address) each. Those of an
-    `incoming` domain are in use, by itself."""
+def _ask(
+    session: Session, domain: Domain, bound: Sequence[compose.Bound], incoming: bool
+) -> tuple[list[tuple[str, str]], set[str]]:
+    """Ask for the domain's new addresses on the links that they will be announced on. Returns (link, address) each, and the
+    addresses for which the kernel knew a MAC. Those of an `incoming` domain are in use, by itself."""
     known = {address for nic in session.records.nics(domain_id=domain.id) for address in nic.addresses}
     pairs = [
         (link, address)
@@ -247,10 +244,8 @@ def _ask(session: Session, domain: Domain, bound: Sequence[compose.Bound], incom
     if incoming:
         # What answered earlier may have been this guest, on the host that it comes from.
         session.kernel.forget(pairs)
-        return []
-    if pairs:
-        session.kernel.ask(pairs)
-    return pairs
+        return [], set()
+    return pairs, session.kernel.ask(pairs) if pairs else set()
 
 
 def _check_unused(session: Session, domain: Domain, asked: Sequence[tuple[str, str]]) -> None:
@@ -329,7 +324,7 @@ def _check_paths(session: Session, owner: Nic, wants: Mapping[str, Resource], bu
     )
 
 
-def _check_next_hops(session: Session, owner: Nic, wants: Mapping[str, Resource], network: Network) -> None:
+def _check_next_hops(session: Session, owner: Nic, wants: Mapping[str, Resource], network: Network, met: Container[str]) -> None:
     """Raise ConflictError if a new address or prefix of a guest is, or contains, the next hop of a route of the host: the host
     would lose its way to it, and its neighbours theirs."""
     paths = {r.key: r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname}
@@ -337,7 +332,7 @@ def _check_next_hops(session: Session, owner: Nic, wants: Mapping[str, Resource]
         return
     # Those on which we may have made a route with a next hop.
     declared = [name for name, part in session.config.links.items() if part.options.get("gateway") or part.options.get("routes")]
-    found = session.kernel.next_hop(list(paths.values()), (*network.links(), *declared), owner.ifname)
+    found = session.kernel.next_hop(list(paths.values()), (*network.links(), *declared), owner.ifname, met)
     if found is None:
         return
     dst, route = found

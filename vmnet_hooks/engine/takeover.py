@@ -41,8 +41,8 @@ LONGEST_PAUSE = 30.0
 class Watch:
     """The watch over a takeover; tests bring their own."""
 
-    def answering(self, gateways: Iterable[tuple[str, str]], seconds: float) -> Mapping[str, float]:
-        """Return those of the (link, address) that answer ARP or ND within `seconds`, each with the seconds that it took."""
+    def answering(self, gateways: Iterable["Gateway"], seconds: float) -> Mapping["Gateway", float]:
+        """Return those of the gateways that answer ARP or ND within `seconds`, each with the seconds that it took."""
         from ..kernel import announcement  # Few calls of `up` take anything over.
 
         return announcement.answering(list(gateways), seconds)
@@ -100,16 +100,18 @@ def watch_over(lifeline: int, deadline: float) -> None:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
+Gateway = tuple[str, str]
+"""A link, and the address of a gateway on it: `fe80::1` may be on several."""
+
+
 @dataclass(frozen=True)
 class Attempt:
     """A change of the host's way out that is applied, and not confirmed yet. `answered` are the gateways that answered before,
-    `owners` the ids of what it brought up."""
+    with the IP version of their routes, `moved` has where those of a takeover are now, `owners` the ids of what it brought up."""
 
     deadline: float
-    answered: Sequence[str]
-    moved: Mapping[str, str]
-    """By gateway of a route that a takeover moved, in any table, the link that leads to it now."""
-
+    answered: Mapping[Gateway, int]
+    moved: Mapping[Gateway, Gateway]
     owners: Sequence[str]
 
 
@@ -131,11 +133,12 @@ def begin(session: Session, transaction: Transaction, watch: Watch, confirm_with
     for adoption in come:
         if not session.records.recorded(adoption.key) and (reason := session.kernel.obstacle(adoption.ifname, adoption.bridge)):
             raise ConflictError(f"{adoption.bridge} can't take over {adoption.ifname}: {reason}")
-    before = {gateway: a.ifname for a in come for gateway in a.gateways} | {g: a.bridge for a in gone for g in a.gateways}
-    before |= {route.gateway: route.link for route in session.kernel.default_routes() if route.gateway}
-    after = {gateway: a.ifname for a in gone for gateway in a.gateways} | {g: a.bridge for a in come for g in a.gateways}
-    asks = bool(before) and not confirm_within
-    answered = watch.answering([(link, gateway) for gateway, link in before.items()], 1.0) if asks else {}
+    was, now = ({adoption.ifname: adoption.bridge for adoption in side} for side in (gone, come))
+    taken = [(adoption.ifname, gateway) for adoption in (*gone, *come) for gateway in adoption.gateways]
+    moved = {(was.get(port, port), gateway): (now.get(port, port), gateway) for port, gateway in taken}
+    before = {way: values.version(way[1]) for way in moved}
+    before |= {(route.link, route.gateway): route.version for route in session.kernel.default_routes() if route.gateway}
+    answers = watch.answering(list(before), 1.0) if before and not confirm_within else {}
     deadline = _hold(session, transaction, confirm_within)
     watch.guard(deadline)
     try:
@@ -143,7 +146,8 @@ def begin(session: Session, transaction: Transaction, watch: Watch, confirm_with
     except BaseException:
         session.records.set_pending(None)
         raise
-    return Attempt(deadline, list(answered), after, [owner.id for owner in transaction.add])
+    answered = {way: before[way] for way in answers}
+    return Attempt(deadline, answered, moved, [owner.id for owner in transaction.add])
 
 
 def conclude(session: Session, attempt: Attempt, watch: Watch) -> Mapping[str, float]:
@@ -155,30 +159,32 @@ def conclude(session: Session, attempt: Attempt, watch: Watch) -> Mapping[str, f
         raise KernelError(f"{problem}: everything was put back")
     if not confirm(session) and not all(session.records.owners(id=owner) for owner in attempt.owners):
         raise KernelError("another process put the takeover back meanwhile; try again")
-    return answers
+    return {address: seconds for (_, address), seconds in answers.items()}
 
 
-def _asked_again(session: Session, attempt: Attempt, watch: Watch) -> tuple[Mapping[str, float], str]:
+def _asked_again(session: Session, attempt: Attempt, watch: Watch) -> tuple[Mapping[Gateway, float], str]:
     """Ask the gateways that answered before, and where a family has other gateways now, those. Returns the answers, and what is
     wrong; "" if nothing is."""
     if not attempt.answered:
         return {}, ""
     routes = session.kernel.default_routes()
-    ways = {**attempt.moved} | {route.gateway: route.link for route in routes if route.gateway}
-    same = [gateway for gateway in attempt.answered if gateway in ways]
-    changed = {values.version(gateway) for gateway in attempt.answered} - set(map(values.version, same))
+    there = [(route.link, route.gateway) for route in routes]
+    by_address = {address: (link, address) for link, address in there if address}
+    ways = {way: attempt.moved.get(way) or (way if way in there else by_address.get(way[1])) for way in attempt.answered}
+    same = [way for way in ways.values() if way]
+    changed = set(attempt.answered.values()) - {attempt.answered[old] for old, way in ways.items() if way}
     for version in changed - {route.version for route in routes}:
-        lost = next(gateway for gateway in attempt.answered if values.version(gateway) == version)
+        lost = next(address for (_, address), of in attempt.answered.items() if of == version)
         remedy = "if that is meant, run `vmnet-hook up --confirm-within 60`, then `vmnet-hook confirm`"
         return {}, f"there is no IPv{version} default route any more ({lost} answered; {remedy})"
-    others = [route.gateway for route in routes if route.version in changed and route.gateway]
-    answers = watch.answering([(ways[gateway], gateway) for gateway in (*same, *others)], GATEWAY_SECONDS)
-    silent = [gateway for gateway in same if gateway not in answers]
-    if others and not any(gateway in answers for gateway in others):
-        silent += others
-    if not silent:
-        return answers, ""
-    return answers, f"gateway {', '.join(sorted(silent))} does not answer" + (" any more" if silent[0] in same else "")
+    others = [(route.link, route.gateway) for route in routes if route.version in changed and route.gateway]
+    answers = watch.answering([*same, *others], GATEWAY_SECONDS)
+    silent = [address for link, address in same if (link, address) not in answers]
+    if silent:
+        return answers, f"gateway {', '.join(sorted(silent))} does not answer any more"
+    if others and not any(way in answers for way in others):
+        return answers, f"gateway {', '.join(sorted(address for _, address in others))} does not answer"
+    return answers, ""
 
 
 def confirm(session: Session) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .. import values
+from ..declared.configuration import RUNTIME
 from ..model.declaration import Network
 from ..model.objects import Address, Device, LinkAttribute, Route, Rule, Sysctl
 from ..model.objects.bridge import Adoption
@@ -103,12 +104,17 @@ def _hindered(what: str, remedy: str, owner: Owner | None, resource: Resource | 
 
 
 def _not_up(session: Session) -> Iterator[Drift]:
-    """Yield the parts that are declared and not up. A network serves guests, who bring it up, and with it what it implies."""
+    """Yield the parts that are declared and not up. A network serves guests, who bring it up, and with it what it implies. What a
+    command declared, and took down again, stays declared for the guests that still use a part of it."""
     up = {owner.id for owner in session.records.of_host()}
     config = session.config
-    alone = [network for network in config.networks.values() if network.mode.works_alone(network)]
+    alone = [network for network in config.networks.values() if network.mode.serves_others(network)]
     for part in (*(part for part in config.parts.values() if not part.implied_by), *alone):
-        if part.id in up or (isinstance(part, Network) and session.records.nics(network=part.name)):
+        if (
+            part.id in up
+            or part.source.startswith(RUNTIME)
+            or (isinstance(part, Network) and session.records.nics(network=part.name))
+        ):
             continue
         link = session.kernel.link(part.name) if part.kind.is_link else None
         if link is None or not link.ours:
@@ -227,15 +233,18 @@ def _ways(view: _View) -> Iterator[Drift]:
     for name, there in view.ways_in.items():
         if name in links:
             continue
-        sources = {version: _sender(version, name, there[0], view) for version in (4, 6)}
+        # By network: several may share the link.
+        known: dict[tuple[str, int], str] = {}
         for nic in there:
             # Routes through a tap without a carrier do not count everywhere: its guest does not run yet.
             if nic.ifname in links or not view.links[nic.ifname].carrier:
                 continue
             for route in view.routes.get(nic.ifname, ()):
                 if route.table not in tables:
-                    question = Question(name, route.dst.partition("/")[0], sources[route.family])
-                    asked.append((question, nic, route))
+                    sender = nic.network, route.family
+                    if sender not in known:
+                        known[sender] = _sender(route.family, name, nic, view)
+                    asked.append((Question(name, route.dst.partition("/")[0], known[sender]), nic, route))
     told: set[tuple[str, int]] = set()
     for (question, nic, route), way in zip(asked, view.session.kernel.ways([q for q, _, _ in asked]), strict=True):
         if way.dev == route.dev and way.type == "unicast":
@@ -265,10 +274,14 @@ def _sender(version: int, link: str, nic: Nic, view: _View) -> str:
     for address in network.mode.beyond(network) if network else ():
         if address.version == version:
             return str(address)
-    own = [ipaddress.ip_interface(text) for text in view.links[link].addresses if values.version(text) == version]
-    taken = {route.dst.partition("/")[0] for routes in view.routes.values() for route in routes} | {str(a.ip) for a in own}
-    for interface in own:
-        hosts = (str(ip) for ip in interface.network.hosts())
+    # With a peer, the subnet is the peer's.
+    own = [
+        (ipaddress.ip_interface(words[0]).ip, ipaddress.ip_interface(words[-1]).network)
+        for words in (text.split() for text in view.links[link].addresses if values.version(text) == version)
+    ]
+    taken = {route.dst.partition("/")[0] for routes in view.routes.values() for route in routes} | {str(ip) for ip, _ in own}
+    for _, subnet in own:
+        hosts = (str(ip) for ip in subnet.hosts())
         if found := next((ip for ip in hosts if ip not in taken), ""):
             return found
     return ANYWHERE if version == 4 else ""
@@ -283,7 +296,7 @@ def _astray(question: Question, route: Route, way: Way, view: _View) -> tuple[st
         return f"{start} drops packets from {question.link} ({way.reason}); see {ip} rule", asked
     if way.type == "local":
         mine = next(
-            (f"{a} dev {n}" for n, link in view.links.items() for a in link.addresses if a.partition("/")[0] == question.address),
+            (f"{a} dev {n}" for n, link in view.links.items() for a in link.addresses if values.bare(a) == question.address),
             "",
         )
         return (

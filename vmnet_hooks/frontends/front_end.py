@@ -75,8 +75,8 @@ class FrontEnd(NamedTuple, Generic[E]):
     `nics` returns the events that set up all NICs of a running domain, by its name. It raises VmnetError.
     `running` describes the running domains, by id, with all NICs and claims, or has the reason why a description can't be used.
     Starting ones and those that migrate are left out. A partial domain has only NICs without a record, and no claims.
-    `names` are those of all domains that the hypervisor knows. Both are empty
-    if it can't be asked. They must not be called while the hypervisor waits for a hook.
+    `names` are those of all domains that the hypervisor knows. Both are empty if it can't be asked. They must not be called
+    while the hypervisor waits for a hook.
     `is_here` returns whether this host has that hypervisor, for commands that ask another one unless told.
     """
 

@@ -15,7 +15,7 @@ from ..declared import SECTIONS, compose, configuration, implied
 from ..engine import Session, guests
 from ..errors import Abandoned, InputError, VmnetError
 from ..model import declaration
-from ..model.guest import Action, Event, GuestEvent, NicEvent, id_by_name
+from ..model.guest import Action, Event, GuestEvent, NicEvent, id_by_name, is_another
 from ..model.owner import Nic, Owner
 from ..records import store
 from .call import Here, Place
@@ -75,7 +75,9 @@ def _plug(event: GuestEvent, conclude: Callable[[], None], place: Place) -> list
         is_new = nic is not None and not session.records.owners(id=nic.owner)
         with _renamed(session, nic):
             incoming = event.incoming or any(map(session.records.expects, event.domain.marks))
-            owners = guests.plug(session, event.domain, event.frontend, incoming, bound, is_same=nic.is_same if nic else None)
+            owners = guests.plug(
+                session, event.domain, event.frontend, incoming, bound, is_same=nic.is_same if nic else is_another
+            )
             try:
                 if event.announce:
                     _activate(event, declared, place)
@@ -129,7 +131,7 @@ def _prepare(event: GuestEvent, place: Place) -> str:
         return ""
     bound = guests.bind(event.domain, declared)
     networks = [network for _, network in bound if compose.needs(network, declared)]
-    if not networks or _are_up({name for network in networks for name in compose.needs(network, declared)}, place):
+    if not networks or _are_up({name for network in networks for name in compose.needs(network, declared)}, declared, place):
         return ""
     # Few calls bring up parts of the host.
     from ..engine import host
@@ -139,7 +141,7 @@ def _prepare(event: GuestEvent, place: Place) -> str:
     return ", ".join(owner.label for owner in brought)
 
 
-def _are_up(names: set[str], place: Place) -> bool:
+def _are_up(names: set[str], declared: declaration.Config, place: Place) -> bool:
     """Return whether these parts were brought up on request, so that they stay when the guests on them have gone, and are there.
     Uses the records and sysfs only: opening a session costs more."""
     if not _has_records():
@@ -147,7 +149,8 @@ def _are_up(names: set[str], place: Place) -> bool:
     with place.records() as records:
         parts = {part.id: part for name in names for part in records.parts(id=name)}
     found = {name: part for name, part in parts.items() if part.is_asked_for and part.phase == "active"}
-    return found.keys() == names and all(os.path.exists(f"/sys/class/net/{part.name}") for part in found.values())
+    links = [name for name in found if (part := declared.parts.get(name)) and part.kind.is_link]
+    return found.keys() == names and all(os.path.exists(f"/sys/class/net/{found[name].name}") for name in links)
 
 
 def _reconnect(event: GuestEvent, place: Place) -> str:

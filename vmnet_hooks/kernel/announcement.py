@@ -1,4 +1,4 @@
-"""Announcements: gratuitous ARP and unsolicited neighbour advertisements; and the question whether an address is in use.
+"""Announcements: gratuitous ARP and unsolicited neighbour advertisements; and the question whether a gateway answers.
 
 A hook leaves the sending to a detached child: the second round comes a second later, and closing a packet socket takes about
 12 ms. libvirt waits not just for the end of a hook, but for the end of its output, so the child closes that.
@@ -103,16 +103,21 @@ def announcement(mac: bytes, address: str) -> list[bytes]:
     return [neighbour_advertisement(mac, address)] if ":" in address else gratuitous_arp(mac, address)
 
 
-def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, float]:
-    """Ask for each (link, address) by ARP or neighbour discovery. Return the addresses that answer within `seconds`, each with
-    the seconds since the last question. Never raises; errors are logged."""
-    waiting = {}
-    found: dict[str, float] = {}
+def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> dict[tuple[str, str], float]:
+    """Ask for each (link, address) by ARP or neighbour discovery. Return those that answer within `seconds`, each with the
+    seconds since the last question. Never raises; errors are logged."""
+    waiting: dict[socket.socket, tuple[str, str]] = {}
+    found: dict[tuple[str, str], float] = {}
     try:
         for link, address in pairs:
             raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             waiting[raw] = (link, address)
             raw.bind((link, 0x0003))
+            if len(raw.getsockname()[4]) != 6:
+                # A tunnel resolves no addresses.
+                del waiting[raw]
+                raw.close()
+                continue
             raw.setblocking(False)
         end = time.monotonic() + seconds
         while waiting and time.monotonic() < end:
@@ -128,7 +133,7 @@ def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> dict[str, flo
             while waiting and (left := pause - time.monotonic()) > 0:
                 for raw in select.select(list(waiting), [], [], left)[0]:
                     if is_answer(raw.recv(2048), waiting[raw][1]):
-                        found[waiting.pop(raw)[1]] = time.monotonic() - asked
+                        found[waiting.pop(raw)] = time.monotonic() - asked
                         raw.close()
     except OSError as error:
         syslog.syslog(syslog.LOG_WARNING, f"asking {', '.join(address for _, address in pairs)}: {error.strerror}")

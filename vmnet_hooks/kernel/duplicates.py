@@ -17,8 +17,10 @@ Pair = tuple[str, str]
 """Link and address."""
 
 
-def ask(netlink: Netlink, pairs: Iterable[Pair]) -> None:
-    """Ask for each address on its link. Does not wait. A link that is down, or can't ask, gives no answer."""
+def ask(netlink: Netlink, pairs: Iterable[Pair]) -> set[str]:
+    """Ask for each address on its link. Does not wait. A link that is down, or can't ask, gives no answer. Returns the addresses
+    for which the kernel knew a MAC before."""
+    met = set()
     for link, address in pairs:
         try:
             index = netlink.index(link)
@@ -29,9 +31,11 @@ def ask(netlink: Netlink, pairs: Iterable[Pair]) -> None:
             if known:
                 # It may be of a host that the guest has left.
                 netlink.delete_neighbour(index, address)
+                met |= {address} if known.mac else set()
             netlink.resolve(index, address, PROTO)
         except (NetlinkError, OSError):
             continue
+    return met
 
 
 def answer(netlink: Netlink, link: str, address: str) -> str:

@@ -5,7 +5,7 @@ What is known of one kind of object is in objects/; here the kinds are only told
 
 import errno
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -133,11 +133,14 @@ class Kernel:
         return found
 
     def default_routes(self) -> list[DefaultRoute]:
-        """The default routes of the main table, but those with several next hops."""
+        """The default routes of the main table, one for each next hop. Raises KernelError."""
         found = []
-        for family, version, everywhere in ((wire.AF_INET, 4, "0.0.0.0/0"), (wire.AF_INET6, 6, "::/0")):
-            routes = self.netlink.dump_routes(family, MAIN_TABLE, 0, 0)
-            found += [DefaultRoute(self.netlink.name(r.oif), r.via, version) for r in routes if r.dst == everywhere and r.oif]
+        try:
+            for family, version in ((wire.AF_INET, 4), (wire.AF_INET6, 6)):
+                routes = self.netlink.default_routes(family, MAIN_TABLE)
+                found += [DefaultRoute(self.netlink.name(r.oif), r.via, version) for r in routes if r.oif]
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
         return found
 
     def rename(self, ifname: str, name: str) -> None:
@@ -173,14 +176,16 @@ class Kernel:
         found = [address.partition(" peer ") for address in self.netlink.addresses(link.index)]
         return tuple(values.host(own) if peer else own for own, peer, _ in found if not own.startswith("fe80:"))
 
-    def next_hop(self, destinations: Sequence[str], links: Iterable[str], tap: str) -> tuple[str, Route] | None:
+    def next_hop(
+        self, destinations: Sequence[str], links: Iterable[str], tap: str, met: Container[str] = ()
+    ) -> tuple[str, Route] | None:
         """The first of the destinations that contains the next hop of a route of the host, and that route: see next_hops. Raises
         KernelError."""
         # Only asked for guests with routes of their own, and only once.
         from . import next_hops
 
         try:
-            found = next_hops.next_hop(self.netlink, destinations, links, tap)
+            found = next_hops.next_hop(self.netlink, destinations, links, tap, met)
         except (NetlinkError, OSError) as error:
             raise _unreadable(error) from None
         if found is None:
@@ -188,12 +193,13 @@ class Kernel:
         dst, route = found
         return dst, Route(route.table, route.dst, self.netlink.name(route.oif), route.via, route.proto)
 
-    def ask(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Ask on a link whether an address is in use, for each (link, address). Does not wait: see duplicates."""
+    def ask(self, pairs: Sequence[tuple[str, str]]) -> set[str]:
+        """Ask on a link whether an address is in use, for each (link, address). Does not wait: see duplicates. Returns the
+        addresses for which the kernel knew a MAC before."""
         # Only asked for addresses that are announced, and only once.
         from . import duplicates
 
-        duplicates.ask(self.netlink, pairs)
+        return duplicates.ask(self.netlink, pairs)
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
         """(link, address, MAC) of each address that was asked for and that a machine has answered for."""

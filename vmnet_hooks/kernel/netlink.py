@@ -339,6 +339,17 @@ class Netlink(Socket):
         found = [route for data in dumped if data[0] == family for route in wire.routes_of(data)]
         return [route for route in found if proto in (0, route.proto) and oif in (0, route.oif)]
 
+    def default_routes(self, family: int, table: int) -> list[RouteMessage]:
+        """Return the default routes of a table. The kernel dumps all of it; only these are decoded."""
+        try:
+            # The second byte is the length of the destination's prefix.
+            dumped = self.dump(wire.GETROUTE, wire.routes_body(family, table, 0, 0), lambda data: data[1] == 0)
+        except NetlinkError as error:
+            if error.code in (errno.ENOENT, errno.ENODEV):
+                return []
+            raise
+        return [route for data in dumped if data[0] == family for route in wire.routes_of(data)]
+
     def routes_by(self, family: int, hops: Iterable[str]) -> list[RouteMessage]:
         """Return every route of a family with one of these next hops. Takes about a second for each million of routes."""
         sought = [inet_pton(wire.family_of(hop), hop) for hop in hops]

@@ -6,8 +6,9 @@ read only if the kernel knows the MAC of one of the addresses: a next hop that i
 """
 
 from _socket import AF_INET, AF_INET6
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import chain
 
 from ..model.resource import PROTO
 from .netlink import Netlink
@@ -18,16 +19,18 @@ _BOOT, _STATIC, _RA, _DHCP = 3, 4, 9, 16
 _PROTOCOLS = {AF_INET: (_BOOT, _STATIC, _DHCP), AF_INET6: (_BOOT, _STATIC, _RA)}
 
 
-def next_hop(netlink: Netlink, destinations: Sequence[str], links: Iterable[str], tap: str) -> tuple[str, RouteMessage] | None:
+def next_hop(
+    netlink: Netlink, destinations: Sequence[str], links: Iterable[str], tap: str, met: Container[str]
+) -> tuple[str, RouteMessage] | None:
     """Return the first of the destinations (ADDRESS/LENGTH) that contains the next hop of a route, and that route; None if there
     is none. `links` are those on which we may have made routes with next hops. Routes by `tap` do not count: the guest itself
-    is their next hop."""
+    is their next hop. `met` are addresses that had a neighbour entry before they were asked for."""
     own = _index(netlink, tap)
     indexes = list(filter(None, (_index(netlink, link) for link in dict.fromkeys(links))))
     sought = _Sought(destinations)
     # The next hop of an IPv4 route may be an IPv6 address.
     families = (AF_INET, AF_INET6) if any(":" in dst for dst in destinations) else (AF_INET,)
-    for route in (*_of_hand(netlink, families, indexes), *_of_daemons(netlink, families, indexes, sought)):
+    for route in chain(_of_hand(netlink, families, indexes), _of_daemons(netlink, families, indexes, sought, met)):
         if route.via and route.oif != own and (found := sought.holder(route.via)):
             return found, route
     return None
@@ -64,13 +67,15 @@ def _of_hand(netlink: Netlink, families: Sequence[int], links: Sequence[int]) ->
             yield from netlink.dump_routes(family, 0, index, PROTO)
 
 
-def _of_daemons(netlink: Netlink, families: Sequence[int], links: Sequence[int], sought: _Sought) -> Iterator[RouteMessage]:
+def _of_daemons(
+    netlink: Netlink, families: Sequence[int], links: Sequence[int], sought: _Sought, met: Container[str]
+) -> Iterator[RouteMessage]:
     """Yield all routes by those addresses that the host has neighbour entries for, or that are their own next hop (onlink)."""
     hops = []
     for address in sought.addresses:
-        met = netlink.lookup(address)
-        known = netlink.neighbour(met.oif, address) if met and met.oif and not met.via else None
-        if (met and met.via == address) or (known and known.mac):
+        way = netlink.lookup(address)
+        known = netlink.neighbour(way.oif, address) if way and way.oif and not way.via else None
+        if address in met or (way and way.via == address) or (known and known.mac):
             hops.append(address)
     if sought.prefixes:
         there = [address for family in families for index in links for address in netlink.neighbours(family, index)]

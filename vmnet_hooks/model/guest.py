@@ -153,7 +153,7 @@ class GuestEvent(Event):
         return self.domain.name
 
 
-def _is_another(_domain_id: str) -> bool:
+def is_another(_domain_id: str) -> bool:
     """Return False: every domain is a guest of its own."""
     return False
 
@@ -167,7 +167,7 @@ class NicEvent(GuestEvent):
     owner: str
     network: Network | None = None
     rename: str = ""
-    is_same: Callable[[str], bool] = _is_another
+    is_same: Callable[[str], bool] = is_another
 
     @property
     def subject(self) -> str:

@@ -91,7 +91,7 @@ class Mode:
         """Return the guests' subnets, as far as they are declared; `links` are the declared links by name."""
         return ()
 
-    def works_alone(self, network: Network) -> bool:
+    def serves_others(self, network: Network) -> bool:
         """Return whether the network serves others than guests of this host, so that it shall be up even without a guest."""
         return False
 

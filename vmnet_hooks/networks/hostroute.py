@@ -87,7 +87,7 @@ class HostRoute(Mode):
     def addressed(self, network: Network) -> tuple[str, ...]:
         return (network["netdev"],)
 
-    def works_alone(self, network: Network) -> bool:
+    def serves_others(self, network: Network) -> bool:
         # Guests that other programs set up.
         return bool(network["proxy_arp"] or network["forward_all"])
 

@@ -231,7 +231,7 @@ class Routed(Mode):
     def senders(self, network: Network) -> tuple[str, ...]:
         return (network["uplink"],) if network["ipv4"] and network["role"] == "host" else ()
 
-    def works_alone(self, network: Network) -> bool:
+    def serves_others(self, network: Network) -> bool:
         # The gateway of other nodes' guests. With router+host it comes up with a guest of this node, too.
         return bool(network["role"] == "router")
 
@@ -379,6 +379,9 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
             if not net.endswith(("/32", "/128")):
                 # The route to a single address is the guest's.
                 yield Route(table, net, uplink)
+            elif router:
+                # On another node. A guest of this one has its own, in the table that is looked up first.
+                yield Route(MAIN_TABLE, net, uplink)
             # Both are needed: with `from` alone, strict rp_filter drops what the uplink receives for guests.
             for selector in ("from", "to"):
                 yield Rule(network["rule_priority"], selector, net, table)

@@ -55,7 +55,7 @@ def proxy_ndp(dev: str) -> Iterator[Resource]:
 def link_local(dev: str, host: Host) -> Iterator[Resource]:
     """Yield a link-local address for a link that has none of its own: without one, the kernel solicits no neighbour there, so
     that guests reach no gateway."""
-    if dev in host.bare6:
+    if dev in host.bare6 and host.links[dev].address:
         yield Address(dev, f"{values.eui64(values.LINK_LOCAL, host.links[dev].address)}/64")
 
 

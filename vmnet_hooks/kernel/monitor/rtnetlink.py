@@ -94,7 +94,8 @@ class RtnetlinkMonitor:
         return found
 
     def _judge(self, kind: int, flags: int, body: bytes, found: Suspects) -> None:
-        # What is added can damage nothing of ours. A plug adds a dozen objects, and must not cost more for being watched.
+        # What is added can damage nothing of ours, but for an address on a port. A plug adds a dozen objects, and must not cost
+        # more for being watched.
         if kind in (NEWLINK, DELLINK):
             self._judge_link(kind, body, found)
         elif kind in (NEWNEIGH, DELNEIGH):
