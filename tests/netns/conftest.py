@@ -15,6 +15,7 @@ TOOLS = {
     "dhclient": "isc-dhcp-client",
     "nmcli": "network-manager",
     "dbus-daemon": "dbus",
+    "firewalld": "firewalld",
     "gcc": "gcc libc6-dev",
 }
 

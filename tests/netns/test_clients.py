@@ -7,6 +7,7 @@ import re
 from contextlib import ExitStack
 
 import pytest
+from lab.bus import SystemBus
 from lab.hostnet import Uplinks, exists, ports
 from lab.ifupdown import Ifupdown
 from lab.nodes import Node
@@ -108,28 +109,22 @@ def networkd(node: Node):
     return node.popen(["/lib/systemd/systemd-networkd"], stdout=-3, stderr=-3)
 
 
-DBUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy>
-</busconfig>
-"""
-
-
 def test_network_manager(lab):
     router, node = lab
-    node.write("/run/bus.conf", DBUS)
     node.sh("""
-        mkdir -p /run/dbus /run/NetworkManager /run/nm/connections /run/nm/lib
+        mkdir -p /run/NetworkManager /run/nm/connections /run/nm/lib
         mount --bind /run/nm/connections /etc/NetworkManager/system-connections
         mount --bind /run/nm/lib /var/lib/NetworkManager
         touch /run/resolv; mount --bind /run/resolv /etc/resolv.conf
         mount -o remount,ro,bind /sys
     """)
-    bus = node.popen(["dbus-daemon", "--config-file=/run/bus.conf", "--nofork"], stdout=-3, stderr=-3)
     main = ("plugins=keyfile", "auth-polkit=false", "dns=none", "hostname-mode=none", "no-auto-default=*")
     node.write("/run/nm/nm.conf", "\n".join(("[main]", *main, "[keyfile]", "unmanaged-devices=none", "")))
-    assert eventually(lambda: node.path("/run/dbus/system_bus_socket").exists())
+    with SystemBus(node):
+        take_over_from_network_manager(router, node)
+
+
+def take_over_from_network_manager(router: Node, node: Node) -> None:
     running = node.popen(
         [
             "NetworkManager",
@@ -157,6 +152,5 @@ def test_network_manager(lab):
     assert eventually(lambda: exists(node, "br0") and ports(node, "br0") == ["eth0"] and ping(node, GATEWAY4, 1), 30)
     assert address(node, "br0") == "192.0.2.213"
     assert_guests_are_served(router, node)
-    for process in (running, bus):
-        process.terminate()
-        process.wait(20)
+    running.terminate()
+    running.wait(20)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import threading
 from contextlib import ExitStack
 
 import pytest
+from lab.bus import SystemBus
 from lab.domains import Interface
 from lab.guest import Nic, wired
 from lab.hostnet import Product
@@ -318,7 +320,7 @@ CHAINS = {
     "firewalld": (
         FIREWALLD,
         "nft chain inet firewalld filter_FORWARD: ends in reject",
-        "firewall-cmd --zone=trusted --add-interface=",
+        "firewall-cmd --permanent --zone=trusted --add-interface=",
     ),
     "drop at the end": (
         f"table inet mine {{ chain pass {{ {FORWARD} ct state established accept; counter drop; }}; }}",
@@ -414,3 +416,28 @@ def test_guests_that_come_and_go_meanwhile():
         finally:
             ended.set()
             worker.join()
+
+
+def test_firewalld_itself():
+    """The real program, and the commands that the warning names: packets pass in both directions."""
+    with Lab() as lab, ExitStack() as stack:
+        stack.enter_context(SystemBus(lab.host))
+        for folder in ("/etc/firewalld", "/var/log"):
+            lab.host.run(["mount", "-t", "tmpfs", "tmpfs", folder])
+        lab.host.popen(["firewalld", "--nofork", "--nopid"], stdout=-3, stderr=-3)
+        assert eventually(lambda: lab.host.run("firewall-cmd --state", check=False).returncode == 0, 30)
+        lab.host.sh(
+            "firewall-cmd --zone=public --add-interface=eth0; firewall-cmd --permanent --zone=public --add-interface=eth0"
+        )
+        lab.forget()
+        assert ping(lab.guest, "192.0.2.1", 1) is None and ping(lab.peer, "192.0.2.30", 1) is None
+        (warned,) = [line for line in lab.vmnet("check").splitlines() if line.startswith("warning: ")]
+        assert "nft chain inet firewalld filter_FORWARD: ends in reject" in warned, warned
+        commands = re.search(r"for firewalld's: (.*)$", warned)
+        assert commands
+        for command in commands[1].replace("BRIDGE-OR-TAP", "tap0").split("; "):
+            lab.host.run(command.partition(" (or ")[0].split())
+        lab.forget()
+        paths = [(lab.guest, "192.0.2.1"), (lab.peer, "192.0.2.30"), (lab.guest, "2001:db8::1"), (lab.peer, "2001:db8::30")]
+        assert reach(paths) == []
+        assert not [line for line in lab.vmnet("check").splitlines() if line.startswith("warning: ")]

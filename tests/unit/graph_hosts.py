@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vmnet_hooks.declared import SECTIONS
-from vmnet_hooks.engine.check import Drift
+from vmnet_hooks.engine.drift import Drift
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.model import Graph
 from vmnet_hooks.model.declaration import Config, Declared, Network, Option

@@ -16,7 +16,8 @@ from scenario import EVERYTHING, LAN, PUBLIC, V4, V6, Host, guest, mac, uuid
 
 from vmnet_hooks import cli, engine
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.engine import check, claims, guests
+from vmnet_hooks.engine import claims, guests
+from vmnet_hooks.engine.drift import Drift
 from vmnet_hooks.errors import InputError
 from vmnet_hooks.frontends import libvirt_connection, running
 from vmnet_hooks.hook import events
@@ -53,7 +54,7 @@ def started(host: Host, text: str) -> Domain:
     return domain
 
 
-def what(drifts: list[check.Drift]) -> list[tuple[str, str, str]]:
+def what(drifts: list[Drift]) -> list[tuple[str, str, str]]:
     return [(drift.kind, drift.what, drift.remedy) for drift in drifts]
 
 

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from vmnet_hooks import cli
-from vmnet_hooks.engine.check import Kind
+from vmnet_hooks.engine.drift import Kind
 from vmnet_hooks.frontends import libvirt_connection
 
 ROOT = Path(__file__).resolve().parents[2]

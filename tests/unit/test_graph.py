@@ -17,7 +17,7 @@ from graph_hosts import HOSTS, declared, drift, graph, guest, network, ring
 from lxml import etree
 
 from vmnet_hooks.cli import graph as command
-from vmnet_hooks.engine.check import Drift
+from vmnet_hooks.engine.drift import Drift
 from vmnet_hooks.errors import VmnetError
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.dot import dot

@@ -15,7 +15,7 @@ from .output import as_json, columns, differences
 from .session import complain, opened
 
 if TYPE_CHECKING:
-    from ..engine.check import Drift
+    from ..engine.drift import Drift
     from ..model.declaration import Option
     from ..model.guest import Domain, Vif
 

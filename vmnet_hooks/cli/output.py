@@ -9,7 +9,7 @@ import click
 from ..errors import one_line
 
 if TYPE_CHECKING:
-    from ..engine.check import Drift
+    from ..engine.drift import Drift
 
 
 def as_json(value: object) -> None:

@@ -3,9 +3,7 @@
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
 from ..model.declaration import Config
 from ..model.objects import LinkAttribute, Neighbour, NftElement, NftTable, TableName
@@ -14,54 +12,15 @@ from ..model.owner import Nic, Owner, part_label
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
 from ..records import look
-from . import Session, claims
+from . import Session, claims, world
+from .drift import Drift, Kind
 from .owners import dead, wants
 from .parts import spared
 
 NOBODY: claims.Running = MappingProxyType({})
 
-Kind = Literal[
-    "missing",  # not in the kernel
-    "different",  # in the kernel, with other values
-    "edited",  # the configuration asks for something else than was set up
-    "unwanted",  # the configuration no longer asks for it
-    "unrecorded",  # carries our mark, and no record has it
-    "refused",  # what the owner needs can't be derived from the configuration any more
-    "gone",  # the owner is gone, its objects are not
-    "arrived",  # a guest that came by live migration and was not activated
-    "unannounced",  # a guest that runs and was not activated
-    "not-up",  # what is declared, or what the owner stands on
-    "unreached",  # the kernel sends a guest's packets elsewhere
-    "hindered",  # what another program set keeps something of ours from working
-    "unconfirmed",  # a takeover
-    "interrupted",  # a command
-]
-
 PAUSES = (0.05, 0.1, 0.2, 0.4)
 """Seconds between two looks while hooks are at work."""
-
-
-@dataclass(frozen=True)
-class Drift:
-    """A difference: `owner` and `owner_id` say whose it is, `what` and `remedy` what an admin reads of it and of what `repair`
-    does about it. `resource` is the object in question, where it is one: as it is wanted, else as it was found."""
-
-    kind: Kind
-    what: str
-    remedy: str
-    owner: str = ""
-    owner_id: str = ""
-    resource: Resource | None = None
-
-    @property
-    def is_of_part(self) -> bool:
-        """Whether it is a declared part of the host that is not up, and not something that stands on one."""
-        return self.kind == "not-up" and self.owner == part_label(self.owner_id)
-
-    @property
-    def key(self) -> str:
-        """The key of the object; "" where the difference is not one object's."""
-        return self.resource.key if self.resource else ""
 
 
 def check(session: Session, domain: str = "", gone: Collection[str] = (), running: claims.Running = NOBODY) -> list[Drift]:
@@ -85,9 +44,6 @@ def check(session: Session, domain: str = "", gone: Collection[str] = (), runnin
 
 
 def _differences(session: Session, domain: str, gone: Collection[str], running: claims.Running, busy: bool) -> list[Drift]:
-    # It tells of differences too.
-    from . import world
-
     records = session.records
     drifts = list(_interrupted(session, busy))
     owners = records.owners(domain=domain) if domain else records.owners()
@@ -99,8 +55,8 @@ def _differences(session: Session, domain: str, gone: Collection[str], running: 
     reported: set[str] = set()
     for owner in living:
         drifts += _of_owner(session, owner, claimed, current, reported)
-        drifts += [Drift(*found) for found in claims.unannounced(session, owner, running)]
-    drifts += [Drift(*found) for found in claims.differences(session, living, running, domain)]
+        drifts += claims.unannounced(session, owner, running)
+    drifts += claims.differences(session, living, running, domain)
     drifts += world.differences(session, living, claimed, tuple(drifts), domain)
     if not domain:
         drifts += [_orphan(session.config, key, resource) for key, resource in orphans(session, claimed).items()]

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from ..declared import compose
 from ..declared.compose import Bound
@@ -17,6 +17,7 @@ from ..model.guest import Claim, Domain, Vif, id_by_name
 from ..model.objects import LinkAttribute
 from ..model.owner import ASKED_FOR, PREPARE_SECONDS, Nic, Owner, nics
 from . import Session, guests, index_of, lives
+from .drift import Drift
 
 Running = Mapping[str, Domain | InputError]
 """The running domains by id, as their hypervisors describe them, or why a description can't be used. Those of a hypervisor that
@@ -29,16 +30,6 @@ STARTED_SECONDS = 10.0
 """How long the hypervisor may take, at most, from the guest's first frame to the hook that says that it runs."""
 
 
-class Found(NamedTuple):
-    """The fields of a check.Drift."""
-
-    kind: Literal["edited", "refused", "unannounced"]
-    what: str
-    remedy: str
-    owner: str
-    owner_id: str = ""
-
-
 @dataclass(frozen=True)
 class Edit:
     """A running guest whose claims were edited. `bound` are the NICs that are to be set up, as they are to be: with all of its
@@ -47,12 +38,12 @@ class Edit:
     domain: Domain
     frontend: str = ""
     bound: Sequence[Bound] = ()
-    found: Sequence[Found] = ()
+    found: Sequence[Drift] = ()
     gone: Sequence[str] = ()
     """The ids of the owners of NICs that nothing claims any more."""
 
 
-def differences(session: Session, owners: Sequence[Owner], running: Running, domain: str = "") -> list[Found]:
+def differences(session: Session, owners: Sequence[Owner], running: Running, domain: str = "") -> list[Drift]:
     """What claims say otherwise than was set up, of the guests whose owners these are and of those that run."""
     return [found for edit in edits(session, owners, running, domain) for found in edit.found]
 
@@ -96,7 +87,7 @@ def _given(nic: Nic) -> Claim:
     return Claim(nic.network, nic.mac, nic.ifname, nic.addresses, nic.filter, f"{nic.domain}: records", nic.vlan, nic.tagged)
 
 
-def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Found]:
+def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Drift]:
     """A NIC that was plugged, and whose guest runs without that its hook for that was called: libvirtd was killed in between."""
     if not isinstance(owner, Nic) or owner.phase != "plugged":
         return
@@ -107,7 +98,7 @@ def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Fo
     runs = _whole(running.get(owner.domain_id)) or (age > STARTED_SECONDS and session.kernel.has_sent(owner.ifname, surely=False))
     if runs or age > PREPARE_SECONDS:
         what = f"{owner.ifname}: the guest runs and was not announced"
-        yield Found("unannounced", what, _start(owner.domain), owner.label, owner.id)
+        yield Drift("unannounced", what, _start(owner.domain), owner.label, owner.id)
 
 
 def unclaimed(session: Session, running: Running, domain: str = "") -> list[tuple[Domain, Vif]]:
@@ -168,10 +159,10 @@ def _edit(session: Session, known: Sequence[Nic], there: Domain | InputError | N
         return None
     name = known[0].domain if known else there.name if isinstance(there, Domain) else ""
     if isinstance(there, InputError):
-        return Edit(Domain(name), found=[Found("refused", str(there), KEPT, name)]) if known else None
+        return Edit(Domain(name), found=[Drift("refused", str(there), KEPT, name)]) if known else None
     file_claims = _claims(session.config, name)
     if isinstance(file_claims, InputError):
-        return Edit(Domain(name), found=[Found("refused", str(file_claims), KEPT, name)])
+        return Edit(Domain(name), found=[Drift("refused", str(file_claims), KEPT, name)])
     # Who describes the guest tells of every NIC and every claim. Elsewhere (libvirt can't be asked, Xen) metadata, or a setting
     # of the vif, may claim a NIC that domains.d does not.
     is_whole = there is not None or known[0].domain_id == id_by_name(name)
@@ -184,11 +175,11 @@ def _edit(session: Session, known: Sequence[Nic], there: Domain | InputError | N
 def _compared(session: Session, domain: Domain, known: Sequence[Nic], file_claims: Sequence[Claim], is_whole: bool) -> Edit:
     given = {nic.ifname: nic for nic in known}
     bound: list[Bound] = []
-    found: list[Found] = []
+    found: list[Drift] = []
     gone: list[str] = []
 
     def tell(kind: Literal["edited", "refused"], what: str, remedy: str, nic: Nic | None) -> None:
-        found.append(Found(kind, what, remedy, domain.name, nic.id if nic else ""))
+        found.append(Drift(kind, what, remedy, domain.name, nic.id if nic else ""))
 
     for vif in domain.vifs:
         nic = given.get(vif.ifname)

@@ -11,7 +11,8 @@ from ..model.owner import Owner, nics
 from ..model.plan import Change
 from ..model.ruleset import CLOSED6, TABLES
 from . import Session, apply, claims, guests, owners
-from .check import NOBODY, Drift, check, is_declared, orphans
+from .check import NOBODY, check, is_declared, orphans
+from .drift import Drift
 from .transaction import build
 
 

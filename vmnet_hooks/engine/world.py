@@ -15,7 +15,7 @@ from ..model.owner import Nic, Owner, nics, part_label
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.world import Question, Seen, Way
 from . import Session
-from .check import Drift
+from .drift import Drift
 
 ANYWHERE = "198.18.0.1"
 """The sender of packets to guests where no address on their way in is known: of a network for tests (RFC 2544)."""

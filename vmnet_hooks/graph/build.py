@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from ..engine.check import Drift
+from ..engine.drift import Drift
 from ..errors import one_line
 from ..model.declaration import Config, Declared, Network
 from ..model.objects import Device

@@ -80,7 +80,13 @@ def _fate(nft: Nft, family: str, table: str, chain: str, depth: int = 0) -> str:
 
 def _remedy(family: str, table: str, name: str, names: Collection[str]) -> str:
     if table == "firewalld":
-        return "for firewalld's: firewall-cmd --zone=trusted --add-interface=BRIDGE-OR-TAP (or --add-source=SUBNET)"
+        # The zone lets guests out; what comes in has the zone of the uplink, and needs a policy.
+        zone = ("--zone=trusted --add-interface=BRIDGE-OR-TAP (or --add-source=SUBNET)", "--new-policy=vmnet")
+        policy = [
+            f"--policy=vmnet {word}" for word in ("--add-ingress-zone=ANY", "--add-egress-zone=trusted", "--set-target=ACCEPT")
+        ]
+        commands = [f"firewall-cmd --permanent {words}" for words in (*zone, *policy)]
+        return f"for firewalld's: {'; '.join((*commands, 'firewall-cmd --reload'))}"
     if "DOCKER-USER" in names and (family, table, name) == ("ip", "filter", "FORWARD"):
         return "for Docker's: iptables -I DOCKER-USER -i BRIDGE-OR-TAP -j ACCEPT, and the same with -o"
     if name == "FORWARD" and {"ufw-before-forward", "ufw6-before-forward"} & set(names):
