@@ -426,9 +426,7 @@ def test_firewalld_itself():
             lab.host.run(["mount", "-t", "tmpfs", "tmpfs", folder])
         lab.host.popen(["firewalld", "--nofork", "--nopid"], stdout=-3, stderr=-3)
         assert eventually(lambda: lab.host.run("firewall-cmd --state", check=False).returncode == 0, 30)
-        lab.host.sh(
-            "firewall-cmd --zone=work --add-interface=eth0; firewall-cmd --permanent --zone=work --add-interface=eth0"
-        )
+        lab.host.sh("firewall-cmd --zone=work --add-interface=eth0; firewall-cmd --permanent --zone=work --add-interface=eth0")
         # Within one zone, firewalld forwards.
         lab.forget()
         assert ping(lab.guest, "192.0.2.1", 1) is None and ping(lab.peer, "192.0.2.30", 1) is None

@@ -66,7 +66,7 @@ class Announcer:
                     # The link is down, or has gone; there may be another round.
                     self._agent.note("error", f"{address} was not announced on {link}: {error}", syslog.LOG_WARNING)
             if is_last:
-                duplicates.forget(netlink, [call[:2] for call, _ in calls])
+                duplicates.settle(netlink, [call[:2] for call, _ in calls])
 
 
 def _index(ifname: str) -> int:

@@ -239,8 +239,11 @@ def _ask(
         for vif, network in bound
         if network.options.get("probe")
         for link, address in network.mode.announcements(vif, network)
-        if address not in known
     ]
+    given = [pair for pair in pairs if pair[1] in known]
+    # One that was in use is asked for again.
+    was_in_use = {(link, address) for link, address, _ in session.kernel.answers(given)} if given else set()
+    pairs = [pair for pair in pairs if pair not in given or pair in was_in_use]
     if incoming:
         # What answered earlier may have been this guest, on the host that it comes from.
         session.kernel.forget(pairs)

@@ -2,6 +2,7 @@
 records and the kernel may agree on every object of ours, and a guest still get no packet."""
 
 import ipaddress
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,7 @@ def differences(
     yield from _wrong_links(view)
     yield from _deaf(view)
     yield from _ways(view)
+    yield from _duplicates(view)
 
 
 @dataclass(frozen=True)
@@ -314,3 +316,21 @@ def _astray(question: Question, route: Route, way: Way, view: _View) -> tuple[st
     ours = any(isinstance(resource, Rule) and resource.table == way.table for resource in view.claimed.values())
     rules = [] if ours else [n for n in view.session.kernel.policy(route.family, way.table) if n < _KERNELS_OWN]
     return f"{what}; see {ip} rule", f"{ip} rule del pref {rules[0]}" if rules else asked
+
+
+# --- addresses in use ------------------------------------------------------------------------------------------------------
+
+
+def _duplicates(view: _View) -> Iterator[Drift]:
+    """Yield the addresses of guests for which another machine answered when they were asked for: too late to refuse the guest, so
+    that they are not announced."""
+    users = {
+        pair: nic
+        for nic in view.nics.values()
+        if nic.phase != "incoming" and (network := view.network(nic)) and network.options.get("probe")
+        for pair in network.mode.announcements(nic.vif, network)
+    }
+    for link, address, mac in view.session.kernel.answers(list(users)):
+        nic = users[link, address]
+        what = f"{address} is in use: {mac} answers for it on {link}; it is not announced"
+        yield _hindered(what, f"stop that machine, then vmnet-hook start {shlex.quote(nic.domain)}", nic)

@@ -69,7 +69,7 @@ def rounds(calls: Sequence[tuple[str, str, str]], begun: Callable[[], object] = 
             send(duplicates.unanswered(netlink, there))
             if number == 0:
                 begun()
-        duplicates.forget(netlink, [call[:2] for call in calls])
+        duplicates.settle(netlink, [call[:2] for call in calls])
 
 
 def _index(ifname: str) -> int:

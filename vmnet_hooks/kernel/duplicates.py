@@ -61,6 +61,11 @@ def forget(netlink: Netlink, pairs: Iterable[Pair]) -> None:
             continue
 
 
+def settle(netlink: Netlink, pairs: Iterable[Pair]) -> None:
+    """Remove the entries of addresses that nobody has answered for. The others stay: `check` tells of them."""
+    forget(netlink, [pair for pair in pairs if not answer(netlink, *pair)])
+
+
 def unanswered(netlink: Netlink, pairs: Sequence[Pair]) -> list[Pair]:
     """Return those that no machine has answered for. The others go to the log: it was too late to refuse the guest."""
     found = []
