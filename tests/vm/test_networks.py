@@ -48,11 +48,12 @@ def up(*hosts: Host) -> None:
 
 
 def refused(host: Host, *named: str) -> None:
-    """`up` fails with one line that names each, and nothing is touched."""
+    """`up` fails with one line that names each, and one for each part that stands on that; nothing is touched."""
     before = snapshots([host])
     done = host.cli("up")
     lines = done.stderr.strip().splitlines()
-    assert done.returncode != 0 and len(lines) == 1 and all(name in lines[0] for name in named), done
+    assert done.returncode != 0 and all(name in lines[0] for name in named), done
+    assert all(" stands on " in line and line.endswith("which is not up") for line in lines[1:]), done
     assert_restored([host], before)
 
 
