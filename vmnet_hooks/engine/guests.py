@@ -241,9 +241,10 @@ def _ask(
         for link, address in network.mode.announcements(vif, network)
     ]
     given = [pair for pair in pairs if pair[1] in known]
-    # One that was in use is asked for again.
-    was_in_use = {(link, address) for link, address, _ in session.kernel.answers(given)} if given else set()
-    pairs = [pair for pair in pairs if pair not in given or pair in was_in_use]
+    if given and not incoming and (in_use := session.kernel.answers(given)):
+        # The guest has them, and is not refused for them any more. The answer may be old: `check` and announcements ask.
+        session.kernel.ask([(link, address) for link, address, _ in in_use])
+    pairs = [pair for pair in pairs if pair not in given]
     if incoming:
         # What answered earlier may have been this guest, on the host that it comes from.
         session.kernel.forget(pairs)
