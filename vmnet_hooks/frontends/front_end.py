@@ -59,7 +59,7 @@ def _undescribed(_name: str, _declared: "Config") -> tuple[()]:
     return ()
 
 
-class FrontEnd(NamedTuple, Generic[E]):
+class FrontEnd(Generic[E]):
     """The functions of a front end. Its module defines one as FRONT_END.
 
     `parse` returns the event of a call; None if there is nothing to do. It raises VmnetError.
@@ -80,18 +80,26 @@ class FrontEnd(NamedTuple, Generic[E]):
     `is_here` returns whether this host has that hypervisor, for commands that ask another one unless told.
     """
 
-    parse: Callable[[Request], E | None]
-    conclude: Callable[[E], None] = _nothing
-    failed: Callable[[Request, str], None] = _silent
-    alive: Callable[[Set[str]], Set[str]] = _all
-    keeps_calls: Callable[[], bool] = _never
-    watch: "Watcher | None" = None
-    arrived: Callable[[Set[str]], Set[str]] | None = None
-    network: "Callable[[str], Network | None]" = _no_network
-    nics: "Callable[[str, Config], Sequence[E]]" = _undescribed
-    running: "Callable[[], Mapping[str, Domain | InputError]]" = dict
-    names: Callable[[], Collection[str]] = tuple
-    is_here: Callable[[], bool] = _never
+    # A plain class: to build a NamedTuple of so many callables costs each hook more than a millisecond.
+    def __init__(
+        self,
+        parse: "Callable[[Request], E | None]",
+        conclude: "Callable[[E], None]" = _nothing,
+        failed: "Callable[[Request, str], None]" = _silent,
+        alive: "Callable[[Set[str]], Set[str]]" = _all,
+        keeps_calls: "Callable[[], bool]" = _never,
+        watch: "Watcher | None" = None,
+        arrived: "Callable[[Set[str]], Set[str]] | None" = None,
+        network: "Callable[[str], Network | None]" = _no_network,
+        nics: "Callable[[str, Config], Sequence[E]]" = _undescribed,
+        running: "Callable[[], Mapping[str, Domain | InputError]]" = dict,
+        names: "Callable[[], Collection[str]]" = tuple,
+        is_here: "Callable[[], bool]" = _never,
+    ) -> None:
+        self.parse, self.conclude, self.failed = parse, conclude, failed
+        self.alive, self.keeps_calls, self.watch = alive, keeps_calls, watch
+        self.arrived, self.network, self.nics = arrived, network, nics
+        self.running, self.names, self.is_here = running, names, is_here
 
 
 def load(row: Row) -> FrontEnd[Event]:
