@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import ConfigError, InputError, one_line, shortened
+from ..errors import ConfigError, InputError, one_line
 from ..model.declaration import DIRECTORY
+from . import problem
 from .arguments import JSON
 from .output import as_json
 
@@ -48,7 +49,7 @@ def validate(config_dir: str, to_json: bool) -> None:
         click.echo(f"ok: {len(declared.networks)} networks{parts}, {len(domains)} domains")
     else:
         for line in dict.fromkeys(map(str, errors)):
-            click.echo(f"vmnet-hook: {shortened(line)}", err=True)
+            problem(line)
     if errors:
         raise SystemExit(InputError.exit_code)
 

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
-
-from ..errors import shortened
+from . import problem
 
 if TYPE_CHECKING:
     from ..engine import Session
@@ -28,6 +26,6 @@ def opened(declared: "Config | None" = None) -> Iterator["Session"]:
 def complain(declared: "Config") -> None:
     """If the configuration has mistakes, print them and exit with 2. For commands that show what there is all the same."""
     for error in declared.errors:
-        click.echo(f"vmnet-hook: {shortened(str(error))}", err=True)
+        problem(error)
     if declared.errors:
         raise SystemExit(2)

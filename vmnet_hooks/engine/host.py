@@ -43,10 +43,11 @@ def up(session: Session, names: Sequence[str] = (), watch: takeover.Watch | None
         done = Brought(_changed(session, transaction), [known[name] for name in transaction.drop if name in known], failed)
         if not (done.up or done.down):
             return done
-        if watch is None or not (confirm_within or takeover.concerns(session, transaction.plan)):
+        routes = session.kernel.default_routes() if watch else []
+        if watch is None or not (confirm_within or takeover.concerns(session, transaction.plan, routes)):
             apply.run(session, transaction, takeover.TAKEOVER)
             return done
-        attempt = takeover.begin(session, transaction, watch, confirm_within)
+        attempt = takeover.begin(session, transaction, routes, watch, confirm_within)
     return done if confirm_within else replace(done, answers=takeover.conclude(session, attempt, watch))
 
 

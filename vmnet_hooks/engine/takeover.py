@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from .. import engine, values
 from ..errors import ConflictError, KernelError, one_line
 from ..model.declaration import Config
+from ..model.facts import DefaultRoute
 from ..model.objects import KINDS, Device
 from ..model.objects.bridge import Adoption
 from ..model.owner import Owner
@@ -115,18 +116,20 @@ class Attempt:
     owners: Sequence[str]
 
 
-def concerns(session: Session, changes: Plan) -> bool:
-    """Whether a plan takes something over, puts it back, or changes a link that the host's default routes depend on."""
+def concerns(session: Session, changes: Plan, routes: Iterable[DefaultRoute]) -> bool:
+    """Whether a plan takes something over, puts it back, or changes a link that the host's default `routes` depend on."""
     if any(isinstance(change.subject, Adoption) for change in changes):
         return True
-    ways = {route.link for route in session.kernel.default_routes()}
+    ways = {route.link for route in routes}
     ways |= {name for way in ways for name in session.kernel.below(way)}
     return any(change.subject.link in ways for change in changes)
 
 
-def begin(session: Session, transaction: Transaction, watch: Watch, confirm_within: float) -> Attempt:
-    """Apply a change that the host's way out depends on, under guard; the lock must be held. Raises VmnetError, with nothing
-    changed."""
+def begin(
+    session: Session, transaction: Transaction, routes: Iterable[DefaultRoute], watch: Watch, confirm_within: float
+) -> Attempt:
+    """Apply a change that the host's way out depends on, its default `routes`, under guard; the lock must be held. Raises
+    VmnetError, with nothing changed."""
     moves = [change for change in transaction.plan if isinstance(change.subject, Adoption)]
     gone = [change.have for change in moves if isinstance(change.have, Adoption)]
     come = [change.want for change in moves if isinstance(change.want, Adoption)]
@@ -137,7 +140,7 @@ def begin(session: Session, transaction: Transaction, watch: Watch, confirm_with
     taken = [(adoption.ifname, gateway) for adoption in (*gone, *come) for gateway in adoption.gateways]
     moved = {(was.get(port, port), gateway): (now.get(port, port), gateway) for port, gateway in taken}
     before = {way: values.version(way[1]) for way in moved}
-    before |= {(route.link, route.gateway): route.version for route in session.kernel.default_routes() if route.gateway}
+    before |= {(route.link, route.gateway): route.version for route in routes if route.gateway}
     answers = watch.answering(list(before), 1.0) if before and not confirm_within else {}
     deadline = _hold(session, transaction, confirm_within)
     watch.guard(deadline)

@@ -7,6 +7,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ..errors import ConflictError
+from ..values import bare
 from .objects import Address, Device
 from .resource import Resource, State
 
@@ -80,7 +81,7 @@ def _gives_way(change: Change, stay: Mapping[tuple[str, int], str]) -> bool:
     if change.want is not None or not isinstance(have, Address):
         return False
     new = stay.get((have.ifname, have.version), "")
-    return bool(new) and (have.version == 4 or new.partition("/")[0] != have.address.partition("/")[0])
+    return bool(new) and (have.version == 4 or bare(new) != bare(have.address))
 
 
 def remade(want: State, current: State) -> set[str]:
