@@ -2,10 +2,9 @@
 
 from collections.abc import Container
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import ClassVar, Self
 
-from ..resource import PROTO, Resource, dev, ip
+from ..resource import PROTO, Resource, cached, dev, ip
 
 KERNEL_PROTO = 2
 """The protocol of routes that the kernel makes for addresses, RTPROT_KERNEL."""
@@ -42,7 +41,7 @@ class Route(Resource):
         """The metric as the kernel shows it."""
         return self.metric or (1024 if self.family == 6 else 0)
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.table, self.dst, self.metric)
 
@@ -127,7 +126,7 @@ class Rule(Resource):
     def family(self) -> int:
         return 6 if ":" in self.subnet else 4
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.priority, self.selector, self.subnet, self.table)
 
@@ -175,7 +174,7 @@ class TableName(Resource):
     def text(self) -> str:
         return f"{self.table} {self.name}\n"
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.table, self.name)
 
