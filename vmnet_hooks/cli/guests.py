@@ -175,7 +175,10 @@ def mac(oui: str) -> None:
     from ..frontends import libvirt_connection
     from ..records import store
 
-    prefix = _mac(f"{oui}:00:00:01")[:8] if oui.count(":") == 2 else _mac(oui)[:8]
+    try:
+        prefix = values.mac(f"{oui}:00:00:01")[:8]
+    except ValueError:
+        raise InputError(f"--oui {one_line(oui)!r} is not the start of a unicast MAC address; write it as 52:54:00") from None
     taken = libvirt_connection.known_macs()
     if os.path.exists(f"{store.DIRECTORY}/state.db") and os.geteuid() == 0:
         with closing(store.Store()) as records:
@@ -333,7 +336,7 @@ def _mac(text: str) -> str:
     try:
         return values.mac(text)
     except ValueError as error:
-        raise InputError(f"MAC {text!r} {error}") from None
+        raise InputError(f"MAC {one_line(text)!r} {error}") from None
 
 
 def _report(verb: str, name: str, owners: Sequence[Owner]) -> None:

@@ -47,7 +47,10 @@ def interface(value: object) -> IPv4Interface | IPv6Interface:
     own, word, peer = value.partition(" peer ") if isinstance(value, str) else ("", "", "")
     if not word:
         return values.interface(value)
-    address, network = values.address(own), values.subnet(peer)
+    try:
+        address, network = values.address(own), values.subnet(peer)
+    except ValueError:
+        raise ValueError("is not ADDRESS peer PEER/LENGTH; write it as 192.0.2.2 peer 192.0.2.1/32") from None
     match address, network:
         case IPv4Address(), IPv4Network():
             return PointToPoint4(address, network)
@@ -60,7 +63,7 @@ def interfaces(value: object) -> tuple[IPv4Interface | IPv6Interface, ...]:
     """Parse a list of addresses with prefix lengths."""
     if not isinstance(value, list):
         raise ValueError('must be a list of addresses, ["192.0.2.1/24"]')
-    found = tuple(interface(item) for item in value)
+    found = values.each(interface, value)
     for item in found:
         if item.ip.is_multicast or item.ip.is_unspecified or item.ip.is_loopback:
             raise ValueError(f"holds {item}, which is no address for a link")
@@ -71,7 +74,7 @@ def interfaces(value: object) -> tuple[IPv4Interface | IPv6Interface, ...]:
 
 def gateways(value: object) -> tuple[values.IPAddress, ...]:
     """Parse one gateway, or a list of one per family."""
-    found = tuple(values.address(item) for item in (value if isinstance(value, list) else [value]))
+    found = values.each(values.address, value) if isinstance(value, list) else (values.address(value),)
     if len({gateway.version for gateway in found}) != len(found):
         raise ValueError("has two gateways of one family; name one, and list the other in `routes`, with a metric")
     return found
@@ -81,7 +84,7 @@ def ports(value: object) -> tuple[str, ...]:
     """Parse a list of links."""
     if not isinstance(value, list):
         raise ValueError('must be a list of interfaces, ["eth1"]')
-    found = tuple(values.ifname(item) for item in value)
+    found = values.each(values.ifname, value)
     if len(set(found)) != len(found):
         raise ValueError("names an interface twice; remove one")
     return found
@@ -129,7 +132,7 @@ def static_route(given: Any) -> StaticRoute:
 
 
 ROUTE = (
-    Option("to", destination, Required, 'write where the route leads: a subnet, an address, or "default"', '"10.0.0.0/8"'),
+    Option("to", destination, Required, 'where the route leads: a subnet, an address, or "default"', '"10.0.0.0/8"'),
     Option("via", values.address, None, "the gateway; default: none, what it leads to is on the link", '"192.0.2.254"'),
     Option("src", values.address, None, "the address of its own that the host sends from", '"192.0.2.2"'),
     Option("metric", values.integer(0, (1 << 32) - 1), 0, "of several routes, the one with the lowest is used", "100"),
@@ -183,7 +186,7 @@ class LinkKind(Kind):
         for gateway in part["gateway"]:
             if problem := _unreached(part, gateway):
                 raise part.error("gateway", f'{problem}, or give it a route of its own: routes = [{{ to = "{gateway}" }}]')
-        for number, (route, onlink) in enumerate(part["routes"]):
+        for number, (route, onlink) in enumerate(part["routes"], 1):
             if route.via and not onlink and (problem := _unreached(part, values.address(route.via))):
                 raise part.error(f"routes[{number}].via", f"{problem}, or set onlink = true")
         if part["metric"] and not part["gateway"]:
