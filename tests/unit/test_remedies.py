@@ -1,4 +1,4 @@
-"""A message about the configuration names a remedy. Each is followed here, to the letter: then the file is valid."""
+"""A message names a remedy. Each is followed here, to the letter: then the file is valid, or `check` finds nothing."""
 # ruff: noqa: E501  (tables of inputs and messages)
 
 from __future__ import annotations
@@ -6,9 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fake_kernel import Killed
+from scenario import PUBLIC, V4, Host, guest
 
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.errors import ConfigError
+from vmnet_hooks.model.objects import Address, LinkAttribute, NftElement, NftTable
 
 ROUTED = '[networks.a]\nmode = "routed"\nuplink = "eth1"\ntable = 222\nipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }\n'
 SECOND = '[networks.b]\nmode = "routed"\nuplink = "eth2"\ntable = 223\nipv4 = { subnet = "198.51.100.0/24", gateway = "198.51.100.1", arp_source = "198.51.100.254" }\n'
@@ -237,3 +240,132 @@ def test_every_item_of_a_list_of_tables_is_checked(tmp_path: Path) -> None:
         "routes[2].to",
         "routes[3]",
     ]
+
+
+# --- check ---------------------------------------------------------------------------------------------------------------
+
+WEB = guest(1, ("public", ["192.0.2.10"]))
+UP = '[bridges.br1]\nports = ["eth2"]\naddresses = ["10.5.5.1/24"]\n'
+
+
+def follow(host: Host, remedy: str) -> None:
+    """Do what the column REMEDY says."""
+    match remedy.split():
+        case ["vmnet-hook", "repair"]:
+            host.repair()
+        case ["vmnet-hook", "up", name]:
+            host.up(name)
+        case ["vmnet-hook", "down", name]:
+            host.down(name)
+        case ["ip", "addr", "del", address, "dev", name]:
+            host.kernel.world.pop(Address(name, address).key)
+        case _:
+            raise AssertionError(remedy)
+
+
+def follow_all(host: Host) -> list[str]:
+    """Follow what `check` says; returns the remedies, each once."""
+    said = list(dict.fromkeys(drift.remedy for drift in host.check()))
+    for remedy in said:
+        follow(host, remedy)
+    assert host.check() == []
+    return said
+
+
+def web(tmp_path: Path, toml: str = PUBLIC + V4) -> Host:
+    host = Host(tmp_path, toml)
+    host.add_taps(WEB)
+    host.plug(WEB)
+    assert host.check() == []
+    return host
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (UP.replace("5.1/", "5.2/"), "vmnet-hook up bridge:br1"),
+        (UP + "mtu = 1400\nstp = true\n", "vmnet-hook up bridge:br1"),
+        (UP.replace('"eth2"', '"eth2", "eth3"'), "vmnet-hook up bridge:br1"),
+        (UP.replace('"eth2"', ""), "vmnet-hook up bridge:br1"),
+        ("", "vmnet-hook down bridge:br1"),
+    ],
+)
+def test_an_edit_of_a_declared_link(edit: str, says: str, tmp_path: Path) -> None:
+    host = Host(tmp_path, UP)
+    host.up()
+    host.configure(edit)
+    assert follow_all(host) == [says]
+
+
+@pytest.mark.parametrize("edit", [("222", "224"), ("192.0.2.254", "192.0.2.253"), ("table_name", "probe = true # ")])
+def test_an_edit_of_a_network_with_guests(edit: tuple[str, str], tmp_path: Path) -> None:
+    host = web(tmp_path)
+    host.configure((PUBLIC + V4).replace(*edit))
+    assert follow_all(host) == ["vmnet-hook repair"]
+
+
+def test_a_guest_that_is_gone(tmp_path: Path) -> None:
+    host = web(tmp_path)
+    host.remove_taps(WEB)
+    assert follow_all(host) == ["vmnet-hook repair"]
+
+
+def test_flushed_tables(tmp_path: Path) -> None:
+    """The elements are named with their commands, which work only after the table is there again: its own remedy comes first."""
+    host = web(tmp_path)
+    for key, resource in list(host.kernel.world.items()):
+        if isinstance(resource, NftTable | NftElement):
+            del host.kernel.world[key]
+    remedies = {drift.key: drift.remedy for drift in host.check()}
+    assert remedies["nft inet"] == remedies["nft arp"] == "vmnet-hook repair"
+    host.repair()
+    assert host.check() == []
+
+
+def test_a_command_that_was_killed(tmp_path: Path) -> None:
+    host = Host(tmp_path, PUBLIC + V4 + UP)
+    host.kernel.kill_at = 5
+    with pytest.raises(Killed):
+        host.up("br1")
+    host.kernel.clear_faults()
+    [(kind, remedy)] = [(drift.kind, drift.remedy) for drift in host.check() if drift.kind == "interrupted"]
+    follow(host, remedy)
+    assert not [drift for drift in host.check() if drift.kind == kind]
+
+
+# --- up ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remedy", ["adopt", "ip addr del"])
+def test_a_port_with_an_address(remedy: str, tmp_path: Path) -> None:
+    host = Host(tmp_path, UP)
+    host.kernel.put(Address("eth2", "198.51.100.2/24"))
+    with pytest.raises(
+        ConfigError, match=r'set adopt = "eth2" in place of `addresses` and `gateway`, or remove it first: ip addr del'
+    ) as caught:
+        host.up()
+    if remedy == "adopt":
+        host.configure(UP.replace('addresses = ["10.5.5.1/24"]', 'adopt = "eth2"'))
+    else:
+        follow(host, str(caught.value).partition("first: ")[2])
+    host.up()
+    assert host.check() == []
+
+
+def test_a_declared_port_with_an_address(tmp_path: Path) -> None:
+    toml = '[vlans."eth3.7"]\nparent = "eth3"\nid = 7\naddresses = ["10.7.0.1/24"]\n' + UP.replace("eth2", "eth3.7")
+    host = Host(tmp_path, toml)
+    with pytest.raises(ConfigError, match="remove it from vlans.eth3.7.addresses"):
+        host.up()
+    host.configure(toml.replace('addresses = ["10.7.0.1/24"]\n', ""))
+    host.up()
+    assert host.check() == []
+
+
+def test_a_port_of_a_foreign_bridge(tmp_path: Path) -> None:
+    host = Host(tmp_path, UP.replace("eth2", "lan0"))
+    with pytest.raises(ConfigError, match="lan0 is a port of br0 already; take it out: ip link set dev lan0 nomaster"):
+        host.up()
+    host.kernel._set_link(LinkAttribute("lan0", "master", ""))
+    host.up()
+    assert host.check() == []

@@ -362,12 +362,12 @@ def port(part: Declared, name: str, host: Host) -> Iterator[Resource]:
     declared = host.parts.get(name)
     addresses = [str(a) for a in declared["addresses"]] if declared else host.addresses.get(name, ())
     if addresses and not adopted:
-        raise part.error(
-            "ports",
-            f"{name} has address {addresses[0]}, which a port can't keep; "
-            + (f'set adopt = "{name}", or ' if not declared else "")
-            + "remove it first",
-        )
+        if declared:
+            remedy = f"remove it from {declared.label}.addresses"
+        else:
+            instead = " in place of `addresses` and `gateway`" if part["addresses"] or part["gateway"] else ""
+            remedy = f'set adopt = "{name}"{instead}, or remove it first: ip addr del {addresses[0]} dev {name}'
+        raise part.error("ports", f"{name} has address {addresses[0]}, which a port can't keep; {remedy}")
     if not adopted:
         _check_left(part, name, host)
         if declared is None:
@@ -402,9 +402,11 @@ def _check_left(part: Declared, name: str, host: Host) -> None:
         return
     lost = taken.beyond([str(a) for a in part["addresses"]], (route for _, route in declared_routes(part)))
     if lost or taken.bridge != part.name:
-        what = ", ".join(lost[:3] or taken.addresses[:1]).partition(" scope ")[0]
-        keep = f'keep adopt = "{name}" there (it says where the addresses come from, also after a boot)'
-        raise part.error("ports", f"{taken.bridge} took over {what} from {name}; {keep}, or take {name} out of `ports`")
+        what = ", ".join(item.partition(" scope ")[0] for item in lost or taken.addresses[:1])
+        remedy = f'keep adopt = "{name}" there (it says where the addresses come from, also after a boot)'
+        if taken.bridge == part.name:
+            remedy += ", declare all of it in `addresses`, `gateway` and `routes`"
+        raise part.error("ports", f"{taken.bridge} took over {what} from {name}; {remedy}, or take {name} out of `ports`")
 
 
 def present(part: Declared, host: Host) -> list[str]:
