@@ -27,14 +27,19 @@ def _dhcp(port: str, bridge: str) -> str:
         return ""
     what = f"its address {found[0]} is from DHCP" if found else f"a DHCP client (process {pid}) runs on it"
     if _is_ifupdowns(port):
-        lines = (f"iface {port} inet manual", f"auto {bridge}", f"iface {bridge} inet dhcp")
-        edit = " ".join(f"`{line}`" for line in (*lines, f"bridge_ports {port}", f"bridge_hw {port}"))
+        edit = " ".join(f"`{line}`" for line in ifupdowns_bridge(port, bridge))
         old = "/etc/network/interfaces.old"
         # In one command: over SSH, what comes after the first would not be run.
         steps = f"copy /etc/network/interfaces to {old}, write in the former, in place of what it has of {port}, {edit}"
         run = f"run, as one command, `ifdown -i {old} {port}; ifup {bridge}`"
         return f"{what}; let ifupdown make the bridge (package bridge-utils): {steps}, {run}, and {_drop(bridge)}"
     return f"{what}, and would be renewed on a port; give {port} a static address, or run the DHCP client on a bridge of your own"
+
+
+def ifupdowns_bridge(port: str, bridge: str) -> tuple[str, ...]:
+    """Return the lines of interfaces(5) for a bridge over an interface, by DHCP."""
+    stanzas = (f"iface {port} inet manual", f"auto {bridge}", f"iface {bridge} inet dhcp")
+    return (*stanzas, f"bridge_ports {port}", f"bridge_hw {port}")
 
 
 def _drop(bridge: str) -> str:
