@@ -310,6 +310,17 @@ def test_start_of_a_guest_that_is_not_there(run, host):
     assert done.exit_code == 1 and done.output == "vmnet-hook: libvirt: Failed to connect\n"
 
 
+def test_start_of_a_guest_of_plain_qemu_before_its_tap_is_there(run, host):
+    write(host, f'[[interfaces]]\nmac = "{mac(1)}"\nifname = "t1.0"\nnetwork = "public"\nips = ["192.0.2.10"]\n')
+    done = run("start", "d1")
+    assert done.exit_code == 1 and done.output.endswith("names tap t1.0, which does not exist; start the guest first\n"), (
+        done.output
+    )
+    # The remedy.
+    host.kernel.add_link("t1.0", "tun")
+    assert run("start", "d1").exit_code == 0 and run("check").output == "ok\n"
+
+
 @pytest.mark.parametrize("command", ["check", "repair", "status"])
 def test_a_guest_that_there_is_not(command, run, host):
     started(host, nic())

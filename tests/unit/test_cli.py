@@ -120,7 +120,8 @@ def test_who_is_not_root_is_told(argv, run, monkeypatch):
 @pytest.mark.parametrize(
     "argv", [["set", "d", "rubbish", "--network", "public"], ["set", "d", "52:54:00:aa:00:10", "--network", "publik"],
              ["set", "d", "52:54:00:aa:00:10", "--network", "public", "--ip", "192.0.2.1"], ["unset", "d", "x"],
-             ["start", "d", "--xml", "/nonexistent"], ["plan", "d", "--xml", "/dev/null"]],
+             ["start", "d", "--xml", "/nonexistent"], ["plan", "d", "--xml", "/dev/null"],
+             ["plan", "up", "--stop"], ["plan", "down", "--xml", "/dev/null"]],
 )  # fmt: skip
 def test_wrong_input(argv, run):
     result = run(*argv)

@@ -202,6 +202,8 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
     from ..frontends.watch import Unreachable
     from ..hook.events import RECORDS_ALONE
 
+    if words[0] in ("up", "down") and (xml or by or stopping):
+        raise InputError(f"plan {words[0]}: takes neither --xml nor --stop nor a hypervisor; leave them out")
     verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
     if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
         raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
@@ -301,7 +303,8 @@ def _describe(session: "Session", name: str, xml: str | None) -> tuple[Domain, s
     except libvirt_connection.LibvirtError as error:
         found = claims.by_name(session, name)
         if found is None or (found[0].uuid and isinstance(error, libvirt_connection.NoDomain)):
-            raise type(error)(f"{error}{_other_hypervisors(name)}") from None
+            waiting = "" if found else _without_tap(session, name)
+            raise type(error)(waiting or f"{error}{_other_hypervisors(name)}") from None
         if found[0].uuid:
             click.echo(f"{error}; taken from the records and domains.d", err=True)
         return found
@@ -321,6 +324,15 @@ def _parsed(xml: str, name: str) -> Domain:
     if domain.name != name:
         raise InputError(f"{xml}: describes domain {one_line(repr(domain.name))}, not {one_line(repr(name))}")
     return domain
+
+
+def _without_tap(session: "Session", name: str) -> str:
+    """Return what a guest of plain QEMU lacks that does not run; "" if domains.d describes none."""
+    # Not needed for completion.
+    from ..declared import configuration
+
+    claims = [claim for claim in configuration.claims(session.config, name) if claim.mac and claim.ifname]
+    return f"{claims[0].source} names tap {claims[0].ifname}, which does not exist; start the guest first" if claims else ""
 
 
 def _other_hypervisors(name: str) -> str:
