@@ -10,8 +10,8 @@ from fake_kernel import Killed
 from scenario import PUBLIC, V4, Host, guest
 
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.errors import ConfigError
-from vmnet_hooks.model.objects import Address, LinkAttribute, NftElement, NftTable
+from vmnet_hooks.errors import ConfigError, ConflictError, StoreError
+from vmnet_hooks.model.objects import Address, LinkAttribute, NftElement, NftTable, Route
 
 ROUTED = '[networks.a]\nmode = "routed"\nuplink = "eth1"\ntable = 222\nipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }\n'
 SECOND = '[networks.b]\nmode = "routed"\nuplink = "eth2"\ntable = 223\nipv4 = { subnet = "198.51.100.0/24", gateway = "198.51.100.1", arp_source = "198.51.100.254" }\n'
@@ -369,3 +369,119 @@ def test_a_port_of_a_foreign_bridge(tmp_path: Path) -> None:
     host.kernel._set_link(LinkAttribute("lan0", "master", ""))
     host.up()
     assert host.check() == []
+
+
+def test_a_bridge_with_ports_of_another_program(tmp_path: Path) -> None:
+    host = Host(tmp_path, UP)
+    host.up()
+    host.kernel._set_link(LinkAttribute("eth3", "master", "br1"))
+    with pytest.raises(ConflictError, match="bridge br1 still has ports: eth3; .* or take it out: ip link set dev eth3 nomaster"):
+        host.down()
+    host.kernel._set_link(LinkAttribute("eth3", "master", ""))
+    host.down()
+    assert "br1" not in host.kernel.links
+
+
+@pytest.mark.parametrize("remedy", ["removed", "renamed"])
+def test_a_foreign_link_of_the_name(remedy: str, tmp_path: Path) -> None:
+    host = Host(tmp_path, UP)
+    host.kernel.add_link("br1", "bridge", up=True)
+    with pytest.raises(ConflictError, match=r"br1 exists already and is not ours \(bridge\); remove it, or choose another name"):
+        host.up()
+    if remedy == "removed":
+        host.kernel.remove_link("br1")
+    else:
+        host.configure(UP.replace("br1", "br2"))
+    host.up()
+    assert host.check() == []
+
+
+def test_a_vlan_that_another_device_has(tmp_path: Path) -> None:
+    host = Host(tmp_path, '[vlans."eth3.7"]\nparent = "eth3"\nid = 7\n')
+    host.kernel.add_link("other", "vlan", parent="eth3", id="7")
+    with pytest.raises(ConfigError, match=r"VLAN 7 of eth3 is taken by other; remove it \(ip link del other\)"):
+        host.up()
+    host.kernel.remove_link("other")
+    host.up()
+    assert host.check() == []
+
+
+@pytest.mark.parametrize("remedy", ["removed", "declared otherwise"])
+def test_a_route_of_another_program(remedy: str, tmp_path: Path) -> None:
+    toml = UP + 'routes = [{ to = "10.9.0.0/16", via = "10.5.5.2" }]\n'
+    host = Host(tmp_path, toml)
+    theirs = Route(254, "10.9.0.0/16", "eth0", "203.0.113.9", 3)
+    host.kernel.put(theirs)
+    with pytest.raises(
+        ConflictError, match=r"in the way: .*; remove it \(ip route del 10.9.0.0/16 .*\), or declare another"
+    ) as caught:
+        host.up()
+    assert str(caught.value).count("\n") == 0
+    if remedy == "removed":
+        del host.kernel.world[theirs.key]
+    else:
+        host.configure(toml.replace("10.9.0.0/16", "10.8.0.0/16"))
+    host.up()
+    assert host.check() == []
+
+
+# --- guests --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_was_edited_while_guests_use_it(tmp_path: Path) -> None:
+    host = web(tmp_path)
+    host.configure((PUBLIC + V4).replace("222", "224"))
+    other = guest(2, ("public", ["192.0.2.20"]))
+    host.add_taps(other)
+    with pytest.raises(ConflictError, match="edited while d1 uses it; move its guests with `vmnet-hook repair`, then try again"):
+        host.plug(other)
+    host.repair()
+    host.plug(other)
+    assert host.check() == []
+
+
+@pytest.mark.parametrize("remedy", ["another", "stopped"])
+def test_an_address_that_another_guest_has(remedy: str, tmp_path: Path) -> None:
+    host = web(tmp_path)
+    other = guest(2, ("public", ["192.0.2.10"]))
+    host.add_taps(other)
+    with pytest.raises(ConflictError, match="is held by d1 .*; give NIC .* another, or stop d1"):
+        host.plug(other)
+    if remedy == "another":
+        other = guest(2, ("public", ["192.0.2.11"]))
+    else:
+        host.unplug(WEB)
+    host.plug(other)
+    assert host.check() == []
+
+
+def test_a_bridge_that_guests_are_on_is_renamed(tmp_path: Path) -> None:
+    toml = UP + '[networks.lan]\nmode = "bridged"\nbridge = "br1"\n'
+    host = Host(tmp_path, toml)
+    one = guest(1, ("lan", []))
+    host.add_taps(one)
+    host.up()
+    host.plug(one)
+    host.configure(toml.replace("br1", "br2"))
+    with pytest.raises(ConflictError, match="stop them first, or declare br1 again"):
+        host.up()
+    for first in (lambda: host.configure(toml), lambda: (host.unplug(one), host.configure(toml.replace("br1", "br2")))):
+        first()
+        host.up()
+    assert host.check() == []
+
+
+# --- records -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_journal(tmp_path: Path) -> None:
+    host = web(tmp_path)
+    journal = tmp_path / "run" / "journal"
+    journal.write_text("rubbish\n")
+    with pytest.raises(StoreError, match=f"{journal}: damaged; remove it, then run `vmnet-hook repair`"):
+        host.unplug(WEB)
+    journal.unlink()
+    host.repair()
+    assert host.check() == []
+    host.unplug(WEB)
+    host.assert_no_records()

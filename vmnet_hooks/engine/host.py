@@ -227,9 +227,8 @@ def _check_leaving(session: Session, changes: Plan) -> None:
         device = change.have
         if isinstance(device, Device) and change.want is None and device.has_ports:
             if others := [port for port in session.kernel.ports(device.ifname) if port not in leaving]:
-                raise ConflictError(
-                    f"{device.type} {device.ifname} still has ports: {', '.join(others)}; stop those guests first"
-                )
+                remedy = f"stop the guests there, or take it out: ip link set dev {others[0]} nomaster"
+                raise ConflictError(f"{device.type} {device.ifname} still has ports: {', '.join(others)}; {remedy}")
 
 
 def _check_left_behind(session: Session, transaction: Transaction) -> None:

@@ -403,8 +403,8 @@ class _Converter:
             self.result.append(
                 Block(
                     notes=[
-                        f"To put guests on the network of {found[0]}, which DHCP configures, let ifupdown make the bridge (package",
-                        f"bridge-utils). Copy the file, write in it, in place of what it has of {found[0]},",
+                        f"To put guests on the network of {found[0]}, which DHCP configures, let ifupdown make the bridge",
+                        f"(package bridge-utils). Copy the file, write in it, in place of what it has of {found[0]},",
                         *ifupdowns_bridge(found[0], "br0"),
                         f"and run, as one command, `ifdown -i COPY {found[0]}; ifup br0`. Networks may name br0 as their bridge.",
                     ]
