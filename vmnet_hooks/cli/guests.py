@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from .. import values
-from ..errors import InputError, one_line
+from ..errors import ConfigError, InputError, one_line
 from ..frontends import FRONT_ENDS
 from ..model.guest import Domain, NicEvent, Vif
 from ..model.owner import Owner
-from . import domains
+from . import domains, problem
 from .arguments import DOMAIN, JSON, OPTIONAL_DOMAIN, network_names
 from .output import as_json, as_rows, columns, differences
 from .session import opened
@@ -207,11 +207,12 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
     verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
     if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
         raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
+    failed: list[ConfigError] = []
     # All that is declared: nothing of it may be broken.
     declared = configuration.load() if verb == "up" and not names else None
     with opened(declared if verb in ("start", "up") else RECORDS_ALONE) as session:
         if verb == "up":
-            commands = _commands(host.plan_up(session, names))
+            commands = _commands(host.plan_up(session, names, failed))
         elif verb == "down":
             commands = _commands(host.plan_down(session, names))
         elif verb == "stop":
@@ -227,11 +228,15 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
                 commands = _plan_described(session, names[0], by)
     if to_json:
         as_json([{"key": key, "command": command} for key, command in commands])
-        return
-    what = one_line(" ".join(names) or verb)
-    click.echo(f"# {what}: {'nothing to do' if not commands else f'{len(commands)} changes'}")
-    for _, command in commands:
-        click.echo(command)
+    else:
+        what = one_line(" ".join(names) or verb)
+        click.echo(f"# {what}: {'nothing to do' if not commands else f'{len(commands)} changes'}")
+        for _, command in commands:
+            click.echo(command)
+    for reason in failed:
+        problem(reason)
+    if failed:
+        raise SystemExit(failed[0].exit_code)
 
 
 def _plan_described(session: "Session", domain: str, by: str) -> list[tuple[str, str]]:

@@ -51,11 +51,14 @@ def up(session: Session, names: Sequence[str] = (), watch: takeover.Watch | None
     return done if confirm_within else replace(done, answers=takeover.conclude(session, attempt, watch))
 
 
-def plan_up(session: Session, names: Sequence[str] = ()) -> Plan:
-    """What `up` would do now. Raises ConfigError if a part could not be brought up."""
-    transaction, failed = _up(session, names)
-    if failed:
-        raise failed[0]
+def plan_up(session: Session, names: Sequence[str] = (), failed: list[ConfigError] | None = None) -> Plan:
+    """What `up` would do now. If there is a list `failed`, why a part could not be brought up is added to it; else it is
+    raised."""
+    transaction, why = _up(session, names)
+    if why and failed is None:
+        raise why[0]
+    if failed is not None:
+        failed += why
     return transaction.plan
 
 
