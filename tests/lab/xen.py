@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from .nodes import CommandFailed, Node, changes, dump, ran, wire
 from .xen_idle import kernel
@@ -27,6 +28,8 @@ BOOT = 180  # seconds
 ENV = {"LC_ALL": "C.UTF-8", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 FAR4, FAR6 = "203.0.113.9", "2001:db8:9::9"
 MAC = "00:16:3e:00:00:{:02x}"
+# The tap's own address, from fe:ff:ff:ff:ff:ff: a routed guest's gateway.
+GATEWAY6 = "fe80::fcff:ffff:feff:ffff"
 
 
 def eventually(condition, timeout: float = 60) -> bool:
@@ -52,6 +55,11 @@ class Dom0:
     def sh(self, script: str, check: bool = True, timeout: float = 240) -> str:
         """Run a shell script (stops at its first error), return what it printed."""
         return self.run(["sh", "-ec", script], check=check, timeout=timeout).stdout
+
+    def popen(self, argv: Sequence[object], **options: Any) -> subprocess.Popen[str]:
+        """Start a command. `options` are those of Popen."""
+        words = [str(word) for word in argv]
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, text=True, env=ENV, **options)
 
     def xenstore(self, path: str) -> str:
         """A key's value, or an empty string if it is not there."""
@@ -199,12 +207,14 @@ class Guest:
         self.console: Console | None = None
         self.config = Path(f"/tmp/{name}.cfg")
         lines = {"name": name, "type": type, "on_crash": "destroy", **settings}
-        if type == "pv" and "kernel" not in lines:
+        if type != "hvm" and "kernel" not in lines:
             lines |= {"kernel": KERNEL, "ramdisk": INITRD, "extra": "console=hvc0 quiet loglevel=1 mitigations=off"}
-        self.config.write_text(
-            "".join(f'{key} = "{value}"\n' for key, value in lines.items())
-            + f"memory = {memory}\nvcpus = 1\nvif = {list(vifs)!r}\n"
-        )
+        self.settings = "".join(f'{key} = "{value}"\n' for key, value in lines.items()) + f"memory = {memory}\nvcpus = 1\n"
+        self.configure(*vifs)
+
+    def configure(self, *vifs: str) -> None:
+        """Write the configuration, with these NICs."""
+        self.config.write_text(f"{self.settings}vif = {list(vifs)!r}\n")
 
     def create(self, *options: str) -> subprocess.CompletedProcess[str]:
         """`xl create`. The exit status is the caller's to judge."""
@@ -263,6 +273,14 @@ class Guest:
     def address(self, *addresses: str, ifname: str = "eth0") -> None:
         """Bring a NIC of the guest up, with addresses."""
         self.sh("; ".join([f"ip link set {ifname} up", *(f"ip addr add {address} dev {ifname}" for address in addresses)]))
+
+    def routed(self, address: str, address6: str, ifname: str = "eth0") -> None:
+        """Configure a NIC as an admin configures a guest of a routed network by hand."""
+        self.address(f"{address}/32", f"{address6}/128", ifname=ifname)
+        self.sh(
+            f"ip route add 192.0.2.1 dev {ifname} && ip route add default via 192.0.2.1 dev {ifname} src {address} && "
+            f"ip -6 route add default via {GATEWAY6} dev {ifname} src {address6}"
+        )
 
     def gone(self, timeout: float = 60) -> bool:
         """Whether the domain has gone, soon."""

@@ -8,17 +8,6 @@ import pytest
 from lab.xen import FAR4, FAR6, MAC, Guest, World, eventually, reaches
 
 pytestmark = pytest.mark.usefixtures("restored")
-# The tap's own address, from fe:ff:ff:ff:ff:ff: a routed guest's gateway.
-GATEWAY6 = "fe80::fcff:ffff:feff:ffff"
-
-
-def routed(guest: Guest, address: str, address6: str, ifname: str = "eth0") -> None:
-    """As an admin configures a guest of a routed network by hand."""
-    guest.address(f"{address}/32", f"{address6}/128", ifname=ifname)
-    guest.sh(
-        f"ip route add 192.0.2.1 dev {ifname} && ip route add default via 192.0.2.1 dev {ifname} src {address} && "
-        f"ip -6 route add default via {GATEWAY6} dev {ifname} src {address6}"
-    )
 
 
 @pytest.mark.debian13
@@ -56,7 +45,7 @@ def test_route(world: World):
     vif = f"mac={MAC.format(3)},script=vmnet-vif-route,ip=192.0.2.50 2001:db8::50 198.51.100.0/28"
     with Guest(dom0, "routed", vif) as guest:
         assert guest.backend("hotplug-status") == "connected"
-        routed(guest, "192.0.2.50", "2001:db8::50")
+        guest.routed("192.0.2.50", "2001:db8::50")
         assert guest.pings(FAR4) and guest.pings(FAR6)
         # The outside asks for these addresses on its own wire, and dom0 answers.
         assert reaches(outside, "192.0.2.50") and reaches(outside, "2001:db8::50")
@@ -111,7 +100,7 @@ def test_destroyed_while_it_talks(world: World):
     with Guest(world.dom0, "three", *vifs) as guest:
         assert [guest.backend("hotplug-status", number) for number in range(3)] == ["connected"] * 3
         guest.address("10.0.0.6/24")
-        routed(guest, "192.0.2.60", "2001:db8::60", ifname="eth1")
+        guest.routed("192.0.2.60", "2001:db8::60", ifname="eth1")
         assert guest.pings("10.0.0.254") and guest.pings(FAR4) and reaches(world.outside, "2001:db8::60")
         assert world.dom0.run("ip link show routed0").returncode == 0
         guest.sh(f"(ping {FAR4} & ping 10.0.0.254 &) >/dev/null 2>&1")
