@@ -33,6 +33,10 @@ def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
     return compose.bind(domain, declared, claims(declared, domain.name))
 
 
+def _always() -> bool:
+    return True
+
+
 def plug(
     session: Session,
     domain: Domain,
@@ -41,13 +45,14 @@ def plug(
     bound: Sequence[compose.Bound] | None = None,
     is_running: bool = False,
     is_same: IsSame = is_another,
+    still: Callable[[], bool] = _always,
 ) -> list[Nic]:
     """Set up every claimed NIC of a domain whose taps exist. Returns the NICs. Raises VmnetError, with nothing changed.
 
     An `incoming` domain still runs elsewhere: what attracts its traffic waits for migration.arrive. `bound` is what `bind`
     returns, if that is known already. The addresses of a domain that is not running are asked for first: one that another
     machine answers for is refused. `is_same` returns whether the domain with an id is the same guest: its other half while it
-    migrates within this host, or its device model."""
+    migrates within this host, or its device model. Nothing is done if `still` returns False once the lock is held."""
     bound = bind(domain, session.config) if bound is None else bound
     if not bound:
         # Something may have been claimed before.
@@ -59,6 +64,8 @@ def plug(
     try:
         with session.records.lock():
             apply.recover(session)
+            if not still():
+                return []
             transaction = _plug(session, domain, bound, frontend, incoming=incoming, is_same=is_same, met=met)
             _check_unused(session, domain, asked)
             apply.run(session, transaction, f"plug {domain.name}")
