@@ -76,6 +76,87 @@ def test_a_next_hop_of_the_host_is_no_guests_address(route, address, name, resid
         one.start("dom", other)
 
 
+KEPT = {
+    "on another link": ("ip addr add 10.55.0.1/32 dev up0", "10.55.0.1", "is an address of the host"),
+    "IPv6, on another link": ("ip addr add fd55::1/128 dev up0 nodad", "fd55::1", "is an address of the host"),
+    "broadcast": ("", "10.0.1.255", "is a broadcast address of the host's subnets"),
+    "broadcast of another link": ("ip addr add 10.55.0.1/24 brd + dev up0", "10.55.0.255", "is a broadcast address"),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_an_address_whose_packets_the_host_keeps_is_no_guests(case):
+    script, address, says = KEPT[case]
+    with Single(WITHOUT, foreign=False) as one:
+        one.host.sh(script)
+        one.tap("tap10", hosted().mac)
+        before = one.state()
+        said = refused(one, hosted(address))
+        assert f"dom: {address}, a guest's address, {says}" in said and "give the guest another" in said, said
+        same(before, one.state())
+        # The remedy.
+        one.start("dom", hosted("10.0.1.51"))
+
+
+def test_an_address_of_the_host_that_is_new_ends_no_guest():
+    """A running guest is set up again by a hook that must not fail."""
+    with Single(WITHOUT, foreign=False) as one:
+        nic = hosted("10.0.1.9")
+        one.tap(nic.tap, nic.mac)
+        one.start("dom", nic)
+        one.host.sh("ip addr add 10.0.1.9/32 dev up0")
+        call(one.host, "dom", "reconnect", nic)
+        assert "10.0.1.9: the kernel keeps packets from eth9" in one.host.cli("check").stdout
+
+
+ANYCAST = "fd00:1::"
+"""Of the routers of eth9's subnet: of this host, as soon as it forwards for a guest."""
+
+
+@pytest.mark.parametrize("address", [ANYCAST, f"{ANYCAST}/120"])
+def test_the_anycast_address_of_the_routers(address):
+    """No remedy takes the rule of the host's own addresses away; a prefix has other addresses."""
+    with Single(WITHOUT, foreign=False) as one, ExitStack() as stack:
+        nic = hosted(address)
+        stack.enter_context(wired(one.host, nic.tap, "guest", Nic(nic.mac, ip6="fd00:1::10", gateway6="fd00:1::1")))
+        one.start("dom", nic)
+        done = one.host.cli("check")
+        if address == ANYCAST:
+            assert done.returncode == 1 and "it is the anycast address of the routers" in done.stdout, done
+            assert "give the guest another" in done.stdout and "rule del" not in done.stdout
+        else:
+            assert done.returncode == 0, done.stdout
+            one.peer.sh("ip -6 addr add fd00:1::254/64 dev eth9 nodad; ip -6 route add fd00:1::10 via fd00:1::1")
+            assert ping(one.peer, "fd00:1::10") is not None
+
+
+@pytest.mark.parametrize(
+    ("route", "address", "name"),
+    [
+        ("ip route replace default via 10.0.1.7 dev eth9 onlink", "10.0.1.7", "default dev eth9"),
+        ("ip route add 10.9.0.0/16 via 10.0.1.7 dev eth9 onlink table 100", "10.0.1.7", "10.9.0.0/16 dev eth9 table 100"),
+        ("ip route add 10.9.0.0/16 nexthop via 10.0.1.6 dev eth9 onlink nexthop via 10.0.1.7 dev eth9 onlink",)
+        + ("10.0.1.4/30", "10.9.0.0/16 dev eth9"),
+    ],
+)
+def test_a_next_hop_that_comes_later(route, address, name):
+    """A route by a guest's own tap is one to the guest; any other is told of."""
+    with Single(WITHOUT, foreign=False) as one:
+        nic = hosted("10.0.1.50", address) if "/" in address else hosted(address)
+        one.tap(nic.tap, nic.mac)
+        one.start("dom", nic)
+        one.host.sh("ip route add 10.8.0.0/16 via 10.0.1.7")
+        assert one.host.cli("check").stdout == "ok\n"
+        one.host.sh(route)
+        done = one.host.cli("check")
+        said = "contains 10.0.1." if "/" in address else f"{address}, a guest's address, is the next hop"
+        assert done.returncode == 1 and said in done.stdout and f"the host's route {name} " in done.stdout, done.stdout
+        # The remedy.
+        call(one.host, "dom", "stopped", nic)
+        one.start("dom", hosted("10.0.1.51"))
+        assert one.host.cli("check").stdout == "ok\n"
+
+
 def test_a_route_by_the_guest_itself_is_in_nobodys_way():
     with Single(HOSTING, foreign=False) as one:
         nic = hosted("10.0.1.50", "10.0.1.52")

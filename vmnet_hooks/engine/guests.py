@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from .. import values
 from ..declared import compose
 from ..declared.configuration import claims
 from ..errors import ConflictError, InputError, KernelError, VmnetError
@@ -201,6 +202,7 @@ def _plug(
         wanted[owner] = compose.in_phase(owner.phase, vif, network, wants)
         needs[identity] = list(compose.needs(network, session.config))
         _check_shared(session, network, shared[network.name], [*plugged, *drop])
+        _check_kept(session, owner, wants)
     if not domain.partial:
         # NICs that the domain had and that nothing claims any more.
         known = [owner.id for owner in session.records.owners(domain_id=domain.id)]
@@ -341,20 +343,41 @@ def _check_next_hops(session: Session, owner: Nic, wants: Mapping[str, Resource]
     paths = {r.key: r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname}
     if not paths or paths.keys() <= session.records.claimed(owner.id):
         return
-    # Those on which we may have made a route with a next hop.
-    declared = [name for name, part in session.config.links.items() if part.options.get("gateway") or part.options.get("routes")]
-    found = session.kernel.next_hop(list(paths.values()), (*network.links(), *declared), owner.ifname, met)
-    if found is None:
-        return
-    dst, route = found
-    address, _, length = dst.partition("/")
-    is_one = length == ("128" if ":" in dst else "32")
-    what = f"{address}, a guest's address, is" if is_one else f"{dst}, a guest's prefix, contains {route.via},"
+    links = (*network.links(), *with_next_hops(session.config))
+    found = session.kernel.next_hop(list(paths.values()), links, owner.ifname, met)
+    if found is not None:
+        raise ConflictError(f"{owner.domain}: {is_next_hop(*found)}; give the guest another")
+
+
+def with_next_hops(config: Config) -> list[str]:
+    """The declared links on which we may have made a route with a next hop."""
+    return [name for name, part in config.links.items() if part.options.get("gateway") or part.options.get("routes")]
+
+
+def is_next_hop(dst: str, route: Route) -> str:
+    """What is wrong with a guest's address or prefix (ADDRESS/LENGTH) that is, or contains, the next hop of a route."""
+    address = values.single(dst)
+    what = f"{address}, a guest's address, is" if address else f"{dst}, a guest's prefix, contains {route.via},"
     name = "default" if route.dst.endswith("/0") else route.dst
     table = "" if route.table == MAIN_TABLE else f" table {route.table}"
-    raise ConflictError(
-        f"{owner.domain}: {what} the next hop of the host's route {name} dev {route.dev}{table}; give the guest another"
-    )
+    return f"{what} the next hop of the host's route {name} dev {route.dev}{table}"
+
+
+KEPT = {
+    "local": "is an address of the host",
+    "broadcast": "is a broadcast address of the host's subnets",
+    "anycast": "is the anycast address of the routers of a subnet of the host's (RFC 4291, 2.6.1)",
+}
+"""What is wrong with a guest's address whose packets the kernel keeps, by the type of the kernel's route."""
+
+
+def _check_kept(session: Session, owner: Nic, wants: Mapping[str, Resource]) -> None:
+    """Raise ConflictError if the kernel keeps what is for a new address of a guest, on whatever link the host has it."""
+    there = session.records.claimed(owner.id)
+    new = [r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname and r.key not in there]
+    addresses = [address for dst in new if (address := values.single(dst))]
+    for address, kind in (session.kernel.kept(addresses) if addresses else {}).items():
+        raise ConflictError(f"{owner.domain}: {address}, a guest's address, {KEPT[kind]}; give the guest another")
 
 
 def _dead(session: Session, holders: Iterable[tuple[Nic, str]]) -> list[str]:
