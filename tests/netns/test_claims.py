@@ -30,6 +30,7 @@ def one():
         lab.host.domain_toml("web1", claim(OLD))
         done = lab.host.ifup("tap0")
         assert done.returncode == 0, done.stderr
+        lab.guest = guest
         yield lab
 
 
@@ -61,6 +62,25 @@ def test_an_address_less(one):
     assert f"is to have {NEW}, not {OLD}" in command(one, "check", status=1)
     command(one, "repair")
     assert eventually(lambda: answers(one, NEW)) and not answers(one, OLD)
+
+
+def test_from_a_bridge_to_routes_and_back(one):
+    """The hook made the tap a port, so that it is free to take it out again."""
+    one.peer.sh("ip addr add 10.7.0.1/24 dev lan0")
+    one.guest.sh("ip addr add 10.7.0.30/24 dev eth0")
+    routed, bridged = claim(OLD), claim("10.7.0.30").replace("hosting", "lan")
+    for text, gone, there in ((bridged, OLD, "10.7.0.30"), (routed, "10.7.0.30", OLD)):
+        one.host.domain_toml("web1", text)
+        assert "tap0: is to be on network " in command(one, "check", status=1)
+        command(one, "start", "web1")
+        assert eventually(lambda there=there: answers(one, there)) and not answers(one, gone)
+        assert command(one, "check").startswith("ok")
+
+
+def test_a_port_of_another_programs_bridge_is_left_there(one):
+    one.host.sh("ip link set tap0 master br0")
+    said = one.host.ifup("tap0").stderr
+    assert "tap0 is a port of br0, and network hosting is routed" in said and "br0" in one.host.sh("ip link show tap0")
 
 
 def test_a_guest_that_was_not_announced(one):

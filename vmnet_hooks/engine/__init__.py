@@ -127,6 +127,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
     senders = Counter(name for network in networks for name in network.mode.senders(network))
     return replace(
         host,
+        links={**host.links, **_unbridged(session, names, host)},
         router6=_forwards6(session, host),
         parts=parts,
         vids={part.name: config.vids_on(part.name) for part in parts.values()},
@@ -138,6 +139,18 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         uplinks6=frozenset(name for network in (*networks, *hinted) for name in network.mode.links6(network)),
         bare6=_bare6(session, host),
     )
+
+
+def _unbridged(session: Session, names: Iterable[str], host: facts.Host) -> dict[str, facts.Link]:
+    """Those of the taps that we made ports of a bridge, as they were before."""
+    found = {}
+    for name in names:
+        link = host.links.get(name)
+        if link and link.master and name not in session.config.links:
+            ours, before = session.records.recorded(LinkAttribute.key_of(name, "master")) or (None, None)
+            if ours == LinkAttribute(name, "master", link.master) and isinstance(before, LinkAttribute):
+                found[name] = replace(link, master=before.value)
+    return found
 
 
 def _bare6(session: Session, host: facts.Host) -> frozenset[str]:
