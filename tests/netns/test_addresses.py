@@ -303,6 +303,38 @@ def test_a_late_answer_stops_the_announcement(resident):
         assert one.host.cli("check").stdout == "ok\n"
 
 
+def test_a_late_answer_counts_no_more_once_probe_is_off():
+    """A router that answers for every address can't be stopped."""
+    with Single(HOSTING, foreign=False) as one:
+        router, address = "02:00:00:00:08:01", "203.0.113.77"
+        nic = hosted(address)
+        one.tap(nic.tap, nic.mac)
+        call(one.host, "dom", "start", nic)
+        send(
+            one.peer, "eth9", frames.arp(2, router, address, "10.0.1.1", dst="02:00:00:00:09:01", target_mac="02:00:00:00:09:01")
+        )
+        assert eventually(lambda: router in one.host.run(f"ip neigh show {address} dev eth9").stdout)
+        call(one.host, "dom", "started", nic)
+        found = one.host.cli("check")
+        assert found.returncode == 1 and "or set probe = false, then vmnet-hook start dom" in found.stdout, found
+        one.host.config(WITHOUT)
+        with Capture(one.peer, "eth9", "arp") as seen:
+            one.start("dom", nic)
+            Capture.pause(1.5)
+        assert seen.having(f"{address} .*tell {address}"), seen.lines
+        assert one.host.cli("check").stdout == "ok\n"
+
+
+def test_the_link_local_gateway_is_no_guests_own():
+    with Single(HOSTING + 'link_local = "fe80::5054:ff:feaa:a"\n', foreign=False) as one:
+        nic = hosted("10.0.1.9", "fd00:1::9")
+        one.tap(nic.tap, nic.mac)
+        assert "its link-local address is fe80::5054:ff:feaa:a, the link_local of network hosting" in refused(one, nic)
+        # The remedy.
+        one.host.config(HOSTING + 'link_local = "fe80::1"\n')
+        one.start("dom", nic)
+
+
 def test_a_start_waits_for_no_answer():
     """And leaves no entry that it asked with."""
     with Single(PUBLIC) as one, Agent(one.host):

@@ -249,6 +249,15 @@ def _ask(
         if network.options.get("probe")
         for link, address in network.mode.announcements(vif, network)
     ]
+    if known and not incoming:
+        # `probe` may be off since: no answer counts any more.
+        off = [
+            pair
+            for vif, network in bound
+            if not network.options.get("probe")
+            for pair in network.mode.announcements(vif, network)
+        ]
+        session.kernel.forget(off)
     given = [pair for pair in pairs if pair[1] in known]
     if given and not incoming and (in_use := session.kernel.answers(given)):
         # The guest has them, and is not refused for them any more. The answer may be old: `check` and announcements ask.

@@ -361,4 +361,4 @@ def _duplicates(view: _View) -> Iterator[Drift]:
     for link, address, mac in view.session.kernel.answers(list(users)):
         nic = users[link, address]
         what = f"{address} is in use: {mac} answers for it on {link}; it is not announced"
-        yield _hindered(what, f"stop that machine, then vmnet-hook start {shlex.quote(nic.domain)}", nic)
+        yield _hindered(what, f"stop that machine, or set probe = false, then vmnet-hook start {shlex.quote(nic.domain)}", nic)
