@@ -100,6 +100,34 @@ def test_a_guest_that_was_not_announced(one):
     assert command(one, "check").startswith("ok") and "active" in command(one, "status")
 
 
+QEMU = """
+import fcntl, os, struct, sys
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"tap5", 0x1002))
+print("made", flush=True)
+sys.stdin.readline()
+os.write(tap, bytes.fromhex("ffffffffffff525400aa00200806") + bytes(46))
+print("sent", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_guest_of_plain_qemu_that_calls_no_script(one):
+    """Its tap ends with it, so that what was sent is sent by this guest."""
+    text = claim("10.0.1.60").replace("tap0", "tap5").replace(MAC, "52:54:00:aa:00:20")
+    one.host.domain_toml("web5", text)
+    qemu = one.host.popen(["/usr/bin/python3", "-c", QEMU], stdin=-1, stdout=-1)
+    assert qemu.stdout.readline() == "made\n"
+    one.host.sh("ip link set tap5 up")
+    assert command(one, "check").startswith("ok"), "its script may come"
+    print("", file=qemu.stdin, flush=True)
+    assert qemu.stdout.readline() == "sent\n"
+    said = command(one, "check", status=1)
+    assert "web5" in said and "tap5: network hosting claims it, and it is not set up" in said
+    command(one, "start", "web5")
+    assert command(one, "check").startswith("ok") and "10.0.1.60" in command(one, "status", "web5")
+
+
 def test_another_guests_section_is_broken(one):
     """The guest, its check and its edit need networks.hosting alone."""
     one.host.config(CONFIG.replace("bridge =", "bridg ="))

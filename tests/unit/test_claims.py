@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -399,6 +400,41 @@ def test_a_guest_that_does_not_need_it_starts(host):
     assert guests.plug(session, good, "libvirt")
     with pytest.raises(InputError, match="networks.edge: unknown key 'tabel'"):
         guests.plug(session, bad, "libvirt")
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_an_address_that_one_guest_gives_to_another(first, host):
+    """Whichever of the two is repaired first."""
+    names = {1: "d1", 2: "d2"}
+
+    def claimed(*addresses: Sequence[str]) -> None:
+        for number, ips in enumerate(addresses, 1):
+            text = nic(", ".join(f'"{ip}"' for ip in ips), address=mac(number)).replace("t1.0", f"t{number}.0")
+            write(host, text, names[number])
+
+    claimed(["192.0.2.10", "192.0.2.11"][:first], ["192.0.2.20", "192.0.2.21"][: 3 - first])
+    for number, name in names.items():
+        there = Domain(name, "", (Vif(mac(number), f"t{number}.0"),), partial=True)
+        host.add_taps(there)
+        host.call(guests.plug, there, "qemu")
+        host.call(lambda session, there=there: guests.activate(session.config, session.records, lambda _: None, there))
+    claimed(*((["192.0.2.10", "192.0.2.21"], ["192.0.2.20"]) if first == 1 else (["192.0.2.10"], ["192.0.2.20", "192.0.2.11"])))
+    assert len(host.check()) == 2
+    host.repair()
+    assert host.check() == []
+
+
+def test_a_guest_that_no_hook_has_set_up(host):
+    """Plain QEMU with script=no."""
+    write(host, nic())
+    host.add_taps(Domain("d1", "", (Vif(mac(1), "t1.0"),)))
+    assert host.check() == [], "its hook may come"
+    host.kernel.heard.add("t1.0")
+    said = "t1.0: network public claims it, and it is not set up"
+    assert what(host.check()) == what(host.check(domain="d1")) == [("edited", said, "vmnet-hook start d1")]
+    assert host.check(domain="d2") == []
+    host.repair()
+    assert host.check() == [] and [found.domain for found in host.kept().nics()] == ["d1"]
 
 
 # --- a guest that starts again meanwhile -----------------------------------------------------------------------------

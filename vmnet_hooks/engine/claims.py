@@ -4,12 +4,12 @@ changes no guest until `repair`, `start` or its next start.
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from ..declared import compose
+from ..declared import compose, configuration
 from ..declared.compose import Bound
 from ..declared.configuration import claims
 from ..errors import InputError, one_line
@@ -61,7 +61,25 @@ def edits(session: Session, owners: Sequence[Owner], running: Running, domain: s
         if isinstance(there, Domain) and not there.partial and (not domain or there.name == domain):
             known.setdefault(domain_id, [])
     edited = [_edit(session, there, _whole(running.get(domain_id))) for domain_id, there in known.items()]
+    names = {nic.domain for there in known.values() for nic in there}
+    names |= {there.name for there in running.values() if isinstance(there, Domain)}
+    edited += [_edit(session, (), there) for there in _unrecorded(session, names, domain)]
     return [edit for edit in edited if edit and edit.found]
+
+
+def _unrecorded(session: Session, known: Container[str], domain: str) -> Iterator[Domain]:
+    """The guests that run and that no hook has set up, but for the `known` ones, by domains.d: it claims their taps."""
+    for name in configuration.claimants(session.config):
+        if name in known or (domain and name != domain):
+            continue
+        found = _claims(session.config, name)
+        if isinstance(found, InputError):
+            # `validate` tells.
+            continue
+        vifs = [Vif(claim.mac, claim.ifname) for claim in found if claim.mac and claim.ifname]
+        # One that has not sent may be about to be set up.
+        if there := tuple(vif for vif in vifs if _is_waiting(session, vif) and session.kernel.has_sent(vif.ifname)):
+            yield Domain(name, "", there, changing=True)
 
 
 def set_up(session: Session, edit: Edit, announce: Callable[[guests.Announcements], None]) -> None:

@@ -1,6 +1,6 @@
 """Makes `check` clean: sets up again what is missing, removes what no owner claims any more."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ def repair(
     asked = records.owners() if asked is None else asked
     drifts = check(session, domain, gone, running)
     # First of all: then what is set up again is as it is claimed. Each guest takes the lock for itself, as its hook does.
-    failed = _failed([partial(claims.set_up, session, edit, announce) for edit in _edits(session, domain, gone, running, asked)])
+    failed = _set_up([partial(claims.set_up, session, edit, announce) for edit in _edits(session, domain, gone, running, asked)])
     with records.lock():
         apply.recover(session)
         known = records.owners(domain=domain) if domain else records.owners()
@@ -63,6 +63,17 @@ def repair(
         raise KernelError("; ".join(failed))
     left = check(session, domain, gone, running) if drifts else []
     return Repaired([drift for drift in drifts if drift not in left], left)
+
+
+def _set_up(steps: Sequence[Callable[[], None]]) -> list[str]:
+    """Take the steps, in an order in which they succeed: a guest may get an address that another one has to give up first.
+    Returns why those failed that are left."""
+    while steps:
+        failed = [(step, reason) for step in steps for reason in _failed([step])]
+        if len(failed) == len(steps):
+            return [reason for _, reason in failed]
+        steps = [step for step, _ in failed]
+    return []
 
 
 def _failed(steps: Iterable[Callable[[], None]]) -> list[str]:
