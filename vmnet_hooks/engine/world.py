@@ -335,8 +335,8 @@ def _next_hops(view: _View) -> Iterator[Drift]:
     prefixes = [(ipaddress.ip_network(route.dst), route, nic) for route, nic in there if not values.single(route.dst)]
     told: set[str] = set()
     for hop in view.session.kernel.next_hops(links):
-        # By a tap, the guest itself is meant.
-        if hop.dev in view.nics:
+        # By a tap, the guest itself is meant, also if it is none of those in question.
+        if hop.dev in view.nics or any(values.single(route.dst) == hop.via for route in view.routes.get(hop.dev, ())):
             continue
         found = [single[hop.via]] if hop.via in single else []
         found += [(route, nic) for net, route, nic in prefixes if ipaddress.ip_address(hop.via) in net]
