@@ -380,6 +380,44 @@ def test_two_subnets_on_one_uplink(shared):
         one.stop("other", second)
 
 
+def test_the_hosts_own_subnet_on_the_uplink():
+    """Many routers answer no sender that is not in the subnet: with a guest's, the host would lose its own gateway."""
+    with Single(PUBLIC.replace("\nipv6 =", "\n# ipv6 ="), foreign=False) as one:
+        other = another(one, f"{GATEWAY4}/24", "10.0.9.2/24", "10.0.8.2/24")
+        other.sh("echo 2 > /proc/sys/net/ipv4/conf/eth0/arp_ignore")
+        # With the last address of a link, the kernel removes its routes.
+        one.host.sh("ip addr add 192.0.2.9/32 dev up0; ip addr add 10.0.9.1/24 dev up0")
+        before = one.state()
+        nic = routed(10, v6=False)
+        one.tap(nic.tap, nic.mac)
+        one.start("dom", nic)
+
+        def asked(target: str) -> bool:
+            one.host.sh("ip neigh flush dev up0", check=False)
+            return ping(one.host, target, 1) is not None
+
+        with Capture(other, "eth0", "arp") as seen:
+            assert asked("10.0.9.2")
+            asked(GATEWAY4)
+        assert seen.having(f"who-has {GATEWAY4} .*tell {ARP_SOURCE}"), seen.lines
+        assert one.host.cli("check").stdout == "ok\n"
+        # Without such an address, one that comes later, and goes again.
+        call(one.host, "dom", "stopped", nic)
+        one.host.sh("ip addr del 10.0.9.1/24 dev up0")
+        one.start("dom", nic)
+        one.host.sh("ip addr add 10.0.8.1/24 dev up0")
+        assert not asked("10.0.8.2")
+        assert one.host.cli("check").returncode == 1
+        assert one.host.cli("repair").returncode == 0
+        assert asked("10.0.8.2") and one.host.cli("check").stdout == "ok\n"
+        one.host.sh("ip addr del 10.0.8.1/24 dev up0")
+        assert one.host.cli("check").stdout == "ok\n"
+        one.host.sh("ip addr add 10.0.9.1/24 dev up0")
+        one.stop("dom", nic)
+        one.untap(nic.tap)
+        same(before, one.state())
+
+
 # --- a link-local gateway -----------------------------------------------------------------------------------------------
 
 

@@ -15,16 +15,17 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..declared import compose, configuration
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
-from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, Route, Sysctl
+from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, NftElement, Route, Sysctl
 from ..model.owner import GuestOwner
 from ..model.plan import Plan
 from ..model.resource import Resource
-from ..model.ruleset import CLOSED6
+from ..model.ruleset import CLOSED6, SENDERS
 from ..records.store import Store
 
 if TYPE_CHECKING:
@@ -124,7 +125,6 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         host = replace(host, links={**kernel.host(outer).links, **host.links})
     members = {name: part for part in parts.values() for name in part.ports if name in host.links}
     members |= {part.adopts: part for part in parts.values() if part.adopts in host.links}
-    senders = Counter(name for network in networks for name in network.mode.senders(network))
     return replace(
         host,
         links={**host.links, **_unbridged(session, names, host)},
@@ -135,10 +135,26 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         adoptions=_adoptions(session, members, host, adopt) if members else {},
         adopters={part.adopts: part.name for part in config.links.values() if part.adopts},
         surveyed=adopt,
-        shared_uplinks=frozenset(name for name, count in senders.items() if count > 1),
+        shared_uplinks=_shared_uplinks(session, host),
         uplinks6=frozenset(name for network in (*networks, *hinted) for name in network.mode.links6(network)),
         bare6=_bare6(session, host),
     )
+
+
+def _shared_uplinks(session: Session, host: facts.Host) -> frozenset[str]:
+    """The links on which the sender of ARP requests depends on the subnet: of several networks, or of one and the host."""
+    networks = session.config.networks.values()
+    senders = Counter(name for network in networks for name in network.mode.senders(network))
+    found = {name for name, count in senders.items() if count > 1}
+    # An address that comes and goes changes nothing each time.
+    there = session.records.elements(SENDERS.key).values() if senders else ()
+    found |= {element.parts[0].strip('"') for element in there if isinstance(element, NftElement)}
+    for network in networks:
+        subnets = network.mode.subnets(network, session.config.links)
+        for name in network.mode.senders(network):
+            own = [ip_interface(address).ip for address in host.addresses.get(name, ()) if ":" not in address]
+            found |= {name for ip in own if not any(ip in subnet for subnet in subnets)}
+    return frozenset(found)
 
 
 def _unbridged(session: Session, names: Iterable[str], host: facts.Host) -> dict[str, facts.Link]:
