@@ -8,7 +8,7 @@ down. What the edge does in several system calls happens here in several small s
 """
 
 import copy
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -258,7 +258,7 @@ class FakeKernel:
         return sorted(found, key=lambda address: ":" in address)
 
     def next_hop(
-        self, destinations: Sequence[str], links: Iterable[str], tap: str, met: Container[str] = ()
+        self, destinations: Sequence[str], links: Iterable[str], tap: str, asked: Mapping[tuple[str, str], bool]
     ) -> tuple[str, Route] | None:
         self._alive()
         routes = [r for r in self.world.values() if isinstance(r, Route) and r.via and r.dev != tap]
@@ -274,16 +274,16 @@ class FakeKernel:
         own = {r.address.partition("/")[0] for r in self.world.values() if isinstance(r, Address)}
         return {address: "local" for address in addresses if address in own}
 
-    def ask(self, pairs: Sequence[tuple[str, str]]) -> set[str]:
+    def ask(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
         self._alive()
         self.asked |= set(pairs)
-        return set()
+        return dict.fromkeys(pairs, False)
 
-    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    def answers(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
         self._alive()
         return [(*pair, self.in_use[pair]) for pair in pairs if pair in self.in_use and pair in self.asked]
 
-    def forget(self, pairs: Sequence[tuple[str, str]]) -> None:
+    def forget(self, pairs: Iterable[tuple[str, str]]) -> None:
         self._alive()
         self.asked -= set(pairs)
 

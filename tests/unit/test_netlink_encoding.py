@@ -308,7 +308,7 @@ def test_neighbours(socket, kernel, dice, family, flags):
     socket.delete_neighbour(index, host, flags)
     said(kernel, ndmsg, 29, ACK, fields, [("NDA_DST", host)])
     kernel.answers = [(ndmsg, 28, fields | {"state": state}, attrs)]
-    assert socket.neighbour(index, host, flags) == (state, "" if flags else mac, 0)
+    assert socket.neighbour_entries([(index, host)], flags) == [(state, "" if flags else mac, 0)]
     said(kernel, ndmsg, 30, 0, fields, [("NDA_DST", host)])
 
 
@@ -352,7 +352,7 @@ def test_routes(socket, kernel, dice, family):
     host, source = dice.host(family), dice.host(family)
     for origin in ("", source):
         kernel.answers = [told]
-        assert socket.lookup(host, origin) == route
+        assert socket.lookups([(host, origin)]) == [route]
         size = 32 if family == 2 else 128
         flags = 0x2000 if family == 10 else 0x3000
         fields = asked | {"proto": 0, "dst_len": size, "src_len": size if origin else 0, "flags": flags}

@@ -280,15 +280,15 @@ def told_of(table: int, oif: int, family: int = 2, proto: int = 86, several: boo
 )
 def test_routes_are_kept_until_something_is_told_of_them(datagram, asked_again, kept):
     for key in (UPLINK, LEARNED, UPLINK, LEARNED):
-        assert kept.read(*key)[0].table == key[1]
+        assert next(kept.read([key])).table == key[1]
     assert kept.asked == [UPLINK, LEARNED]
     kept._told.queue.append(datagram)
     for key in (UPLINK, LEARNED):
-        kept.read(*key)
+        list(kept.read([key]))
     assert set(kept.asked[2:]) == asked_again and len(kept.asked) == 2 + len(asked_again)
 
 
 def test_a_socket_that_can_not_listen_says_so(kept):
     kept._told.queue.append(OSError(errno.EBADF, "closed"))
     with pytest.raises(OSError):
-        kept.read(*UPLINK)
+        list(kept.read([UPLINK]))

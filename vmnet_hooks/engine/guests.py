@@ -60,20 +60,21 @@ def plug(
         unplug(session, domain)
         return []
     compose.check_domain(domain, bound)
-    # Asked first, so that the answers come in meanwhile.
-    asked, met = ([], set[str]()) if is_running else _ask(session, domain, bound, incoming)
-    try:
-        with session.records.lock():
-            apply.recover(session)
-            if not still():
-                return []
-            transaction = _plug(session, domain, bound, frontend, incoming=incoming, is_same=is_same, met=met)
+    with session.records.lock():
+        apply.recover(session)
+        if not still():
+            return []
+        known = _known(session, domain)
+        # Asked first, so that the answers come in meanwhile.
+        asked = {} if is_running else _ask(session, known, bound, incoming)
+        try:
+            transaction = _plug(session, domain, bound, frontend, known, incoming=incoming, is_same=is_same, asked=asked)
             _check_unused(session, domain, asked)
             apply.run(session, transaction, f"plug {domain.name}")
-    except VmnetError:
-        if asked:
-            session.kernel.forget(asked)
-        raise
+        except VmnetError:
+            if asked:
+                session.kernel.forget(asked)
+            raise
     return [nic for nic in nics(transaction.add) if nic.domain_id == domain.id]
 
 
@@ -81,7 +82,7 @@ def plan_plug(session: Session, domain: Domain, frontend: str) -> Plan:
     """What `plug` would do now. Taps that do not exist yet are taken to be fresh."""
     bound = bind(domain, session.config)
     compose.check_domain(domain, bound)
-    return _plug(session, domain, bound, frontend, imagine=True).plan
+    return _plug(session, domain, bound, frontend, _known(session, domain), imagine=True).plan
 
 
 def unplug(session: Session, domain: Domain, ifname: str = "") -> list[GuestOwner]:
@@ -172,12 +173,13 @@ def _plug(
     domain: Domain,
     bound: Sequence[compose.Bound],
     frontend: str,
+    known: Mapping[str, Owner],
     imagine: bool = False,
     incoming: bool = False,
     is_same: IsSame = is_another,
-    met: Container[str] = (),
+    asked: Mapping[tuple[str, str], bool] | None = None,
 ) -> Transaction:
-    """`imagine` that taps exist which do not. `met` are addresses that had a neighbour entry before they were asked for."""
+    """`imagine` that taps exist which do not. `known` is what `_known` returned, `asked` what `_ask` did."""
     host = gather(session, [name for vif, network in bound for name in compose.links_of(vif, network)])
     wanted, needs = _needed(session, [network for _, network in bound], host)
     plugged: dict[str, compose.Bound] = {}
@@ -195,17 +197,17 @@ def _plug(
         drop += _check_holders(session, domain, vif, network, [*plugged, *drop, *twin], is_same, incoming)
         wants = {**shared[network.name], **compose.compose_vif(vif, network, host)}
         waits = incoming and bool(compose.withheld(vif, network, wants))
-        owner = _owner(session, domain, vif, network, frontend, host, waits)
+        owner = _owner(known.get(identity), domain, vif, network, frontend, host, waits)
         # Also of what is withheld: a guest that can't arrive is not let in.
         drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin], is_same if waits else is_another)
-        _check_next_hops(session, owner, wants, network, met)
+        claimed = session.records.claimed(identity) if identity in known else ()
+        _check_next_hops(session, owner, claimed, wants, network, asked or {})
+        _check_kept(session, owner, claimed, wants)
         wanted[owner] = compose.in_phase(owner.phase, vif, network, wants)
         needs[identity] = list(compose.needs(network, session.config))
         _check_shared(session, network, shared[network.name], [*plugged, *drop])
-        _check_kept(session, owner, wants)
     if not domain.partial:
         # NICs that the domain had and that nothing claims any more.
-        known = [owner.id for owner in session.records.owners(domain_id=domain.id)]
         drop += [name for name in known if name not in plugged and name not in drop]
     return build(session, wanted, drop, needs)
 
@@ -221,16 +223,20 @@ def _needed(
     return needed(session, networks, host)
 
 
-def _owner(session: Session, domain: Domain, vif: Vif, network: Network, frontend: str, host: facts.Host, waits: bool) -> Nic:
+def _known(session: Session, domain: Domain) -> dict[str, Owner]:
+    """What is recorded of a domain, by id."""
+    return {owner.id: owner for owner in session.records.owners(domain_id=domain.id)}
+
+
+def _owner(old: Owner | None, domain: Domain, vif: Vif, network: Network, frontend: str, host: facts.Host, waits: bool) -> Nic:
     """The owner of a NIC: one that is plugged already stays in its phase, a new one may wait for its guest's arrival."""
     link = host.links.get(vif.ifname)
     owner = Nic.of(domain, vif, network.name, frontend, link.index if link else 0, time.time())
-    known = [old for old in session.records.nics(id=owner.id) if link and old.ifindex == link.index]
-    if known and known[0].phase in ("plugged", "active"):
-        return replace(owner, phase=known[0].phase, since=known[0].since)
+    is_same = isinstance(old, Nic) and link is not None and old.ifindex == link.index
+    if old and is_same and old.phase in ("plugged", "active"):
+        return replace(owner, phase=old.phase, since=old.since)
     if waits:
-        before = [old for old in known if old.phase == "incoming"]
-        return replace(owner, phase="incoming", since=before[0].since if before else owner.since)
+        return replace(owner, phase="incoming", since=old.since if old and is_same and old.phase == "incoming" else owner.since)
     return owner
 
 
@@ -238,11 +244,11 @@ def _owner(session: Session, domain: Domain, vif: Vif, network: Network, fronten
 
 
 def _ask(
-    session: Session, domain: Domain, bound: Sequence[compose.Bound], incoming: bool
-) -> tuple[list[tuple[str, str]], set[str]]:
-    """Ask for the domain's new addresses on the links that they will be announced on. Returns (link, address) each, and the
-    addresses for which the kernel knew a MAC. Those of an `incoming` domain are in use, by itself."""
-    known = {address for nic in session.records.nics(domain_id=domain.id) for address in nic.addresses}
+    session: Session, recorded: Mapping[str, Owner], bound: Sequence[compose.Bound], incoming: bool
+) -> dict[tuple[str, str], bool]:
+    """Ask for the domain's new addresses on the links that they will be announced on. Returns for each (link, address) that was
+    asked for whether the kernel knew a MAC before. Those of an `incoming` domain are in use, by itself."""
+    known = {address for nic in nics(recorded.values()) for address in nic.addresses}
     pairs = [
         (link, address)
         for vif, network in bound
@@ -266,11 +272,11 @@ def _ask(
     if incoming:
         # What answered earlier may have been this guest, on the host that it comes from.
         session.kernel.forget(pairs)
-        return [], set()
-    return pairs, session.kernel.ask(pairs) if pairs else set()
+        return {}
+    return session.kernel.ask(pairs) if pairs else {}
 
 
-def _check_unused(session: Session, domain: Domain, asked: Sequence[tuple[str, str]]) -> None:
+def _check_unused(session: Session, domain: Domain, asked: Iterable[tuple[str, str]]) -> None:
     """Raise ConflictError if a machine has answered for an address."""
     for link, address, mac in session.kernel.answers(asked) if asked else ():
         raise ConflictError(
@@ -346,14 +352,21 @@ def _check_paths(session: Session, owner: Nic, wants: Mapping[str, Resource], bu
     )
 
 
-def _check_next_hops(session: Session, owner: Nic, wants: Mapping[str, Resource], network: Network, met: Container[str]) -> None:
+def _check_next_hops(
+    session: Session,
+    owner: Nic,
+    claimed: Container[str],
+    wants: Mapping[str, Resource],
+    network: Network,
+    asked: Mapping[tuple[str, str], bool],
+) -> None:
     """Raise ConflictError if a new address or prefix of a guest is, or contains, the next hop of a route of the host: the host
-    would lose its way to it, and its neighbours theirs."""
+    would lose its way to it, and its neighbours theirs. What it has `claimed` before was looked at then."""
     paths = {r.key: r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname}
-    if not paths or paths.keys() <= session.records.claimed(owner.id):
+    if all(key in claimed for key in paths):
         return
     links = (*network.links(), *with_next_hops(session.config))
-    found = session.kernel.next_hop(list(paths.values()), links, owner.ifname, met)
+    found = session.kernel.next_hop(list(paths.values()), links, owner.ifname, asked)
     if found is not None:
         raise ConflictError(f"{owner.domain}: {is_next_hop(*found)}; give the guest another")
 
@@ -380,10 +393,9 @@ KEPT = {
 """What is wrong with a guest's address whose packets the kernel keeps, by the type of the kernel's route."""
 
 
-def _check_kept(session: Session, owner: Nic, wants: Mapping[str, Resource]) -> None:
+def _check_kept(session: Session, owner: Nic, claimed: Container[str], wants: Mapping[str, Resource]) -> None:
     """Raise ConflictError if the kernel keeps what is for a new address of a guest, on whatever link the host has it."""
-    there = session.records.claimed(owner.id)
-    new = [r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname and r.key not in there]
+    new = [r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname and r.key not in claimed]
     addresses = [address for dst in new if (address := values.single(dst))]
     for address, kind in (session.kernel.kept(addresses) if addresses else {}).items():
         raise ConflictError(f"{owner.domain}: {address}, a guest's address, {KEPT[kind]}; give the guest another")

@@ -5,7 +5,7 @@ What is known of one kind of object is in objects/; here the kinds are only told
 
 import errno
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +166,7 @@ class Kernel:
 
     def _ra_links(self) -> tuple[str, ...]:
         """Links with a default route that was learned from a router advertisement."""
-        routes = self.netlink.dump_routes(wire.AF_INET6, MAIN_TABLE, 0, _RTPROT_RA)
+        routes = self.netlink.dump_routes((wire.AF_INET6, MAIN_TABLE, 0, _RTPROT_RA))
         names = {self.netlink.name(route.oif) for route in routes if route.dst == "::/0"}
         return tuple(sorted(filter(None, names)))
 
@@ -177,7 +177,7 @@ class Kernel:
         return tuple(values.host(own) if peer else own for own, peer, _ in found if not own.startswith("fe80:"))
 
     def next_hop(
-        self, destinations: Sequence[str], links: Iterable[str], tap: str, met: Container[str] = ()
+        self, destinations: Sequence[str], links: Iterable[str], tap: str, asked: Mapping[tuple[str, str], bool]
     ) -> tuple[str, Route] | None:
         """The first of the destinations that contains the next hop of a route of the host, and that route: see next_hops. Raises
         KernelError."""
@@ -185,7 +185,7 @@ class Kernel:
         from . import next_hops
 
         try:
-            found = next_hops.next_hop(self.netlink, destinations, links, tap, met)
+            found = next_hops.next_hop(self.netlink, destinations, links, tap, asked)
         except (NetlinkError, OSError) as error:
             raise _unreadable(error) from None
         if found is None:
@@ -207,28 +207,28 @@ class Kernel:
     def kept(self, addresses: Sequence[str]) -> dict[str, str]:
         """Those of the addresses whose packets the kernel keeps, and why: local, broadcast or anycast. Raises KernelError."""
         try:
-            answers = self.netlink.ask(wire.GETROUTE, [wire.lookup_body(address) for address in addresses])
+            answers = self.netlink.ask([(wire.GETROUTE, wire.lookup_body(address), 0) for address in addresses])
         except (NetlinkError, OSError) as error:
             raise _unreadable(error) from None
         kinds = [0 if isinstance(answer, NetlinkError) else wire.way_of(answer)[0] for answer in answers]
         return {address: wire.KEPT[kind] for address, kind in zip(addresses, kinds, strict=True) if kind in wire.KEPT}
 
-    def ask(self, pairs: Sequence[tuple[str, str]]) -> set[str]:
-        """Ask on a link whether an address is in use, for each (link, address). Does not wait: see duplicates. Returns the
-        addresses for which the kernel knew a MAC before."""
+    def ask(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
+        """Ask on a link whether an address is in use, for each (link, address). Does not wait: see duplicates. Returns whether
+        the kernel knew a MAC before, for each that was asked for."""
         # Only asked for addresses that are announced, and only once.
         from . import duplicates
 
         return duplicates.ask(self.netlink, pairs)
 
-    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    def answers(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
         """(link, address, MAC) of each address that was asked for and that a machine has answered for."""
         # See `ask`.
         from . import duplicates
 
-        return [(*pair, mac) for pair in pairs if (mac := duplicates.answer(self.netlink, *pair))]
+        return [(*pair, mac) for pair, mac in duplicates.answers(self.netlink, pairs).items()]
 
-    def forget(self, pairs: Sequence[tuple[str, str]]) -> None:
+    def forget(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Ask no longer, and forget the answers."""
         # See `ask`.
         from . import duplicates

@@ -118,19 +118,21 @@ class Socket:
                         _check(data)
                     return data
 
-    def ask(self, kind: int, bodies: Sequence[bytes]) -> list["bytes | NetlinkError"]:
-        """Send requests that do not depend on one another; return for each the body of its one answer, or the error."""
+    def ask(self, requests: Sequence[tuple[int, bytes, int]]) -> list["bytes | NetlinkError"]:
+        """Send requests (type, body, flags), none of which waits for the answer to another; return for each the body of its one
+        answer, or the error. With the flag ACK, the answer to what succeeds is its acknowledgement."""
         found: list[bytes | NetlinkError] = []
-        for start in range(0, len(bodies), _ASKED):
-            asked = bodies[start : start + _ASKED]
+        for start in range(0, len(requests), _ASKED):
+            asked = requests[start : start + _ASKED]
             first = self._sequence + 1
-            self._socket.send(b"".join([self._framed(kind, body, 0) for body in asked]))
+            self._socket.send(b"".join([self._framed(*request) for request in asked]))
             answers: dict[int, bytes | NetlinkError] = {}
             while len(answers) < len(asked):
                 for answer, _, number, _, data in messages(self.receive()):
                     place = (number - first) & 0xFFFFFFFF
                     if place < len(asked):
-                        answers[place] = NetlinkError(-SIGNED.unpack_from(data)[0]) if answer == ERROR else data
+                        code = SIGNED.unpack_from(data)[0] if answer == ERROR else 0
+                        answers[place] = NetlinkError(-code) if code else data
             found += [answers[place] for place in range(len(asked))]
         return found
 
@@ -298,14 +300,14 @@ class Netlink(Socket):
     def delete_address(self, index: int, address: str) -> None:
         self.change(wire.DELADDR, wire.address_body(index, address))
 
-    def neighbour(self, index: int, address: str, flags: int = 0) -> NeighbourMessage | None:
-        """Return a neighbour entry, or with the flag PROXY a proxy entry; None if there is none."""
-        try:
-            return wire.neighbour_of(self.get(wire.GETNEIGH, wire.neighbour_body(index, address, 0, flags)))
-        except NetlinkError as error:
-            if error.code in (errno.ENOENT, errno.ENODEV):
-                return None
-            raise
+    def neighbour_entries(self, places: Sequence[tuple[int, str]], flags: int = 0) -> list[NeighbourMessage | None]:
+        """Return the neighbour entry at each (index of a link, address), or with the flag PROXY the proxy entry; None where there
+        is none."""
+        told = self.ask([(wire.GETNEIGH, wire.neighbour_body(*place, 0, flags), 0) for place in places])
+        for answer in told:
+            if isinstance(answer, NetlinkError) and answer.code not in (errno.ENOENT, errno.ENODEV):
+                raise answer
+        return [None if isinstance(answer, NetlinkError) else wire.neighbour_of(answer) for answer in told]
 
     def neighbours(self, family: int, index: int) -> list[str]:
         """Return the addresses of a family whose MAC on a link is known."""
@@ -316,9 +318,15 @@ class Netlink(Socket):
         """Add or replace a permanent entry; with the flag PROXY, a proxy entry: an address that the kernel answers for."""
         self.change(wire.NEWNEIGH, wire.neighbour_body(index, address, wire.PERMANENT, flags, lladdr), CREATE | REPLACE)
 
-    def resolve(self, index: int, address: str, proto: int) -> None:
-        """Make the kernel ask for the MAC of an address that it has no entry for. The entry gets the protocol `proto`."""
-        self.change(wire.NEWNEIGH, wire.neighbour_body(index, address, 0, wire.USE, proto=proto), CREATE)
+    def resolve(self, places: Sequence[tuple[int, str]], proto: int) -> list[NeighbourMessage | None]:
+        """Make the kernel ask for the MACs of addresses, each at (index of a link, address), that it has no entries for. Returns
+        the entries that there are then, None where the kernel refuses one: those that were made have the protocol `proto`."""
+        made = [
+            (wire.NEWNEIGH, wire.neighbour_body(*place, 0, wire.USE, proto=proto), CREATE | EXCLUSIVE | ACK) for place in places
+        ]
+        read = [(wire.GETNEIGH, wire.neighbour_body(*place), 0) for place in places]
+        told = self.ask([*made, *read])[len(places) :]
+        return [None if isinstance(answer, NetlinkError) else wire.neighbour_of(answer) for answer in told]
 
     def delete_neighbour(self, index: int, address: str, flags: int = 0) -> None:
         self.change(wire.DELNEIGH, wire.neighbour_body(index, address, 0, flags))
@@ -356,18 +364,20 @@ class Netlink(Socket):
         dumped = self.dump(wire.GETROUTE, wire.routes_body(family, 0, 0, 0), lambda data: any(hop in data for hop in sought))
         return [route for data in dumped if data[0] == family for route in wire.routes_of(data)]
 
-    def dump_routes(self, family: int, table: int, oif: int, proto: int) -> list[RouteMessage]:
-        """The same as `routes`, from what was kept if there is anything."""
-        found: list[RouteMessage] = (self._cache.read if self._cache else self.routes)(family, table, oif, proto)
-        return found
+    def dump_routes(self, *dumps: tuple[int, int, int, int]) -> Iterator[RouteMessage]:
+        """Yield what `routes` returns for each (family, table, oif, proto), from what was kept if there is anything."""
+        if self._cache:
+            yield from self._cache.read(dumps)
+            return
+        for dump in dumps:
+            yield from self.routes(*dump)
 
-    def lookup(self, address: str, source: str = "") -> RouteMessage | None:
-        """Return the route that the kernel takes to an address by all rules and tables (for packets from `source`, IPv6 only);
-        None if it finds none. Unlike a dump, this costs the same among thousands of routes."""
-        try:
-            return wire.route_of(self.get(wire.GETROUTE, wire.lookup_body(address, source)))
-        except NetlinkError:
-            return None
+    def lookups(self, questions: Iterable[tuple[str, str]]) -> list[RouteMessage | None]:
+        """Return for each (address, source) the route that the kernel takes to the address by all rules and tables (for packets
+        from a source that is not "", IPv6 only); None if it finds none. Unlike a dump, this costs the same among thousands of
+        routes."""
+        told = self.ask([(wire.GETROUTE, wire.lookup_body(*question), 0) for question in questions])
+        return [None if isinstance(answer, NetlinkError) else wire.route_of(answer) for answer in told]
 
     def set_route(self, route: RouteMessage, replace: bool) -> None:
         """Add a route; with `replace`, in place of one with the same key. Without it, such a route is an error (EEXIST)."""

@@ -6,7 +6,7 @@ read only if the kernel knows the MAC of one of the addresses: a next hop that i
 """
 
 from _socket import AF_INET, AF_INET6
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import chain
 
@@ -20,17 +20,19 @@ _PROTOCOLS = {AF_INET: (_BOOT, _STATIC, _DHCP), AF_INET6: (_BOOT, _STATIC, _RA)}
 
 
 def next_hop(
-    netlink: Netlink, destinations: Sequence[str], links: Iterable[str], tap: str, met: Container[str]
+    netlink: Netlink, destinations: Sequence[str], links: Iterable[str], tap: str, asked: Mapping[tuple[str, str], bool]
 ) -> tuple[str, RouteMessage] | None:
     """Return the first of the destinations (ADDRESS/LENGTH) that contains the next hop of a route, and that route; None if there
     is none. `links` are those on which we may have made routes with next hops. Routes by `tap` do not count: the guest itself
-    is their next hop. `met` are addresses that had a neighbour entry before they were asked for."""
+    is their next hop. `asked` are the (link, address) that were just asked for, and whether the kernel knew a MAC before."""
     own = _index(netlink, tap)
-    indexes = list(filter(None, (_index(netlink, link) for link in dict.fromkeys(links))))
+    indexes = {link: index for link in dict.fromkeys(links) if (index := _index(netlink, link))}
+    met = {(indexes[link], address): knew for (link, address), knew in asked.items() if link in indexes}
     sought = _Sought(destinations)
     # The next hop of an IPv4 route may be an IPv6 address.
     families = (AF_INET, AF_INET6) if any(":" in dst for dst in destinations) else (AF_INET,)
-    for route in chain(_of_hand(netlink, families, indexes), _of_daemons(netlink, families, indexes, sought, met)):
+    there = list(indexes.values())
+    for route in chain(_of_hand(netlink, families, there), _of_daemons(netlink, families, there, sought, met)):
         if route.via and route.oif != own and (found := sought.holder(route.via)):
             return found, route
     return None
@@ -64,25 +66,22 @@ class _Sought:
 
 
 def _of_hand(netlink: Netlink, families: Sequence[int], links: Sequence[int]) -> Iterator[RouteMessage]:
-    """Yield the routes that no daemon made."""
-    for family in families:
-        for proto in _PROTOCOLS[family]:
-            yield from netlink.dump_routes(family, 0, 0, proto)
-        # Without the device, these are the routes of all guests.
-        for index in links:
-            yield from netlink.dump_routes(family, 0, index, PROTO)
+    """The routes that no daemon made."""
+    made = [(family, 0, 0, proto) for family in families for proto in _PROTOCOLS[family]]
+    # Without the device, these are the routes of all guests.
+    return netlink.dump_routes(*made, *((family, 0, index, PROTO) for family in families for index in links))
 
 
 def _of_daemons(
-    netlink: Netlink, families: Sequence[int], links: Sequence[int], sought: _Sought, met: Container[str]
+    netlink: Netlink, families: Sequence[int], links: Sequence[int], sought: _Sought, met: Mapping[tuple[int, str], bool]
 ) -> Iterator[RouteMessage]:
     """Yield all routes by those addresses that the host has neighbour entries for, or that are their own next hop (onlink)."""
-    hops = []
-    for address in sought.addresses:
-        way = netlink.lookup(address)
-        known = netlink.neighbour(way.oif, address) if way and way.oif and not way.via else None
-        if address in met or (way and way.via == address) or (known and known.mac):
-            hops.append(address)
+    ways = list(zip(sought.addresses, netlink.lookups((address, "") for address in sought.addresses), strict=True))
+    hops = [address for address, way in ways if way and way.via == address]
+    on_link = [(way.oif, address) for address, way in ways if way and way.oif and not way.via]
+    unknown = [place for place in on_link if place not in met]
+    known = zip(unknown, netlink.neighbour_entries(unknown), strict=True)
+    hops += [place[1] for place in on_link if met.get(place)] + [place[1] for place, entry in known if entry and entry.mac]
     if sought.prefixes:
         there = [address for family in families for index in links for address in netlink.neighbours(family, index)]
         hops += [address for address in there if sought.holder(address)]

@@ -5,7 +5,7 @@ protocol) is kept until the kernel reports a change of a route that could be in 
 report IPv4 routes that it removes with a link or an address; so changes of links and addresses count too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from . import wire
 from .netlink import REPLACE, Socket, messages
@@ -33,14 +33,14 @@ class RouteCache:
     def close(self) -> None:
         self._told.close()
 
-    def read(self, family: int, table: int, oif: int, proto: int) -> list[RouteMessage]:
-        """The same as netlink.Netlink.routes. Raises NetlinkError."""
+    def read(self, dumps: Iterable[Key]) -> Iterator[RouteMessage]:
+        """Yield what netlink.Netlink.routes returns for each. Raises NetlinkError."""
         # A change during the dump is noticed at the next call, which then dumps again.
         self._listen()
-        key = (family, table, oif, proto)
-        if key not in self._kept:
-            self._kept[key] = self._ask(*key)
-        return self._kept[key]
+        for key in dumps:
+            if key not in self._kept:
+                self._kept[key] = self._ask(*key)
+            yield from self._kept[key]
 
     def _listen(self) -> None:
         for data in self._told.waiting():

@@ -58,7 +58,8 @@ UP, LOWER_UP = 1, 0x10000
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PROTO = 1, 2, 4, 11
 NDA_DST, NDA_LLADDR, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 8, 12
-USE, PROXY, PERMANENT = 1, 8, 0x80
+USE, PROXY = 1, 8
+INCOMPLETE, PERMANENT = 1, 0x80
 RTA_DST, _RTA_SRC, _RTA_IIF, RTA_OIF, _RTA_GATEWAY, RTA_PRIORITY, _RTA_PREFSRC, RTA_TABLE = 1, 2, 3, 4, 5, 6, 7, 15
 _RTA_METRICS, _RTAX_MTU, _RTA_MULTIPATH, _RTA_VIA = 8, 2, 9, 18
 _FAMILY = Struct("=H")
@@ -174,14 +175,19 @@ def values(data: bytes) -> Iterator[bytes]:
         offset += (length + 3) & ~3
 
 
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+"""By the remainder of the size."""
+
+
 def body(header: bytes, items: Items) -> bytes:
     """Return a header and the attributes behind it, each padded to the start of the next. A mapping becomes a nested one."""
-    parts = [header]
+    pack = _ATTRIBUTE.pack
     for number, value in items.items():
         if not isinstance(value, bytes):
             number, value = number | NESTED, body(b"", value)
-        parts.append(_ATTRIBUTE.pack(4 + len(value), number) + value + bytes(-len(value) % 4))
-    return b"".join(parts)
+        size = len(value)
+        header += pack(4 + size, number) + value + _PADDING[size & 3]
+    return header
 
 
 def text(data: bytes) -> str:

@@ -66,9 +66,9 @@ def _settings(link: wire.LinkMessage) -> dict[str, int]:
 def ways(netlink: Netlink, questions: Sequence[Question]) -> list[Way]:
     """Answer every question, in their order. Raises OSError for a link that is gone."""
     indices = {link: netlink.index(link) for link in dict.fromkeys(q.link for q in questions)}
-    bodies = [wire.lookup_body(q.address, q.source, indices[q.link]) for q in questions]
+    asked = [(wire.GETROUTE, wire.lookup_body(q.address, q.source, indices[q.link]), 0) for q in questions]
     names: dict[int, str] = {}
-    return list(_told(netlink, netlink.ask(wire.GETROUTE, bodies), names))
+    return list(_told(netlink, netlink.ask(asked), names))
 
 
 def policy(netlink: Netlink, version: int, table: int) -> list[int]:

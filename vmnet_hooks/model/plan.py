@@ -2,14 +2,13 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from operator import attrgetter
 from typing import NamedTuple
 
 from ..errors import ConflictError
 from ..values import bare
 from .objects import Address, Device
-from .resource import Resource, State
+from .resource import Resource, State, cached
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Change:
     have: Resource | None
     want: Resource | None
 
-    @cached_property
+    @cached
     def subject(self) -> Resource:
         resource = self.want or self.have
         assert resource is not None

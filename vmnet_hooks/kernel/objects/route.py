@@ -22,16 +22,16 @@ class Routes(Edge[Route]):
 
     def read(self, wanted: Sequence[Route], view: View) -> Iterable[Route]:
         dumps: Dumps = {}
-        return [have for want in wanted if (have := self._read(want, view, dumps)) is not None]
-
-    def _read(self, want: Route, view: View, dumps: Dumps) -> Route | None:
-        # Only on its device: the kernel refuses a second route of the same key, whatever its device.
-        link = view.link(want.dev)
-        # The kernel has no routes through a link that is down.
-        if link is None or not link.flags & wire.UP:
-            return None
+        # Only on its device: the kernel refuses a second route of the same key, whatever its device. It has no routes through a
+        # link that is down.
+        there = [(want, link) for want in wanted if (link := view.link(want.dev)) and link.flags & wire.UP]
         # A dump takes longer with every route in the table, a look-up does not; but a look-up may miss a route.
-        met = _lookup(want, view)
+        questions = {want.key: question for want, _ in there if (question := _question(want, view))}
+        met = dict(zip(questions, view.netlink.lookups(questions.values()), strict=True))
+        return [have for want, link in there if (have := self._read(want, link, met.get(want.key), view, dumps))]
+
+    def _read(self, want: Route, link: wire.LinkMessage, met: wire.RouteMessage | None, view: View, dumps: Dumps) -> Route | None:
+        """A route, which may be the one that was met."""
         if met and (met.table, met.dst, met.oif, met.metric) == (want.table, want.dst, link.index, want.priority):
             return _route(met, want.dev)
         length = "/128" if want.family == 6 else "/32"
@@ -44,7 +44,7 @@ class Routes(Edge[Route]):
         for proto in (PROTO, _KERNEL, _BOOT, _STATIC) if want.table == MAIN_TABLE else (0,):
             key = (want.family, want.table, want.dev, proto)
             if key not in dumps:
-                found = view.netlink.dump_routes(_FAMILY[want.family], want.table, link.index, proto)
+                found = view.netlink.dump_routes((_FAMILY[want.family], want.table, link.index, proto))
                 dumps[key] = {made.key: made for route in found for made in (_route(route, want.dev),)}
             if have := dumps[key].get(want.key):
                 return have
@@ -64,16 +64,17 @@ class Routes(Edge[Route]):
                 yield _route(route, dev)
 
 
-def _lookup(want: Route, view: View) -> wire.RouteMessage | None:
-    """The route that the kernel takes to the first address of a destination, where that may be the wanted one."""
+def _question(want: Route, view: View) -> tuple[str, str] | None:
+    """What to ask the kernel for: the route to the first address of a destination, and from which source, where that may be the
+    wanted one."""
     address, _, length = want.dst.partition("/")
     if length != "0":
         # The rules for the guests' table come before the main table's.
-        return view.netlink.lookup(address) if want.table != MAIN_TABLE or length in ("32", "128") else None
+        return (address, "") if want.table != MAIN_TABLE or length in ("32", "128") else None
     rules = view.rules(_FAMILY[want.family])
     source = next((rule.subnet for rule in rules if rule.selector == "from" and rule.table == want.table), "")
     # For IPv4 the kernel takes only addresses of the host as a source.
-    return view.netlink.lookup(address, source.partition("/")[0]) if source and want.family == 6 else None
+    return (address, source.partition("/")[0]) if source and want.family == 6 else None
 
 
 def _route(found: wire.RouteMessage, dev: str) -> Route:

@@ -2,11 +2,10 @@
 
 import shlex
 from dataclasses import dataclass
-from functools import cached_property
 from ipaddress import ip_interface
 from typing import ClassVar, Self
 
-from ..resource import OnLink, Resource, dev, ip
+from ..resource import OnLink, Resource, cached, dev, ip
 
 
 class _Addressed(OnLink):
@@ -14,7 +13,7 @@ class _Addressed(OnLink):
 
     address: str
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.ifname, self.address)
 
@@ -112,7 +111,7 @@ class HostName(Resource):
     def text(self) -> str:
         return "".join(f"{address} {self.name}\n" for address in self.addresses)
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.ifname)
 

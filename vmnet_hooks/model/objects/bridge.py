@@ -3,11 +3,10 @@ port."""
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Self
 
 from ...values import host, numbers, ranges
-from ..resource import MAIN_TABLE, PROTO, Keys, OnLink, Resource, dev
+from ..resource import MAIN_TABLE, PROTO, Keys, OnLink, Resource, cached, dev
 from .address import Address
 from .link import LinkAttribute
 from .route import Route
@@ -24,7 +23,7 @@ class FdbEntry(OnLink):
     word = "fdb"
     rank = 26
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.ifname, self.lladdr)
 
@@ -57,7 +56,7 @@ class PortVlans(Resource):
         # A port has VLANs only in a bridge.
         return Adoption.rank + 0.5 if self.adopted else self.rank
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.ifname)
 
@@ -128,7 +127,7 @@ class Adoption(Resource):
     moves = True
     later = frozenset(("bond",))
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.ifname)
 
@@ -219,7 +218,7 @@ class Adoption(Resource):
         return f"{self.bridge} lacks {', '.join(self._lacking(have)).format(dev=self.bridge)}"
 
     def remedy(self, have: Self | None) -> str:
-        return f"move it to {self.bridge}"
+        return "vmnet-hook repair"
 
     def commands(self, to_bridge: bool) -> tuple[list[str], list[str]]:
         """The switch as words for `ip`: those that must succeed, and those that the kernel may have done already. The new link

@@ -3,10 +3,9 @@
 import shlex
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import ClassVar, Self
 
-from ..resource import ALIAS, Keys, OnLink, Resource, dev
+from ..resource import ALIAS, Keys, OnLink, Resource, cached, dev
 
 KERNEL_LINK_LOCAL = 3
 """The mark (IFA_PROTO) of a link-local address that the kernel generates."""
@@ -30,7 +29,7 @@ class Device(Resource):
     composite = True
     marked = True
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.ifname)
 
@@ -145,7 +144,7 @@ class LinkAttribute(OnLink):
         "state": 30,
     }
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.ifname, self.name)
 

@@ -3,10 +3,9 @@
 import re
 import shlex
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Self
 
-from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, TABLE, Keys, Resource
+from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, TABLE, Keys, Resource, cached
 from .link import Device
 
 
@@ -44,7 +43,7 @@ class NftTable(Resource):
     batched = True
     marked = True
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.family, self.name)
 
@@ -61,7 +60,7 @@ class NftTable(Resource):
         # A chain on a link needs the link.
         return Device.rank + 1 if self.of_link else self.rank
 
-    @cached_property
+    @cached
     def link(self) -> str:
         """The link whose frames the chains see. They go with it; the table does not."""
         return self.body.partition('device "')[2].partition('"')[0]
@@ -82,7 +81,7 @@ class NftTable(Resource):
         return ", ".join(wrong) or other
 
     def remedy(self, have: Self | None) -> str:
-        return f"make table {self.family} {self.name} anew"
+        return "vmnet-hook repair"
 
     def statement(self) -> str:
         # Added first so that the deletion can't fail. Deleted because a table whose record was lost must not keep elements.
@@ -114,7 +113,7 @@ class NftElement(Resource):
     batched = True
     marked = True
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.family, self.set, *self.parts)
 
@@ -123,7 +122,7 @@ class NftElement(Resource):
         """The key of an element; with only the first of its parts (or none), the start of the keys of all such elements."""
         return f"nft {family} {set_name} {' . '.join(parts)}"
 
-    @cached_property
+    @cached
     def table(self) -> str:
         """The key of its table."""
         return NftTable.key_of(self.family, table_of(self.family, self.set))

@@ -2,10 +2,9 @@
 
 from collections.abc import Container
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import ClassVar, Self
 
-from ..resource import PROTO, Resource, dev, ip
+from ..resource import PROTO, Resource, cached, dev, ip
 
 KERNEL_PROTO = 2
 """The protocol of routes that the kernel makes for addresses, RTPROT_KERNEL."""
@@ -42,7 +41,7 @@ class Route(Resource):
         """The metric as the kernel shows it."""
         return self.metric or (1024 if self.family == 6 else 0)
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.table, self.dst, self.metric)
 
@@ -79,8 +78,10 @@ class Route(Resource):
         return self.proto == KERNEL_PROTO and self.dev in links
 
     def conflict(self, have: Self) -> str:
-        text = f"another program's route is in the way: {have}; remove it, or correct the network's settings"
-        return "" if have.ours else text
+        if have.ours:
+            return ""
+        remedy = f"remove it ({have.unset_command()}), or declare another"
+        return f"another program's route is in the way: {have}; {remedy}"
 
     def covers(self, have: Resource) -> bool:
         if not isinstance(have, Route) or (self.dev, self.via) != (have.dev, have.via):
@@ -127,7 +128,7 @@ class Rule(Resource):
     def family(self) -> int:
         return 6 if ":" in self.subnet else 4
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.priority, self.selector, self.subnet, self.table)
 
@@ -175,7 +176,7 @@ class TableName(Resource):
     def text(self) -> str:
         return f"{self.table} {self.name}\n"
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.table, self.name)
 

@@ -1,10 +1,9 @@
 """Values under /proc/sys/net."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
-from ..resource import Keys, Resource
+from ..resource import Keys, Resource, cached
 
 # A write to this one sets every device's value too: see kernel/objects/sysctl.py.
 FORWARDING_GATE = "net/ipv6/conf/all/forwarding"
@@ -21,7 +20,7 @@ class Sysctl(Resource):
     rank = 10
     setting = True
 
-    @cached_property
+    @cached
     def key(self) -> str:
         return self.key_of(self.path)
 
@@ -34,7 +33,7 @@ class Sysctl(Resource):
         folders = (f"net/ipv{version}/{folder}" for version in (4, 6) for folder in ("conf", "neigh"))
         return Keys(starts=tuple(cls.key_of(f"{folder}/{ifname}/") for folder in folders))
 
-    @cached_property
+    @cached
     def link(self) -> str:
         parts = self.path.split("/")
         return parts[3] if len(parts) == 5 and parts[2] in ("conf", "neigh") and parts[3] not in ("all", "default") else ""
