@@ -161,6 +161,12 @@ def host(found: str) -> str:
     return f"{found}/128" if ":" in found else f"{found}/32"
 
 
+def single(dst: str) -> str:
+    """Return the address of a /32 or /128; "" for another prefix."""
+    address, _, length = dst.partition("/")
+    return address if length == ("128" if ":" in address else "32") else ""
+
+
 def address_of(version: int) -> Callable[[object], IPAddress]:
     """Return a parser of addresses of one IP version, 4 or 6."""
 

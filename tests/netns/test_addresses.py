@@ -76,6 +76,87 @@ def test_a_next_hop_of_the_host_is_no_guests_address(route, address, name, resid
         one.start("dom", other)
 
 
+KEPT = {
+    "on another link": ("ip addr add 10.55.0.1/32 dev up0", "10.55.0.1", "is an address of the host"),
+    "IPv6, on another link": ("ip addr add fd55::1/128 dev up0 nodad", "fd55::1", "is an address of the host"),
+    "broadcast": ("", "10.0.1.255", "is a broadcast address of the host's subnets"),
+    "broadcast of another link": ("ip addr add 10.55.0.1/24 brd + dev up0", "10.55.0.255", "is a broadcast address"),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_an_address_whose_packets_the_host_keeps_is_no_guests(case):
+    script, address, says = KEPT[case]
+    with Single(WITHOUT, foreign=False) as one:
+        one.host.sh(script)
+        one.tap("tap10", hosted().mac)
+        before = one.state()
+        said = refused(one, hosted(address))
+        assert f"dom: {address}, a guest's address, {says}" in said and "give the guest another" in said, said
+        same(before, one.state())
+        # The remedy.
+        one.start("dom", hosted("10.0.1.51"))
+
+
+def test_an_address_of_the_host_that_is_new_ends_no_guest():
+    """A running guest is set up again by a hook that must not fail."""
+    with Single(WITHOUT, foreign=False) as one:
+        nic = hosted("10.0.1.9")
+        one.tap(nic.tap, nic.mac)
+        one.start("dom", nic)
+        one.host.sh("ip addr add 10.0.1.9/32 dev up0")
+        call(one.host, "dom", "reconnect", nic)
+        assert "10.0.1.9: the kernel keeps packets from eth9" in one.host.cli("check").stdout
+
+
+ANYCAST = "fd00:1::"
+"""Of the routers of eth9's subnet: of this host, as soon as it forwards for a guest."""
+
+
+@pytest.mark.parametrize("address", [ANYCAST, f"{ANYCAST}/120"])
+def test_the_anycast_address_of_the_routers(address):
+    """No remedy takes the rule of the host's own addresses away; a prefix has other addresses."""
+    with Single(WITHOUT, foreign=False) as one, ExitStack() as stack:
+        nic = hosted(address)
+        stack.enter_context(wired(one.host, nic.tap, "guest", Nic(nic.mac, ip6="fd00:1::10", gateway6="fd00:1::1")))
+        one.start("dom", nic)
+        done = one.host.cli("check")
+        if address == ANYCAST:
+            assert done.returncode == 1 and "it is the anycast address of the routers" in done.stdout, done
+            assert "give the guest another" in done.stdout and "rule del" not in done.stdout
+        else:
+            assert done.returncode == 0, done.stdout
+            one.peer.sh("ip -6 addr add fd00:1::254/64 dev eth9 nodad; ip -6 route add fd00:1::10 via fd00:1::1")
+            assert ping(one.peer, "fd00:1::10") is not None
+
+
+@pytest.mark.parametrize(
+    ("route", "address", "name"),
+    [
+        ("ip route replace default via 10.0.1.7 dev eth9 onlink", "10.0.1.7", "default dev eth9"),
+        ("ip route add 10.9.0.0/16 via 10.0.1.7 dev eth9 onlink table 100", "10.0.1.7", "10.9.0.0/16 dev eth9 table 100"),
+        ("ip route add 10.9.0.0/16 nexthop via 10.0.1.6 dev eth9 onlink nexthop via 10.0.1.7 dev eth9 onlink",)
+        + ("10.0.1.4/30", "10.9.0.0/16 dev eth9"),
+    ],
+)
+def test_a_next_hop_that_comes_later(route, address, name):
+    """A route by a guest's own tap is one to the guest; any other is told of."""
+    with Single(WITHOUT, foreign=False) as one:
+        nic = hosted("10.0.1.50", address) if "/" in address else hosted(address)
+        one.tap(nic.tap, nic.mac)
+        one.start("dom", nic)
+        one.host.sh("ip route add 10.8.0.0/16 via 10.0.1.7")
+        assert one.host.cli("check").stdout == "ok\n"
+        one.host.sh(route)
+        done = one.host.cli("check")
+        said = "contains 10.0.1." if "/" in address else f"{address}, a guest's address, is the next hop"
+        assert done.returncode == 1 and said in done.stdout and f"the host's route {name} " in done.stdout, done.stdout
+        # The remedy.
+        call(one.host, "dom", "stopped", nic)
+        one.start("dom", hosted("10.0.1.51"))
+        assert one.host.cli("check").stdout == "ok\n"
+
+
 def test_a_route_by_the_guest_itself_is_in_nobodys_way():
     with Single(HOSTING, foreign=False) as one:
         nic = hosted("10.0.1.50", "10.0.1.52")
@@ -222,6 +303,38 @@ def test_a_late_answer_stops_the_announcement(resident):
         assert one.host.cli("check").stdout == "ok\n"
 
 
+def test_a_late_answer_counts_no_more_once_probe_is_off():
+    """A router that answers for every address can't be stopped."""
+    with Single(HOSTING, foreign=False) as one:
+        router, address = "02:00:00:00:08:01", "203.0.113.77"
+        nic = hosted(address)
+        one.tap(nic.tap, nic.mac)
+        call(one.host, "dom", "start", nic)
+        send(
+            one.peer, "eth9", frames.arp(2, router, address, "10.0.1.1", dst="02:00:00:00:09:01", target_mac="02:00:00:00:09:01")
+        )
+        assert eventually(lambda: router in one.host.run(f"ip neigh show {address} dev eth9").stdout)
+        call(one.host, "dom", "started", nic)
+        found = one.host.cli("check")
+        assert found.returncode == 1 and "or set probe = false, then vmnet-hook start dom" in found.stdout, found
+        one.host.config(WITHOUT)
+        with Capture(one.peer, "eth9", "arp") as seen:
+            one.start("dom", nic)
+            Capture.pause(1.5)
+        assert seen.having(f"{address} .*tell {address}"), seen.lines
+        assert one.host.cli("check").stdout == "ok\n"
+
+
+def test_the_link_local_gateway_is_no_guests_own():
+    with Single(HOSTING + 'link_local = "fe80::5054:ff:feaa:a"\n', foreign=False) as one:
+        nic = hosted("10.0.1.9", "fd00:1::9")
+        one.tap(nic.tap, nic.mac)
+        assert "its link-local address is fe80::5054:ff:feaa:a, the link_local of network hosting" in refused(one, nic)
+        # The remedy.
+        one.host.config(HOSTING + 'link_local = "fe80::1"\n')
+        one.start("dom", nic)
+
+
 def test_a_start_waits_for_no_answer():
     """And leaves no entry that it asked with."""
     with Single(PUBLIC) as one, Agent(one.host):
@@ -265,6 +378,44 @@ def test_two_subnets_on_one_uplink(shared):
         one.stop("dom", routed(10, v6=False))
         assert "203.0.113.0/24" in one.host.run("nft list map arp vmnet-senders senders").stdout
         one.stop("other", second)
+
+
+def test_the_hosts_own_subnet_on_the_uplink():
+    """Many routers answer no sender that is not in the subnet: with a guest's, the host would lose its own gateway."""
+    with Single(PUBLIC.replace("\nipv6 =", "\n# ipv6 ="), foreign=False) as one:
+        other = another(one, f"{GATEWAY4}/24", "10.0.9.2/24", "10.0.8.2/24")
+        other.sh("echo 2 > /proc/sys/net/ipv4/conf/eth0/arp_ignore")
+        # With the last address of a link, the kernel removes its routes.
+        one.host.sh("ip addr add 192.0.2.9/32 dev up0; ip addr add 10.0.9.1/24 dev up0")
+        before = one.state()
+        nic = routed(10, v6=False)
+        one.tap(nic.tap, nic.mac)
+        one.start("dom", nic)
+
+        def asked(target: str) -> bool:
+            one.host.sh("ip neigh flush dev up0", check=False)
+            return ping(one.host, target, 1) is not None
+
+        with Capture(other, "eth0", "arp") as seen:
+            assert asked("10.0.9.2")
+            asked(GATEWAY4)
+        assert seen.having(f"who-has {GATEWAY4} .*tell {ARP_SOURCE}"), seen.lines
+        assert one.host.cli("check").stdout == "ok\n"
+        # Without such an address, one that comes later, and goes again.
+        call(one.host, "dom", "stopped", nic)
+        one.host.sh("ip addr del 10.0.9.1/24 dev up0")
+        one.start("dom", nic)
+        one.host.sh("ip addr add 10.0.8.1/24 dev up0")
+        assert not asked("10.0.8.2")
+        assert one.host.cli("check").returncode == 1
+        assert one.host.cli("repair").returncode == 0
+        assert asked("10.0.8.2") and one.host.cli("check").stdout == "ok\n"
+        one.host.sh("ip addr del 10.0.8.1/24 dev up0")
+        assert one.host.cli("check").stdout == "ok\n"
+        one.host.sh("ip addr add 10.0.9.1/24 dev up0")
+        one.stop("dom", nic)
+        one.untap(nic.tap)
+        same(before, one.state())
 
 
 # --- a link-local gateway -----------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ def one():
         lab.host.domain_toml("web1", claim(OLD))
         done = lab.host.ifup("tap0")
         assert done.returncode == 0, done.stderr
+        lab.guest = guest
         yield lab
 
 
@@ -63,6 +64,25 @@ def test_an_address_less(one):
     assert eventually(lambda: answers(one, NEW)) and not answers(one, OLD)
 
 
+def test_from_a_bridge_to_routes_and_back(one):
+    """The hook made the tap a port, so that it is free to take it out again."""
+    one.peer.sh("ip addr add 10.7.0.1/24 dev lan0")
+    one.guest.sh("ip addr add 10.7.0.30/24 dev eth0")
+    routed, bridged = claim(OLD), claim("10.7.0.30").replace("hosting", "lan")
+    for text, gone, there in ((bridged, OLD, "10.7.0.30"), (routed, "10.7.0.30", OLD)):
+        one.host.domain_toml("web1", text)
+        assert "tap0: is to be on network " in command(one, "check", status=1)
+        command(one, "start", "web1")
+        assert eventually(lambda there=there: answers(one, there)) and not answers(one, gone)
+        assert command(one, "check").startswith("ok")
+
+
+def test_a_port_of_another_programs_bridge_is_left_there(one):
+    one.host.sh("ip link set tap0 master br0")
+    said = one.host.ifup("tap0").stderr
+    assert "tap0 is a port of br0, and network hosting is routed" in said and "br0" in one.host.sh("ip link show tap0")
+
+
 def test_a_guest_that_was_not_announced(one):
     """libvirtd was killed between `start` and `started`, and does not run. The guest has sent frames: it runs."""
     nic = Interface(MAC, "tap0", "hosting", [OLD])
@@ -78,6 +98,34 @@ def test_a_guest_that_was_not_announced(one):
         command(one, "start", "web1")
     assert seen.having(OLD), str(seen)
     assert command(one, "check").startswith("ok") and "active" in command(one, "status")
+
+
+QEMU = """
+import fcntl, os, struct, sys
+tap = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tap, 0x400454CA, struct.pack("16sH22x", b"tap5", 0x1002))
+print("made", flush=True)
+sys.stdin.readline()
+os.write(tap, bytes.fromhex("ffffffffffff525400aa00200806") + bytes(46))
+print("sent", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_guest_of_plain_qemu_that_calls_no_script(one):
+    """Its tap ends with it, so that what was sent is sent by this guest."""
+    text = claim("10.0.1.60").replace("tap0", "tap5").replace(MAC, "52:54:00:aa:00:20")
+    one.host.domain_toml("web5", text)
+    qemu = one.host.popen(["/usr/bin/python3", "-c", QEMU], stdin=-1, stdout=-1)
+    assert qemu.stdout.readline() == "made\n"
+    one.host.sh("ip link set tap5 up")
+    assert command(one, "check").startswith("ok"), "its script may come"
+    print("", file=qemu.stdin, flush=True)
+    assert qemu.stdout.readline() == "sent\n"
+    said = command(one, "check", status=1)
+    assert "web5" in said and "tap5: network hosting claims it, and it is not set up" in said
+    command(one, "start", "web5")
+    assert command(one, "check").startswith("ok") and "10.0.1.60" in command(one, "status", "web5")
 
 
 def test_another_guests_section_is_broken(one):

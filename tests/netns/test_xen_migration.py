@@ -187,6 +187,24 @@ def test_within_this_host_in_vain(one):
         offline(old)
 
 
+def test_within_this_host_in_vain_after_the_cut_over(one):
+    """libxl renames both back if the new half can't be unpaused: the old one goes on, and is reached."""
+    with nothing_stays(one):
+        old = one.vif(1, script="vmnet-vif-route", mac="00:16:3e:00:00:77", name="web", ip=IP, gatewaydev="eth9")
+        old.configure(GUEST, 24, OWN, GUEST6, OWN6)
+        online(old)
+        new = comes_in(one, 2, mac=old.mac)
+        is_renamed(one, old, "web--migratedaway")
+        is_renamed(one, new)
+        assert eventually(lambda: sum("vif2.0" in line for line in attracted(one)) == 2, SECONDS), attracted(one)
+        offline(new)
+        is_renamed(one, old)
+        assert eventually(lambda: reach([(one.peer, GUEST), (one.peer, GUEST6), (old.guest, UPSTREAM)]) == [])
+        done = one.host.cli("check")
+        assert done.returncode == 0, done.stdout
+        offline(old)
+
+
 TWO = {"migrates": ("web", "web--incoming", {}), "has a stub domain": ("win-dm", "win", {"vifname": "win0-emu"})}
 
 

@@ -265,6 +265,15 @@ class FakeKernel:
         pairs = [(dst, route) for route in routes for dst in destinations if ip_address(route.via) in ip_network(dst)]
         return pairs[0] if pairs else None
 
+    def next_hops(self, links: Iterable[str]) -> list[Route]:
+        self._alive()
+        return [r for r in self.world.values() if isinstance(r, Route) and r.via]
+
+    def kept(self, addresses: Sequence[str]) -> dict[str, str]:
+        self._alive()
+        own = {r.address.partition("/")[0] for r in self.world.values() if isinstance(r, Address)}
+        return {address: "local" for address in addresses if address in own}
+
     def ask(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
         self._alive()
         self.asked |= set(pairs)

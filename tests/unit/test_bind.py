@@ -131,6 +131,10 @@ def test_a_nic_without_a_tap_takes_part_in_nothing(declared):
         f"metadata: NIC {MAC} of d is <interface type='hostdev'>, which has no tap; "
         "unset the claim, or make it <interface type='ethernet'> or 'bridge'"
     )
+    # By the name of its link.
+    macvtap = Vif(MAC, "", 1, without_tap="direct", device="macvtap0")
+    with pytest.raises(InputError, match=f"metadata: NIC {MAC} of d is <interface type='direct'>, which has no tap"):
+        bind(declared, [macvtap], [Claim("public", "", "macvtap0", source="metadata")])
 
 
 def test_a_claim_of_a_nic_that_is_not_there(declared):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -16,8 +17,9 @@ from scenario import EVERYTHING, LAN, PUBLIC, V4, V6, Host, guest, mac, uuid
 
 from vmnet_hooks import cli, engine
 from vmnet_hooks.declared import configuration
-from vmnet_hooks.engine import claims, guests
+from vmnet_hooks.engine import claims, guests, repair
 from vmnet_hooks.engine.drift import Drift
+from vmnet_hooks.engine.healing import reconcile
 from vmnet_hooks.errors import InputError
 from vmnet_hooks.frontends import libvirt_connection, running
 from vmnet_hooks.hook import events
@@ -419,3 +421,117 @@ def test_a_guest_that_does_not_need_it_starts(host):
     assert guests.plug(session, good, "libvirt")
     with pytest.raises(InputError, match="networks.edge: unknown key 'tabel'"):
         guests.plug(session, bad, "libvirt")
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_an_address_that_one_guest_gives_to_another(first, host):
+    """Whichever of the two is repaired first."""
+    names = {1: "d1", 2: "d2"}
+
+    def claimed(*addresses: Sequence[str]) -> None:
+        for number, ips in enumerate(addresses, 1):
+            text = nic(", ".join(f'"{ip}"' for ip in ips), address=mac(number)).replace("t1.0", f"t{number}.0")
+            write(host, text, names[number])
+
+    claimed(["192.0.2.10", "192.0.2.11"][:first], ["192.0.2.20", "192.0.2.21"][: 3 - first])
+    for number, name in names.items():
+        there = Domain(name, "", (Vif(mac(number), f"t{number}.0"),), partial=True)
+        host.add_taps(there)
+        host.call(guests.plug, there, "qemu")
+        host.call(lambda session, there=there: guests.activate(session.config, session.records, lambda _: None, there))
+    claimed(*((["192.0.2.10", "192.0.2.21"], ["192.0.2.20"]) if first == 1 else (["192.0.2.10"], ["192.0.2.20", "192.0.2.11"])))
+    assert len(host.check()) == 2
+    host.repair()
+    assert host.check() == []
+
+
+def test_a_guest_that_no_hook_has_set_up(host):
+    """Plain QEMU with script=no."""
+    write(host, nic())
+    host.add_taps(Domain("d1", "", (Vif(mac(1), "t1.0"),)))
+    assert host.check() == [], "its hook may come"
+    host.kernel.heard.add("t1.0")
+    said = "t1.0: network public claims it, and it is not set up"
+    assert what(host.check()) == what(host.check(domain="d1")) == [("edited", said, "vmnet-hook start d1")]
+    assert host.check(domain="d2") == []
+    host.repair()
+    assert host.check() == [] and [found.domain for found in host.kept().nics()] == ["d1"]
+
+
+# --- a guest that starts again meanwhile -----------------------------------------------------------------------------
+
+
+def restarted(host: Host, now: Domain) -> None:
+    """Its hooks, as they are called while a command of ours looks or waits for the lock. The tap is another one."""
+    host.unplug(now)
+    host.remove_taps(now)
+    host.add_taps(now)
+    host.plug(now)
+    host.call(lambda s: guests.activate(s.config, s.records, lambda _: None, now))
+
+
+@pytest.mark.parametrize("by", ["repair", "the agent"])
+def test_a_guest_that_was_gone_when_libvirt_was_asked(by, host):
+    there = domain("192.0.2.10")
+    host.add_taps(there)
+    host.plug(there)
+    asked = host.kept().owners()
+    restarted(host, there)
+    before, records = host.kernel.snapshot(), host.kept().owners()
+    assert records != asked
+    if by == "repair":
+        assert host.repair(gone=[uuid(1)], asked=asked) == []
+    else:
+        assert host.call(reconcile, asked, [uuid(1)]).departed == []
+    assert host.kernel.snapshot() == before and host.kept().owners() == records
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [(("192.0.2.12",), ("192.0.2.13",)), (None, ("192.0.2.10",))],
+    ids=["another address", "a claim that is back"],
+)
+def test_a_guest_that_is_restarted_while_repair_looks(then, now, host, monkeypatch):
+    """What libvirt said before tells nothing of it."""
+    there = domain("192.0.2.10")
+    host.add_taps(there)
+    host.plug(there)
+    host.call(lambda s: guests.activate(s.config, s.records, lambda _: None, there))
+    described = {uuid(1): domain(*then) if then else domain(claims=())}
+    known = claims.edits
+
+    def edits(*arguments):
+        found = known(*arguments)
+        restarted(host, domain(*now))
+        return found
+
+    monkeypatch.setattr(claims, "edits", edits)
+    monkeypatch.setattr(repair, "check", lambda *_: [])
+    host.repair(running=described)
+    (nic,) = host.kept().nics()
+    assert set(now) <= set(nic.addresses) and not set(then or ()) & set(nic.addresses)
+    monkeypatch.undo()
+    assert host.check(running={uuid(1): domain(*now)}) == []
+
+
+def test_a_tap_that_is_another_guests_by_now(host, monkeypatch):
+    """A NIC that was not set up, and whose guest has ended: libvirt gives the name of its tap to the next one."""
+    there = domain("192.0.2.10")
+    host.add_taps(there)
+    described = {uuid(1): there}
+    other = guest(2, ("public", ("192.0.2.20",)))
+    other = replace(other, vifs=(replace(other.vifs[0], ifname="t1.0"),))
+    known = claims.edits
+
+    def edits(*arguments):
+        found = known(*arguments)
+        assert found
+        host.remove_taps(there)
+        host.add_taps(other)
+        host.plug(other)
+        return found
+
+    monkeypatch.setattr(claims, "edits", edits)
+    monkeypatch.setattr(repair, "check", lambda *_: [])
+    host.repair(running=described)
+    assert [nic.domain for nic in host.kept().nics()] == [other.name]

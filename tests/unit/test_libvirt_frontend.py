@@ -63,7 +63,8 @@ def test_every_operation_of_the_registry_has_an_action():
 def test_interfaces_without_a_tap(kind):
     data = XML.replace(b"<interface type='ethernet'><mac", f"<interface type='{kind}'><mac".encode())
     first, second, *_ = parse("start", data).domain.vifs
-    assert (first.without_tap, first.ifname, second.without_tap) == (kind, "", "")
+    assert (first.without_tap, first.ifname, first.device) == (kind, "", "tap0")
+    assert (second.without_tap, second.device) == ("", "")
 
 
 def test_nics():

@@ -161,7 +161,8 @@ class Agent:
         """Make up for events before the agent was started: guests that died, objects that links lost."""
         try:
             with self.place.session(RECORDS_ALONE) as session:
-                found = reconcile(session, gone(session.records.owners()))
+                owners = session.records.owners()
+                found = reconcile(session, owners, gone(owners))
             for owner in found.departed:
                 self.note("repair", f"{owner.label}: {owner.loss}; cleaned up", syslog.LOG_NOTICE)
             if found.changes:

@@ -275,11 +275,12 @@ def repair(domain: str, to_json: bool) -> None:
     from ..kernel import announcement
 
     with opened(configuration.load()) as session:
+        owners = session.records.owners()
         running = described()
         if domain:
             domains.require(session, domain, running)
         fine = f"nothing is set up for {one_line(domain)}" if domains.nothing(session, domain) else "nothing to repair"
-        done, left = engine.repair(session, domain, gone(session.records.owners()), running, announcement.announce)
+        done, left = engine.repair(session, domain, gone(owners), running, announcement.announce, owners)
     for drift in done:
         syslog.syslog(syslog.LOG_NOTICE, one_line(f"repair {drift.owner}: {drift.what}"))
     if to_json:

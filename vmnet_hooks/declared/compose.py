@@ -49,11 +49,14 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
         result.append((network.mode.bind(replace(vif.claimed(claim), domain=domain.name), network, claim.source), network))
     for claim in (*domain.claims, *file_claims):
         if id(claim) not in taken and not (domain.partial or domain.changing) and not _overruled(claim, vifs):
-            other = next((vif for vif in domain.vifs if _matches(vif, claim)), None)
+            other = next(
+                (vif for vif in domain.vifs if _matches(vif, claim) or (claim.ifname and claim.ifname == vif.device)), None
+            )
             if other:
                 raise InputError(
-                    f"{claim.source}: NIC {other.mac} of {domain.name} is <interface type='{other.without_tap}'>, which has no "
-                    f"tap; unset the claim, or make it <interface type='ethernet'> or 'bridge'"
+                    f"{claim.source}: NIC {other.mac or other.device} of {domain.name} is "
+                    f"<interface type='{other.without_tap}'>, which has no tap; unset the claim, or make it "
+                    f"<interface type='ethernet'> or 'bridge'"
                 )
             have = ", ".join(vif.mac for vif in vifs) or "none"
             what = f"MAC {claim.mac}" if claim.mac else f"ifname {claim.ifname}"

@@ -29,6 +29,11 @@ def claims(declared: Config, domain: str) -> list[Claim]:
     return _claims(path) if os.path.exists(path) else []
 
 
+def claimants(declared: Config) -> list[str]:
+    """Return the names of the domains that have a file in domains.d. Raise ConfigError if the folder can't be read."""
+    return [os.path.basename(path).removesuffix(".toml") for path in toml_files(f"{declared.directory}/domains.d")]
+
+
 def claims_by_tap(declared: Config, ifname: str) -> tuple[str, Claim] | None:
     """Return the domain and the claim that domains.d makes for a tap's name. Raise ConfigError if two domains claim it, or if
     only a file that can't be used may."""

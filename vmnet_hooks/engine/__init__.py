@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..declared import compose, configuration
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
-from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, Route, Sysctl
+from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, NftElement, Route, Sysctl
 from ..model.owner import GuestOwner
 from ..model.plan import Plan
 from ..model.resource import Resource
-from ..model.ruleset import CLOSED6
+from ..model.ruleset import CLOSED6, SENDERS
 from ..records.store import Store
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Kernel(Protocol):
     def next_hop(
         self, destinations: Sequence[str], links: Iterable[str], tap: str, asked: Mapping[tuple[str, str], bool]
     ) -> tuple[str, Route] | None: ...
+    def next_hops(self, links: Iterable[str]) -> list[Route]: ...
+    def kept(self, addresses: Sequence[str]) -> dict[str, str]: ...
     def ask(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]: ...
     def answers(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]: ...
     def forget(self, pairs: Iterable[tuple[str, str]]) -> None: ...
@@ -122,9 +125,9 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         host = replace(host, links={**kernel.host(outer).links, **host.links})
     members = {name: part for part in parts.values() for name in part.ports if name in host.links}
     members |= {part.adopts: part for part in parts.values() if part.adopts in host.links}
-    senders = Counter(name for network in networks for name in network.mode.senders(network))
     return replace(
         host,
+        links={**host.links, **_unbridged(session, names, host)},
         router6=_forwards6(session, host),
         parts=parts,
         vids={part.name: config.vids_on(part.name) for part in parts.values()},
@@ -132,10 +135,38 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         adoptions=_adoptions(session, members, host, adopt) if members else {},
         adopters={part.adopts: part.name for part in config.links.values() if part.adopts},
         surveyed=adopt,
-        shared_uplinks=frozenset(name for name, count in senders.items() if count > 1),
+        shared_uplinks=_shared_uplinks(session, host),
         uplinks6=frozenset(name for network in (*networks, *hinted) for name in network.mode.links6(network)),
         bare6=_bare6(session, host),
     )
+
+
+def _shared_uplinks(session: Session, host: facts.Host) -> frozenset[str]:
+    """The links on which the sender of ARP requests depends on the subnet: of several networks, or of one and the host."""
+    networks = session.config.networks.values()
+    senders = Counter(name for network in networks for name in network.mode.senders(network))
+    found = {name for name, count in senders.items() if count > 1}
+    # An address that comes and goes changes nothing each time.
+    there = session.records.elements(SENDERS.key).values() if senders else ()
+    found |= {element.parts[0].strip('"') for element in there if isinstance(element, NftElement)}
+    for network in networks:
+        subnets = network.mode.subnets(network, session.config.links)
+        for name in network.mode.senders(network):
+            own = [ip_interface(address).ip for address in host.addresses.get(name, ()) if ":" not in address]
+            found |= {name for ip in own if not any(ip in subnet for subnet in subnets)}
+    return frozenset(found)
+
+
+def _unbridged(session: Session, names: Iterable[str], host: facts.Host) -> dict[str, facts.Link]:
+    """Those of the taps that we made ports of a bridge, as they were before."""
+    found = {}
+    for name in names:
+        link = host.links.get(name)
+        if link and link.master and name not in session.config.links:
+            ours, before = session.records.recorded(LinkAttribute.key_of(name, "master")) or (None, None)
+            if ours == LinkAttribute(name, "master", link.master) and isinstance(before, LinkAttribute):
+                found[name] = replace(link, master=before.value)
+    return found
 
 
 def _bare6(session: Session, host: facts.Host) -> frozenset[str]:

@@ -5,14 +5,15 @@ Every function must be called with the lock of the records held.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..errors import InTheWay, KernelError, VmnetError
 from ..model import plan
-from ..model.objects import Device, NftElement
-from ..model.owner import Owner
+from ..model.objects import Device, NftElement, Route
+from ..model.owner import Nic, Owner, nics
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
-from . import Kernel, Session
+from . import Kernel, Session, lives
 from .transaction import Transaction, build
 
 
@@ -60,6 +61,7 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
     remove, which stays in the records."""
     if not owners:
         return
+    heirs = _heirs(session, owners)
     transaction = build(session, {}, [owner.id for owner in owners])
     # No journal: an interrupted removal is not taken back, and a full disk must not prevent it.
     failed: dict[str, str] = {}
@@ -72,8 +74,29 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
                 failed.update(take_away(session, change))
     for owner in transaction.drop:
         session.records.forget(owner, [key for key in failed if key in session.records.claims(owner)])
+    for heir, routes in heirs.items():
+        wanted = {**session.records.claims(heir.id), **routes}
+        try:
+            run(session, build(session, {heir: wanted}, (), {heir.id: session.records.needs(heir.id)}), f"remove {owners[0].id}")
+        except VmnetError as error:
+            failed.update(dict.fromkeys(routes, str(error)))
     if failed:
         raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
+
+
+def _heirs(session: Session, owners: Sequence[Owner]) -> dict[Nic, dict[str, Resource]]:
+    """The NICs that get routes of owners, which they had before, on their own taps again when these are gone: those of a guest
+    that migrated within this host, in vain."""
+    found: dict[Nic, dict[str, Resource]] = {}
+    gone = [owner.id for owner in owners]
+    for owner in nics(owners):
+        # Elsewhere there is one route to an address.
+        claims = session.records.claims(owner.id).values() if owner.metric else ()
+        for route in [r for r in claims if isinstance(r, Route) and r.dev == owner.ifname]:
+            for resource, other in session.records.claimants(route.key):
+                if resource == route and isinstance(other, Nic) and other.id not in gone and lives(session, other):
+                    found.setdefault(other, {})[route.key] = replace(route, dev=other.ifname)
+    return found
 
 
 def take_away(session: Session, change: Change) -> dict[str, str]:

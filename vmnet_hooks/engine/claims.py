@@ -4,11 +4,12 @@ changes no guest until `repair`, `start` or its next start.
 
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
-from ..declared import compose
+from ..declared import compose, configuration
 from ..declared.compose import Bound
 from ..declared.configuration import claims
 from ..errors import InputError, one_line
@@ -16,7 +17,7 @@ from ..model.declaration import Config, Network
 from ..model.guest import Claim, Domain, Vif, id_by_name
 from ..model.objects import LinkAttribute
 from ..model.owner import ASKED_FOR, PREPARE_SECONDS, Nic, Owner, nics
-from . import Session, guests, index_of, lives
+from . import Session, apply, guests, index_of, lives
 from .drift import Drift
 
 Running = Mapping[str, Domain | InputError]
@@ -41,6 +42,8 @@ class Edit:
     found: Sequence[Drift] = ()
     gone: Sequence[str] = ()
     """The ids of the owners of NICs that nothing claims any more."""
+    known: Sequence[Nic] = ()
+    """The NICs that were set up when this was worked out."""
 
 
 def differences(session: Session, owners: Sequence[Owner], running: Running, domain: str = "") -> list[Drift]:
@@ -58,15 +61,49 @@ def edits(session: Session, owners: Sequence[Owner], running: Running, domain: s
         if isinstance(there, Domain) and not there.partial and (not domain or there.name == domain):
             known.setdefault(domain_id, [])
     edited = [_edit(session, there, _whole(running.get(domain_id))) for domain_id, there in known.items()]
+    names = {nic.domain for there in known.values() for nic in there}
+    names |= {there.name for there in running.values() if isinstance(there, Domain)}
+    edited += [_edit(session, (), there) for there in _unrecorded(session, names, domain)]
     return [edit for edit in edited if edit and edit.found]
 
 
+def _unrecorded(session: Session, known: Container[str], domain: str) -> Iterator[Domain]:
+    """The guests that run and that no hook has set up, but for the `known` ones, by domains.d: it claims their taps."""
+    for name in configuration.claimants(session.config):
+        if name in known or (domain and name != domain):
+            continue
+        found = _claims(session.config, name)
+        if isinstance(found, InputError):
+            # `validate` tells.
+            continue
+        vifs = [Vif(claim.mac, claim.ifname) for claim in found if claim.mac and claim.ifname]
+        # One that has not sent may be about to be set up.
+        if there := tuple(vif for vif in vifs if _is_waiting(session, vif) and session.kernel.has_sent(vif.ifname)):
+            yield Domain(name, "", there, changing=True)
+
+
 def set_up(session: Session, edit: Edit, announce: Callable[[guests.Announcements], None]) -> None:
-    """Set an edited guest up by its claims, and announce it. Raises VmnetError, with nothing changed."""
-    for owner_id in edit.gone:
-        guests.remove_owner(session, owner_id)
-    if edit.bound and guests.plug(session, edit.domain, edit.frontend, bound=edit.bound):
-        guests.activate(session.config, session.records, announce, edit.domain)
+    """Set an edited guest up by its claims, and announce it; do nothing if a hook has changed its NICs meanwhile. Raises
+    VmnetError, with nothing changed."""
+    records = session.records
+    with records.lock():
+        apply.recover(session)
+        if not _is_as_known(session, edit):
+            return
+        apply.remove(session, [owner for owner_id in edit.gone for owner in records.owners(id=owner_id)])
+    rest = replace(edit, known=[nic for nic in edit.known if nic.id not in edit.gone])
+    still = partial(_is_as_known, session, rest)
+    if edit.bound and guests.plug(session, edit.domain, edit.frontend, bound=edit.bound, still=still):
+        guests.activate(session.config, records, announce, edit.domain)
+
+
+def _is_as_known(session: Session, edit: Edit) -> bool:
+    """Whether a guest's NICs are those of which an edit was worked out: it may have ended since, and started again."""
+    there = [nic for nic in session.records.nics(domain_id=edit.domain.id) if not nic.is_left_over and lives(session, nic)]
+    known = {nic.ifname for nic in edit.known}
+    return {replace(nic, phase="") for nic in there} == {replace(nic, phase="") for nic in edit.known} and all(
+        vif.ifname in known or _is_waiting(session, vif) for vif, _ in edit.bound
+    )
 
 
 def by_name(session: Session, name: str) -> tuple[Domain, str] | None:
@@ -199,7 +236,7 @@ def _compared(session: Session, domain: Domain, known: Sequence[Nic], file_claim
             tell("edited", what, f"vmnet-hook repair {_word(domain.name)}", nic)
             gone.append(nic.id)
     # Each NIC by itself: one whose claim is not valid, or is not known, stays.
-    return Edit(replace(domain, partial=True), known[0].frontend if known else ASKED_FOR, bound, found, gone)
+    return Edit(replace(domain, partial=True), known[0].frontend if known else ASKED_FOR, bound, found, gone, known)
 
 
 def _changes(nic: Nic, vif: Vif, network: Network) -> list[str]:

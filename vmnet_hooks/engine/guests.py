@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from .. import values
 from ..declared import compose
 from ..declared.configuration import claims
 from ..errors import ConflictError, InputError, KernelError, VmnetError
@@ -33,6 +34,10 @@ def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
     return compose.bind(domain, declared, claims(declared, domain.name))
 
 
+def _always() -> bool:
+    return True
+
+
 def plug(
     session: Session,
     domain: Domain,
@@ -41,13 +46,14 @@ def plug(
     bound: Sequence[compose.Bound] | None = None,
     is_running: bool = False,
     is_same: IsSame = is_another,
+    still: Callable[[], bool] = _always,
 ) -> list[Nic]:
     """Set up every claimed NIC of a domain whose taps exist. Returns the NICs. Raises VmnetError, with nothing changed.
 
     An `incoming` domain still runs elsewhere: what attracts its traffic waits for migration.arrive. `bound` is what `bind`
     returns, if that is known already. The addresses of a domain that is not running are asked for first: one that another
     machine answers for is refused. `is_same` returns whether the domain with an id is the same guest: its other half while it
-    migrates within this host, or its device model."""
+    migrates within this host, or its device model. Nothing is done if `still` returns False once the lock is held."""
     bound = bind(domain, session.config) if bound is None else bound
     if not bound:
         # Something may have been claimed before.
@@ -56,6 +62,8 @@ def plug(
     compose.check_domain(domain, bound)
     with session.records.lock():
         apply.recover(session)
+        if not still():
+            return []
         known = _known(session, domain)
         # Asked first, so that the answers come in meanwhile.
         asked = {} if is_running else _ask(session, known, bound, incoming)
@@ -192,9 +200,9 @@ def _plug(
         owner = _owner(known.get(identity), domain, vif, network, frontend, host, waits)
         # Also of what is withheld: a guest that can't arrive is not let in.
         drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin], is_same if waits else is_another)
-        _check_next_hops(
-            session, owner, session.records.claimed(identity) if identity in known else (), wants, network, asked or {}
-        )
+        claimed = session.records.claimed(identity) if identity in known else ()
+        _check_next_hops(session, owner, claimed, wants, network, asked or {})
+        _check_kept(session, owner, claimed, wants)
         wanted[owner] = compose.in_phase(owner.phase, vif, network, wants)
         needs[identity] = list(compose.needs(network, session.config))
         _check_shared(session, network, shared[network.name], [*plugged, *drop])
@@ -247,6 +255,15 @@ def _ask(
         if network.options.get("probe")
         for link, address in network.mode.announcements(vif, network)
     ]
+    if known and not incoming:
+        # `probe` may be off since: no answer counts any more.
+        off = [
+            pair
+            for vif, network in bound
+            if not network.options.get("probe")
+            for pair in network.mode.announcements(vif, network)
+        ]
+        session.kernel.forget(off)
     given = [pair for pair in pairs if pair[1] in known]
     if given and not incoming and (in_use := session.kernel.answers(given)):
         # The guest has them, and is not refused for them any more. The answer may be old: `check` and announcements ask.
@@ -348,20 +365,40 @@ def _check_next_hops(
     paths = {r.key: r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname}
     if all(key in claimed for key in paths):
         return
-    # Those on which we may have made a route with a next hop.
-    declared = [name for name, part in session.config.links.items() if part.options.get("gateway") or part.options.get("routes")]
-    found = session.kernel.next_hop(list(paths.values()), (*network.links(), *declared), owner.ifname, asked)
-    if found is None:
-        return
-    dst, route = found
-    address, _, length = dst.partition("/")
-    is_one = length == ("128" if ":" in dst else "32")
-    what = f"{address}, a guest's address, is" if is_one else f"{dst}, a guest's prefix, contains {route.via},"
+    links = (*network.links(), *with_next_hops(session.config))
+    found = session.kernel.next_hop(list(paths.values()), links, owner.ifname, asked)
+    if found is not None:
+        raise ConflictError(f"{owner.domain}: {is_next_hop(*found)}; give the guest another")
+
+
+def with_next_hops(config: Config) -> list[str]:
+    """The declared links on which we may have made a route with a next hop."""
+    return [name for name, part in config.links.items() if part.options.get("gateway") or part.options.get("routes")]
+
+
+def is_next_hop(dst: str, route: Route) -> str:
+    """What is wrong with a guest's address or prefix (ADDRESS/LENGTH) that is, or contains, the next hop of a route."""
+    address = values.single(dst)
+    what = f"{address}, a guest's address, is" if address else f"{dst}, a guest's prefix, contains {route.via},"
     name = "default" if route.dst.endswith("/0") else route.dst
     table = "" if route.table == MAIN_TABLE else f" table {route.table}"
-    raise ConflictError(
-        f"{owner.domain}: {what} the next hop of the host's route {name} dev {route.dev}{table}; give the guest another"
-    )
+    return f"{what} the next hop of the host's route {name} dev {route.dev}{table}"
+
+
+KEPT = {
+    "local": "is an address of the host",
+    "broadcast": "is a broadcast address of the host's subnets",
+    "anycast": "is the anycast address of the routers of a subnet of the host's (RFC 4291, 2.6.1)",
+}
+"""What is wrong with a guest's address whose packets the kernel keeps, by the type of the kernel's route."""
+
+
+def _check_kept(session: Session, owner: Nic, claimed: Container[str], wants: Mapping[str, Resource]) -> None:
+    """Raise ConflictError if the kernel keeps what is for a new address of a guest, on whatever link the host has it."""
+    new = [r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname and r.key not in claimed]
+    addresses = [address for dst in new if (address := values.single(dst))]
+    for address, kind in (session.kernel.kept(addresses) if addresses else {}).items():
+        raise ConflictError(f"{owner.domain}: {address}, a guest's address, {KEPT[kind]}; give the guest another")
 
 
 def _dead(session: Session, holders: Iterable[tuple[Nic, str]]) -> list[str]:

@@ -73,13 +73,14 @@ def mend(session: Session, keys: Collection[str] | None, anew: Collection[str] =
         return Mended([change for change in done if change.subject.key not in failed], failed, waits, departed)
 
 
-def reconcile(session: Session, gone: Collection[str]) -> Mended:
-    """What happened while no agent ran: guests that died (`gone` are ids of domains that do not run any more) are removed, one by
-    one; then what is not as recorded is put back. The lock is not held while everything is read, so hooks do not wait."""
+def reconcile(session: Session, asked: Sequence[Owner], gone: Collection[str]) -> Mended:
+    """What happened while no agent ran: guests that died are removed, one by one; then what is not as recorded is put back.
+    `asked` are the owners as they were before hypervisors were asked, `gone` the ids of domains that do not run any more. The
+    lock is not held while everything is read, so hooks do not wait."""
     records = session.records
     departed: list[Owner] = []
     failed: dict[str, str] = {}
-    for owner in dead(session, records.owners(), gone):
+    for owner in dead(session, asked, gone):
         with records.lock():
             apply.recover(session)
             # Its hook may have come meanwhile, or the guest again.

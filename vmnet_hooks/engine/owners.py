@@ -59,11 +59,19 @@ def depth(session: Session, owner: Owner) -> int:
     return 1 + max((depth(session, other) for other in below), default=0)
 
 
-def dead(session: Session, owners: Sequence[Owner], gone: Collection[str] = ()) -> list[Owner]:
+def dead(
+    session: Session, owners: Sequence[Owner], gone: Collection[str] = (), asked: Collection[Owner] | None = None
+) -> list[Owner]:
     """Those of the owners whose tap is gone, whose domain is among `gone` (ids) or was prepared and never started, or whose
-    clean-up was not complete."""
+    clean-up was not complete. `asked` are the owners as they were before hypervisors were asked which domains are gone: another
+    one is of a guest that has started again since. None: these."""
     index, now = partial(index_of, session), time.time()
-    return [owner for owner in owners if _left_over(session, owner) or owner.has_ended(gone, index, now)]
+    then = {owner.id: owner for owner in (owners if asked is None else asked)}
+    return [
+        owner
+        for owner in owners
+        if _left_over(session, owner) or owner.has_ended(gone if then.get(owner.id) == owner else (), index, now)
+    ]
 
 
 def _left_over(session: Session, owner: Owner) -> bool:

@@ -1,13 +1,13 @@
 """Makes `check` clean: sets up again what is missing, removes what no owner claims any more."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from ..errors import KernelError, VmnetError
 from ..model.guest import Domain, id_by_name
 from ..model.objects import NftElement
-from ..model.owner import Owner, nics
+from ..model.owner import GuestOwner, Owner, nics
 from ..model.plan import Change
 from ..model.ruleset import CLOSED6, TABLES
 from . import Session, apply, claims, guests, owners
@@ -33,17 +33,20 @@ def repair(
     gone: Collection[str] = (),
     running: claims.Running = NOBODY,
     announce: Callable[[guests.Announcements], None] = _silently,
+    asked: Collection[Owner] | None = None,
 ) -> Repaired:
     """Make `check` clean, as far as that is not left to the admin. Raises KernelError for what could not be repaired. `announce`
-    announces guests that got other addresses, or were not announced when they began to run."""
-    drifts = check(session, domain, gone, running)
+    announces guests that got other addresses, or were not announced when they began to run. `asked` are the owners as they were
+    before hypervisors were asked for `gone` and `running`, which tell nothing of what has come since; None: those of now."""
     records = session.records
+    asked = records.owners() if asked is None else asked
+    drifts = check(session, domain, gone, running)
     # First of all: then what is set up again is as it is claimed. Each guest takes the lock for itself, as its hook does.
-    failed = _failed([partial(claims.set_up, session, edit, announce) for edit in _edits(session, domain, gone, running)])
+    failed = _set_up([partial(claims.set_up, session, edit, announce) for edit in _edits(session, domain, gone, running, asked)])
     with records.lock():
         apply.recover(session)
         known = records.owners(domain=domain) if domain else records.owners()
-        dead = owners.dead(session, known, gone)
+        dead = owners.dead(session, known, gone, asked)
         steps: list[Callable[[], None]] = [partial(apply.remove, session, [owner]) for owner in dead]
         # Each on its own: a guest that can't be repaired (its uplink is gone) must not keep the others open. Links before
         # what stands on them.
@@ -62,6 +65,17 @@ def repair(
     return Repaired([drift for drift in drifts if drift not in left], left)
 
 
+def _set_up(steps: Sequence[Callable[[], None]]) -> list[str]:
+    """Take the steps, in an order in which they succeed: a guest may get an address that another one has to give up first.
+    Returns why those failed that are left."""
+    while steps:
+        failed = [(step, reason) for step in steps for reason in _failed([step])]
+        if len(failed) == len(steps):
+            return [reason for _, reason in failed]
+        steps = [step for step, _ in failed]
+    return []
+
+
 def _failed(steps: Iterable[Callable[[], None]]) -> list[str]:
     """Take the steps. Returns why some of them failed."""
     failed = []
@@ -73,8 +87,11 @@ def _failed(steps: Iterable[Callable[[], None]]) -> list[str]:
     return failed
 
 
-def _edits(session: Session, domain: str, gone: Collection[str], running: claims.Running) -> list[claims.Edit]:
-    known = session.records.owners(domain=domain) if domain else session.records.owners()
+def _edits(
+    session: Session, domain: str, gone: Collection[str], running: claims.Running, asked: Collection[Owner]
+) -> list[claims.Edit]:
+    """The edits of guests that are as they were before their hypervisors described them."""
+    known = [owner for owner in asked if not domain or (isinstance(owner, GuestOwner) and owner.domain == domain)]
     dead = owners.dead(session, known, gone)
     return claims.edits(session, [owner for owner in known if owner not in dead], running, domain)
 

@@ -15,14 +15,14 @@ from ..model.objects.bridge import Adoption
 from ..model.owner import Nic, Owner, nics, part_label
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.world import Question, Seen, Way
-from . import Session
+from . import Session, guests
 from .drift import Drift
 
 ANYWHERE = "198.18.0.1"
 """The sender of packets to guests where no address on their way in is known: of a network for tests (RFC 2544)."""
 
 _KERNELS_OWN = 32766
-"""The priority of the rule for the main table; that of the default table comes after it."""
+"""The priority of the rule for the main table; that of the default table comes after it, that of the local one (0) before all."""
 
 _IN_ANY_SUBNET, _NEVER = 2, 8
 """Values of arp_ignore (Documentation/networking/ip-sysctl): no answer to a sender outside the address's own subnet, and none at
@@ -43,6 +43,7 @@ def differences(
     yield from _wrong_links(view)
     yield from _deaf(view)
     yield from _ways(view)
+    yield from _next_hops(view)
     yield from _duplicates(view)
 
 
@@ -251,6 +252,9 @@ def _ways(view: _View) -> Iterator[Drift]:
     for (question, nic, route), way in zip(asked, view.session.kernel.ways([q for q, _, _ in asked]), strict=True):
         if way.dev == route.dev and way.type == "unicast":
             continue
+        if way.type in guests.KEPT and not values.single(route.dst):
+            # One address of a prefix, which has others.
+            continue
         if (nic.id, route.family) not in told and not _arrives(way, question, view):
             told.add((nic.id, route.family))
             what, remedy = _astray(question, route, way, view)
@@ -305,6 +309,8 @@ def _astray(question: Question, route: Route, way: Way, view: _View) -> tuple[st
             f"{start} keeps packets from {question.link}: it is an address of the host",
             f"ip addr del {mine}" if mine else asked,
         )
+    if way.type in guests.KEPT:
+        return f"{start} drops packets from {question.link}: it {guests.KEPT[way.type]}", "give the guest another address"
     table = {MAIN_TABLE: "main"}.get(way.table, str(way.table))
     where = f"sends packets from {question.link} to {way.dev}" if way.dev else f"sends packets from {question.link} elsewhere"
     if way.type != "unicast":
@@ -314,8 +320,30 @@ def _astray(question: Question, route: Route, way: Way, view: _View) -> tuple[st
         ours = way.dst != route.dst and Route.key_of(way.table, way.dst) in view.claimed
         return f"{what}; see {ip} route", asked if ours else f"{ip} route del {way.dst} dev {way.dev} table {table}"
     ours = any(isinstance(resource, Rule) and resource.table == way.table for resource in view.claimed.values())
-    rules = [] if ours else [n for n in view.session.kernel.policy(route.family, way.table) if n < _KERNELS_OWN]
+    rules = [] if ours else [n for n in view.session.kernel.policy(route.family, way.table) if 0 < n < _KERNELS_OWN]
     return f"{what}; see {ip} rule", f"{ip} rule del pref {rules[0]}" if rules else asked
+
+
+def _next_hops(view: _View) -> Iterator[Drift]:
+    """Yield the guests whose address or prefix is, or contains, the next hop of a route of the host that came after them."""
+    config = view.session.config
+    there = [(route, nic) for tap, nic in view.nics.items() for route in view.routes.get(tap, ())]
+    if not there:
+        return
+    links = dict.fromkeys((*view.ways_in, *guests.with_next_hops(config)))
+    single = {address: (route, nic) for route, nic in there if (address := values.single(route.dst))}
+    prefixes = [(ipaddress.ip_network(route.dst), route, nic) for route, nic in there if not values.single(route.dst)]
+    told: set[str] = set()
+    for hop in view.session.kernel.next_hops(links):
+        # By a tap, the guest itself is meant, also if it is none of those in question.
+        if hop.dev in view.nics or any(values.single(route.dst) == hop.via for route in view.routes.get(hop.dev, ())):
+            continue
+        found = [single[hop.via]] if hop.via in single else []
+        found += [(route, nic) for net, route, nic in prefixes if ipaddress.ip_address(hop.via) in net]
+        for route, nic in found:
+            if route.key not in told:
+                told.add(route.key)
+                yield _hindered(guests.is_next_hop(route.dst, hop), "give the guest another address", nic, route)
 
 
 # --- addresses in use ------------------------------------------------------------------------------------------------------
@@ -333,4 +361,4 @@ def _duplicates(view: _View) -> Iterator[Drift]:
     for link, address, mac in view.session.kernel.answers(list(users)):
         nic = users[link, address]
         what = f"{address} is in use: {mac} answers for it on {link}; it is not announced"
-        yield _hindered(what, f"stop that machine, then vmnet-hook start {shlex.quote(nic.domain)}", nic)
+        yield _hindered(what, f"stop that machine, or set probe = false, then vmnet-hook start {shlex.quote(nic.domain)}", nic)

@@ -84,13 +84,14 @@ def _vif(index: int, element: etree._Element) -> Vif:
         return (found.get(key) or "") if found is not None else ""
 
     kind = element.get("type") or ""
-    has_tap = kind not in _WITHOUT_TAP
+    has_tap, device = kind not in _WITHOUT_TAP, attribute("target", "dev")
     return Vif(
         mac=attribute("mac", "address").strip().lower(),
-        ifname=attribute("target", "dev") if has_tap else "",
+        ifname=device if has_tap else "",
         index=index,
         bridge=attribute("source", "bridge"),
         without_tap="" if has_tap else kind,
+        device="" if has_tap else device,
     )
 
 

@@ -95,7 +95,8 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> VifEvent:
     if not backend:
         raise InputError(f"{call.script}: xenstore has no {call.path}; is the domain gone?")
     # A driver domain may not read the names of others.
-    full = xenstore.read(f"/local/domain/{call.domid}/name") or f"xen-{call.domid}"
+    known = xenstore.read(f"/local/domain/{call.domid}/name")
+    full = known or f"xen-{call.domid}"
     name = full.removesuffix(INCOMING)
     where = f"{one_line(name)}: vif {call.devid}"
     ifname = _ifname(call, backend.get("vifname", ""), where)
@@ -125,7 +126,7 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> VifEvent:
         announce=True,
         incoming=name != full,
         owner=call.owner,
-        is_same=partial(_is_same, xenstore, call.domid, full),
+        is_same=partial(_is_same, xenstore, call.domid, full) if known else partial(_has_mac, xenstore, call.domid, vif.mac),
         network=network,
         rename=rename,
         call=call,
@@ -143,6 +144,16 @@ def _is_same(xenstore: XenStore, domid: int, name: str, domain_id: str) -> bool:
         return True
     theirs = xenstore.read(f"/local/domain/{other}/name") or ""
     return name == theirs + INCOMING or theirs == name + INCOMING
+
+
+def _has_mac(xenstore: XenStore, domid: int, mac: str, domain_id: str) -> bool:
+    """Return whether the domain with this ID, whose name can't be read either, has a NIC with the MAC of one of the guest's: a
+    driver domain knows no more of the halves of a guest. Raise XenStoreError."""
+    kind, _, other = domain_id.partition(":")
+    if kind != "xen" or other == str(domid) or xenstore.read(f"/local/domain/{other}/name"):
+        return False
+    vifs = xenstore.list(f"backend/vif/{other}")
+    return any((xenstore.read(f"backend/vif/{other}/{devid}/mac") or "").lower() == mac for devid in vifs)
 
 
 def events(name: str, xenstore: XenStore, declared: Config) -> Iterator[VifEvent]:

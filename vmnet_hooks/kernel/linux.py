@@ -193,6 +193,26 @@ class Kernel:
         dst, route = found
         return dst, Route(route.table, route.dst, self.netlink.name(route.oif), route.via, route.proto)
 
+    def next_hops(self, links: Iterable[str]) -> list[Route]:
+        """The routes with a next hop that no routing daemon made, ours on `links` among them. Raises KernelError."""
+        # Only `check` asks.
+        from . import next_hops
+
+        try:
+            found = next_hops.all_of_hand(self.netlink, links)
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+        return [Route(r.table, r.dst, self.netlink.name(r.oif), r.via, r.proto) for r in found]
+
+    def kept(self, addresses: Sequence[str]) -> dict[str, str]:
+        """Those of the addresses whose packets the kernel keeps, and why: local, broadcast or anycast. Raises KernelError."""
+        try:
+            answers = self.netlink.ask([(wire.GETROUTE, wire.lookup_body(address), 0) for address in addresses])
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+        kinds = [0 if isinstance(answer, NetlinkError) else wire.way_of(answer)[0] for answer in answers]
+        return {address: wire.KEPT[kind] for address, kind in zip(addresses, kinds, strict=True) if kind in wire.KEPT}
+
     def ask(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
         """Ask on a link whether an address is in use, for each (link, address). Does not wait: see duplicates. Returns whether
         the kernel knew a MAC before, for each that was asked for."""

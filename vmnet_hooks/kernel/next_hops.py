@@ -38,6 +38,12 @@ def next_hop(
     return None
 
 
+def all_of_hand(netlink: Netlink, links: Iterable[str]) -> list[RouteMessage]:
+    """Return the routes with a next hop that no daemon made. `links` are those on which we may have made some."""
+    indexes = list(filter(None, (_index(netlink, link) for link in dict.fromkeys(links))))
+    return [route for route in _of_hand(netlink, (AF_INET, AF_INET6), indexes) if route.via]
+
+
 class _Sought:
     """The destinations, each as an address or a prefix."""
 

@@ -67,6 +67,8 @@ _FAMILY = Struct("=H")
 _NEXT_HOP = Struct("=HBBi")
 """struct rtnexthop: length, flags, weight - 1, index of the link."""
 _UNICAST, _UNIVERSE, _ON_LINK = 1, 0, 253
+KEPT = {2: "local", 3: "broadcast", 4: "anycast"}
+"""RTN_*: types of routes by which a packet is sent to no single neighbour, by the name that iproute2 has for them."""
 ONLINK = 4
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
 FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_TABLE, _FRA_PROTOCOL = 1, 2, 6, 15, 21

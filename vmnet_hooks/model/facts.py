@@ -103,7 +103,7 @@ class Host:
     """The declared parts that translate addresses."""
 
     shared_uplinks: frozenset[str] = frozenset()
-    """The links on which several declared networks set the sender of ARP requests."""
+    """The links on which ARP requests have several senders: of several declared networks, or of one and the host itself."""
 
     uplinks6: frozenset[str] = frozenset()
     """The links on which declared networks need IPv6."""

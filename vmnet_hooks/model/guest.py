@@ -32,8 +32,9 @@ class Vif:
     not: a NIC of an HVM guest of Xen has an emulated and a paravirtual link with one MAC. `twin` is the `id` of the other one
     of the two, and `metric` the metric of routes to this one. `is_named` is set if the name of the link is a setting of the
     guest, so that two guests may ask for the same one. `without_tap` is libvirt's type of a NIC that never has a link that we
-    could set up: passed through, or a macvtap. `bridge`, `mtu` (bytes) and `port_mac` (the MAC of the link on the host)
-    are from the hypervisor's configuration. `domain` is the guest's name. The other fields are from the claim.
+    could set up: passed through, or a macvtap; `device` is the name of what it has instead. `bridge`, `mtu` (bytes) and
+    `port_mac` (the MAC of the link on the host) are from the hypervisor's configuration. `domain` is the guest's name. The
+    other fields are from the claim.
     """
 
     mac: str
@@ -53,6 +54,7 @@ class Vif:
     tagged: tuple[int, ...] | None = None
     is_named: bool = False
     without_tap: str = ""
+    device: str = ""
 
     def claimed(self, claim: Claim) -> "Vif":
         return replace(

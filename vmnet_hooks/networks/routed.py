@@ -229,6 +229,9 @@ class Routed(Mode):
     def links6(self, network: Network) -> tuple[str, ...]:
         return (network["uplink"],) if network["ipv6"] else ()
 
+    def addressed(self, network: Network) -> tuple[str, ...]:
+        return self.senders(network)
+
     def senders(self, network: Network) -> tuple[str, ...]:
         return (network["uplink"],) if network["ipv4"] and network["role"] == "host" else ()
 
@@ -389,7 +392,8 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
 
 
 def _senders(side: Mapping[str, Any], uplink: str, host: Host) -> Iterator[Resource]:
-    """Yield the elements that set the sender of ARP requests on the uplink: by subnet, if other networks on it have senders."""
+    """Yield the elements that set the sender of ARP requests on the uplink: by subnet, if other networks, or
+    the host itself, have another one there."""
     sender = str(side["arp_source"])
     if uplink not in host.shared_uplinks:
         yield NftElement("arp", "arp_source", (f'"{uplink}"',), sender)

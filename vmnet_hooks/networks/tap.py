@@ -171,6 +171,11 @@ def settings(
     if mac:
         yield LinkAttribute(tap, "address", mac)
         if ipv6:
+            if link_local == values.eui64(values.LINK_LOCAL, vif.mac):
+                raise InputError(
+                    f"NIC {vif.mac}: its link-local address is {link_local}, the link_local of network {vif.network}; "
+                    f"give one of the two another"
+                )
             own = {f"{values.eui64(values.LINK_LOCAL, mac)}/64": KERNEL_LINK_LOCAL}
             yield LinkAttribute(tap, "lladdr", LinkAttribute.spelled({f"{link_local}/64": 0, **own} if link_local else own))
     yield LinkAttribute(tap, "state", "up")
