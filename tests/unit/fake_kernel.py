@@ -257,10 +257,13 @@ class FakeKernel:
         found = [r.address for r in there if not r.address.startswith("fe80:")]
         return sorted(found, key=lambda address: ":" in address)
 
-    def next_hop(
+    def unusable(
         self, destinations: Sequence[str], links: Iterable[str], tap: str, asked: Mapping[tuple[str, str], bool]
-    ) -> tuple[str, Route] | None:
+    ) -> tuple[str, Route | str] | None:
         self._alive()
+        own = {r.address.partition("/")[0] for r in self.world.values() if isinstance(r, Address)}
+        if kept := [dst for dst in destinations if values.single(dst) in own]:
+            return kept[0], "local"
         routes = [r for r in self.world.values() if isinstance(r, Route) and r.via and r.dev != tap]
         pairs = [(dst, route) for route in routes for dst in destinations if ip_address(route.via) in ip_network(dst)]
         return pairs[0] if pairs else None
@@ -268,11 +271,6 @@ class FakeKernel:
     def next_hops(self, links: Iterable[str]) -> list[Route]:
         self._alive()
         return [r for r in self.world.values() if isinstance(r, Route) and r.via]
-
-    def kept(self, addresses: Sequence[str]) -> dict[str, str]:
-        self._alive()
-        own = {r.address.partition("/")[0] for r in self.world.values() if isinstance(r, Address)}
-        return {address: "local" for address in addresses if address in own}
 
     def ask(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
         self._alive()

@@ -201,8 +201,7 @@ def _plug(
         # Also of what is withheld: a guest that can't arrive is not let in.
         drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin], is_same if waits else is_another)
         claimed = session.records.claimed(identity) if identity in known else ()
-        _check_next_hops(session, owner, claimed, wants, network, asked or {})
-        _check_kept(session, owner, claimed, wants)
+        _check_usable(session, owner, claimed, wants, network, asked or {})
         wanted[owner] = compose.in_phase(owner.phase, vif, network, wants)
         needs[identity] = list(compose.needs(network, session.config))
         _check_shared(session, network, shared[network.name], [*plugged, *drop])
@@ -352,7 +351,7 @@ def _check_paths(session: Session, owner: Nic, wants: Mapping[str, Resource], bu
     )
 
 
-def _check_next_hops(
+def _check_usable(
     session: Session,
     owner: Nic,
     claimed: Container[str],
@@ -360,15 +359,18 @@ def _check_next_hops(
     network: Network,
     asked: Mapping[tuple[str, str], bool],
 ) -> None:
-    """Raise ConflictError if a new address or prefix of a guest is, or contains, the next hop of a route of the host: the host
-    would lose its way to it, and its neighbours theirs. What it has `claimed` before was looked at then."""
+    """Raise ConflictError if the kernel keeps what is for a new address of a guest, on whatever link the host has it, or if a
+    new address or prefix is, or contains, the next hop of a route of the host: the host would lose its way to it, and its
+    neighbours theirs. What the guest has `claimed` before was looked at then."""
     paths = {r.key: r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname}
     if all(key in claimed for key in paths):
         return
     links = (*network.links(), *with_next_hops(session.config))
-    found = session.kernel.next_hop(list(paths.values()), links, owner.ifname, asked)
+    found = session.kernel.unusable(list(paths.values()), links, owner.ifname, asked)
     if found is not None:
-        raise ConflictError(f"{owner.domain}: {is_next_hop(*found)}; give the guest another")
+        dst, why = found
+        what = f"{values.single(dst)}, a guest's address, {KEPT[why]}" if isinstance(why, str) else is_next_hop(dst, why)
+        raise ConflictError(f"{owner.domain}: {what}; give the guest another")
 
 
 def with_next_hops(config: Config) -> list[str]:
@@ -391,14 +393,6 @@ KEPT = {
     "anycast": "is the anycast address of the routers of a subnet of the host's (RFC 4291, 2.6.1)",
 }
 """What is wrong with a guest's address whose packets the kernel keeps, by the type of the kernel's route."""
-
-
-def _check_kept(session: Session, owner: Nic, claimed: Container[str], wants: Mapping[str, Resource]) -> None:
-    """Raise ConflictError if the kernel keeps what is for a new address of a guest, on whatever link the host has it."""
-    new = [r.dst for r in wants.values() if isinstance(r, Route) and r.dev == owner.ifname and r.key not in claimed]
-    addresses = [address for dst in new if (address := values.single(dst))]
-    for address, kind in (session.kernel.kept(addresses) if addresses else {}).items():
-        raise ConflictError(f"{owner.domain}: {address}, a guest's address, {KEPT[kind]}; give the guest another")
 
 
 def _dead(session: Session, holders: Iterable[tuple[Nic, str]]) -> list[str]:

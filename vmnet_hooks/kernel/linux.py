@@ -176,22 +176,25 @@ class Kernel:
         found = [address.partition(" peer ") for address in self.netlink.addresses(link.index)]
         return tuple(values.host(own) if peer else own for own, peer, _ in found if not own.startswith("fe80:"))
 
-    def next_hop(
+    def unusable(
         self, destinations: Sequence[str], links: Iterable[str], tap: str, asked: Mapping[tuple[str, str], bool]
-    ) -> tuple[str, Route] | None:
-        """The first of the destinations that contains the next hop of a route of the host, and that route: see next_hops. Raises
-        KernelError."""
+    ) -> tuple[str, Route | str] | None:
+        """The first of the destinations that no guest can have, and the route of the host whose next hop it contains, or why the
+        kernel keeps what is for it: see next_hops. Raises KernelError."""
         # Only asked for guests with routes of their own, and only once.
         from . import next_hops
 
         try:
-            found = next_hops.next_hop(self.netlink, destinations, links, tap, asked)
+            found = next_hops.unusable(self.netlink, destinations, links, tap, asked)
         except (NetlinkError, OSError) as error:
             raise _unreadable(error) from None
         if found is None:
             return None
-        dst, route = found
-        return dst, Route(route.table, route.dst, self.netlink.name(route.oif), route.via, route.proto)
+        dst, why = found
+        return dst, why if isinstance(why, str) else self._route(why)
+
+    def _route(self, route: wire.RouteMessage) -> Route:
+        return Route(route.table, route.dst, self.netlink.name(route.oif), route.via, route.proto)
 
     def next_hops(self, links: Iterable[str]) -> list[Route]:
         """The routes with a next hop that no routing daemon made, ours on `links` among them. Raises KernelError."""
@@ -202,16 +205,7 @@ class Kernel:
             found = next_hops.all_of_hand(self.netlink, links)
         except (NetlinkError, OSError) as error:
             raise _unreadable(error) from None
-        return [Route(r.table, r.dst, self.netlink.name(r.oif), r.via, r.proto) for r in found]
-
-    def kept(self, addresses: Sequence[str]) -> dict[str, str]:
-        """Those of the addresses whose packets the kernel keeps, and why: local, broadcast or anycast. Raises KernelError."""
-        try:
-            answers = self.netlink.ask([(wire.GETROUTE, wire.lookup_body(address), 0) for address in addresses])
-        except (NetlinkError, OSError) as error:
-            raise _unreadable(error) from None
-        kinds = [0 if isinstance(answer, NetlinkError) else wire.way_of(answer)[0] for answer in answers]
-        return {address: wire.KEPT[kind] for address, kind in zip(addresses, kinds, strict=True) if kind in wire.KEPT}
+        return [self._route(route) for route in found]
 
     def ask(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
         """Ask on a link whether an address is in use, for each (link, address). Does not wait: see duplicates. Returns whether
