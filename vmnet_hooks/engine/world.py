@@ -9,12 +9,13 @@ from functools import cached_property
 
 from .. import values
 from ..declared.configuration import RUNTIME
-from ..model.declaration import Network
+from ..model.declaration import Declared, Network
 from ..model.objects import Address, Device, LinkAttribute, Route, Rule, Sysctl
 from ..model.objects.bridge import Adoption
 from ..model.owner import Nic, Owner, nics, part_label
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.world import Question, Seen, Way
+from ..records import taken_down
 from . import Session
 from .drift import Drift
 
@@ -106,6 +107,20 @@ def _hindered(what: str, remedy: str, owner: Owner | None, resource: Resource | 
 
 
 def _not_up(session: Session) -> Iterator[Drift]:
+    """Yield the parts that are declared and not up, without those that the admin took down."""
+    asked = taken_down.read(session.records)
+    for part in _absent(session):
+        if part.id not in asked:
+            yield Drift("not-up", "is declared, and not up", f"vmnet-hook up {part.id}", part_label(part.id), part.id)
+
+
+def down(session: Session) -> list[Declared]:
+    """Return the parts that are declared, and that the admin took down."""
+    asked = taken_down.read(session.records)
+    return [part for part in _absent(session) if part.id in asked] if asked else []
+
+
+def _absent(session: Session) -> Iterator[Declared]:
     """Yield the parts that are declared and not up. A network serves guests, who bring it up, and with it what it implies. What a
     command declared, and took down again, stays declared for the guests that still use a part of it."""
     up = {owner.id for owner in session.records.of_host()}
@@ -121,7 +136,7 @@ def _not_up(session: Session) -> Iterator[Drift]:
         link = session.kernel.link(part.name) if part.kind.is_link else None
         if link is None or not link.ours:
             # Without a record it is told by its objects.
-            yield Drift("not-up", "is declared, and not up", f"vmnet-hook up {part.id}", part_label(part.id), part.id)
+            yield part
 
 
 # --- links -----------------------------------------------------------------------------------------------------------------
