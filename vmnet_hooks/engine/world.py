@@ -3,7 +3,7 @@ records and the kernel may agree on every object of ours, and a guest still get 
 
 import ipaddress
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +21,9 @@ from .drift import Drift
 
 ANYWHERE = "198.18.0.1"
 """The sender of packets to guests where no address on their way in is known: of a network for tests (RFC 2544)."""
+
+WORLD: Mapping[int, str] = {4: "193.0.14.129", 6: "2001:7fd::1"}
+"""An address of the internet by IP version, of k.root-servers.net: no host sorts it out as bogus."""
 
 _KERNELS_OWN = 32766
 """The priority of the rule for the main table; that of the default table comes after it."""
@@ -42,8 +45,12 @@ def differences(
     view = _View(session, living, claimed, told)
     yield from _ports(view)
     yield from _wrong_links(view)
+    yield from _cut(view)
     yield from _deaf(view)
-    yield from _ways(view)
+    astray = list(_ways(view))
+    yield from astray
+    yield from _ways_out(view, {(d.owner_id, d.resource.family) for d in astray if isinstance(d.resource, Route)})
+    yield from _translated(view)
     yield from _duplicates(view)
 
 
@@ -82,6 +89,17 @@ class _View:
             if (name := self.way_in(nic)) in self.links:
                 found.setdefault(name, []).append(nic)
         return found
+
+    @cached_property
+    def lost(self) -> tuple[set[str], set[int]]:
+        """The links and the routing tables with differences of which others are a consequence."""
+        found = [drift.resource for drift in self.told if drift.resource and drift.kind in ("missing", "different")]
+        return {resource.link for resource in found}, {rule.table for rule in found if isinstance(rule, Rule)}
+
+    @cached_property
+    def ways_to_the_world(self) -> set[tuple[str, int]]:
+        """The links with a default route, each with its IP version."""
+        return {(route.link, route.version) for route in self.session.kernel.default_routes()}
 
     def network(self, nic: Nic) -> Network | None:
         return self.session.config.networks.get(nic.network)
@@ -175,6 +193,21 @@ def _wrong_links(view: _View) -> Iterator[Drift]:
             yield _hindered(problem, remedy, owner, LinkAttribute(name, "master", link.master))
 
 
+def _cut(view: _View) -> Iterator[Drift]:
+    """Yield the links that lead guests to the outside, and have no carrier: a bridge's own comes from its guests too."""
+    users = {name: there[0] for name, there in view.ways_in.items()}
+    for nic in view.nics.values():
+        users.setdefault(view.links[nic.ifname].master, nic)
+    for name, nic in users.items():
+        part = view.session.config.links.get(name)
+        ports = [port for port in part.ports if port in view.links] if part else []
+        dead = [port for port in ports or [name] if (link := view.links.get(port)) and link.up and not link.carrier]
+        if dead == (ports or [name]) and not {name, *dead} & view.lost[0]:
+            what = f"no port of {name} has a carrier: {', '.join(dead)}" if ports else f"{name} has no carrier"
+            cable = "plug its cable in, or bring up what is at the other end"
+            yield _hindered(f"{what}; network {nic.network} leads through it", cable, nic)
+
+
 def _outside(view: _View) -> dict[str, tuple[Owner, str]]:
     """Return the links to the outside, each with an owner that uses it, and its network or NAT."""
     found: dict[str, tuple[Owner, str]] = {}
@@ -244,8 +277,7 @@ def _user(view: _View, link: str) -> Owner | None:
 
 def _ways(view: _View) -> Iterator[Drift]:
     """Yield the guests to whose taps the kernel does not send what arrives for them: another program's rule, VPN, VRF, route."""
-    lost = [drift.resource for drift in view.told if drift.resource and drift.kind in ("missing", "different")]
-    links, tables = {resource.link for resource in lost}, {rule.table for rule in lost if isinstance(rule, Rule)}
+    links, tables = view.lost
     asked: list[tuple[Question, Nic, Route]] = []
     for name, there in view.ways_in.items():
         if name in links:
@@ -270,6 +302,60 @@ def _ways(view: _View) -> Iterator[Drift]:
             told.add((nic.id, route.family))
             what, remedy = _astray(question, route, way, view)
             yield Drift("unreached", what, remedy, nic.label, nic.id, route)
+
+
+def _ways_out(view: _View, astray: Container[tuple[str, int]]) -> Iterator[Drift]:
+    """Yield the guests whose own packets the kernel drops, but for the NICs and IP versions that are `astray` already: it drops
+    packets whose answers would go elsewhere. Where a rule sends packets is the admin's choice."""
+    versions = {version for _, version in view.ways_to_the_world}
+    asked: list[tuple[Question, Nic]] = []
+    for name, there in view.ways_in.items():
+        for nic in there:
+            if {name, nic.ifname} & view.lost[0] or not view.links[nic.ifname].carrier:
+                continue
+            network = view.network(nic)
+            gateways: dict[int, str] = {
+                gateway.version: str(gateway) for gateway in (network.mode.beyond(network) if network else ())
+            }
+            for version, route in {route.family: route for route in view.routes.get(nic.ifname, ())}.items():
+                if (nic.id, version) in astray:
+                    continue
+                if to := gateways.get(version) or (WORLD[version] if version in versions else ""):
+                    asked.append((Question(nic.ifname, to, route.dst.partition("/")[0]), nic))
+    for (question, nic), way in zip(asked, view.session.kernel.ways([q for q, _ in asked]), strict=True):
+        if way.reason or way.type not in ("unicast", "local"):
+            ip = "ip -6" if ":" in question.address else "ip"
+            what = f"{question.source}: the kernel drops what the guest sends ({way.reason or way.type}); see {ip} rule"
+            remedy = f"{ip} route get {question.address} from {question.source} iif {question.link}"
+            yield Drift("unreached", what, remedy, nic.label, nic.id)
+
+
+def _translated(view: _View) -> Iterator[Drift]:
+    """Yield the NAT that the kernel's ways from and to the guests' subnet pass by."""
+    parts = [(owner, part) for owner in view.living if (part := view.session.config.parts.get(owner.id)) and part.kind.translates]
+    for owner, part in parts:
+        subnet, out, outs = part["subnet"], part["out"], {other["out"] for _, other in parts if other["subnet"] == part["subnet"]}
+        own = {address: name for name, link in view.links.items() for a in link.addresses if (address := values.bare(a))}
+        inner = next((name for address, name in own.items() if name != out and ipaddress.ip_address(address) in subnet), "")
+        guest = next((str(ip) for ip in subnet.hosts() if str(ip) not in own), "")
+        if not (inner and guest and out in view.links) or {inner, out} & view.lost[0]:
+            continue
+        leave = Question(inner, WORLD[subnet.version], guest)
+        come = Question(out, guest, ANYWHERE if subnet.version == 4 else "")
+        leaving, coming = view.session.kernel.ways([leave, come])
+        ip = "ip -6" if subnet.version == 6 else "ip"
+        asked = f"{ip} route get {leave.address} from {guest} iif {inner}"
+        if (out, subnet.version) in view.ways_to_the_world and (leaving.dev not in outs or leaving.type != "unicast"):
+            where = f"drops it ({leaving.reason or leaving.type})"
+            if leaving.dev and leaving.type == "unicast":
+                where = f"sends it to {leaving.dev} (table {leaving.table}, {leaving.dst}), where it is not translated"
+            what = f"what {subnet} sends leaves through {out}, but the kernel {where}; see {ip} rule and {ip} route"
+            yield Drift("unreached", what, asked, owner.label, owner.id)
+        ours = {name for address, name in own.items() if ipaddress.ip_address(address) in subnet and name not in outs}
+        if coming.type == "unicast" and coming.dev not in ours and Route.key_of(coming.table, coming.dst) not in view.claimed:
+            what = f"{subnet}: the kernel sends packets from {out} to {coming.dev} (table {coming.table}), not to {inner}"
+            remedy = f"{ip} route replace {subnet} dev {inner}"
+            yield Drift("unreached", what, remedy, owner.label, owner.id)
 
 
 def _arrives(way: Way, question: Question, view: _View) -> bool:
