@@ -346,7 +346,7 @@ class FakeKernel:
         rules = [r for r in self.world.values() if isinstance(r, Rule) and r.table == table]
         return sorted(rule.priority for rule in rules if (":" in rule.subnet) == (version == 6))
 
-    def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
+    def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int], routed: object, ports: object) -> list[str]:
         return []
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:
