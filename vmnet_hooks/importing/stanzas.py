@@ -67,6 +67,7 @@ WAITS = ("bridge-maxwait", "bridge-waitport")
 _VLAN = re.compile(r"(?P<parent>[^.:]+)\.0*(?P<id>[0-9]{1,5})", re.ASCII)
 _NUMBERED = re.compile(r"vlan0*(?P<id>[0-9]{1,5})", re.ASCII)
 _MAC = re.compile(r"..:..:..:..:..:..")
+_LEASES = frozenset(("dhcp", "auto", "bootp"))
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+-]{1,15}", re.ASCII)
 ADDRESS = ("address", "netmask", "gateway", "broadcast", "network", "scope", "pointopoint", "metric", "accept-ra", "autoconf")
 
@@ -96,6 +97,9 @@ class _Converter:
             if master := _option(own, "bond-master"):
                 self.members.setdefault(master, []).append(name)
         self.sections = {name: section for name, own in self.stanzas.items() if (section := self._section(name, own))}
+        found = {name for name in self.sections if _is_leased(self.stanzas[name])}
+        self.leased = {name: self.sections.pop(name) for name in sorted(found)}
+        """The links whose addresses all come from a DHCP server or a router: without ifupdown they would have none."""
         self.drafts: dict[str, Draft] = {}
         self.networks: dict[tuple[str, int], Draft] = {}
         self.ports: set[str] = set()
@@ -208,7 +212,7 @@ class _Converter:
         self._header(stanza, name, section, block)
         rest = [option for option in stanza.options if id(option) not in handled]
         given = _names(stanza)
-        stays = not section and name not in self.used
+        stays = name in self.leased or (not section and name not in self.used)
         for option in rest:
             if option.name in COMMANDS:
                 self.commands.add(stanza, option, block)
@@ -377,17 +381,21 @@ class _Converter:
     def _proposal(self) -> None:
         """Propose a bridge for the interface that the host is reached by, if the file has none yet. Commented out: it changes how
         the host is connected."""
-        if "bridges" in self.sections.values():
+        if "bridges" in (*self.sections.values(), *self.leased.values()):
             return
         alone = [
             name
             for name, own in self.stanzas.items()
             if name not in self.sections
             and name not in self.used
-            and any((stanza.family, stanza.method) == ("inet", "static") for stanza in own)
+            and any((stanza.family, stanza.method) in (("inet", "static"), ("inet", "dhcp")) for stanza in own)
         ]
         name = next((name for name in alone if _option(self.stanzas[name], "gateway")), "") or (alone[0] if alone else "")
-        if name and _IFNAME.fullmatch(name):
+        if name and any((stanza.family, stanza.method) == ("inet", "dhcp") for stanza in self.stanzas[name]):
+            edit = (f"iface {name} inet manual", "auto br0", "iface br0 inet dhcp", f"bridge_ports {name}", f"bridge_hw {name}")
+            notes = [f"To put guests on the network of {name}, which has its address from DHCP, let ifupdown make a bridge:"]
+            self.result.append(Block(notes=[*notes, *edit, 'A network names it: bridge = "br0".']))
+        elif name and _IFNAME.fullmatch(name):
             self.result.append(
                 Block(
                     notes=[
@@ -460,6 +468,9 @@ class _Converter:
             why = "the loopback interface needs no declaration"
         elif stanza.family not in ("inet", "inet6"):
             why = f"vmnet-hooks does not support {stanza.family}"
+        elif name in self.leased:
+            how = f"has its addresses by method {stanza.method}" if stanza.method in _LEASES else "is left to ifupdown"
+            why = f"{name} {how}: its stanzas stay; a network may name it all the same"
         elif not section and name not in self.used:
             why = f"{shown(name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
         elif stanza.method not in ("static", "manual"):
@@ -470,6 +481,11 @@ class _Converter:
             why = "IPv6 is off on a link without an IPv6 address"
         if why:
             block.left[:0] = [left(line, why) for line in (*self.waiting.pop(stanza.name, ()), stanza.line)]
+
+
+def _is_leased(stanzas: Sequence[Stanza]) -> bool:
+    methods = {stanza.method for stanza in stanzas}
+    return bool(methods & _LEASES) and "static" not in methods
 
 
 def vlan_of(name: str) -> tuple[str, int] | None:
@@ -488,6 +504,9 @@ def literal_ports(text: str) -> tuple[list[str], str]:
             inside = word == "regex"
             if word == "all":
                 patterns.append(word)
+        elif word == "none":
+            # A list that holds it has no port of that name.
+            continue
         else:
             (patterns if inside else ports).append(word)
     return ports, " ".join(patterns)
