@@ -243,6 +243,36 @@ def test_a_mistake_elsewhere_at_boot(host):
     assert "unknown key 'portz'" in output and exists(host.node, "br0") and host.unreached() == []
 
 
+OBSTACLES = {
+    "a nexthop object": (
+        "ip nexthop add id 5 via 192.0.2.1 dev eth0; ip route add 10.2.0.0/16 nhid 5",
+        "the route to 10.2.0.0/16 is by nexthop object 5, which would not follow; ",
+    ),
+    "an IPv6 nexthop object": (
+        "ip -6 nexthop add id 6 via 2001:db8::1 dev eth0; ip -6 route add 2001:db8:2::/48 nhid 6",
+        "the route to 2001:db8:2::/48 is by nexthop object 6, which would not follow; ",
+    ),
+    "a macvlan": (
+        "ip link add mv0 link eth0 type macvlan mode bridge; ip link set mv0 up",
+        "macvlan mv0 is on it, and a port of a bridge can have none; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_what_would_not_follow(host, case):
+    """Refused with nothing touched; the remedy works."""
+    script, says = OBSTACLES[case]
+    host.node.sh(script)
+    before = dump(host.node)
+    line = host.up(status=1)
+    assert f"br0 can't take over eth0: {says}" in line and len(line.splitlines()) == 1
+    same(before, dump(host.node))
+    host.node.run(line.rpartition(": ")[2].split())
+    host.up()
+    assert host.unreached() == [] and host.node.cli("check").stdout == "ok\n"
+
+
 def test_what_stays_is_said(host):
     host.node.config('[bridges.br1]\n[networks.lan]\nmode = "bridged"\nbridge = "br1"\n')
     host.node.cli("up")
