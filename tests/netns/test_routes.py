@@ -78,7 +78,7 @@ def test_what_is_declared_leads_there(lab, case):
     assert eventually(lambda: reached(lab, targets)), lab.host.sh("ip route show table all; ip -6 route")
     assert lab.vmnet("check") == "ok\n" and lab.vmnet("up") == "up: nothing to do\n"
     same(up, lab.state())
-    lab.vmnet("down")
+    lab.vmnet("down", "--force")
     same(before, lab.state())
 
 
@@ -109,7 +109,7 @@ def test_edited(lab, old, new):
     lab.host.config(BRIDGE + new)
     lab.vmnet("up")
     fresh = routes(lab)
-    lab.vmnet("down")
+    lab.vmnet("down", "--force")
     lab.host.config(BRIDGE + config)
     lab.vmnet("up")
     lab.host.config(BRIDGE + new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import ExitStack
 
@@ -9,7 +10,7 @@ import pytest
 from lab.agent import Agent
 from lab.hostnet import Pinging, Uplinks, attribute, exists, ports
 from lab.nodes import Node, dump
-from lab.routed import GATEWAY4, GATEWAY6, eventually, ping, reach
+from lab.routed import GATEWAY4, GATEWAY6, WORLD4, eventually, ping, reach
 from lab.single import same
 
 OWN4, OWN6 = "192.0.2.13/24", "2001:db8::13/64"
@@ -88,7 +89,7 @@ def test_what_was_taken_over_is_declared(healed):
     # It is the bridge's own from now on: edits are edits of the bridge.
     healed.up(DECLARED.replace("192.0.2.13", "192.0.2.14"))
     assert ping(healed.router, "192.0.2.14") and not ping(healed.router, "192.0.2.13", wait=1)
-    assert healed.node.cli("down").returncode == 0 and attribute(healed.node, "eth0", "operstate") == "up"
+    assert healed.node.cli("down", "--force").returncode == 0 and attribute(healed.node, "eth0", "operstate") == "up"
     assert healed.node.sysctl("ipv6/conf/eth0/disable_ipv6") == "0"
 
 
@@ -102,6 +103,63 @@ def test_a_default_route_dropped(healed):
     # A gateway that does not exist is no better.
     line = healed.up(DECLARED.replace(f'"{GATEWAY4}"', '"192.0.2.99"'), status=1)
     assert "gateway 192.0.2.99 does not answer: everything was put back" in line and healed.unreached() == []
+
+
+def test_an_address_and_a_gateway_change_places(host):
+    """An edit that names the gateway's address as the host's own: what was there comes back."""
+    host.up()
+    host.up(DECLARED)
+    line = host.up(f'{DROPPED}addresses = ["{GATEWAY4}/24", "{OWN6}"]\ngateway = "{GATEWAY6}"\n', status=1)
+    assert f"{GATEWAY4} is in use: another machine answers for it on br0: everything was put back" in line
+    assert host.unreached() == [] and host.node.cli("confirm").returncode == 2
+    # The host that was the gateway gets one, of the same address.
+    assert host.node.cli("down", "--force").returncode == 0
+    host.up(f'{DROPPED}addresses = ["192.0.2.254/24"]\n')
+    host.router.sh("ip addr add 192.0.2.254/24 dev eth0")
+    host.up(f'{DROPPED}addresses = ["{OWN4}"]\ngateway = "192.0.2.254"\n')
+    assert ping(host.node, WORLD4)
+
+
+def test_an_address_of_another_machine(host):
+    """A declaration that was copied from another host: the gateway answers to it, and its answers go to the other host."""
+    host.up()
+    host.up(DECLARED)
+    host.router.sh("ip addr add 192.0.2.14/24 dev eth0; ip -6 addr add 2001:db8::14/64 dev eth0 nodad")
+    for own, other in ((OWN4, "192.0.2.14"), (OWN6, "2001:db8::14")):
+        line = host.up(DECLARED.replace(own.partition("/")[0], other), status=1)
+        assert f"{other} is in use: another machine answers for it on br0: everything was put back" in line
+        assert host.unreached() == []
+
+
+def test_down_does_not_lose_the_host(healed):
+    healed.up()
+    assert healed.node.cli("down").returncode == 0 and healed.unreached() == [], "it is eth0's again"
+    healed.up()
+    healed.up(DECLARED)
+    for names in ((), ("br0",)):
+        done = healed.node.cli("down", *names)
+        assert done.returncode == 1 and "if that is meant, run `vmnet-hook down --force`): everything was put back" in done.stderr
+        time.sleep(1)
+        assert healed.unreached() == [] and healed.node.cli("check").stdout == "ok\n"
+    # The remedy. What the admin took down is as it shall be.
+    assert healed.node.cli("down", "--force").returncode == 0 and len(healed.unreached()) == 4
+    assert healed.node.cli("check").stdout == "ok\n"
+    assert re.search(r"bridge:br0 .* down\n", healed.node.cli("status").stdout)
+    healed.up()
+    assert eventually(lambda: healed.unreached() == [])
+
+
+def test_a_gateway_that_is_silent_before(host):
+    """Then nothing can be learned from its silence afterwards. That is said."""
+    host.router.sh("ip link set eth0 down")
+    assert f"gateway {GATEWAY4} did not answer before; whether the host reaches it now was not asked\n" in host.up()
+
+
+def test_a_port_joins_the_way_out(host):
+    """It may close a loop: the gateway is asked."""
+    host.node.sh("ip link add eth7 type veth peer name x7; ip link set eth7 up")
+    host.up()
+    assert f"gateway {GATEWAY4} answers (" in host.up(ADOPT.replace('["eth0"]', '["eth0", "eth7"]'))
 
 
 def test_unconfirmed(healed):
@@ -183,6 +241,36 @@ def test_a_mistake_elsewhere_at_boot(host):
     assert "up bridge br0" in output and "unknown key 'portz'" in output and host.unreached() == []
     output = host.up(ADOPT.replace("ports", "portz"), "--wait", "1", status=2)
     assert "unknown key 'portz'" in output and exists(host.node, "br0") and host.unreached() == []
+
+
+OBSTACLES = {
+    "a nexthop object": (
+        "ip nexthop add id 5 via 192.0.2.1 dev eth0; ip route add 10.2.0.0/16 nhid 5",
+        "the route to 10.2.0.0/16 is by nexthop object 5, which would not follow; ",
+    ),
+    "an IPv6 nexthop object": (
+        "ip -6 nexthop add id 6 via 2001:db8::1 dev eth0; ip -6 route add 2001:db8:2::/48 nhid 6",
+        "the route to 2001:db8:2::/48 is by nexthop object 6, which would not follow; ",
+    ),
+    "a macvlan": (
+        "ip link add mv0 link eth0 type macvlan mode bridge; ip link set mv0 up",
+        "macvlan mv0 is on it, and a port of a bridge can have none; ",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OBSTACLES)
+def test_what_would_not_follow(host, case):
+    """Refused with nothing touched; the remedy works."""
+    script, says = OBSTACLES[case]
+    host.node.sh(script)
+    before = dump(host.node)
+    line = host.up(status=1)
+    assert f"br0 can't take over eth0: {says}" in line and len(line.splitlines()) == 1
+    same(before, dump(host.node))
+    host.node.run(line.rpartition(": ")[2].split())
+    host.up()
+    assert host.unreached() == [] and host.node.cli("check").stdout == "ok\n"
 
 
 def test_what_stays_is_said(host):

@@ -336,7 +336,9 @@ class FakeKernel:
     def _way(self, question: Question) -> Way:
         address, source = (ip_address(text) if text else None for text in (question.address, question.source))
         rules = [r for r in self.world.values() if isinstance(r, Rule)]
-        routes = [r for r in self.world.values() if isinstance(r, Route) and address in ip_network(r.dst)]
+        own = [r for r in self.world.values() if isinstance(r, Address) and " " not in r.address]
+        connected = [Route(MAIN_TABLE, str(ip_interface(r.address).network), r.ifname, proto=2) for r in own]
+        routes = [r for r in (*self.world.values(), *connected) if isinstance(r, Route) and address in ip_network(r.dst)]
         for rule in (*sorted(rules, key=lambda rule: rule.priority), Rule(32766, "to", "0.0.0.0/0", MAIN_TABLE)):
             at = source if rule.selector == "from" else address
             if rule.priority == 32766 or (at and at in ip_network(rule.subnet)):
@@ -351,7 +353,7 @@ class FakeKernel:
         rules = [r for r in self.world.values() if isinstance(r, Rule) and r.table == table]
         return sorted(rule.priority for rule in rules if (":" in rule.subnet) == (version == 6))
 
-    def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
+    def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int], routed: object, ports: object) -> list[str]:
         return []
 
     def read(self, wanted: Iterable[Resource]) -> dict[str, Resource]:

@@ -1055,3 +1055,62 @@ def test_an_interface_with_dhcp(imported):
     assert lines in output and "`ifdown -i COPY eth0; ifup br0`" in output
     for text in ("auto br0\niface br0 inet dhcp\n bridge_ports eth0\n", "iface eth0 inet static\n address 192.0.2.2/24\n"):
         assert "which DHCP configures" not in imported(f"iface eth1 inet dhcp\n{text}")[1]
+
+
+def test_a_bridge_that_has_its_address_from_dhcp(imported):
+    """Declared, it would have none after the next boot. What stands on it is declared all the same."""
+    _, output, _ = imported("""
+        iface eth0 inet manual
+        auto br0
+        iface br0 inet dhcp
+            bridge_ports eth0
+        iface br0 inet6 auto
+        auto br0.5
+        iface br0.5 inet static
+            address 10.5.0.2/24
+        """)
+    assert declared(output, "bridges") == {} and list(declared(output, "vlans")) == ["br0.5"]
+    assert "Remove the stanzas of br0.5 there" in output and "adopt" not in output
+    assert "br0 has its addresses by method dhcp: its stanzas stay; a network may name it all the same" in output
+
+
+def test_an_interface_with_dhcp_in_both_families(imported):
+    """What is proposed is what `up` names when it refuses to take over the interface."""
+    _, output, _ = imported(
+        "auto eth0\niface eth0 inet dhcp\niface eth0 inet6 auto\nauto eth0:0\niface eth0:0 inet static\n address 192.0.2.2/24\n"
+    )
+    assert "adopt" not in output
+    for line in ("iface eth0 inet manual", "iface br0 inet dhcp", "bridge_ports eth0", "bridge_hw eth0"):
+        assert f"# {line}\n" in output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "iptables-nft --table nat --append POSTROUTING --source 10.9.0.0/24 --out-interface eth9 --jump MASQUERADE || true",
+        "iptables-legacy -w -t nat -I POSTROUTING 1 -o eth9 -s 10.9.0.0/24 -j MASQUERADE 2>/dev/null",
+        "iptables -t nat -C POSTROUTING -s 10.9.0.0/24 -o eth9 -j MASQUERADE || iptables -t nat -A POSTROUTING -s 10.9.0.0/24"
+        " -o eth9 -j MASQUERADE",
+    ],
+)
+def test_spellings_of_nat(imported, command):
+    _, output, _ = imported(f"auto br1\niface br1 inet static\n address 10.9.0.1/24\n bridge_ports none # none\n up {command}\n")
+    assert declared(output, "nat") == {"br1": {"subnet": "10.9.0.0/24", "out": "eth9", "masquerade": True}}
+    assert declared(output, "bridges")["br1"]["ports"] == []
+
+
+def test_a_gateway_with_a_route_of_its_own(imported):
+    """As OVH publishes it for IPv6: the gateway is in no subnet of the host."""
+    _, output, _ = imported("""
+        auto vmbr0
+        iface vmbr0 inet6 static
+            address 2001:db8:1:2f00::1/64
+            bridge_ports eth0
+            post-up /sbin/ip -f inet6 route add 2001:db8:1:2fff:ff:ff:ff:ff dev vmbr0
+            post-up /sbin/ip -f inet6 route add default via 2001:db8:1:2fff:ff:ff:ff:ff
+            pre-down /sbin/ip -f inet6 route del default via 2001:db8:1:2fff:ff:ff:ff:ff
+            pre-down /sbin/ip -f inet6 route del 2001:db8:1:2fff:ff:ff:ff:ff dev vmbr0
+        """)
+    gateway = "2001:db8:1:2fff:ff:ff:ff:ff"
+    assert declared(output, "bridges")["vmbr0"]["routes"] == [{"to": gateway}, {"to": "::/0", "via": gateway}]
+    assert "not carried over" not in output

@@ -4,9 +4,9 @@ prove the same in tests/netns/test_world.py."""
 import pytest
 from scenario import LAN, PUBLIC, ROUTER, V4, V6, Host, guest
 
-from vmnet_hooks.engine import check, guests
+from vmnet_hooks.engine import check, guests, world
 from vmnet_hooks.model.objects import Address, LinkAttribute, Route, Rule, Sysctl
-from vmnet_hooks.records import look
+from vmnet_hooks.records import look, taken_down
 from vmnet_hooks.records.store import Store
 
 PRIVATE = (
@@ -60,8 +60,11 @@ def test_what_is_declared_is_up(tmp_path):
         # The remedy works.
         host.up(drift.remedy.split()[-1])
     assert host.check() == []
+    # What the admin takes down is down as it shall be, until it is brought up again.
     host.down("out4")
-    assert [drift.owner_id for drift in host.check()] == ["nat:out4"]
+    assert host.check() == [] and [part.id for part in host.call(world.down)] == ["nat:out4"]
+    host.up("out4")
+    assert host.check() == [] and taken_down.read(host.kept()) == set()
 
 
 # --- NAT of guests ---------------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_imported(wired_up, tmp_path):
     # One part alone: what the others need of the bridge stays.
     run(host, "down", "vmbr0.10")
     assert vids(host)["vmbr0"] == {1: ACCESS, 10: set()} and ping(host, "192.0.2.1", 2) is not None
-    run(host, "down")
+    run(host, "down", "--force")
     assert_restored([host], before)
 
 

@@ -81,6 +81,8 @@ def _brought(done: "Brought") -> bool:
         _report("down", owner, " (declared no more)")
     for gateway, seconds in done.answers.items():
         click.echo(f"gateway {gateway} answers ({1000 * seconds:.2g} ms)")
+    for gateway in done.silent:
+        click.echo(f"gateway {gateway} did not answer before; whether the host reaches it now was not asked", err=True)
     return bool(done.up or done.down)
 
 
@@ -112,14 +114,18 @@ def revert() -> None:
 
 @click.command()
 @PARTS
-def down(names: tuple[str, ...]) -> None:
-    """Take down what `up` brought up: all of it, or NAME. What running guests need stays until they have stopped."""
+@click.option("--force", is_flag=True, help="Also if the host then has no default route or does not reach its gateway.")
+def down(names: tuple[str, ...], force: bool) -> None:
+    """Take down what `up` brought up: all of it, or NAME. What running guests need stays until they have stopped.
+
+    If a default gateway that answered before does not answer afterwards, everything is put back.
+    """
     # Not needed for completion.
-    from ..engine import host
+    from ..engine import host, takeover
     from ..hook.events import RECORDS_ALONE
 
     with opened(RECORDS_ALONE) as session:
-        done = host.down(session, names)
+        done = host.down(session, names, None if force else takeover.Watch())
     for owner in done.down:
         _report("down", owner)
     for owner, users in done.stays:

@@ -15,9 +15,12 @@ from .output import as_json, columns, differences
 from .session import complain, opened
 
 if TYPE_CHECKING:
-    from ..engine.drift import Drift
     from ..model.declaration import Option
     from ..model.guest import Domain, Vif
+
+
+_COLOURS = {"ok": "green", "down": "yellow"}
+"""Those of states; the others are red."""
 
 
 @click.command()
@@ -28,6 +31,7 @@ def status(domain: str, to_json: bool) -> None:
     # Not needed for completion.
     from ..declared import configuration
     from ..engine import check as engine
+    from ..engine import world
     from ..engine.claims import unclaimed
     from ..frontends.running import described, gone
 
@@ -39,6 +43,7 @@ def status(domain: str, to_json: bool) -> None:
         owners = session.records.owners(domain=domain) if domain else session.records.owners()
         drifts = engine.check(session, domain, gone(owners), running)
         idle = unclaimed(session, running, domain)
+        down = [] if domain else world.down(session)
     drifted = {drift.owner for drift in drifts}
     rows: list[dict[str, Any]] = [
         {
@@ -56,7 +61,8 @@ def status(domain: str, to_json: bool) -> None:
         for owner, row in ((owner, owner.columns()) for owner in owners)
     ]
     rows += [_unclaimed(guest, vif) for guest, vif in idle]
-    rows += [_not_up(drift) for drift in drifts if drift.is_of_part]
+    rows += [_absent(drift.owner_id, "not up") for drift in drifts if drift.is_of_part]
+    rows += [_absent(part.id, "down") for part in down]
     if to_json:
         as_json(rows)
         complain(declared)
@@ -78,7 +84,7 @@ def status(domain: str, to_json: bool) -> None:
                 )
                 for r in rows
             ],
-            lambda column, cell: click.style(cell, fg="green" if cell == "ok" else "red") if column == "STATE" else cell,
+            lambda column, cell: click.style(cell, fg=_COLOURS.get(cell, "red")) if column == "STATE" else cell,
         )
     click.echo(_agent(), err=True)
     if idle:
@@ -94,10 +100,10 @@ def _unclaimed(guest: "Domain", vif: "Vif") -> dict[str, Any]:
     return {**there, "network": "", "addresses": [], "filter": False, "state": "unclaimed"}
 
 
-def _not_up(drift: "Drift") -> dict[str, Any]:
+def _absent(part_id: str, state: str) -> dict[str, Any]:
     """Return the row of a declared part that is not up."""
     blank = {"domain": "", "ifname": "", "mac": "", "addresses": [], "filter": True, "frontend": "", "phase": "-"}
-    return {**blank, "name": drift.owner_id, "network": drift.owner_id.partition(":")[2], "state": "not up"}
+    return {**blank, "name": part_id, "network": part_id.partition(":")[2], "state": state}
 
 
 def _agent() -> str:

@@ -161,4 +161,8 @@ def hazards(session: Session) -> list[str]:
     anycast = translated and any(isinstance(r, FdbEntry) for r in resources)
     single = [r.address for r in resources if isinstance(r, Neighbour)]
     permanent = (sum(":" not in address for address in single), sum(":" in address for address in single))
-    return session.kernel.hazards(bridged, anycast, permanent) if resources else []
+    taps = {nic.ifname for nic in session.records.nics()}
+    masters = {r.ifname: r.value for r in resources if isinstance(r, LinkAttribute) and r.name == "master" and r.value}
+    ports = taps & masters.keys()
+    routed = (taps - ports) | {masters[port] for port in ports}
+    return session.kernel.hazards(bridged, anycast, permanent, routed, ports) if resources else []

@@ -17,7 +17,7 @@ Kind = Literal[
     "arrived",  # a guest that came by live migration and was not activated
     "unannounced",  # a guest that runs and was not activated
     "not-up",  # what is declared, or what the owner stands on
-    "unreached",  # the kernel sends a guest's packets elsewhere
+    "unreached",  # the kernel sends packets from or to a guest elsewhere
     "hindered",  # what another program set keeps something of ours from working
     "unconfirmed",  # a takeover
     "interrupted",  # a command

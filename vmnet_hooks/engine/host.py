@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..declared import compose
-from ..errors import ConfigError, ConflictError, InputError
+from ..errors import ConfigError, ConflictError, InputError, VmnetError
 from ..model.declaration import Declared, Network
 from ..model.guest import Domain
 from ..model.objects import Device, LinkAttribute
 from ..model.objects.bridge import Adoption
 from ..model.owner import NEEDED, DescribedNetwork, HostOwner, Nic, Owner, Part, Preparation
 from ..model.plan import Plan
+from ..records import taken_down
 from . import Session, apply, gather, parts, takeover
 from .transaction import Transaction, build
 
@@ -22,12 +23,14 @@ from .transaction import Transaction, build
 @dataclass(frozen=True)
 class Brought:
     """What `up` did. `up` are the parts that it brought up or changed, `down` those that are declared no more and went down,
-    `failed` tells why others could not be brought up, `answers` has the gateways that were asked, with seconds."""
+    `failed` tells why others could not be brought up, `answers` has the gateways that were asked, with seconds, `silent` those
+    that did not answer before either."""
 
     up: Sequence[Owner] = ()
     down: Sequence[Owner] = ()
     failed: Sequence[ConfigError] = ()
     answers: Mapping[str, float] = field(default_factory=dict)
+    silent: Sequence[str] = ()
 
 
 def up(session: Session, names: Sequence[str] = (), watch: takeover.Watch | None = None, confirm_within: float = 0) -> Brought:
@@ -43,12 +46,14 @@ def up(session: Session, names: Sequence[str] = (), watch: takeover.Watch | None
         done = Brought(_changed(session, transaction), [known[name] for name in transaction.drop if name in known], failed)
         if not (done.up or done.down):
             return done
+        if down := taken_down.read(session.records):
+            taken_down.write(session.records, down - {owner.id for owner in transaction.add})
         routes = session.kernel.default_routes() if watch else []
         if watch is None or not (confirm_within or takeover.concerns(session, transaction.plan, routes)):
             apply.run(session, transaction, takeover.TAKEOVER)
             return done
         attempt = takeover.begin(session, transaction, routes, watch, confirm_within)
-    return done if confirm_within else replace(done, answers=takeover.conclude(session, attempt, watch))
+    return done if confirm_within else replace(done, answers=takeover.conclude(session, attempt, watch), silent=attempt.silent)
 
 
 def plan_up(session: Session, names: Sequence[str] = (), failed: list[ConfigError] | None = None) -> Plan:
@@ -69,20 +74,38 @@ class TakenDown(NamedTuple):
     stays: Sequence[tuple[HostOwner, list[str]]]
 
 
-def down(session: Session, names: Sequence[str] = ()) -> TakenDown:
-    """The inverse of `up`; without names, of all that it brought up. What others need stays until they are gone."""
+def down(session: Session, names: Sequence[str] = (), watch: takeover.Watch | None = None) -> TakenDown:
+    """The inverse of `up`; without names, of all that it brought up. What others need stays until they are gone. With `watch`,
+    everything is put back, and KernelError raised, if the host's gateways do not answer afterwards as before."""
     records = session.records
+    attempt = None
     with records.lock():
         apply.recover(session)
         takeover.check_pending(session)
         going, staying = _going(session, names)
-        _check_leaving(session, build(session, {}, [owner.id for owner in going]).plan)
+        transaction = build(session, {}, [owner.id for owner in going])
+        _check_leaving(session, transaction.plan)
+        before = records.of_host()
+        routes = session.kernel.default_routes() if watch and transaction.plan else []
+        if watch and takeover.concerns(session, transaction.plan, routes):
+            attempt = takeover.begin(session, transaction, routes, watch, 0)
         for owner in staying:
             records.set_frontend(owner.id, NEEDED)
-        before = records.of_host()
-        apply.remove(session, going)
-        after = {owner.id for owner in records.of_host()}
-        stays = [(owner, sorted(map(_named, records.needing(owner.id)))) for owner in staying]
+        already = taken_down.read(records)
+        taken_down.write(records, already | {owner.id for owner in (*going, *staying)})
+        if attempt is None:
+            apply.remove(session, going)
+    if attempt and watch:
+        try:
+            takeover.conclude(session, attempt, watch, "run `vmnet-hook down --force`")
+        except VmnetError:
+            with records.lock():
+                for owner in staying:
+                    records.set_frontend(owner.id, owner.frontend)
+                taken_down.write(records, already)
+            raise
+    after = {owner.id for owner in records.of_host()}
+    stays = [(owner, sorted(map(_named, records.needing(owner.id)))) for owner in staying]
     return TakenDown([owner for owner in before if owner.id not in after], stays)
 
 

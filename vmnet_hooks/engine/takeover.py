@@ -15,24 +15,31 @@ from .. import engine, values
 from ..errors import ConflictError, KernelError, one_line
 from ..model.declaration import Config
 from ..model.facts import DefaultRoute
-from ..model.objects import KINDS, Device
+from ..model.objects import KINDS, Address, Device, LinkAttribute
 from ..model.objects.bridge import Adoption
 from ..model.owner import Owner
 from ..model.plan import Plan
 from ..model.resource import Resource
 from ..records.pending import Pending
 from ..records.store import Store
+from ..values import bare
 from . import Session, apply, parts
 from .transaction import Transaction, build, foreign_ports
 
 TAKEOVER = "up"
 """What the journal of a takeover says is under way."""
 
+UNASKED = "run `vmnet-hook up --confirm-within 60`, then `vmnet-hook confirm`"
+"""How an admin gets a change through that loses a default route."""
+
 PUT_BACK = "a takeover was not confirmed: everything was put back"
 """What the log says then."""
 
 GATEWAY_SECONDS = 10.0
 """How long the gateway may stay silent after a takeover."""
+
+DUPLICATE_SECONDS = 0.3
+"""How long another machine has to answer for an address that the host gets."""
 
 POLL_SECONDS = 0.2
 LONGEST_PAUSE = 30.0
@@ -108,12 +115,16 @@ Gateway = tuple[str, str]
 @dataclass(frozen=True)
 class Attempt:
     """A change of the host's way out that is applied, and not confirmed yet. `answered` are the gateways that answered before,
-    with the IP version of their routes, `moved` has where those of a takeover are now, `owners` the ids of what it brought up."""
+    with the IP version of their routes, `silent` are those that did not; `moved` has where those of a takeover are now; `new` are
+    the addresses that the host did not have; `owners` are the ids of what it brought up, `gone` of what it took down."""
 
     deadline: float
     answered: Mapping[Gateway, int]
+    silent: Sequence[str]
     moved: Mapping[Gateway, Gateway]
+    new: Sequence[Gateway]
     owners: Sequence[str]
+    gone: Sequence[str]
 
 
 def concerns(session: Session, changes: Plan, routes: Iterable[DefaultRoute]) -> bool:
@@ -122,7 +133,9 @@ def concerns(session: Session, changes: Plan, routes: Iterable[DefaultRoute]) ->
         return True
     ways = {route.link for route in routes}
     ways |= {name for way in ways for name in session.kernel.below(way)}
-    return any(change.subject.link in ways for change in changes)
+    # A port that joins may close a loop.
+    joined = {change.want.value for change in changes if isinstance(change.want, LinkAttribute) and change.want.name == "master"}
+    return bool(joined & ways) or any(change.subject.link in ways for change in changes)
 
 
 def begin(
@@ -150,24 +163,39 @@ def begin(
         session.records.set_pending(None)
         raise
     answered = {way: before[way] for way in answers}
-    return Attempt(deadline, answered, moved, [owner.id for owner in transaction.add])
+    silent = [] if confirm_within else sorted({address for _, address in before.keys() - answers.keys()})
+    new = _new_addresses(transaction.plan)
+    return Attempt(deadline, answered, silent, moved, new, [owner.id for owner in transaction.add], transaction.drop)
 
 
-def conclude(session: Session, attempt: Attempt, watch: Watch) -> Mapping[str, float]:
+def _new_addresses(changes: Plan) -> list[Gateway]:
+    """The addresses that a plan gives a link, and the host does not have before."""
+    had = {bare(change.have.address) for change in changes if isinstance(change.have, Address)}
+    had |= {address for change in changes if isinstance(change.have, Adoption) for address in map(bare, change.have.addresses)}
+    came = [change.want for change in changes if change.have is None and isinstance(change.want, Address)]
+    return [(want.ifname, bare(want.address)) for want in came if bare(want.address) not in had]
+
+
+def conclude(session: Session, attempt: Attempt, watch: Watch, remedy: str = UNASKED) -> Mapping[str, float]:
     """Confirm a change if the gateways answer as before, else put it back; the lock must not be held. Returns the gateways that
-    answer, with the time in seconds. Raises KernelError."""
-    answers, problem = _asked_again(session, attempt, watch)
+    answer, with the time in seconds. Raises KernelError; `remedy` is for an admin who means to lose a default route."""
+    answers, problem = _asked_again(session, attempt, watch, remedy)
     if problem:
         revert(session, attempt.deadline)
         raise KernelError(f"{problem}: everything was put back")
-    if not confirm(session) and not all(session.records.owners(id=owner) for owner in attempt.owners):
-        raise KernelError("another process put the takeover back meanwhile; try again")
+    if not confirm(session):
+        there = session.records.owners
+        if not all(there(id=owner) for owner in attempt.owners) or any(there(id=owner) for owner in attempt.gone):
+            raise KernelError("another process put the change back meanwhile; try again")
     return {address: seconds for (_, address), seconds in answers.items()}
 
 
-def _asked_again(session: Session, attempt: Attempt, watch: Watch) -> tuple[Mapping[Gateway, float], str]:
+def _asked_again(session: Session, attempt: Attempt, watch: Watch, remedy: str) -> tuple[Mapping[Gateway, float], str]:
     """Ask the gateways that answered before, and where a family has other gateways now, those. Returns the answers, and what is
     wrong; "" if nothing is."""
+    if attempt.new and (used := watch.answering(attempt.new, DUPLICATE_SECONDS)):
+        link, address = next(iter(used))
+        return {}, f"{address} is in use: another machine answers for it on {link}"
     if not attempt.answered:
         return {}, ""
     routes = session.kernel.default_routes()
@@ -178,8 +206,7 @@ def _asked_again(session: Session, attempt: Attempt, watch: Watch) -> tuple[Mapp
     changed = set(attempt.answered.values()) - {attempt.answered[old] for old, way in ways.items() if way}
     for version in changed - {route.version for route in routes}:
         lost = next(address for (_, address), of in attempt.answered.items() if of == version)
-        remedy = "if that is meant, run `vmnet-hook up --confirm-within 60`, then `vmnet-hook confirm`"
-        return {}, f"there is no IPv{version} default route any more ({lost} answered; {remedy})"
+        return {}, f"there is no IPv{version} default route any more ({lost} answered; if that is meant, {remedy})"
     others = [(route.link, route.gateway) for route in routes if route.version in changed and route.gateway]
     answers = watch.answering([*same, *others], GATEWAY_SECONDS)
     silent = [address for link, address in same if (link, address) not in answers]

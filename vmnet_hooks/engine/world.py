@@ -3,23 +3,27 @@ records and the kernel may agree on every object of ours, and a guest still get 
 
 import ipaddress
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from .. import values
 from ..declared.configuration import RUNTIME
-from ..model.declaration import Network
+from ..model.declaration import Declared, Network
 from ..model.objects import Address, Device, LinkAttribute, Route, Rule, Sysctl
 from ..model.objects.bridge import Adoption
 from ..model.owner import Nic, Owner, nics, part_label
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.world import Question, Seen, Way
+from ..records import taken_down
 from . import Session, guests
 from .drift import Drift
 
 ANYWHERE = "198.18.0.1"
 """The sender of packets to guests where no address on their way in is known: of a network for tests (RFC 2544)."""
+
+WORLD: Mapping[int, str] = {4: "193.0.14.129", 6: "2001:7fd::1"}
+"""An address of the internet by IP version, of k.root-servers.net: no host sorts it out as bogus."""
 
 _KERNELS_OWN = 32766
 """The priority of the rule for the main table; that of the default table comes after it, that of the local one (0) before all."""
@@ -41,8 +45,12 @@ def differences(
     view = _View(session, living, claimed, told)
     yield from _ports(view)
     yield from _wrong_links(view)
+    yield from _cut(view)
     yield from _deaf(view)
-    yield from _ways(view)
+    astray = list(_ways(view))
+    yield from astray
+    yield from _ways_out(view, {(d.owner_id, d.resource.family) for d in astray if isinstance(d.resource, Route)})
+    yield from _translated(view)
     yield from _next_hops(view)
     yield from _duplicates(view)
 
@@ -83,6 +91,17 @@ class _View:
                 found.setdefault(name, []).append(nic)
         return found
 
+    @cached_property
+    def lost(self) -> tuple[set[str], set[int]]:
+        """The links and the routing tables with differences of which others are a consequence."""
+        found = [drift.resource for drift in self.told if drift.resource and drift.kind in ("missing", "different")]
+        return {resource.link for resource in found}, {rule.table for rule in found if isinstance(rule, Rule)}
+
+    @cached_property
+    def ways_to_the_world(self) -> set[tuple[str, int]]:
+        """The links with a default route, each with its IP version."""
+        return {(route.link, route.version) for route in self.session.kernel.default_routes()}
+
     def network(self, nic: Nic) -> Network | None:
         return self.session.config.networks.get(nic.network)
 
@@ -107,6 +126,20 @@ def _hindered(what: str, remedy: str, owner: Owner | None, resource: Resource | 
 
 
 def _not_up(session: Session) -> Iterator[Drift]:
+    """Yield the parts that are declared and not up, without those that the admin took down."""
+    asked = taken_down.read(session.records)
+    for part in _absent(session):
+        if part.id not in asked:
+            yield Drift("not-up", "is declared, and not up", f"vmnet-hook up {part.id}", part_label(part.id), part.id)
+
+
+def down(session: Session) -> list[Declared]:
+    """Return the parts that are declared, and that the admin took down."""
+    asked = taken_down.read(session.records)
+    return [part for part in _absent(session) if part.id in asked] if asked else []
+
+
+def _absent(session: Session) -> Iterator[Declared]:
     """Yield the parts that are declared and not up. A network serves guests, who bring it up, and with it what it implies. What a
     command declared, and took down again, stays declared for the guests that still use a part of it."""
     up = {owner.id for owner in session.records.of_host()}
@@ -122,7 +155,7 @@ def _not_up(session: Session) -> Iterator[Drift]:
         link = session.kernel.link(part.name) if part.kind.is_link else None
         if link is None or not link.ours:
             # Without a record it is told by its objects.
-            yield Drift("not-up", "is declared, and not up", f"vmnet-hook up {part.id}", part_label(part.id), part.id)
+            yield part
 
 
 # --- links -----------------------------------------------------------------------------------------------------------------
@@ -159,6 +192,21 @@ def _wrong_links(view: _View) -> Iterator[Drift]:
             ours = Device.key_of(link.master) in view.claimed
             remedy = f"name {link.master} in its place, then vmnet-hook repair" if ours else f"ip link set dev {name} nomaster"
             yield _hindered(problem, remedy, owner, LinkAttribute(name, "master", link.master))
+
+
+def _cut(view: _View) -> Iterator[Drift]:
+    """Yield the links that lead guests to the outside, and have no carrier: a bridge's own comes from its guests too."""
+    users = {name: there[0] for name, there in view.ways_in.items()}
+    for nic in view.nics.values():
+        users.setdefault(view.links[nic.ifname].master, nic)
+    for name, nic in users.items():
+        part = view.session.config.links.get(name)
+        ports = [port for port in part.ports if port in view.links] if part else []
+        dead = [port for port in ports or [name] if (link := view.links.get(port)) and link.up and not link.carrier]
+        if dead == (ports or [name]) and not {name, *dead} & view.lost[0]:
+            what = f"no port of {name} has a carrier: {', '.join(dead)}" if ports else f"{name} has no carrier"
+            cable = "plug its cable in, or bring up what is at the other end"
+            yield _hindered(f"{what}; network {nic.network} leads through it", cable, nic)
 
 
 def _outside(view: _View) -> dict[str, tuple[Owner, str]]:
@@ -230,8 +278,7 @@ def _user(view: _View, link: str) -> Owner | None:
 
 def _ways(view: _View) -> Iterator[Drift]:
     """Yield the guests to whose taps the kernel does not send what arrives for them: another program's rule, VPN, VRF, route."""
-    lost = [drift.resource for drift in view.told if drift.resource and drift.kind in ("missing", "different")]
-    links, tables = {resource.link for resource in lost}, {rule.table for rule in lost if isinstance(rule, Rule)}
+    links, tables = view.lost
     asked: list[tuple[Question, Nic, Route]] = []
     for name, there in view.ways_in.items():
         if name in links:
@@ -259,6 +306,60 @@ def _ways(view: _View) -> Iterator[Drift]:
             told.add((nic.id, route.family))
             what, remedy = _astray(question, route, way, view)
             yield Drift("unreached", what, remedy, nic.label, nic.id, route)
+
+
+def _ways_out(view: _View, astray: Container[tuple[str, int]]) -> Iterator[Drift]:
+    """Yield the guests whose own packets the kernel drops, but for the NICs and IP versions that are `astray` already: it drops
+    packets whose answers would go elsewhere. Where a rule sends packets is the admin's choice."""
+    versions = {version for _, version in view.ways_to_the_world}
+    asked: list[tuple[Question, Nic]] = []
+    for name, there in view.ways_in.items():
+        for nic in there:
+            if {name, nic.ifname} & view.lost[0] or not view.links[nic.ifname].carrier:
+                continue
+            network = view.network(nic)
+            gateways: dict[int, str] = {
+                gateway.version: str(gateway) for gateway in (network.mode.beyond(network) if network else ())
+            }
+            for version, route in {route.family: route for route in view.routes.get(nic.ifname, ())}.items():
+                if (nic.id, version) in astray:
+                    continue
+                if to := gateways.get(version) or (WORLD[version] if version in versions else ""):
+                    asked.append((Question(nic.ifname, to, route.dst.partition("/")[0]), nic))
+    for (question, nic), way in zip(asked, view.session.kernel.ways([q for q, _ in asked]), strict=True):
+        if way.reason or way.type not in ("unicast", "local"):
+            ip = "ip -6" if ":" in question.address else "ip"
+            what = f"{question.source}: the kernel drops what the guest sends ({way.reason or way.type}); see {ip} rule"
+            remedy = f"{ip} route get {question.address} from {question.source} iif {question.link}"
+            yield Drift("unreached", what, remedy, nic.label, nic.id)
+
+
+def _translated(view: _View) -> Iterator[Drift]:
+    """Yield the NAT that the kernel's ways from and to the guests' subnet pass by."""
+    parts = [(owner, part) for owner in view.living if (part := view.session.config.parts.get(owner.id)) and part.kind.translates]
+    for owner, part in parts:
+        subnet, out, outs = part["subnet"], part["out"], {other["out"] for _, other in parts if other["subnet"] == part["subnet"]}
+        own = {address: name for name, link in view.links.items() for a in link.addresses if (address := values.bare(a))}
+        inner = next((name for address, name in own.items() if name != out and ipaddress.ip_address(address) in subnet), "")
+        guest = next((str(ip) for ip in subnet.hosts() if str(ip) not in own), "")
+        if not (inner and guest and out in view.links) or {inner, out} & view.lost[0]:
+            continue
+        leave = Question(inner, WORLD[subnet.version], guest)
+        come = Question(out, guest, ANYWHERE if subnet.version == 4 else "")
+        leaving, coming = view.session.kernel.ways([leave, come])
+        ip = "ip -6" if subnet.version == 6 else "ip"
+        asked = f"{ip} route get {leave.address} from {guest} iif {inner}"
+        if (out, subnet.version) in view.ways_to_the_world and (leaving.dev not in outs or leaving.type != "unicast"):
+            where = f"drops it ({leaving.reason or leaving.type})"
+            if leaving.dev and leaving.type == "unicast":
+                where = f"sends it to {leaving.dev} (table {leaving.table}, {leaving.dst}), where it is not translated"
+            what = f"what {subnet} sends leaves through {out}, but the kernel {where}; see {ip} rule and {ip} route"
+            yield Drift("unreached", what, asked, owner.label, owner.id)
+        ours = {name for address, name in own.items() if ipaddress.ip_address(address) in subnet and name not in outs}
+        if coming.type == "unicast" and coming.dev not in ours and Route.key_of(coming.table, coming.dst) not in view.claimed:
+            what = f"{subnet}: the kernel sends packets from {out} to {coming.dev} (table {coming.table}), not to {inner}"
+            remedy = f"{ip} route replace {subnet} dev {inner}"
+            yield Drift("unreached", what, remedy, owner.label, owner.id)
 
 
 def _arrives(way: Way, question: Question, view: _View) -> bool:

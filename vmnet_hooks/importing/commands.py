@@ -41,6 +41,8 @@ Command = RouteCommand | NatCommand
 def parse(text: str, ifname: str) -> Command | None:
     """Return what a command in the stanza of `ifname` does; None if it is none of these commands. Raise ValueError with the
     reason if vmnet.toml has no equivalent of it."""
+    # `iptables -C RULE || iptables -A RULE`.
+    text = re.sub(r"^\S+ (-\S+ )*(\S+ )*?(-C|--check) [^|;&]*\|\|", "", text).strip()
     text = re.sub(r"\$(IFACE\b|\{IFACE\})", lambda _: ifname, _IGNORED.sub("", text))
     try:
         words = shlex.split(text, comments=True)
@@ -55,6 +57,7 @@ def parse(text: str, ifname: str) -> Command | None:
         "iptables": lambda rest: _iptables(rest, 4),
         "ip6tables": lambda rest: _iptables(rest, 6),
     }
+    program = program.removesuffix("-nft").removesuffix("-legacy")
     return known[program](words[1:]) if program in known else None
 
 
@@ -63,10 +66,13 @@ def _ip(words: Sequence[str], ifname: str) -> RouteCommand | None:
     rest = list(words)
     six = False
     while rest and rest[0].startswith("-"):
-        six = six or rest[0] in ("-6", "-f6")
-        if rest.pop(0) not in ("-4", "-6"):
+        word = rest.pop(0)
+        if word in ("-f", "-family", "--family"):
+            word = {"inet": "-4", "inet6": "-6"}.get(rest.pop(0) if rest else "", "")
+        if word not in ("-4", "-6"):
             return None
-    if len(rest) < 3 or rest[0] not in ("route", "ro", "r") or rest[1] not in ("add", "replace", "append", "del", "delete"):
+        six = word == "-6"
+    if len(rest) < 3 or rest[0] not in ("route", "ro", "r") or rest[1] not in ("add", "a", "replace", "append", "del", "delete"):
         return None
     adds = rest[1] not in ("del", "delete")
     rest = rest[2:]

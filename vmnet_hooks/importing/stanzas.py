@@ -68,6 +68,7 @@ WAITS = ("bridge-maxwait", "bridge-waitport")
 _VLAN = re.compile(r"(?P<parent>[^.:]+)\.0*(?P<id>[0-9]{1,5})", re.ASCII)
 _NUMBERED = re.compile(r"vlan0*(?P<id>[0-9]{1,5})", re.ASCII)
 _MAC = re.compile(r"..:..:..:..:..:..")
+_LEASES = frozenset(("dhcp", "auto", "bootp"))
 _IFNAME = re.compile(r"[A-Za-z0-9_.@+-]{1,15}", re.ASCII)
 ADDRESS = ("address", "netmask", "gateway", "broadcast", "network", "scope", "pointopoint", "metric", "accept-ra", "autoconf")
 
@@ -97,6 +98,9 @@ class _Converter:
             if master := _option(own, "bond-master"):
                 self.members.setdefault(master, []).append(name)
         self.sections = {name: section for name, own in self.stanzas.items() if (section := self._section(name, own))}
+        found = {name for name in self.sections if _is_leased(self.stanzas[name])}
+        self.leased = {name: self.sections.pop(name) for name in sorted(found)}
+        """The links whose addresses all come from a DHCP server or a router: without ifupdown they would have none."""
         self.drafts: dict[str, Draft] = {}
         self.networks: dict[tuple[str, int], Draft] = {}
         self.ports: set[str] = set()
@@ -209,7 +213,7 @@ class _Converter:
         self._header(stanza, name, section, block)
         rest = [option for option in stanza.options if id(option) not in handled]
         given = _names(stanza)
-        stays = not section and name not in self.used
+        stays = name in self.leased or (not section and name not in self.used)
         for option in rest:
             if option.name in COMMANDS:
                 self.commands.add(stanza, option, block)
@@ -378,9 +382,10 @@ class _Converter:
     def _proposal(self) -> None:
         """Propose a bridge for the interface that the host is reached by, if the file has none yet. Commented out: it changes how
         the host is connected."""
-        if "bridges" in self.sections.values():
+        if "bridges" in (*self.sections.values(), *self.leased.values()):
             return
-        alone = self._alone("static")
+        dhcp = self._alone("dhcp")
+        alone = [name for name in self._alone("static") if name not in dhcp]
         name = next((name for name in alone if _option(self.stanzas[name], "gateway")), "") or (alone[0] if alone else "")
         if name and _IFNAME.fullmatch(name):
             self.result.append(
@@ -399,14 +404,14 @@ class _Converter:
                     ]
                 )
             )
-        elif (found := self._alone("dhcp")) and _IFNAME.fullmatch(found[0]):
+        elif dhcp and _IFNAME.fullmatch(dhcp[0]):
             self.result.append(
                 Block(
                     notes=[
-                        f"To put guests on the network of {found[0]}, which DHCP configures, let ifupdown make the bridge",
-                        f"(package bridge-utils). Copy the file, write in it, in place of what it has of {found[0]},",
-                        *ifupdowns_bridge(found[0], "br0"),
-                        f"and run, as one command, `ifdown -i COPY {found[0]}; ifup br0`. Networks may name br0 as their bridge.",
+                        f"To put guests on the network of {dhcp[0]}, which DHCP configures, let ifupdown make the bridge",
+                        f"(package bridge-utils). Copy the file, write in it, in place of what it has of {dhcp[0]},",
+                        *ifupdowns_bridge(dhcp[0], "br0"),
+                        f"and run, as one command, `ifdown -i COPY {dhcp[0]}; ifup br0`. Networks may name br0 as their bridge.",
                     ]
                 )
             )
@@ -476,6 +481,9 @@ class _Converter:
             why = "the loopback interface needs no declaration"
         elif stanza.family not in ("inet", "inet6"):
             why = f"vmnet-hooks does not support {stanza.family}"
+        elif name in self.leased:
+            how = f"has its addresses by method {stanza.method}" if stanza.method in _LEASES else "is left to ifupdown"
+            why = f"{name} {how}: its stanzas stay; a network may name it all the same"
         elif not section and name not in self.used:
             why = f"{shown(name)} is not a link that vmnet-hooks makes; leave it to ifupdown"
         elif stanza.method not in ("static", "manual"):
@@ -486,6 +494,11 @@ class _Converter:
             why = "IPv6 is off on a link without an IPv6 address"
         if why:
             block.left[:0] = [left(line, why) for line in (*self.waiting.pop(stanza.name, ()), stanza.line)]
+
+
+def _is_leased(stanzas: Sequence[Stanza]) -> bool:
+    methods = {stanza.method for stanza in stanzas}
+    return bool(methods & _LEASES) and "static" not in methods
 
 
 def vlan_of(name: str) -> tuple[str, int] | None:
@@ -504,6 +517,9 @@ def literal_ports(text: str) -> tuple[list[str], str]:
             inside = word == "regex"
             if word == "all":
                 patterns.append(word)
+        elif word == "none":
+            # A list that holds it has no port of that name.
+            continue
         else:
             (patterns if inside else ports).append(word)
     return ports, " ".join(patterns)

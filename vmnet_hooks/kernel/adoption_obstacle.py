@@ -12,7 +12,8 @@ _DHCP_CLIENTS = ("dhclient", "dhcpcd", "udhcpc", "dhcpcd5")
 
 def obstacle(port: str, bridge: str) -> str:
     """One line with the remedy; "" if there is none. Raises KernelError."""
-    return _dhcp(port, bridge) or _networkd(port, bridge) or _network_manager(port, bridge) or _nfs_root(port) or _rules(port)
+    manager = _dhcp(port, bridge) or _networkd(port, bridge) or _network_manager(port, bridge)
+    return manager or _nfs_root(port) or _rules(port) or _nexthops(port) or _uppers(port)
 
 
 def _dhcp(port: str, bridge: str) -> str:
@@ -143,4 +144,28 @@ def _rules(port: str) -> str:
                 if rule.get(key) == port:
                     table = rule.get("table", "?")
                     return f"the rule `{key} {port} lookup {table}` would not follow; make it name the bridge first"
+    return ""
+
+
+def _nexthops(port: str) -> str:
+    """Routes by nexthop objects: ip(8) does not take what it prints of them, and the objects are another program's."""
+    for family in ("-4", "-6"):
+        for line in iproute2.run("ip", "-o", family, "route", "show", "table", "all").splitlines():
+            words = line.replace("\\", " ").split()
+            pairs = list(zip(words, words[1:], strict=False))
+            if ("dev", port) in pairs and "nhid" in words:
+                object_id = words[words.index("nhid") + 1]
+                remedy = f"make it a route with `via` and `dev`, or remove it: ip {family} route del {words[0]}"
+                return f"the route to {words[0]} is by nexthop object {object_id}, which would not follow; {remedy}"
+    return ""
+
+
+def _uppers(port: str) -> str:
+    """Links that take the frames of the port, so that no bridge can."""
+    for link in iproute2.rows("ip", "-d", "link", "show"):
+        kind = link.get("linkinfo", {}).get("info_kind", "")
+        if link.get("link") == port and kind in ("macvlan", "macvtap", "ipvlan", "ipvtap"):
+            name = link["ifname"]
+            remedy = f"make {name} on the bridge afterwards, and remove it first: ip link del {name}"
+            return f"{kind} {name} is on it, and a port of a bridge can have none; {remedy}"
     return ""

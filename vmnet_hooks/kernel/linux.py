@@ -5,7 +5,7 @@ What is known of one kind of object is in objects/; here the kinds are only told
 
 import errno
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -285,12 +285,16 @@ class Kernel:
         except (NetlinkError, OSError) as error:
             raise _unreadable(error) from None
 
-    def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int]) -> list[str]:
-        """What of other firewalls breaks what we set up, and what is nearly full: see other_firewalls and limits."""
+    def hazards(
+        self, bridged: bool, anycast: bool, permanent: tuple[int, int], routed: Collection[str], ports: Collection[str]
+    ) -> list[str]:
+        """What of other firewalls breaks what we set up, and what is nearly full: see other_firewalls and limits. `routed` are
+        guests' links whose packets are routed, `ports` those that are ports of bridges."""
         # Only `check` asks.
         from . import limits, other_firewalls
 
-        return [*other_firewalls.hazards(self.nft, bridged, anycast), *limits.ceilings(permanent)]
+        guests = other_firewalls.Guests(routed, ports)
+        return [*other_firewalls.hazards(self.nft, bridged, anycast, guests), *limits.ceilings(permanent)]
 
 
 def _unset(kind: Edge[Any], have: Resource, view: View) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..errors import ConflictError
 from ..values import bare
-from .objects import Address, Device
+from .objects import Address, Device, Route
 from .resource import Resource, State, cached
 
 
@@ -70,7 +70,21 @@ def diff(want: State, release: Mapping[str, Release], current: State) -> Plan:
     additions.sort(key=attrgetter("want.order"))
     stay = {(r.ifname, r.version): r.address for r in want.values() if isinstance(r, Address)} if removals else {}
     last = [change for change in removals if _gives_way(change, stay)] if stay else []
-    return [*(change for change in removals if change not in last), *additions, *last]
+    removals = [change for change in removals if change not in last]
+    return [*removals, *_with_addresses_removed(additions, last)]
+
+
+def _with_addresses_removed(additions: Sequence[Change], last: Sequence[Change]) -> Iterator[Change]:
+    """Yield `additions`, then the removal of addresses; but before a route whose gateway one of these addresses is, since the
+    kernel takes no gateway that is the host's own."""
+    left = list(last)
+    for change in additions:
+        if left and isinstance(route := change.want, Route) and route.via:
+            early = [c for c in left if isinstance(c.have, Address) and bare(c.have.address) == route.via]
+            yield from early
+            left = [c for c in left if c not in early]
+        yield change
+    yield from left
 
 
 def _gives_way(change: Change, stay: Mapping[tuple[str, int], str]) -> bool:

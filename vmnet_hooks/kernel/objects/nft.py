@@ -25,6 +25,7 @@ from . import Edge
 
 if TYPE_CHECKING:
     from ..monitor.table_cache import TableCache
+    from ..verdicts import Rule
 
 _SUBSYSTEM = 10
 _GETTABLE, _GETCHAIN, GETRULE, _NEWSETELEM, _GETSETELEM = ((_SUBSYSTEM << 8) | n for n in (1, 4, 7, 12, 13))
@@ -145,13 +146,13 @@ class Nft:
                 result[element.key] = element
         return result
 
-    def verdicts(self, family: str, table: str, chain: str) -> list[tuple[str, str]]:
-        """What a chain of any program does with every packet, in its order: (verdict, the chain that it leads to). A rule that
-        matches some packets only is left out. Raises KernelError."""
+    def rules(self, family: str, table: str, chain: str) -> "list[Rule]":
+        """The rules of a chain of any program, in their order. A rule that matches by more than links and states of connections
+        is left out. Raises KernelError."""
         # Only `check` asks.
-        from ..verdicts import verdicts
+        from ..verdicts import rules
 
-        return verdicts(self._asking(), family, table, chain)
+        return rules(self._asking(), family, table, chain)
 
     def apply(self, plan: Plan) -> None:
         """Make all changes as one transaction, or none. Raises KernelError."""
