@@ -25,8 +25,8 @@ DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-s
 BUILD_PACKAGES := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-pytest python3-pyfakefs \
 	lintian man-db
 TEST_PACKAGES := $(RUN_PACKAGES) python3-venv python3-pytest python3-pytest-xdist python3-pyfakefs man-db
-CHECK_PACKAGES := $(TEST_PACKAGES) $(DEMO_PACKAGES) $(BUILD_PACKAGES) arptables mmdebstrap util-linux \
-	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan net-tools isc-dhcp-client network-manager dbus firewalld
+CHECK_PACKAGES := $(TEST_PACKAGES) $(DEMO_PACKAGES) $(BUILD_PACKAGES) arptables iptables mmdebstrap util-linux \
+	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan net-tools isc-dhcp-client network-manager netplan.io dbus firewalld
 
 # A skip in these tiers is a failure, see tests/conftest.py. Nothing is written beside the sources.
 PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1

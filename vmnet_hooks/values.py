@@ -3,11 +3,14 @@
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 # Stricter than the kernel (which only forbids '/', ':' and white space): names also go into nft and shell text.
 _IFNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,14}", re.ASCII)
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,62}", re.ASCII)
+
+T = TypeVar("T")
 
 IPv4 = ipaddress.IPv4Address
 IPv6 = ipaddress.IPv6Address
@@ -85,10 +88,35 @@ def address(value: object) -> IPAddress:
     try:
         found = ipaddress.ip_address(text(value))
     except ValueError:
-        raise ValueError("is not an IP address; write it without a prefix length") from None
+        raise ValueError(f"is not an IP address; write {_without_length(value)}") from None
     if getattr(found, "scope_id", None):
         raise ValueError("has a zone; write the address without %zone")
     return found
+
+
+def _without_length(value: object) -> str:
+    try:
+        return str(ipaddress.ip_interface(str(value)).ip)
+    except ValueError:
+        return "192.0.2.1 or 2001:db8::1"
+
+
+def _without_host_bits(value: object) -> str:
+    try:
+        return str(ipaddress.ip_network(str(value), strict=False))
+    except ValueError:
+        return "NETWORK/LENGTH"
+
+
+def each(parse: Callable[[object], T], items: Iterable[object]) -> tuple[T, ...]:
+    """Parse the items of a list; the error names the item at fault."""
+    found = []
+    for item in items:
+        try:
+            found.append(parse(item))
+        except ValueError as error:
+            raise ValueError(f"holds {str(item)[:60]!r}, which {error}") from None
+    return tuple(found)
 
 
 def source_subnet(value: object) -> Subnet:
@@ -97,7 +125,7 @@ def source_subnet(value: object) -> Subnet:
     try:
         found = ipaddress.ip_network(text(value))
     except ValueError as error:
-        raise ValueError(f"is neither an address nor a subnet ({error})") from None
+        raise ValueError(f"is neither an address nor a subnet ({error}); write {_without_length(value)}") from None
     if getattr(found.network_address, "scope_id", None):
         raise ValueError("has a zone; write the address without %zone")
     return found
@@ -150,7 +178,7 @@ def subnet(value: object) -> Subnet:
     try:
         return ipaddress.ip_network(text(value))
     except ValueError as error:
-        raise ValueError(f"is not a subnet ({error}); write NETWORK/LENGTH") from None
+        raise ValueError(f"is not a subnet ({error}); write {_without_host_bits(value)}") from None
 
 
 def address_or_prefix(value: object) -> str:
@@ -223,7 +251,7 @@ def interface(value: object) -> ipaddress.IPv4Interface | ipaddress.IPv6Interfac
     except ValueError:
         raise ValueError("is not an address with a prefix length; write 192.0.2.1/24") from None
     if "/" not in str(value):
-        raise ValueError("has no prefix length; write 192.0.2.1/24")
+        raise ValueError(f"has no prefix length; write {found.ip}/{64 if found.version == 6 else 24}")
     if getattr(found, "scope_id", None):
         raise ValueError("has a zone; write the address without %zone")
     return found

@@ -16,6 +16,7 @@ TOOLS = {
     "nmcli": "network-manager",
     "dbus-daemon": "dbus",
     "firewalld": "firewalld",
+    "iptables": "iptables",
     "gcc": "gcc libc6-dev",
 }
 

@@ -657,3 +657,17 @@ def test_router_advertisements(host):
         host.vmnet("down")
     assert pings.lost < 100
     assert eventually(lambda: ping(node, WORLD6, 1) is not None, 3)
+
+
+def test_a_route_that_the_kernel_refuses_is_named(host):
+    """A default route whose gateway is in no subnet any more stays where it is, and can't be moved."""
+    host.node.sh(
+        "ip -6 addr flush dev eth0 scope global; ip -6 route flush dev eth0 table 100\n"
+        "for net in 2001:db8:77::/48 2001:db8:78::/48; do ip -6 route flush $net; done"
+    )
+    before = host.state()
+    refusal(host.vmnet.tried("up"), f"ip route replace ::/0 via {GATEWAY6} dev xenbr0", "No route to host")
+    same(before, host.state())
+    host.node.sh("ip -6 route del default dev eth0")
+    host.vmnet("up")
+    assert host.is_taken_over() and host.vmnet("check") == "ok\n"

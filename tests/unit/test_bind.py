@@ -106,7 +106,7 @@ def test_a_family_that_the_network_lacks(tmp_path):
     declared = configuration.load(str(tmp_path))
     with pytest.raises(InputError, match="network public has no ipv6; declare it, or drop the address"):
         bind(declared, [TAP], [claim("public", "2001:db8::10")])
-    with pytest.raises(InputError, match=f"NIC {MAC} has no address on routed network public; give it one with --ip"):
+    with pytest.raises(InputError, match=f"NIC {MAC} has no address on routed network public; give it one "):
         bind(declared, [TAP], [claim("public")])
 
 

@@ -145,7 +145,7 @@ MISTAKES = [
     "networks.public.uplink: missing",
     "networks.public.table: 'x' must be",
     "networks.public.ipv4: unknown key 'arp_sourc'; did you mean 'arp_source'?",
-    "networks.public.ipv4.subnet: '192.0.2.0/33' is not an IPv4 subnet",
+    "networks.public.ipv4.subnet: '192.0.2.0/33' is not a subnet",
     "bridges.br0.stp: 'yes' must be true or false",
     "unknown key 'bond'; did you mean 'bonds'?",
     "conf.d/b.toml: not TOML",

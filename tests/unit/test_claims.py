@@ -305,9 +305,30 @@ def test_start_announces_who_was_not_announced(run, host):
     assert run("check").output == "ok\n" and host.kept().nics()[0].phase == "active"
 
 
+def test_the_plan_of_what_can_be_brought_up(run, host):
+    """As `up` does it: a NIC that is missing is no reason to hide the rest."""
+    host.configure('[bridges.br1]\nports = ["usb0"]\n\n[dummies.d1]\n')
+    done = run("plan", "up")
+    assert done.exit_code == 1 and "ip link add name d1 type dummy" in done.output, done.output
+    assert "bridges.br1.ports: usb0 does not exist" in done.output.splitlines()[-1]
+    done = run("plan", "up", "br1")
+    assert done.exit_code == 1 and done.output.count("\n") == 1, done.output
+
+
 def test_start_of_a_guest_that_is_not_there(run, host):
     done = run("start", "d1")
     assert done.exit_code == 1 and done.output == "vmnet-hook: libvirt: Failed to connect\n"
+
+
+def test_start_of_a_guest_of_plain_qemu_before_its_tap_is_there(run, host):
+    write(host, f'[[interfaces]]\nmac = "{mac(1)}"\nifname = "t1.0"\nnetwork = "public"\nips = ["192.0.2.10"]\n')
+    done = run("start", "d1")
+    assert done.exit_code == 1 and done.output.endswith("names tap t1.0, which does not exist; start the guest first\n"), (
+        done.output
+    )
+    # The remedy.
+    host.kernel.add_link("t1.0", "tun")
+    assert run("start", "d1").exit_code == 0 and run("check").output == "ok\n"
 
 
 @pytest.mark.parametrize("command", ["check", "repair", "status"])

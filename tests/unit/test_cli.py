@@ -99,7 +99,8 @@ def test_mac(argv, prefix, run):
 @pytest.mark.parametrize("oui", ["", "xx:yy:zz", "01:00:5e", "52:54", "; id"])
 def test_mac_of_a_wrong_oui(oui, run):
     result = run("mac", "--oui", oui)
-    assert result.exit_code == 2 and result.output.startswith("vmnet-hook: MAC ") and result.output.count("\n") == 1
+    assert result.exit_code == 2 and result.output.startswith("vmnet-hook: --oui ") and result.output.count("\n") == 1
+    assert "write it as 52:54:00" in result.output
 
 
 def test_a_mac_in_use_is_not_given(run, monkeypatch):
@@ -119,7 +120,8 @@ def test_who_is_not_root_is_told(argv, run, monkeypatch):
 @pytest.mark.parametrize(
     "argv", [["set", "d", "rubbish", "--network", "public"], ["set", "d", "52:54:00:aa:00:10", "--network", "publik"],
              ["set", "d", "52:54:00:aa:00:10", "--network", "public", "--ip", "192.0.2.1"], ["unset", "d", "x"],
-             ["start", "d", "--xml", "/nonexistent"], ["plan", "d", "--xml", "/dev/null"]],
+             ["start", "d", "--xml", "/nonexistent"], ["plan", "d", "--xml", "/dev/null"],
+             ["plan", "up", "--stop"], ["plan", "down", "--xml", "/dev/null"]],
 )  # fmt: skip
 def test_wrong_input(argv, run):
     result = run(*argv)

@@ -42,8 +42,8 @@ RULES = [
     (bridged("isolate = true"), "networks.lan: unknown key 'isolate'; did you mean 'isolated'?"),
     ("[network.a]\n", "unknown key 'network'; did you mean 'networks'?"),
     # missing keys and wrong types
-    ('[networks.a]\nmode = "routed"\n', "networks.a.uplink: missing; name the interface that leads to the gateway"),
-    ('[networks.a]\nmode = "bridged"\n', "networks.a.bridge: missing; name the bridge that guests join"),
+    ('[networks.a]\nmode = "routed"\n', "networks.a.uplink: missing; give the interface that leads to the gateway"),
+    ('[networks.a]\nmode = "bridged"\n', "networks.a.bridge: missing; give the bridge that guests join"),
     ("[networks.a]\n", "networks.a.mode: missing; use one of routed, bridged"),
     ('[networks.a]\nmode = "route"\n', "networks.a.mode: 'route' is not a mode; use one of routed, bridged"),
     (routed(V4, table='"222"'), "networks.public.table: '222' must be a whole number from 1 to 2147483647"),
@@ -79,7 +79,7 @@ RULES = [
      "networks.public.ipv4.arp_source: 192.0.2.255 is the broadcast address of 192.0.2.0/24"),
     (routed(side(subnet="224.0.0.0/24", gateway="224.0.0.1", arp_source="224.0.0.2")), "networks.public.ipv4.gateway: 224.0.0.1 is not a unicast"),
     (routed(side(subnet="192.0.2.1/24", gateway="192.0.2.1", arp_source="192.0.2.254")),
-     "networks.public.ipv4.subnet: '192.0.2.1/24' is not an IPv4 subnet"),
+     "networks.public.ipv4.subnet: '192.0.2.1/24' is not a subnet (192.0.2.1/24 has host bits set); write 192.0.2.0/24"),
     (routed(side(subnet="2001:db8::/64", gateway="192.0.2.1", arp_source="192.0.2.254")), "networks.public.ipv4.subnet: '2001:db8::/64' is not an IPv4"),
     (routed(side(subnet="192.0.2.0/24", gateway="2001:db8::1", arp_source="192.0.2.254")), "networks.public.ipv4.gateway: '2001:db8::1' is not an IPv4"),
     (routed('ipv6 = { subnet = "2001:db8::/64", gateway = "fe80::1" }'), "networks.public.ipv6.gateway: fe80::1 is not in subnet 2001:db8::/64"),
@@ -192,7 +192,7 @@ def test_claims(tmp_path):
         ('[[interface]]\nmac = "x"', "unknown key 'interface'; did you mean 'interfaces'?"),
         ('[interfaces]\nmac = "x"', "interfaces: must be a list of tables, [[interfaces]]"),
         ('[[interfaces]]\nnetwork = "a"', "interfaces[1]: names neither a mac nor an ifname; add one"),
-        ('[[interfaces]]\nmac = "52:54:00:aa:00:10"', "interfaces[1].network: missing; name the network"),
+        ('[[interfaces]]\nmac = "52:54:00:aa:00:10"', "interfaces[1].network: missing; give the network"),
         (
             '[[interfaces]]\nnetwork = "a"\nmac = "01:00:5e:00:00:01"',
             "interfaces[1].mac: '01:00:5e:00:00:01' is a multicast MAC",
@@ -253,7 +253,7 @@ def test_every_option_has_words():
 
 def test_option_rows_are_data():
     row = Option("a", str, Required, "say a")
-    with pytest.raises(ConfigError, match="f: n.a: missing; say a"):
+    with pytest.raises(ConfigError, match="f: n.a: missing; give say a"):
         declaration.parse_options((row,), {}, "f: n")
     with pytest.raises(ConfigError, match="f: n: must be a table, is 3"):
         declaration.parse_options((row,), 3, "f: n")

@@ -321,7 +321,7 @@ def test_it_is_asked_who_lives(lab):
     assert [owner.frontend for owner in owners if owner.domain] == ["lab"] and gone(owners) == set()
     (lab.folder / "dead").touch()
     assert gone(owners) == {"lab:d1"}
-    assert [drift.remedy for drift in lab.host.check(gone=gone(owners))] == ["remove its state"]
+    assert [drift.remedy for drift in lab.host.check(gone=gone(owners))] == ["vmnet-hook repair"]
     lab.host.repair(gone=gone(owners))
     assert lab.host.kernel.snapshot() == before
     lab.host.assert_no_records()

@@ -106,7 +106,7 @@ def test_other_families_are_none_of_ours(family):
         (HOST4 | {"ARP_IP": "198.51.100.1"}, "inet", "arp-ip", "not in subnet"),
         (HOST4 | {"IP_ROUTES": ""}, "inet", "ip-routes", "missing"),
         (HOST4 | {"IP_ROUTES": "192.0.2.0/24 198.51.100.0/24"}, "inet", "ip-routes", "more than one"),
-        (HOST4 | {"IP_ROUTES": "192.0.2.1/24"}, "inet", "ip-routes", "not an IPv4 subnet"),
+        (HOST4 | {"IP_ROUTES": "192.0.2.1/24"}, "inet", "ip-routes", "host bits set); write 192.0.2.0/24"),
         (HOST4 | {"IP_ROUTES": "2001:db8::/64"}, "inet", "ip-routes", "not an IPv4 subnet"),
         (HOST4 | {"IP_ROUTES": "0.0.0.0/0"}, "inet", "ip-routes", "every address"),
         (HOST4 | {"IP_GATEWAY": ""}, "inet", "ip-gateway", "missing"),

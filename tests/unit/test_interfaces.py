@@ -1046,3 +1046,12 @@ def test_nothing_is_left_behind(imported, tmp_path, monkeypatch):
 def test_the_reader_alone_raises_our_own_errors(tmp_path):
     with pytest.raises(InputError):
         interfaces.read(str(tmp_path))
+
+
+def test_an_interface_with_dhcp(imported):
+    """`adopt` refuses it: the bridge is ifupdown's. (That this edit works is shown with the real dhclient.)"""
+    _, output, _ = imported("auto eth0\niface eth0 inet dhcp\n")
+    lines = "# iface eth0 inet manual\n# auto br0\n# iface br0 inet dhcp\n# bridge_ports eth0\n# bridge_hw eth0\n"
+    assert lines in output and "`ifdown -i COPY eth0; ifup br0`" in output
+    for text in ("auto br0\niface br0 inet dhcp\n bridge_ports eth0\n", "iface eth0 inet static\n address 192.0.2.2/24\n"):
+        assert "which DHCP configures" not in imported(f"iface eth1 inet dhcp\n{text}")[1]

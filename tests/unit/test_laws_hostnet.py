@@ -13,7 +13,7 @@ from scenario import LAN, PUBLIC, V4, V6, Build, Host, difference, guest
 from vmnet_hooks.engine import guests
 from vmnet_hooks.engine import host as engine_host
 from vmnet_hooks.errors import KernelError
-from vmnet_hooks.model.objects import Address, Device, Neighbour, Route, Sysctl
+from vmnet_hooks.model.objects import Address, Device, LinkAttribute, Neighbour, Route, Sysctl
 
 VLAN = '[vlans."eth1.100"]\nparent = "eth1"\nid = 100\naddresses = ["10.6.0.2/24"]\n'
 BOND = '[bonds.bond0]\nports = ["eth1", "eth2"]\nprimary = "eth2"\nmtu = 1400\naddresses = ["10.6.0.2/24", "2001:db8:6::2/64"]\n'
@@ -409,3 +409,18 @@ def test_an_edit_comes_to_the_same(act, tmp_path):
     changed = difference(like.kernel.snapshot(), host.kernel.snapshot())
     # A link-local address stays when the MAC that it was made from is changed; and so does a bond's MAC.
     assert not {key: value for key, value in changed.items() if not key.endswith((" lladdr", *act.stays))}
+
+
+@pytest.mark.parametrize("act", [act for act in EDITS.values() if NAT not in act.toml], ids=[k for k in EDITS if "NAT" not in k])
+def test_repair_leaves_an_edit_of_a_link_to_up(act, tmp_path):
+    """`up` asks the gateways. What is damaged is repaired, and what `check` says of the edit stays."""
+    host = act.host(tmp_path)
+    before, found = everything(host), amiss(host)
+    assert {drift.kind for drift in found} <= {"edited", "unwanted", "missing", "refused", "hindered", "different"}
+    link = next(name for name in host.kernel.links if host.kernel.link(name).ours)
+    host.kernel.put(LinkAttribute(link, "state", "down"))
+    host.repair()
+    assert_same(before, everything(host), "repair")
+    assert amiss(host) == found
+    act.call(host)
+    assert amiss(host) == []

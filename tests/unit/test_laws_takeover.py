@@ -244,7 +244,7 @@ def refused(host: Host, error: type[Exception], message: str, call=lambda host: 
         (BRIDGE, {"guestbr0": "bridge"}, [], ConflictError, "link guestbr0 exists already and is not ours (bridge); remove it, or choose another name"),
         (BRIDGE, {"guestbr0": ""}, [], ConflictError, "link guestbr0 exists already and is not ours (plain interface)"),
         (ANYCAST, {"guestbr0-gw": "dummy"}, [], ConflictError, "link guestbr0-gw exists already and is not ours (dummy)"),
-        (BRIDGE, {}, [Address("eth1", "192.0.2.1/24")], ConfigError, 'eth1 has address 192.0.2.1/24, which a port can\'t keep; set adopt = "eth1", or remove it first'),
+        (BRIDGE, {}, [Address("eth1", "192.0.2.1/24")], ConfigError, 'eth1 has address 192.0.2.1/24, which a port can\'t keep; set adopt = "eth1" in place of `addresses` and `gateway`, or remove it first'),
         ('[bonds.b]\nports = ["eth1"]\n', {}, [Address("eth1", "192.0.2.1/24")], ConfigError, 'eth1 has address 192.0.2.1/24, which a port can\'t keep; set adopt = "eth1", or remove it first'),
         (VLAN + "mtu = 1501\n", {}, [], ConfigError, "mtu: 1501 does not fit eth1 (MTU 1500); lower it, or raise that of eth1"),
         (BRIDGE + "mtu = 9000\n", {}, [], ConfigError, "mtu: 9000 does not fit eth1 (MTU 1500)"),
@@ -344,7 +344,12 @@ def test_down_while_a_guest_of_nobody_we_know_is_on_the_bridge(tmp_path):
     host.up()
     host.kernel.add_link("foreign", "tun")
     host.kernel._set_link(LinkAttribute("foreign", "master", "guestbr0"))
-    refused(host, ConflictError, "bridge guestbr0 still has ports: foreign; stop those guests first", lambda host: host.down())
+    refused(
+        host,
+        ConflictError,
+        "bridge guestbr0 still has ports: foreign; stop the guests there, or take it out: ip link set dev foreign nomaster",
+        lambda host: host.down(),
+    )
 
 
 def test_an_implied_bridge_lives_from_the_first_guest_to_the_last(tmp_path):

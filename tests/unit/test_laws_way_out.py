@@ -258,12 +258,13 @@ def test_a_default_route_that_is_dropped(tmp_path):
     assert not is_reached(host) and host.check() == []
 
 
-@pytest.mark.parametrize("remedy", ["adopt", "port dropped"])
+@pytest.mark.parametrize("remedy", ["adopt", "port dropped", "addresses and gateway"])
 def test_the_remedies_of_a_dropped_adopt(remedy, tmp_path):
     host = Taken(STATES["adopt"]).host(tmp_path / "host")
     host.configure(STATES["adopt dropped"])
     with pytest.raises(
-        ConfigError, match='ports: xbr0 took over 203.0.113.2/24, .*; keep adopt = "eth0" there .*, or take eth0 out'
+        ConfigError,
+        match='ports: xbr0 took over 203.0.113.2/24, .*; keep adopt = "eth0" there .*, declare all of it in .*, or take eth0 out',
     ):
         host.up(watch=Wire(host))
     host.configure(STATES[remedy])

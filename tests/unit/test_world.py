@@ -159,7 +159,7 @@ def test_an_address_on_a_port(tmp_path):
     host.up()
     assert host.check() == []
     host.kernel.put(Address("eth3", "192.0.2.2/24"))
-    what = "eth3 has address 192.0.2.2/24, which does not work on a port of br1; whatever gave it must not"
+    what = "eth3 has address 192.0.2.2/24, which does not work on a port of br1; what sets it must not"
     assert told(host)[1:] == [("hindered", "bridge br1", what, "ip addr del 192.0.2.2/24 dev eth3")]
 
 

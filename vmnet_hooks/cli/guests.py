@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from .. import values
-from ..errors import InputError, one_line
+from ..errors import ConfigError, InputError, one_line
 from ..frontends import FRONT_ENDS
 from ..model.guest import Domain, NicEvent, Vif
 from ..model.owner import Owner
-from . import domains
+from . import domains, problem
 from .arguments import DOMAIN, JSON, OPTIONAL_DOMAIN, network_names
 from .output import as_json, as_rows, columns, differences
 from .session import opened
@@ -175,7 +175,10 @@ def mac(oui: str) -> None:
     from ..frontends import libvirt_connection
     from ..records import store
 
-    prefix = _mac(f"{oui}:00:00:01")[:8] if oui.count(":") == 2 else _mac(oui)[:8]
+    try:
+        prefix = values.mac(f"{oui}:00:00:01")[:8]
+    except ValueError:
+        raise InputError(f"--oui {one_line(oui)!r} is not the start of a unicast MAC address; write it as 52:54:00") from None
     taken = libvirt_connection.known_macs()
     if os.path.exists(f"{store.DIRECTORY}/state.db") and os.geteuid() == 0:
         with closing(store.Store()) as records:
@@ -199,14 +202,17 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
     from ..frontends.watch import Unreachable
     from ..hook.events import RECORDS_ALONE
 
+    if words[0] in ("up", "down") and (xml or by or stopping):
+        raise InputError(f"plan {words[0]}: takes neither --xml nor --stop nor a hypervisor; leave them out")
     verb, *names = words if words[0] in ("up", "down") or len(words) > 1 else ("stop" if stopping else "start", *words)
     if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
         raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
+    failed: list[ConfigError] = []
     # All that is declared: nothing of it may be broken.
     declared = configuration.load() if verb == "up" and not names else None
     with opened(declared if verb in ("start", "up") else RECORDS_ALONE) as session:
         if verb == "up":
-            commands = _commands(host.plan_up(session, names))
+            commands = _commands(host.plan_up(session, names, failed))
         elif verb == "down":
             commands = _commands(host.plan_down(session, names))
         elif verb == "stop":
@@ -222,11 +228,15 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
                 commands = _plan_described(session, names[0], by)
     if to_json:
         as_json([{"key": key, "command": command} for key, command in commands])
-        return
-    what = one_line(" ".join(names) or verb)
-    click.echo(f"# {what}: {'nothing to do' if not commands else f'{len(commands)} changes'}")
-    for _, command in commands:
-        click.echo(command)
+    else:
+        what = one_line(" ".join(names) or verb)
+        click.echo(f"# {what}: {'nothing to do' if not commands else f'{len(commands)} changes'}")
+        for _, command in commands:
+            click.echo(command)
+    for reason in failed:
+        problem(reason)
+    if failed:
+        raise SystemExit(failed[0].exit_code)
 
 
 def _plan_described(session: "Session", domain: str, by: str) -> list[tuple[str, str]]:
@@ -298,7 +308,8 @@ def _describe(session: "Session", name: str, xml: str | None) -> tuple[Domain, s
     except libvirt_connection.LibvirtError as error:
         found = claims.by_name(session, name)
         if found is None or (found[0].uuid and isinstance(error, libvirt_connection.NoDomain)):
-            raise type(error)(f"{error}{_other_hypervisors(name)}") from None
+            waiting = "" if found else _without_tap(session, name)
+            raise type(error)(waiting or f"{error}{_other_hypervisors(name)}") from None
         if found[0].uuid:
             click.echo(f"{error}; taken from the records and domains.d", err=True)
         return found
@@ -320,6 +331,15 @@ def _parsed(xml: str, name: str) -> Domain:
     return domain
 
 
+def _without_tap(session: "Session", name: str) -> str:
+    """Return what a guest of plain QEMU lacks that does not run; "" if domains.d describes none."""
+    # Not needed for completion.
+    from ..declared import configuration
+
+    claims = [claim for claim in configuration.claims(session.config, name) if claim.mac and claim.ifname]
+    return f"{claims[0].source} names tap {claims[0].ifname}, which does not exist; start the guest first" if claims else ""
+
+
 def _other_hypervisors(name: str) -> str:
     """Return a hint at the options for hypervisors that this host has; "" if there are none."""
     # Not needed for completion.
@@ -333,7 +353,7 @@ def _mac(text: str) -> str:
     try:
         return values.mac(text)
     except ValueError as error:
-        raise InputError(f"MAC {text!r} {error}") from None
+        raise InputError(f"MAC {one_line(text)!r} {error}") from None
 
 
 def _report(verb: str, name: str, owners: Sequence[Owner]) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     type=click.FloatRange(0, 3600),
     default=0.0,
-    help="Wait for interfaces that do not exist yet (at boot).",
+    help="At boot: wait for missing interfaces, and for an address on the port of `adopt`.",
 )
 def up(names: tuple[str, ...], confirm_within: float | None, wait: float) -> None:
     """Bring up what is declared: links, bridges, bonds, NAT, routed networks. All of it, or NAME and what it needs.

@@ -220,11 +220,11 @@ def check_together(declared: Config) -> None:
 def _addresses(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError('must be a list of addresses, ["192.0.2.10"]')
-    return tuple(values.address_or_prefix(item) for item in value)
+    return values.each(values.address_or_prefix, value)
 
 
 INTERFACE_OPTIONS = (
-    Option("network", values.name, Required, "name the network that this NIC is on", '"public"'),
+    Option("network", values.name, Required, "the network that this NIC is on", '"public"'),
     Option(
         "mac",
         values.mac,

@@ -15,9 +15,12 @@ from ..records import look
 from . import Session, claims, world
 from .drift import Drift, Kind
 from .owners import dead, wants
+from .parts import is_declared as is_declared_part
 from .parts import spared
 
 NOBODY: claims.Running = MappingProxyType({})
+
+REPAIR = "vmnet-hook repair"
 
 PAUSES = (0.05, 0.1, 0.2, 0.4)
 """Seconds between two looks while hooks are at work."""
@@ -71,12 +74,12 @@ def _interrupted(session: Session, busy: bool) -> Iterator[Drift]:
     what, changes = session.records.journal()
     # Of a process that holds the lock, it is what that one does now.
     if what and not busy:
-        yield Drift("interrupted", f"interrupted: {what}, {len(changes)} changes", "take them back")
+        yield Drift("interrupted", f"interrupted: {what}, {len(changes)} changes", REPAIR)
 
 
 def _departed(owner: Owner) -> Drift:
     reason = "could not be cleaned up" if owner.is_left_over else owner.loss
-    return Drift("gone", f"{owner.where}: {reason}", "remove its state", owner.label, owner.id)
+    return Drift("gone", f"{owner.where}: {reason}", REPAIR, owner.label, owner.id)
 
 
 def _of_owner(
@@ -89,12 +92,16 @@ def _of_owner(
         found.append(Drift("arrived", what, f"vmnet-hook start {owner.domain}", owner.label, owner.id))
     wanted, problem = wants(session, owner)
     if problem:
-        found.append(Drift("refused", problem, "keep what was set up", owner.label, owner.id))
+        lost = not (owner.is_on_top or is_declared_part(session.config, owner.id))
+        remedy = f"vmnet-hook down {owner.id}" if lost else "correct it; until then what was set up stays"
+        found.append(Drift("refused", problem, remedy, owner.label, owner.id))
+    part = session.config.part(owner.id)
+    # Not by `repair`: `up` asks the gateways.
+    edit = f"vmnet-hook up {owner.id}" if part and not part.implied_by else REPAIR
     for key in sorted({*wanted, *session.records.claims(owner.id)} - reported):
-        if drift := _difference(owner, key, current.get(key), wanted.get(key), claimed.get(key)):
+        if drift := _difference(owner, key, current.get(key), wanted.get(key), claimed.get(key), edit):
             found.append(drift)
             reported.add(key)
-    part = session.config.parts.get(owner.id)
     for error in spared(part, lambda name: session.kernel.link(name) or name in session.config.links) if part else ():
         found.append(Drift("missing", str(error), f"vmnet-hook up {owner.id}, once it is there", owner.label, owner.id))
     for other in session.records.needs(owner.id):
@@ -104,14 +111,18 @@ def _of_owner(
     return found
 
 
-def _difference(owner: Owner, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None) -> Drift | None:
+def _difference(
+    owner: Owner, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None, edit: str
+) -> Drift | None:
+    """Return what is wrong with one object of an owner; `edit` is the remedy if it is the configuration that differs."""
+
     def drift(kind: Kind, what: str, remedy: str) -> Drift:
         return Drift(kind, f"{key}: {what}", remedy, owner.label, owner.id, want or have or recorded)
 
     if want is None:
-        return drift("unwanted", "no longer wanted by the configuration", "remove it")
+        return drift("unwanted", "no longer wanted by the configuration", edit)
     if recorded != want:
-        return drift("edited", "the configuration has changed", want.remedy(have))
+        return drift("edited", "the configuration has changed", edit)
     if have is None:
         return drift("missing", "missing", want.remedy(have))
     return None if want.covers(have) else drift("different", want.difference(have), want.remedy(have))

@@ -23,7 +23,7 @@ Running = Mapping[str, Domain | InputError]
 """The running domains by id, as their hypervisors describe them, or why a description can't be used. Those of a hypervisor that
 can't be asked, or that describes none, are not in it. A partial one tells of some NICs that have no record, and of no claims."""
 
-KEPT = "correct the claim; until then the NIC keeps what it was given"
+KEPT = "correct it; until then the NIC keeps what it was given"
 
 
 STARTED_SECONDS = 10.0

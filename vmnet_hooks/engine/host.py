@@ -51,11 +51,14 @@ def up(session: Session, names: Sequence[str] = (), watch: takeover.Watch | None
     return done if confirm_within else replace(done, answers=takeover.conclude(session, attempt, watch))
 
 
-def plan_up(session: Session, names: Sequence[str] = ()) -> Plan:
-    """What `up` would do now. Raises ConfigError if a part could not be brought up."""
-    transaction, failed = _up(session, names)
-    if failed:
-        raise failed[0]
+def plan_up(session: Session, names: Sequence[str] = (), failed: list[ConfigError] | None = None) -> Plan:
+    """What `up` would do now. If there is a list `failed`, why a part could not be brought up is added to it; else it is
+    raised."""
+    transaction, why = _up(session, names)
+    if why and failed is None:
+        raise why[0]
+    if failed is not None:
+        failed += why
     return transaction.plan
 
 
@@ -227,9 +230,8 @@ def _check_leaving(session: Session, changes: Plan) -> None:
         device = change.have
         if isinstance(device, Device) and change.want is None and device.has_ports:
             if others := [port for port in session.kernel.ports(device.ifname) if port not in leaving]:
-                raise ConflictError(
-                    f"{device.type} {device.ifname} still has ports: {', '.join(others)}; stop those guests first"
-                )
+                remedy = f"stop the guests there, or take it out: ip link set dev {others[0]} nomaster"
+                raise ConflictError(f"{device.type} {device.ifname} still has ports: {', '.join(others)}; {remedy}")
 
 
 def _check_left_behind(session: Session, transaction: Transaction) -> None:

@@ -84,8 +84,13 @@ def _reapply(session: Session, owner: Owner) -> None:
     if not found:
         # A part that only a dead guest needed has gone with it.
         return
-    wanted, _ = owners.wants(session, owner)
-    transaction = build(session, {owner: wanted}, (), {owner.id: owners.needs(session, owner)})
+    part = session.config.part(owner.id)
+    if part and part.kind.is_link and not part.implied_by:
+        # An edit of one of the host's own links is for `up`, which asks the gateways.
+        wanted, needs = session.records.claims(owner.id), session.records.needs(owner.id)
+    else:
+        wanted, needs = owners.wants(session, owner)[0], owners.needs(session, owner)
+    transaction = build(session, {owner: wanted}, (), {owner.id: needs})
     apply.run(session, transaction, "repair")
 
 

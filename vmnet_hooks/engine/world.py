@@ -140,7 +140,7 @@ def _ports(view: _View) -> Iterator[Drift]:
         owner = view.part_of(name) or view.part_of(master)
         if port and port.master == master and owner:
             for address in port.addresses:
-                what = f"{name} has address {address}, which does not work on a port of {master}; whatever gave it must not"
+                what = f"{name} has address {address}, which does not work on a port of {master}; what sets it must not"
                 # A takeover moves what has come late.
                 late = f"vmnet-hook up {resource.bridge}" if isinstance(resource, Adoption) else ""
                 remedy = late or f"ip addr del {address} dev {name}"

@@ -38,14 +38,18 @@ def _connection() -> Iterator[Any]:
         raise LibvirtError("the Python module libvirt is missing; install python3-libvirt, or use --xml FILE")
     libvirt.registerErrorHandler(lambda *_: None, None)
     try:
-        connection = libvirt.open(URI)
+        try:
+            connection = libvirt.open(URI)
+        except libvirt.libvirtError as error:
+            raise LibvirtError(f"libvirt: {one_line(error)}; start it: systemctl start libvirtd") from None
         try:
             yield connection
         finally:
             connection.close()
     except libvirt.libvirtError as error:
-        kind = NoDomain if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else LibvirtError
-        raise kind(f"libvirt: {one_line(error)}") from None
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            raise NoDomain(f"libvirt: {one_line(error)}; see `virsh list --all`") from None
+        raise LibvirtError(f"libvirt: {one_line(error)}") from None
 
 
 def domain_xml(name: str) -> bytes:

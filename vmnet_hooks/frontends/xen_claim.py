@@ -153,7 +153,8 @@ def _bridged(call: Call, claim: Claim, setting: Callable[[str], str], declared: 
     options: dict[str, Any] = {"bridge": name}
     if is_plain:
         if claim.tagged or not claim.vlan:
-            raise InputError(f"{where}: vlan: bridge {name} is not VLAN-aware, so a guest gets one VLAN, untagged; write vlan=10")
+            only = "is not VLAN-aware, so a guest gets one VLAN, untagged"
+            raise InputError(f"{where}: vlan: bridge {name} {only}; write bridge={name}.10, or vlan=10")
         options = {"bridge": f"{name}.{claim.vlan}", "uplink": _uplink(name, declared, where, claim.vlan), "vlan": claim.vlan}
         options |= {"antispoof": True} if any(network["antispoof"] for network in found) else {}
         parsed(values.ifname, options["bridge"], f"{where}: the bridge for VLAN {claim.vlan}")

@@ -12,6 +12,7 @@ from typing import Any
 from .. import values
 from ..errors import ConfigError, one_line
 from ..frontends import ifupdown
+from ..kernel.adoption_obstacle import ifupdowns_bridge
 from . import option_values
 from .carried_commands import Commands, reaches
 from .draft import Block, Draft, left, shown, toml_value
@@ -379,13 +380,7 @@ class _Converter:
         the host is connected."""
         if "bridges" in self.sections.values():
             return
-        alone = [
-            name
-            for name, own in self.stanzas.items()
-            if name not in self.sections
-            and name not in self.used
-            and any((stanza.family, stanza.method) == ("inet", "static") for stanza in own)
-        ]
+        alone = self._alone("static")
         name = next((name for name in alone if _option(self.stanzas[name], "gateway")), "") or (alone[0] if alone else "")
         if name and _IFNAME.fullmatch(name):
             self.result.append(
@@ -404,6 +399,27 @@ class _Converter:
                     ]
                 )
             )
+        elif (found := self._alone("dhcp")) and _IFNAME.fullmatch(found[0]):
+            self.result.append(
+                Block(
+                    notes=[
+                        f"To put guests on the network of {found[0]}, which DHCP configures, let ifupdown make the bridge",
+                        f"(package bridge-utils). Copy the file, write in it, in place of what it has of {found[0]},",
+                        *ifupdowns_bridge(found[0], "br0"),
+                        f"and run, as one command, `ifdown -i COPY {found[0]}; ifup br0`. Networks may name br0 as their bridge.",
+                    ]
+                )
+            )
+
+    def _alone(self, method: str) -> list[str]:
+        """Return the interfaces with IPv4 by this method that no declared link has as a port or parent."""
+        return [
+            name
+            for name, own in self.stanzas.items()
+            if name not in self.sections
+            and name not in self.used
+            and any((stanza.family, stanza.method) == ("inet", method) for stanza in own)
+        ]
 
     def _routed(self, stanza: Stanza, name: str, block: Block, handled: set[int]) -> Draft | None:
         """Convert a stanza of our ifupdown front end to a routed network. The stanzas of both address families make one network;

@@ -27,11 +27,19 @@ def _dhcp(port: str, bridge: str) -> str:
         return ""
     what = f"its address {found[0]} is from DHCP" if found else f"a DHCP client (process {pid}) runs on it"
     if _is_ifupdowns(port):
-        lines = (f"iface {port} inet manual", f"auto {bridge}", f"iface {bridge} inet dhcp")
-        edit = " ".join(f"`{line}`" for line in (*lines, f"bridge_ports {port}", f"bridge_hw {port}"))
-        steps = f"run `ifdown {port}`, write in /etc/network/interfaces {edit}, run `ifup {bridge}`"
-        return f"{what}; let ifupdown make the bridge: {steps}, and {_drop(bridge)}"
+        edit = " ".join(f"`{line}`" for line in ifupdowns_bridge(port, bridge))
+        old = "/etc/network/interfaces.old"
+        # In one command: over SSH, what comes after the first would not be run.
+        steps = f"copy /etc/network/interfaces to {old}, write in the former, in place of what it has of {port}, {edit}"
+        run = f"run, as one command, `ifdown -i {old} {port}; ifup {bridge}`"
+        return f"{what}; let ifupdown make the bridge (package bridge-utils): {steps}, {run}, and {_drop(bridge)}"
     return f"{what}, and would be renewed on a port; give {port} a static address, or run the DHCP client on a bridge of your own"
+
+
+def ifupdowns_bridge(port: str, bridge: str) -> tuple[str, ...]:
+    """Return the lines of interfaces(5) for a bridge over an interface, by DHCP."""
+    stanzas = (f"iface {port} inet manual", f"auto {bridge}", f"iface {bridge} inet dhcp")
+    return (*stanzas, f"bridge_ports {port}", f"bridge_hw {port}")
 
 
 def _drop(bridge: str) -> str:
@@ -76,10 +84,22 @@ def _networkd(port: str, bridge: str) -> str:
     if state.get("ADMIN_STATE", "unmanaged") == "unmanaged":
         return ""
     file_name = state.get("NETWORK_FILE") or f"/etc/systemd/network/{port}.network"
-    netdev = f"{bridge}.netdev with `[NetDev] Name={bridge} Kind=bridge`"
-    moved = f"what {file_name} has in [Network] goes into {bridge}.network with `[Match] Name={bridge}`"
-    remedy = f"let it make the bridge: write {netdev}, {moved}, and leave `Bridge={bridge}` there; run `networkctl reload`"
+    mac = _mac(port)
+    if os.path.basename(file_name).startswith("10-netplan-"):
+        edit = f"`bridges: {{{bridge}: {{interfaces: [{port}], macaddress: {mac}}}}}`"
+        moved = f"what {port} has under `ethernets` goes into {bridge}, all but `match` and `set-name`"
+        remedy = f"let it make the bridge: add {edit} beside `ethernets` in /etc/netplan; {moved}; run `netplan apply`"
+        return f"systemd-networkd is in charge of it (by netplan); {remedy}, and {_drop(bridge)}"
+    netdev = f"/etc/systemd/network/{bridge}.netdev with `[NetDev] Name={bridge} Kind=bridge MACAddress={mac}`"
+    moved = f"what {file_name} has after [Match] and [Link] goes into {bridge}.network, with `[Match] Name={bridge}`"
+    left = f"leave `[Network] Bridge={bridge}` in its place"
+    remedy = f"let it make the bridge: write {netdev}; {moved}; {left}; run `networkctl reload`"
     return f"systemd-networkd is in charge of it ({file_name}); {remedy}, and {_drop(bridge)}"
+
+
+def _mac(port: str) -> str:
+    with open(f"/sys/class/net/{port}/address") as file:
+        return file.read().strip()
 
 
 def _network_manager(port: str, bridge: str) -> str:
@@ -90,9 +110,14 @@ def _network_manager(port: str, bridge: str) -> str:
         return ""
     if parser.get("device", "managed", fallback="") not in ("1", "true"):
         return ""
-    made = f"nmcli connection add type bridge con-name {bridge} ifname {bridge} bridge.stp no bridge.mac-address MAC-OF-{port}"
-    joins = f"nmcli connection add type ethernet con-name {bridge}-{port} ifname {port} master {bridge}"
-    remedy = f"let it make the bridge: `{made}; {joins}; nmcli connection up {bridge}-{port}`"
+    made = f"add type bridge con-name {bridge} ifname {bridge} bridge.stp no bridge.mac-address {_mac(port)}"
+    joins = f"add type ethernet con-name {bridge}-{port} ifname {port} master {bridge}"
+    profile = parser.get("device", "connection-uuid", fallback=port)
+    commands = "; ".join(
+        f"nmcli connection {words}" for words in (made, joins, f"modify {profile} autoconnect no", f"up {bridge}-{port}")
+    )
+    settings = f"with the ipv4 and ipv6 settings of connection {profile} in the first command, unless they are automatic"
+    remedy = f"let it make the bridge: `{commands}`, {settings}"
     return f"NetworkManager is in charge of it; {remedy}, and {_drop(bridge)}"
 
 

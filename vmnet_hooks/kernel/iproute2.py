@@ -31,4 +31,12 @@ def rows(program: str, *words: str, check: bool = True) -> list[dict[str, Any]]:
 def batch(lines: Iterable[str], force: bool = False) -> None:
     """Run the commands of `lines` (without the leading `ip`) in one process; with `force`, go on after one that fails. Raises
     KernelError."""
-    run("ip", *(["-force"] if force else []), "-batch", "-", check=not force, stdin="".join(f"{line}\n" for line in lines))
+    commands = list(lines)
+    stdin = "".join(f"{line}\n" for line in commands)
+    try:
+        run("ip", *(["-force"] if force else []), "-batch", "-", check=not force, stdin=stdin)
+    except KernelError as error:
+        # ip tells the number of the line.
+        reason, _, number = str(error).removeprefix("ip -batch -: ").partition("\\nCommand failed -:")
+        line = commands[int(number) - 1] if number.isdecimal() else "-batch -"
+        raise KernelError(f"ip {line}: {reason}") from None

@@ -16,7 +16,7 @@ RATES = ("slow", "fast")
 
 
 OPTIONS = (
-    Option("ports", link.ports, Required, "list the NICs", '["eth1", "eth2"]'),
+    Option("ports", link.ports, Required, "the NICs", '["eth1", "eth2"]'),
     Option("mode", values.one_of(*POLICIES), "active-backup", f"one of {', '.join(POLICIES)}", '"802.3ad"'),
     Option("miimon", values.integer(0, 60000), 100, "milliseconds between checks of the NICs' carrier", "50"),
     Option("updelay", values.integer(0, 600000), 0, "milliseconds before a recovered NIC is used; a multiple of miimon", "200"),

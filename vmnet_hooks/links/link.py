@@ -47,7 +47,10 @@ def interface(value: object) -> IPv4Interface | IPv6Interface:
     own, word, peer = value.partition(" peer ") if isinstance(value, str) else ("", "", "")
     if not word:
         return values.interface(value)
-    address, network = values.address(own), values.subnet(peer)
+    try:
+        address, network = values.address(own), values.subnet(peer)
+    except ValueError:
+        raise ValueError("is not ADDRESS peer PEER/LENGTH; write it as 192.0.2.2 peer 192.0.2.1/32") from None
     match address, network:
         case IPv4Address(), IPv4Network():
             return PointToPoint4(address, network)
@@ -60,7 +63,7 @@ def interfaces(value: object) -> tuple[IPv4Interface | IPv6Interface, ...]:
     """Parse a list of addresses with prefix lengths."""
     if not isinstance(value, list):
         raise ValueError('must be a list of addresses, ["192.0.2.1/24"]')
-    found = tuple(interface(item) for item in value)
+    found = values.each(interface, value)
     for item in found:
         if item.ip.is_multicast or item.ip.is_unspecified or item.ip.is_loopback:
             raise ValueError(f"holds {item}, which is no address for a link")
@@ -71,7 +74,7 @@ def interfaces(value: object) -> tuple[IPv4Interface | IPv6Interface, ...]:
 
 def gateways(value: object) -> tuple[values.IPAddress, ...]:
     """Parse one gateway, or a list of one per family."""
-    found = tuple(values.address(item) for item in (value if isinstance(value, list) else [value]))
+    found = values.each(values.address, value) if isinstance(value, list) else (values.address(value),)
     if len({gateway.version for gateway in found}) != len(found):
         raise ValueError("has two gateways of one family; name one, and list the other in `routes`, with a metric")
     return found
@@ -81,7 +84,7 @@ def ports(value: object) -> tuple[str, ...]:
     """Parse a list of links."""
     if not isinstance(value, list):
         raise ValueError('must be a list of interfaces, ["eth1"]')
-    found = tuple(values.ifname(item) for item in value)
+    found = values.each(values.ifname, value)
     if len(set(found)) != len(found):
         raise ValueError("names an interface twice; remove one")
     return found
@@ -129,7 +132,7 @@ def static_route(given: Any) -> StaticRoute:
 
 
 ROUTE = (
-    Option("to", destination, Required, 'write where the route leads: a subnet, an address, or "default"', '"10.0.0.0/8"'),
+    Option("to", destination, Required, 'where the route leads: a subnet, an address, or "default"', '"10.0.0.0/8"'),
     Option("via", values.address, None, "the gateway; default: none, what it leads to is on the link", '"192.0.2.254"'),
     Option("src", values.address, None, "the address of its own that the host sends from", '"192.0.2.2"'),
     Option("metric", values.integer(0, (1 << 32) - 1), 0, "of several routes, the one with the lowest is used", "100"),
@@ -183,7 +186,7 @@ class LinkKind(Kind):
         for gateway in part["gateway"]:
             if problem := _unreached(part, gateway):
                 raise part.error("gateway", f'{problem}, or give it a route of its own: routes = [{{ to = "{gateway}" }}]')
-        for number, (route, onlink) in enumerate(part["routes"]):
+        for number, (route, onlink) in enumerate(part["routes"], 1):
             if route.via and not onlink and (problem := _unreached(part, values.address(route.via))):
                 raise part.error(f"routes[{number}].via", f"{problem}, or set onlink = true")
         if part["metric"] and not part["gateway"]:
@@ -359,12 +362,12 @@ def port(part: Declared, name: str, host: Host) -> Iterator[Resource]:
     declared = host.parts.get(name)
     addresses = [str(a) for a in declared["addresses"]] if declared else host.addresses.get(name, ())
     if addresses and not adopted:
-        raise part.error(
-            "ports",
-            f"{name} has address {addresses[0]}, which a port can't keep; "
-            + (f'set adopt = "{name}", or ' if not declared else "")
-            + "remove it first",
-        )
+        if declared:
+            remedy = f"remove it from {declared.label}.addresses"
+        else:
+            instead = " in place of `addresses` and `gateway`" if part["addresses"] or part["gateway"] else ""
+            remedy = f'set adopt = "{name}"{instead}, or remove it first: ip addr del {addresses[0]} dev {name}'
+        raise part.error("ports", f"{name} has address {addresses[0]}, which a port can't keep; {remedy}")
     if not adopted:
         _check_left(part, name, host)
         if declared is None:
@@ -399,9 +402,11 @@ def _check_left(part: Declared, name: str, host: Host) -> None:
         return
     lost = taken.beyond([str(a) for a in part["addresses"]], (route for _, route in declared_routes(part)))
     if lost or taken.bridge != part.name:
-        what = ", ".join(lost[:3] or taken.addresses[:1]).partition(" scope ")[0]
-        keep = f'keep adopt = "{name}" there (it says where the addresses come from, also after a boot)'
-        raise part.error("ports", f"{taken.bridge} took over {what} from {name}; {keep}, or take {name} out of `ports`")
+        what = ", ".join(item.partition(" scope ")[0] for item in lost or taken.addresses[:1])
+        remedy = f'keep adopt = "{name}" there (it says where the addresses come from, also after a boot)'
+        if taken.bridge == part.name:
+            remedy += ", declare all of it in `addresses`, `gateway` and `routes`"
+        raise part.error("ports", f"{taken.bridge} took over {what} from {name}; {remedy}, or take {name} out of `ports`")
 
 
 def present(part: Declared, host: Host) -> list[str]:

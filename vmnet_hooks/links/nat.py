@@ -12,8 +12,8 @@ from ..model.ruleset import NAT, forwarding
 from . import link
 
 OPTIONS = (
-    Option("subnet", values.subnet, Required, "write the guests' subnet", '"10.0.0.0/24"'),
-    Option("out", values.ifname, Required, "name the interface to the outside", '"eth0"'),
+    Option("subnet", values.subnet, Required, "the guests' subnet", '"10.0.0.0/24"'),
+    Option("out", values.ifname, Required, "the interface to the outside", '"eth0"'),
     Option("snat", values.address, None, "the address to translate to, one of the host's own", '"198.51.100.2"'),
     Option("masquerade", values.boolean, False, "translate to the address that `out` has at the time", "true"),
 )

@@ -10,8 +10,8 @@ from ..model.resource import Resource
 from . import link
 
 OPTIONS = (
-    Option("parent", values.ifname, Required, "name the interface whose frames are tagged", '"eth1"'),
-    Option("id", values.integer(1, 4094), Required, "write the VLAN's ID, 1 to 4094", "100"),
+    Option("parent", values.ifname, Required, "the interface whose frames are tagged", '"eth1"'),
+    Option("id", values.integer(1, 4094), Required, "the VLAN's ID, 1 to 4094", "100"),
     Option("protocol", values.one_of("802.1Q", "802.1ad"), "802.1Q", "802.1ad: the outer tag of QinQ", '"802.1ad"'),
     *link.OPTIONS,
 )

@@ -249,7 +249,8 @@ class Config:
                 if broken.is_network and broken.name in (name, ""):
                     raise broken.error
             wrong = f"; can't be used: {self.errors[0]}" if self.errors else ""
-            raise ConfigError(f"{where}: no network {one_line(repr(name))} is declared{nearest(name, self.networks)}{wrong}")
+            hint = nearest(name, self.networks) or f"; declare [networks.{one_line(name)}] in {self.directory}/vmnet.toml"
+            raise ConfigError(f"{where}: no network {one_line(repr(name))} is declared{hint}{wrong}")
         return self.networks[name]
 
 
@@ -274,7 +275,7 @@ def parse_options(rows: Sequence[Option], table: object, where: str) -> dict[str
         try:
             if row.name not in table:
                 if row.required:
-                    raise ConfigError(f"{key}: missing; {row.doc}")
+                    raise ConfigError(f"{key}: missing; give {row.doc}")
                 result[row.name] = row.default
             elif row.keys:
                 result[row.name] = _tables(row, table[row.name], key)
@@ -296,12 +297,16 @@ def _tables(row: Option, value: object, key: str) -> Any:
         return row.parse(parse_options(row.keys, value, key))
     if not isinstance(value, list):
         raise ConfigError(f"{key}: {one_line(repr(value))[:80]} must be a list of tables, as {row.example}")
-    found = []
-    for number, item in enumerate(value):
+    found, wrong = [], []
+    for number, item in enumerate(value, 1):
         where = f"{key}[{number}]"
-        options = parse_options(row.keys, item, where)
         try:
-            found.append(row.parse(options))
+            found.append(row.parse(parse_options(row.keys, item, where)))
+        except ConfigError as error:
+            wrong += [error, *error.more]
         except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from None
+            wrong.append(ConfigError(f"{where}: {error}"))
+    if wrong:
+        wrong[0].more = tuple(wrong[1:])
+        raise wrong[0]
     return tuple(found)

@@ -164,7 +164,7 @@ class Resource:
         return f"is {getattr(have, 'value', have) or 'none'!s}"
 
     def remedy(self, have: Self | None) -> str:
-        """Return what `vmnet-hook repair` does to get from `have` to this, for the admin."""
+        """Return the command that gets from `have` to this, for the admin."""
         return self.set_command(have)
 
     def set_command(self, have: Self | None) -> str:

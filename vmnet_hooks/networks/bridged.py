@@ -17,7 +17,7 @@ from ..model.ruleset import BRIDGE
 from .tap import by_kind, merged, sources
 
 OPTIONS = (
-    Option("bridge", values.ifname, Required, "name the bridge that guests join", '"br0"'),
+    Option("bridge", values.ifname, Required, "the bridge that guests join", '"br0"'),
     Option(
         "uplink",
         values.ifname,
@@ -88,9 +88,7 @@ class Bridged(Mode):
             if device and (device["parent"], device["id"]) != (network["uplink"], network["vlan"]):
                 raise network.error("vlan", f"{device.label} is VLAN {device['id']} of {device['parent']}; rename it, or use it")
             if part and _tags(network) and not network["uplink"] and not part.options.get("vlan_filtering"):
-                raise network.error(
-                    "vlan", f"{part.label} is not VLAN-aware; set vlan_filtering = true there, or name an uplink here"
-                )
+                raise network.error("vlan", f"{part.label} is not VLAN-aware; set vlan_filtering = true there, or remove vlan")
 
     def implied(self, network: Network) -> tuple[Implied, ...]:
         """Return the bridge over `uplink`, and the VLAN device between them. A declared VLAN device is used instead."""

@@ -32,7 +32,7 @@ _IPV6_METRIC = 1024
 _UNIQUE_LOCAL = ipaddress.IPv6Network("fc00::/7")
 
 OPTIONS = (
-    Option("netdev", values.ifname, Required, "name the interface that leads to the rest of the world", '"eth0"'),
+    Option("netdev", values.ifname, Required, "the interface to the outside", '"eth0"'),
     Option(
         "address",
         values.address_of(4),
@@ -72,7 +72,9 @@ class HostRoute(Mode):
         """Check the guest's addresses and prefixes."""
         found = tap.sources(vif, where, _unusable)
         if not found:
-            raise InputError(f"{where}: NIC {vif.mac} has no address, which a routed guest needs; give it one (Xen: ip=)")
+            raise InputError(
+                f"{where}: NIC {vif.mac} has no address, which a routed guest needs; give it one (ips; `set --ip`; Xen: ip=)"
+            )
         if network["nat"] and not tap.by_kind(found)[0]:
             raise InputError(
                 f"{where}: NIC {vif.mac} has no IPv4 address of its own, which its gateway's is made from; give it one"

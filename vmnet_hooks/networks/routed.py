@@ -6,7 +6,6 @@ Packets and ARP from a tap are checked against nft sets of `ifname . mac . ip`. 
 of guests: they are elements, never rules.
 """
 
-import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,11 +25,10 @@ from . import tap
 
 def _subnet(version: int) -> Callable[[object], Any]:
     def parse(value: object) -> Any:
-        cls = ipaddress.IPv4Network if version == 4 else ipaddress.IPv6Network
-        try:
-            return cls(values.text(value))
-        except ValueError as error:
-            raise ValueError(f"is not an IPv{version} subnet ({error}); write NETWORK/LENGTH") from None
+        found = values.subnet(value)
+        if found.version != version:
+            raise ValueError(f"is not an IPv{version} subnet")
+        return found
 
     return parse
 
@@ -39,7 +37,7 @@ def _subnets(version: int) -> Callable[[object], tuple[Any, ...]]:
     def parse(value: object) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise ValueError("must be a list of prefixes")
-        found = tuple(map(_subnet(version), value))
+        found = values.each(_subnet(version), value)
         if any(not net.prefixlen for net in found):
             raise ValueError("holds every address there is; write the guests' own prefixes")
         return found
@@ -65,7 +63,7 @@ _ELSEWHERE = 1 << 30
 """The metric of a route to a single address that may be a guest's of another node."""
 
 OPTIONS = (
-    Option("uplink", values.ifname, Required, "name the interface that leads to the gateway and to the other nodes", '"eth1"'),
+    Option("uplink", values.ifname, Required, "the interface that leads to the gateway and to the other nodes", '"eth1"'),
     Option(
         "table",
         values.integer(1, 2**31 - 1),
@@ -90,8 +88,8 @@ OPTIONS = (
         "the network's IPv4 side",
         '{ subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }',
         (
-            Option("subnet", _subnet(4), Required, "write the subnet, as 192.0.2.0/24", '"192.0.2.0/24"'),
-            Option("gateway", values.address_of(4), Required, "write the gateway's address", '"192.0.2.1"'),
+            Option("subnet", _subnet(4), Required, "the guests' subnet, as 192.0.2.0/24", '"192.0.2.0/24"'),
+            Option("gateway", values.address_of(4), Required, "the gateway's address", '"192.0.2.1"'),
             Option(
                 "arp_source",
                 values.address_of(4),
@@ -109,8 +107,8 @@ OPTIONS = (
         "the network's IPv6 side",
         '{ subnet = "2001:db8::/64", gateway = "2001:db8::1" }',
         (
-            Option("subnet", _subnet(6), Required, "write the subnet, as 2001:db8::/64", '"2001:db8::/64"'),
-            Option("gateway", values.address_of(6), Required, "write the gateway's address", '"2001:db8::1"'),
+            Option("subnet", _subnet(6), Required, "the guests' subnet, as 2001:db8::/64", '"2001:db8::/64"'),
+            Option("gateway", values.address_of(6), Required, "the gateway's address", '"2001:db8::1"'),
             _prefixes(6, '["2001:db8:9::/64"]'),
             tap.LINK_LOCAL,
         ),
@@ -215,13 +213,16 @@ class Routed(Mode):
             if problem:
                 is_outside = not any(address in net for net in _all(side))
                 remedy = f", or add its prefix to ipv{address.version}.prefixes" if is_outside else ""
-                raise InputError(f"{where}: {address} {problem}; choose another address of {side['subnet']}{remedy}")
+                own = ", ".join(map(str, _all(side)))
+                raise InputError(f"{where}: {address} {problem}; choose another address of {own}{remedy}")
             addresses.append(address)
         ipv6 = network["ipv6"]
         if ipv6 and not any(address.version == 6 for address in addresses) and ipv6["subnet"].prefixlen == 64:
             addresses.append(values.eui64(ipv6["subnet"], vif.mac))
         if not addresses:
-            raise InputError(f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one with --ip")
+            raise InputError(
+                f"{where}: NIC {vif.mac} has no address on routed network {network.name}; give it one (ips; `set --ip`)"
+            )
         if vif.vlan or vif.tagged:
             raise InputError(f"{where}: network {network.name} is routed and has no VLANs; drop vlan and tagged")
         return replace(vif, addresses=tuple(map(str, addresses)))

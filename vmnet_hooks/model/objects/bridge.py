@@ -218,7 +218,7 @@ class Adoption(Resource):
         return f"{self.bridge} lacks {', '.join(self._lacking(have)).format(dev=self.bridge)}"
 
     def remedy(self, have: Self | None) -> str:
-        return f"move it to {self.bridge}"
+        return "vmnet-hook repair"
 
     def commands(self, to_bridge: bool) -> tuple[list[str], list[str]]:
         """The switch as words for `ip`: those that must succeed, and those that the kernel may have done already. The new link

@@ -81,7 +81,7 @@ class NftTable(Resource):
         return ", ".join(wrong) or other
 
     def remedy(self, have: Self | None) -> str:
-        return f"make table {self.family} {self.name} anew"
+        return "vmnet-hook repair"
 
     def statement(self) -> str:
         # Added first so that the deletion can't fail. Deleted because a table whose record was lost must not keep elements.

@@ -78,8 +78,10 @@ class Route(Resource):
         return self.proto == KERNEL_PROTO and self.dev in links
 
     def conflict(self, have: Self) -> str:
-        text = f"another program's route is in the way: {have}; remove it, or correct the network's settings"
-        return "" if have.ours else text
+        if have.ours:
+            return ""
+        remedy = f"remove it ({have.unset_command()}), or declare another"
+        return f"another program's route is in the way: {have}; {remedy}"
 
     def covers(self, have: Resource) -> bool:
         if not isinstance(have, Route) or (self.dev, self.via) != (have.dev, have.via):
