@@ -36,7 +36,7 @@ DAMAGE = {
     "nft chain flushed": ("nft flush chain inet vmnet guard", ["guard"]),
     "nft set flushed": ("nft flush set inet vmnet sources4", ["sources4", "192.0.2.11", "192.0.2.12"]),
     "nft map changed": ("nft delete element arp vmnet arp_source '{ \"up0\" }'", ["arp_source", "up0"]),
-    "rule of one family": ("ip rule del pref 22000; ip rule del pref 22000", ["192.0.2.0/24"]),
+    "rule of one family": ("ip rule del pref 22000; ip rule del pref 22001", ["192.0.2.0/24"]),
     "all rules": (
         "ip rule flush; ip rule add lookup main pref 32766; ip rule add lookup default pref 32767\n"
         "ip -6 rule flush; ip -6 rule add lookup main pref 32766",
@@ -238,7 +238,7 @@ def test_everything_at_once():
         one.host.sh(
             "nft delete table inet vmnet; nft delete table arp vmnet\n"
             "ip route flush proto 86 table all; ip -6 route flush proto 86 table all\n"
-            "for f in -4 -6; do while ip $f rule del pref 22000 2>/dev/null; do :; done; done\n"
+            "for f in -4 -6; do for p in 22000 22001 22002; do while ip $f rule del pref $p 2>/dev/null; do :; done; done; done\n"
             "ip neigh flush nud permanent dev tap10; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding"
         )
         check(one.host, "dom", status=1)

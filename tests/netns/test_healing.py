@@ -40,8 +40,8 @@ DAMAGE = {
     "guarded": "nft flush set inet vmnet guarded; nft flush set arp vmnet guarded",
     "sources": "nft flush set inet vmnet sources4; nft flush set inet vmnet sources6",
     "ARP source": "nft flush map arp vmnet arp_source",
-    "rules": "while ip rule del pref 22000 2>/dev/null; do :; done",
-    "IPv6 rules": "while ip -6 rule del pref 22000 2>/dev/null; do :; done",
+    "rules": "for p in 22000 22001 22002; do while ip rule del pref $p 2>/dev/null; do :; done; done",
+    "IPv6 rules": "for p in 22000 22001 22002; do while ip -6 rule del pref $p 2>/dev/null; do :; done; done",
     "rules flushed": "ip rule flush; ip rule add lookup main pref 32766; ip rule add lookup default pref 32767",
     "table 222": "ip route flush table 222",
     "IPv6 table 222": "ip -6 route flush table 222",
@@ -355,7 +355,7 @@ def test_a_fight(lab, agent):
     """Somebody deletes a rule every 50 ms: it is put back a few times, said once, and left alone."""
     before, said = state(lab.a), len(agent.log)
     used = agent.cpu()
-    script = "while :; do ip rule del from 192.0.2.0/24 pref 22000 2>/dev/null && echo deleted; sleep 0.05; done"
+    script = "while :; do ip rule del from 192.0.2.0/24 pref 22001 2>/dev/null && echo deleted; sleep 0.05; done"
     fighter = lab.a.popen(["sh", "-c", script], stdout=-1)
     time.sleep(8)
     fighter.kill()

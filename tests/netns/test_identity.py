@@ -99,7 +99,8 @@ def test_identity_whatever_the_admin_did_meanwhile(how, tap):
 HALF = {
     "nft": "nft delete table inet vmnet; nft delete table arp vmnet",
     "rules": "ip rule del pref 22000; ip -6 rule del pref 22000",
-    "all rules": "for f in -4 -6; do while ip $f rule del pref 22000 2>/dev/null; do :; done; done",
+    "all rules": "for f in -4 -6; do for p in 22000 22001 22002; do"
+    " while ip $f rule del pref $p 2>/dev/null; do :; done; done; done",
     "guest routes": "ip route del 192.0.2.10 table 222; ip -6 route del 2001:db8::10 table 222",
     "default routes": "ip route del default table 222; ip -6 route del default table 222",
     "main routes": "ip route del 192.0.2.0/24; ip -6 route del 2001:db8::/64",

@@ -342,6 +342,8 @@ class FakeKernel:
         for rule in (*sorted(rules, key=lambda rule: rule.priority), Rule(32766, "to", "0.0.0.0/0", MAIN_TABLE)):
             at = source if rule.selector == "from" else address
             if rule.priority == 32766 or (at and at in ip_network(rule.subnet)):
+                if not rule.table:
+                    break
                 found = [route for route in routes if route.table == rule.table]
                 if found:
                     best = min(found, key=lambda route: (-ip_network(route.dst).prefixlen, route.metric))

@@ -526,7 +526,7 @@ def test_shared_resources_live_until_the_last_guest_leaves(order, tmp_path):
         host.plug(domain)
     shared = [
         "route 254 192.0.2.0/24",
-        "rule 22000 from 192.0.2.0/24 222",
+        "rule 22001 from 192.0.2.0/24 222",
         "nft inet",
         "nft arp",
         'nft arp arp_source "eth1"',
@@ -1044,7 +1044,7 @@ def _random_sequence(rng: random.Random, path, history: list[str]) -> None:
             assert "is a port of br0, and network" in str(refused)
             host.unplug(domain)
             host.kernel.clear_faults()
-            host.plug(domain)
+            plug(domain)
 
     for _ in range(rng.randint(6, 14)):
         number = rng.randint(1, 6)

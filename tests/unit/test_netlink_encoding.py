@@ -152,7 +152,9 @@ class Dice(random.Random):
 
     def rule(self, family: int) -> RuleMessage:
         subnet = f"{self.host(family)}/{self.randrange(1, 33 if family == 2 else 129)}"
-        return RuleMessage(self.number(), self.choice(["from", "to"]), subnet, self.number(), self.randrange(1, 256))
+        return RuleMessage(
+            self.number(), self.choice(["from", "to"]), subnet, self.choice([0, self.number()]), self.randrange(1, 256)
+        )
 
 
 @pytest.fixture
@@ -365,9 +367,15 @@ def test_rules(socket, kernel, dice, family):
     rule = dice.rule(family)
     subnet, _, length = rule.subnet.partition("/")
     fields = {"family": family, "dst_len": 0, "src_len": 0, "tos": 0, "table": rule.table if rule.table < 256 else 0}
-    fields |= {"res1": 0, "res2": 0, "action": 1, "flags": 0, "src_len" if rule.selector == "from" else "dst_len": int(length)}
+    fields |= {
+        "res1": 0,
+        "res2": 0,
+        "action": 1 if rule.table else 7,
+        "flags": 0,
+        "src_len" if rule.selector == "from" else "dst_len": int(length),
+    }
     attrs = [("FRA_SRC" if rule.selector == "from" else "FRA_DST", subnet), ("FRA_PRIORITY", rule.priority)]
-    attrs += [("FRA_TABLE", rule.table), ("FRA_PROTOCOL", rule.proto)]
+    attrs += [("FRA_TABLE", rule.table)] * bool(rule.table) + [("FRA_PROTOCOL", rule.proto)]
     socket.add_rule(rule)
     said(kernel, fibmsg, 32, ACK | CREATE | EXCL, fields, attrs)
     socket.delete_rule(rule)

@@ -14,6 +14,7 @@ from ..model import facts
 from ..model.declaration import Config, Network
 from ..model.guest import Domain, Vif, id_by_name, is_another
 from ..model.objects import Address, LinkAttribute, Route, Rule
+from ..model.objects.route import UNREACHABLE
 from ..model.owner import GuestOwner, Nic, Owner, nic_id, nics
 from ..model.plan import Plan
 from ..model.resource import MAIN_TABLE, Resource
@@ -409,10 +410,18 @@ def _dead(session: Session, holders: Iterable[tuple[Nic, str]]) -> list[str]:
 def _check_shared(session: Session, network: Network, shared: Mapping[str, Resource], but: Sequence[str]) -> None:
     """Raise ConflictError for an edit that moves the network as a whole: its running guests would no longer be reached."""
     # But for the uplink's link-local address: another program may have taken its own away since.
-    frame = {r.key for r in shared.values() if isinstance(r, Rule | LinkAttribute | Address) and "fe80:" not in r.key}
+    frame = [r for r in shared.values() if isinstance(r, Rule | LinkAttribute | Address) and "fe80:" not in r.key]
     other = session.records.user(network.name, network.id, but) if frame else None
-    if other and not frame <= session.records.claimed(other.id):
+    claimed = session.records.claimed(other.id) if other else set()
+    if other and not all(r.key in claimed or (isinstance(r, Rule) and _is_newer(r, claimed)) for r in frame):
         raise ConflictError(
             f"network {network.name}: its uplink, table, subnet, role or rule_priority was edited while "
             f"{other.user} uses it; move its guests with `vmnet-hook repair`, then try again"
         )
+
+
+def _is_newer(rule: Rule, claimed: Container[str]) -> bool:
+    """Whether a guest that an older version set up has the network's rule in another form: `from` with the priority of `to`, or
+    no floor."""
+    before = Rule.key_of(rule.priority - 1, rule.selector, rule.subnet, rule.table)
+    return rule.table == UNREACHABLE or (rule.selector == "from" and before in claimed)

@@ -74,7 +74,8 @@ _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
 FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_TABLE, _FRA_PROTOCOL = 1, 2, 6, 15, 21
 # Selectors other than a subnet: marks, interfaces, l3mdev, users, protocols, ports, tunnels; in newer kernels DSCP, flow labels.
 _FRA_OTHERS = frozenset((3, 10, 12, 17, 19, 20, 22, 23, 24, 25, 26, 27, 28, 29))
-_TO_TABLE = 1
+_TO_TABLE, _UNREACHABLE = 1, 7
+_ACTIONS = (_TO_TABLE, _UNREACHABLE)
 
 
 @dataclass(slots=True)
@@ -138,7 +139,8 @@ class RouteMessage(NamedTuple):
 
 
 class RuleMessage(NamedTuple):
-    """A policy rule in RTM_NEWRULE and RTM_DELRULE that selects by one subnet alone: `selector` is from or to."""
+    """A policy rule in RTM_NEWRULE and RTM_DELRULE that selects by one subnet alone: `selector` is from or to. With table 0 the
+    packets are unreachable."""
 
     priority: int
     selector: str
@@ -457,16 +459,17 @@ def rules_body(family: int) -> bytes:
 
 def rules_of(data: bytes, family: int) -> list[RuleMessage]:
     """Decode the body of an RTM_NEWRULE of a family: one rule if it selects by one subnet alone, else none."""
-    here, to_length, from_length, _, table, _, _, _, _ = ROUTE.unpack_from(data)
+    here, to_length, from_length, _, table, _, _, action, _ = ROUTE.unpack_from(data)
     items = attributes(data, 12)
-    if here != family or _FRA_OTHERS & items.keys() or (to_length and from_length):
+    if here != family or _FRA_OTHERS & items.keys() or (to_length and from_length) or action not in _ACTIONS:
         return []
     found = []
     for selector, key, length in (("from", FRA_SRC, from_length), ("to", FRA_DST, to_length)):
         if packed := items.get(key):
             priority, target = (INT.unpack(items[k])[0] if k in items else 0 for k in (FRA_PRIORITY, FRA_TABLE))
             proto = items.get(_FRA_PROTOCOL, b"\0")[0]
-            found.append(RuleMessage(priority, selector, f"{inet_ntop(family, packed)}/{length}", target or table, proto))
+            target = 0 if action == _UNREACHABLE else target or table
+            found.append(RuleMessage(priority, selector, f"{inet_ntop(family, packed)}/{length}", target, proto))
     return found
 
 
@@ -487,10 +490,11 @@ def rule_body(rule: RuleMessage) -> bytes:
     items = {
         FRA_SRC if is_from else FRA_DST: inet_pton(family, host),
         FRA_PRIORITY: INT.pack(rule.priority),
-        FRA_TABLE: INT.pack(rule.table),
+        **({FRA_TABLE: INT.pack(rule.table)} if rule.table else {}),
         _FRA_PROTOCOL: bytes((rule.proto,)),
     }
-    return body(ROUTE.pack(family, *lengths, 0, _table(rule.table), 0, 0, _TO_TABLE, 0), items)
+    action = _TO_TABLE if rule.table else _UNREACHABLE
+    return body(ROUTE.pack(family, *lengths, 0, _table(rule.table), 0, 0, action, 0), items)
 
 
 def _table(table: int) -> int:

@@ -1,7 +1,7 @@
 """Routed guests: the host has no address in the guests' subnet, and answers for it by proxy ARP and proxy ND.
 
-Each network has its own routing table, selected by one pair of policy rules (and another for each of its `prefixes`), with a
-host route for each guest address. The sender of ARP requests is the gateway's address on a tap, and `arp_source` on the uplink.
+Each network has its own routing table, selected by policy rules for its subnet and for each of its `prefixes`, with a host route
+for each guest address. The sender of ARP requests is the gateway's address on a tap, and `arp_source` on the uplink.
 Packets and ARP from a tap are checked against nft sets of `ifname . mac . ip`. The cost per packet does not depend on the number
 of guests: they are elements, never rules.
 """
@@ -17,6 +17,7 @@ from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.mode import Mode, Prefixes6
 from ..model.objects import Address, LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl, TableName
+from ..model.objects.route import UNREACHABLE
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import ARP, INET, NAT, SENDERS, forwarding
 from . import tap
@@ -57,6 +58,9 @@ def _prefixes(version: int, example: str) -> Option:
 def _as_is(value: object) -> Any:
     return value
 
+
+_ELSEWHERE = 1 << 30
+"""The metric of a route to a single address that may be a guest's of another node."""
 
 OPTIONS = (
     Option("uplink", values.ifname, Required, "the interface that leads to the gateway and to the other nodes", '"eth1"'),
@@ -131,7 +135,7 @@ OPTIONS = (
     ),
     tap.PROBE,
     Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
-    Option("rule_priority", values.integer(1, 32765), 22000, "priority of the network's policy rules", "21000"),
+    Option("rule_priority", values.integer(1, 32763), 22000, "first of three priorities of the network's policy rules", "21000"),
 )
 
 
@@ -384,11 +388,23 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
                 # The route to a single address is the guest's.
                 yield Route(table, net, uplink)
             elif router:
-                # On another node. A guest of this one has its own, in the table that is looked up first.
-                yield Route(MAIN_TABLE, net, uplink)
-            # Both are needed: with `from` alone, strict rp_filter drops what the uplink receives for guests.
-            for selector in ("from", "to"):
-                yield Rule(network["rule_priority"], selector, net, table)
+                # On another node. The route of a guest of this one has a lower metric.
+                yield Route(table, net, uplink, metric=_ELSEWHERE)
+            yield from _rules(network["rule_priority"], net, table, router)
+
+
+def _rules(priority: int, net: str, table: int, router: bool) -> Iterator[Rule]:
+    """Yield the policy rules of one prefix of guests.
+
+    Both look-ups are needed: with `from` alone, strict rp_filter drops what the uplink receives for guests. `to` comes first, in
+    all networks alike: with `from` first, a guest's packets to another network of this host go to the gateway of its own, which
+    may be this host. Behind them is a floor: what the table has no route for (its uplink is down, or it was flushed) must not
+    leave by the host's own default route. On a router, that is the way out for what comes from guests.
+    """
+    yield Rule(priority, "to", net, table)
+    yield Rule(priority + 1, "from", net, table)
+    for selector in ("to",) if router else ("to", "from"):
+        yield Rule(priority + 2, selector, net, UNREACHABLE)
 
 
 def _senders(side: Mapping[str, Any], uplink: str, host: Host) -> Iterator[Resource]:

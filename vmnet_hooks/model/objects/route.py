@@ -110,14 +110,19 @@ class Route(Resource):
         return self._words()
 
 
+UNREACHABLE = 0
+
+
 @dataclass(frozen=True)
 class Rule(Resource):
-    """A policy rule: packets `from` or `to` a subnet look up `table`."""
+    """A policy rule: packets `from` or `to` a subnet look up `table`, or are unreachable (UNREACHABLE)."""
 
     priority: int
     selector: str
     subnet: str
     table: int
+    """UNREACHABLE (0, which is no table's number): the kernel drops the packets and answers that it can't reach their
+    destination."""
     proto: int = field(default=PROTO, compare=False)
 
     kind = "rule"
@@ -138,14 +143,15 @@ class Rule(Resource):
 
     @property
     def drawn_in(self) -> tuple[str | int, ...]:
-        return (self.table,)
+        return (self.table,) if self.table else ()
 
     @property
     def ours(self) -> bool:
         return self.proto == PROTO
 
     def _words(self) -> str:
-        return f"{self.selector} {self.subnet} lookup {self.table} pref {self.priority} protocol {self.proto}"
+        action = f"lookup {self.table}" if self.table else "unreachable"
+        return f"{self.selector} {self.subnet} {action} pref {self.priority} protocol {self.proto}"
 
     def set_command(self, have: Self | None) -> str:
         return f"{ip(self.subnet)} rule add {self._words()}"
