@@ -6,6 +6,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from .. import values
 from ..errors import ConflictError, InputError
@@ -163,7 +164,14 @@ def in_phase(phase: str, vif: Vif, network: Network, resources: Mapping[str, Res
 def compose_part(part: Declared, host: Host) -> dict[str, Resource]:
     """Return the resources of a part of the host alone: of a network without any guest (a router node), of a link, of a NAT."""
     _check_names(part, host)
-    return {resource.key: resource for resource in part.resources(host)}
+    return {resource.key: resource for resource in map(_once, part.resources(host))}
+
+
+@lru_cache(1024)
+def _once(resource: Resource) -> Resource:
+    """Return the first resource that was equal to this one: in a process that stays, it has its key and its record's line already
+    when the next guest of the network comes."""
+    return resource
 
 
 def _check_names(part: Declared, host: Host) -> None:

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from .. import values
 from ..declared import compose, configuration
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
@@ -25,7 +26,7 @@ from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, NftElement,
 from ..model.owner import GuestOwner
 from ..model.plan import Plan
 from ..model.resource import Resource
-from ..model.ruleset import CLOSED6, SENDERS
+from ..model.ruleset import CLOSED6
 from ..records.store import Store
 
 if TYPE_CHECKING:
@@ -147,15 +148,21 @@ def _shared_uplinks(session: Session, host: facts.Host) -> frozenset[str]:
     networks = session.config.networks.values()
     senders = Counter(name for network in networks for name in network.mode.senders(network))
     found = {name for name, count in senders.items() if count > 1}
-    # An address that comes and goes changes nothing each time.
-    there = session.records.elements(SENDERS.key).values() if senders else ()
-    found |= {element.parts[0].strip('"') for element in there if isinstance(element, NftElement)}
+    if senders:
+        # An address that comes and goes changes nothing each time.
+        found |= {key.split('"')[1] for key in session.records.keys_under(NftElement.key_of("arp", "senders"))}
     for network in networks:
-        subnets = network.mode.subnets(network, session.config.links)
         for name in network.mode.senders(network):
-            own = [ip_interface(address).ip for address in host.addresses.get(name, ()) if ":" not in address]
-            found |= {name for ip in own if not any(ip in subnet for subnet in subnets)}
+            own = [address for address in host.addresses.get(name, ()) if ":" not in address] if name not in found else ()
+            subnets = network.mode.subnets(network, session.config.links) if own else ()
+            found |= {name for address in own if not any(_ip(address) in subnet for subnet in subnets)}
     return frozenset(found)
+
+
+@lru_cache(64)
+def _ip(address: str) -> values.IPAddress:
+    """The address of an ADDRESS/LENGTH."""
+    return ip_interface(address).ip
 
 
 def _unbridged(session: Session, names: Iterable[str], host: facts.Host) -> dict[str, facts.Link]:

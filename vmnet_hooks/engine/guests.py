@@ -409,19 +409,23 @@ def _dead(session: Session, holders: Iterable[tuple[Nic, str]]) -> list[str]:
 
 def _check_shared(session: Session, network: Network, shared: Mapping[str, Resource], but: Sequence[str]) -> None:
     """Raise ConflictError for an edit that moves the network as a whole: its running guests would no longer be reached."""
-    # But for the uplink's link-local address: another program may have taken its own away since.
-    frame = [r for r in shared.values() if isinstance(r, Rule | LinkAttribute | Address) and "fe80:" not in r.key]
+    # But for the uplink's link-local address: another program may have taken its own away since. Older versions had no floor.
+    frame = {
+        r.key: r
+        for r in shared.values()
+        if isinstance(r, Rule | LinkAttribute | Address) and "fe80:" not in r.key and getattr(r, "table", None) != UNREACHABLE
+    }
     other = session.records.user(network.name, network.id, but) if frame else None
-    claimed = session.records.claimed(other.id) if other else set()
-    if other and not all(r.key in claimed or (isinstance(r, Rule) and _is_newer(r, claimed)) for r in frame):
+    if other is None:
+        return
+    given = session.records.claimed_among(other.id, frame)
+    lacks = [r for key, r in frame.items() if key not in given]
+    # Their `from` had the priority of `to`.
+    older = {
+        Rule.key_of(r.priority - 1, "from", r.subnet, r.table) for r in lacks if isinstance(r, Rule) and r.selector == "from"
+    }
+    if len(older) < len(lacks) or (older and session.records.claimed_among(other.id, older) != older):
         raise ConflictError(
             f"network {network.name}: its uplink, table, subnet, role or rule_priority was edited while "
             f"{other.user} uses it; move its guests with `vmnet-hook repair`, then try again"
         )
-
-
-def _is_newer(rule: Rule, claimed: Container[str]) -> bool:
-    """Whether a guest that an older version set up has the network's rule in another form: `from` with the priority of `to`, or
-    no floor."""
-    before = Rule.key_of(rule.priority - 1, rule.selector, rule.subnet, rule.table)
-    return rule.table == UNREACHABLE or (rule.selector == "from" and before in claimed)

@@ -17,17 +17,17 @@ from _socket import (
     SOCK_RAW,
     SOL_SOCKET,
     if_indextoname,
-    if_nametoindex,
     inet_pton,
     socket,
 )
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fcntl import ioctl
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from . import wire
-from .wire import SIGNED, LinkMessage, NeighbourMessage, RouteMessage, RuleMessage
+from .wire import INT, SIGNED, LinkMessage, NeighbourMessage, RouteMessage, RuleMessage
 
 if TYPE_CHECKING:
     from .objects.nft import Nft
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 NETLINK_NETFILTER = 12
 _SOL_NETLINK, _CAP_ACK, _STRICT_CHK = 270, 10, 12
 _SO_RCVBUFFORCE = 33
+_SIOCGIFINDEX = 0x8933
 
 REQUEST, ACK, _DUMP_INTR = 1, 4, 0x10
 DUMP = 0x300
@@ -413,13 +414,17 @@ class Netlink(Socket):
         except rtnl.NetlinkError as error:
             raise NetlinkError(error.code) from None
 
-    @staticmethod
-    def index(ifname: str) -> int:
+    def index(self, ifname: str) -> int:
         """The index of a link. Raises OSError if there is none of that name."""
+        # if_nametoindex(3) opens a socket for each question.
+        name = os.fsencode(ifname)
         try:
-            return if_nametoindex(ifname)
-        except OSError:
-            raise OSError(errno.ENODEV, f"{ifname} does not exist (any more)") from None
+            if 0 < len(name) < 16:
+                return INT.unpack_from(ioctl(self._socket, _SIOCGIFINDEX, name.ljust(40, b"\0")), 16)[0]
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        raise OSError(errno.ENODEV, f"{ifname} does not exist (any more)")
 
     @staticmethod
     def name(index: int) -> str:

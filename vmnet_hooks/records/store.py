@@ -48,6 +48,7 @@ _COLUMNS = (
 )
 # By name: a later version may add columns while a process of this one runs.
 _SELECT = f"SELECT owner.{', owner.'.join(_COLUMNS)} FROM owner"
+_AMONG = "key IN (SELECT value FROM json_each(?))"
 _OF_HOST = "ifname = ''"
 """The few owners that are no NICs, by the index owner_ifname."""
 
@@ -58,6 +59,12 @@ _ALONE = "SELECT key FROM resource WHERE owner = ?1"
 _SHARED = (
     "SELECT key FROM claim WHERE owner = ?1 AND key NOT LIKE '@%' UNION "
     "SELECT bundle.key FROM claim JOIN bundle ON bundle.id = claim.key WHERE claim.owner = ?1"
+)
+# Whether an owner of which a condition holds claims a key.
+_HAS = (
+    "(EXISTS (SELECT 1 FROM resource WHERE key = {0} AND owner IS NOT NULL AND owner {1}) "
+    "OR EXISTS (SELECT 1 FROM claim WHERE key = {0} AND owner {1}) "
+    "OR EXISTS (SELECT 1 FROM bundle JOIN claim ON claim.key = bundle.id WHERE bundle.key = {0} AND claim.owner {1}))"
 )
 # The owners that claim the key ?1.
 _CLAIMANTS = (
@@ -257,6 +264,13 @@ class Store:
         """Return the keys that an owner claims, including its needs."""
         return {key for (key,) in self._query(f"{_ALONE} UNION {_SHARED}", (owner,))}
 
+    def claimed_among(self, owner: str, keys: Iterable[str]) -> set[str]:
+        """Return those of these keys that an owner claims."""
+        rows = self._query(
+            f"SELECT value FROM json_each(?2) WHERE {_HAS.format('value', '= ?1')}", (owner, json.dumps(list(keys)))
+        )
+        return {key for (key,) in rows}
+
     def needs(self, owner: str) -> list[str]:
         """Return the ids of the owners that an owner needs."""
         rows = self._query("SELECT key FROM claim WHERE owner = ? AND key LIKE 'needs %' ORDER BY key", (owner,))
@@ -269,16 +283,8 @@ class Store:
 
     def claimed_elsewhere(self, key: str, owners: Sequence[str]) -> bool:
         """Return whether an owner that is not in `owners` claims a key."""
-        excluded = json.dumps(list(owners))
-        query = "owner NOT IN (SELECT value FROM json_each(?2))"
-        return bool(
-            self._query(f"SELECT 1 FROM resource WHERE key = ?1 AND owner IS NOT NULL AND {query}", (key, excluded))
-            or self._query(f"SELECT 1 FROM claim WHERE key = ?1 AND {query} LIMIT 1", (key, excluded))
-            or self._query(
-                f"SELECT 1 FROM bundle JOIN claim ON claim.key = bundle.id WHERE bundle.key = ?1 AND {query} LIMIT 1",
-                (key, excluded),
-            )
-        )
+        others = _HAS.format("?1", "NOT IN (SELECT value FROM json_each(?2))")
+        return bool(self._query(f"SELECT 1 WHERE {others}", (key, json.dumps(list(owners)))))
 
     def recorded(self, key: str) -> tuple[Resource, Resource | None] | None:
         """Return what was set at a key, and what was found there before; None if no owner claims it."""
@@ -287,16 +293,13 @@ class Store:
 
     def records(self, keys: Iterable[str]) -> dict[str, tuple[Resource, Resource | None]]:
         """Return, by key, what `recorded` returns for those of the keys that are claimed."""
-        rows = self._query(
-            "SELECT key, want, original FROM resource WHERE key IN (SELECT value FROM json_each(?))", (json.dumps(list(keys)),)
-        )
+        rows = self._query(f"SELECT key, want, original FROM resource WHERE {_AMONG}", (json.dumps(list(keys)),))
         return {key: decode_both(want, original) for key, want, original in rows}
 
     def released(self, owners: Sequence[str], wants: Container[str]) -> dict[str, tuple[Resource, Resource | None]]:
         """Return, by key, what `recorded` returns for the keys that only these owners claim and that are not in `wants`: in the
         order of the owners, and sorted by key within each."""
-        # Nearly always one owner is released.
-        alone = len(owners) == 1
+        alone = len(owners) == 1  # Nearly always.
         names = owners[0] if alone else json.dumps(list(owners))
         mine = "= ?1" if alone else "IN (SELECT value FROM json_each(?1))"
         theirs = "<> ?1" if alone else f"NOT {mine}"
@@ -329,8 +332,8 @@ class Store:
 
     def there(self, keys: Iterable[str]) -> set[str]:
         """Return those of these keys that are claimed."""
-        query = "SELECT key FROM resource WHERE key IN (SELECT value FROM json_each(?))"
-        return {key for (key,) in self._query(query, (json.dumps(list(keys)),))}
+        rows = self._query(f"SELECT key FROM resource WHERE {_AMONG}", (json.dumps(list(keys)),))
+        return {key for (key,) in rows}
 
     def keys_under(self, start: str) -> list[str]:
         """Return the claimed keys that start with `start`."""
@@ -344,8 +347,7 @@ class Store:
     def elements(self, table: str) -> dict[str, Resource]:
         """Return the claimed elements of the nft table with that key."""
         rows = self._query("SELECT key, want FROM resource WHERE kind = 'nft-element'")
-        found = {key: decode(want) for key, want in rows}
-        return {key: r for key, r in found.items() if isinstance(r, NftElement) and r.table == table}
+        return {key: r for key, want in rows if isinstance(r := decode(want), NftElement) and r.table == table}
 
     # --- the journal -----------------------------------------------------------------------------------------------
 
@@ -557,7 +559,7 @@ class Store:
         """Forget those of the keys that no owner claims, without a scan over the keys of all guests."""
         if gone:
             self._db.execute(
-                "DELETE FROM resource WHERE key IN (SELECT value FROM json_each(?)) AND owner IS NULL AND NOT " + _CLAIMED,
+                f"DELETE FROM resource WHERE {_AMONG} AND owner IS NULL AND NOT {_CLAIMED}",
                 (json.dumps(gone),),
             )
 
