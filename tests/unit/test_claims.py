@@ -25,7 +25,7 @@ from vmnet_hooks.frontends import libvirt_connection, running
 from vmnet_hooks.hook import events
 from vmnet_hooks.kernel import announcement
 from vmnet_hooks.model.guest import Action, Claim, Domain, GuestEvent, Vif
-from vmnet_hooks.model.objects import TableName
+from vmnet_hooks.model.objects import Route, TableName
 from vmnet_hooks.records import store
 
 ROUTED = PUBLIC + V4 + V6
@@ -393,12 +393,12 @@ def test_the_name_of_a_broken_networks_table_is_no_leftover(run, host):
     assert done.exit_code == 2 and "ok" in done.output.splitlines() and "rt_tables" not in done.output
 
 
-def test_repair_refuses(run, host):
+def test_repair_where_nothing_differs_beside_a_mistake(run, host):
     started(host, nic())
     (host.path / "etc" / "vmnet.toml").write_text(BROKEN)
     before = host.everything()
     done = run("repair")
-    assert done.exit_code == 2 and "unknown key 'bridg'" in done.output and done.output.count("\n") == 1
+    assert done.exit_code == 2 and "unknown key 'bridg'" in done.output and done.output.startswith("nothing to repair\n")
     assert host.everything() == before
 
 
@@ -535,3 +535,20 @@ def test_a_tap_that_is_another_guests_by_now(host, monkeypatch):
     monkeypatch.setattr(repair, "check", lambda *_: [])
     host.repair(running=described)
     assert [nic.domain for nic in host.kept().nics()] == [other.name]
+
+
+def test_repair_beside_a_mistake(run, host):
+    """A table with a mistake concerns what needs it. What is in no record stays: it may be of that table."""
+    started(host, nic())
+    host.kernel.world.pop("route 222 192.0.2.10/32")
+    orphan = Route(222, "192.0.2.77/32", "t1.0")
+    host.kernel.put(orphan)
+    host.configure(host.toml + '\n[networks.other]\nmode = "routed"\nuplnk = "eth1"\n')
+    done = run("repair", "d1")
+    assert done.exit_code == 2 and "uplnk" in done.output and "1 difference repaired" in done.output, done.output
+    assert "route 222 192.0.2.10/32" in host.kernel.world
+    done = run("repair")
+    assert done.exit_code == 2 and orphan.key in host.kernel.world
+    host.configure(host.toml.partition("\n[networks.other]")[0])
+    done = run("repair")
+    assert done.exit_code == 0 and orphan.key not in host.kernel.world, done.output

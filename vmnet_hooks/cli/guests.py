@@ -17,7 +17,7 @@ from ..model.owner import Owner
 from . import domains, problem
 from .arguments import DOMAIN, JSON, OPTIONAL_DOMAIN, network_names
 from .output import as_json, as_rows, columns, differences
-from .session import opened
+from .session import complain, opened
 
 if TYPE_CHECKING:
     from ..engine import Session
@@ -274,7 +274,8 @@ def repair(domain: str, to_json: bool) -> None:
     from ..frontends.running import described, gone
     from ..kernel import announcement
 
-    with opened(configuration.load()) as session:
+    declared = configuration.usable()
+    with opened(declared) as session:
         owners = session.records.owners()
         running = described()
         if domain:
@@ -291,6 +292,7 @@ def repair(domain: str, to_json: bool) -> None:
         if done:
             columns(("DOMAIN", "REPAIRED"), [(one_line(drift.owner) or "-", one_line(drift.what)) for drift in done])
         differences(left, False, f"{len(done)} difference{'s' if len(done) > 1 else ''} repaired; all is as declared")
+    complain(declared)
     if left:
         raise SystemExit(1)
 
