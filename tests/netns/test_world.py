@@ -418,6 +418,24 @@ def test_what_nat_passes_by():
         assert eventually(lambda: vmnet.tried("check").output == "ok\n")
 
 
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_bridge_of_guests_alone_needs_no_carrier(declared):
+    """Its carrier is that of its guests, which may not run yet. Another program's bridge is one by its ports."""
+    network = '[networks.lan]\nmode = "bridged"\nbridge = "br7"\n'
+    with ExitStack() as stack:
+        host = stack.enter_context(Node("host"))
+        host.config(("[bridges.br7]\n" if declared else "") + network)
+        vmnet = Product(host)
+        if not declared:
+            host.sh("ip link add br7 type bridge; ip link set br7 up")
+        host.sh("ip link add tap7 type veth peer name inner7")
+        call(host, "quiet", "start", Interface("52:54:00:00:00:07", "tap7", "lan", ()))
+        assert "NO-CARRIER" in host.run("ip link show br7").stdout and vmnet("check") == "ok\n"
+        if not declared:
+            host.sh("ip link add eth7 type veth peer name far7; ip link set eth7 master br7 up")
+            assert "no port of br7 has a carrier: eth7" in vmnet("check", status=1)
+
+
 # --- forward chains --------------------------------------------------------------------------------------------------------
 
 FIREWALLD = """

@@ -199,11 +199,17 @@ def _cut(view: _View) -> Iterator[Drift]:
     users = {name: there[0] for name, there in view.ways_in.items()}
     for nic in view.nics.values():
         users.setdefault(view.links[nic.ifname].master, nic)
+    taps = {nic.ifname for nic in view.nics.values()}
     for name, nic in users.items():
-        part = view.session.config.links.get(name)
+        part, there = view.session.config.links.get(name), view.links.get(name)
         ports = [port for port in part.ports if port in view.links] if part else []
-        dead = [port for port in ports or [name] if (link := view.links.get(port)) and link.up and not link.carrier]
-        if dead == (ports or [name]) and not {name, *dead} & view.lost[0]:
+        if there and there.kind == "bridge" and not ports:
+            # Taps are guests' own, also of those that are none of ours.
+            ports = [port for port, link in view.links.items() if link.master == name and port not in taps and link.kind != "tun"]
+        # A bridge of guests alone leads nowhere.
+        ways = ports or ([name] if there and there.kind != "bridge" else [])
+        dead = [port for port in ways if (link := view.links.get(port)) and link.up and not link.carrier]
+        if ways and dead == ways and not {name, *dead} & view.lost[0]:
             what = f"no port of {name} has a carrier: {', '.join(dead)}" if ports else f"{name} has no carrier"
             cable = "plug its cable in, or bring up what is at the other end"
             yield _hindered(f"{what}; network {nic.network} leads through it", cable, nic)
