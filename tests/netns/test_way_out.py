@@ -8,9 +8,11 @@ from contextlib import ExitStack
 
 import pytest
 from lab.agent import Agent
+from lab.domains import Interface
+from lab.guest import Nic, wired
 from lab.hostnet import Pinging, Uplinks, attribute, exists, ports
 from lab.nodes import Node, dump
-from lab.routed import GATEWAY4, GATEWAY6, WORLD4, eventually, ping, reach
+from lab.routed import GATEWAY4, GATEWAY6, WORLD4, call, eventually, ping, reach
 from lab.single import same
 
 OWN4, OWN6 = "192.0.2.13/24", "2001:db8::13/64"
@@ -24,7 +26,7 @@ class Plain:
     """A host as a hoster delivers it: one address and one default route of each family on eth0."""
 
     def __init__(self, uplinks: Uplinks, stack: ExitStack) -> None:
-        self.router, self.stack = uplinks.router, stack
+        self.router, self.switch, self.stack = uplinks.router, uplinks.switch, stack
         self.node = node = stack.enter_context(Node("host"))
         uplinks.switch.plug(node, "eth0", "02:00:00:00:00:13")
         node.sh(f"""
@@ -147,6 +149,45 @@ def test_down_does_not_lose_the_host(healed):
     assert re.search(r"bridge:br0 .* down\n", healed.node.cli("status").stdout)
     healed.up()
     assert eventually(lambda: healed.unreached() == [])
+
+
+def test_down_does_not_lose_the_host_later(host):
+    """The way out does not go with the last guest that keeps it."""
+    host.up()
+    host.up(DECLARED + '[networks.lan]\nmode = "bridged"\nbridge = "br0"\n')
+    nic = Interface("52:54:00:00:00:05", "tap5", "lan")
+    host.stack.enter_context(wired(host.node, nic.tap, "web", Nic(nic.mac, "192.0.2.50")))
+    call(host.node, "web", "start", nic)
+    done = host.node.cli("down")
+    assert done.returncode == 0 and "bridge br0 stays: web (tap5) needs it" in done.stderr
+    call(host.node, "web", "stopped", nic)
+    assert host.unreached() == [] and host.node.cli("check").stdout == "ok\n"
+    assert "if that is meant, run `vmnet-hook down --force`" in host.node.cli("down").stderr
+    assert host.node.cli("down", "--force").returncode == 0 and not exists(host.node, "br0")
+
+
+def test_down_where_no_gateway_answered_before(host):
+    """Whether there is a default route is seen without an answer."""
+    host.up()
+    host.up(DECLARED)
+    host.router.sh("ip link set eth0 down")
+    done = host.node.cli("down")
+    assert (
+        done.returncode == 1 and "there is no IPv4 default route any more (if that is meant, run `vmnet-hook down" in done.stderr
+    )
+    assert "default via" in host.node.run("ip route").stdout and exists(host.node, "br0")
+    host.router.sh("ip link set eth0 up")
+    assert eventually(lambda: ping(host.node, GATEWAY4) is not None)
+
+
+def test_a_new_address_that_another_nic_of_the_host_answers_for(host):
+    """With arp_ignore 0, each NIC of a host on one segment answers for all of its addresses: that is no other machine."""
+    host.switch.plug(host.node, "eth1", "02:00:00:00:00:14")
+    host.node.sh("ip link set eth1 up")
+    host.up()
+    host.up(DECLARED)
+    host.up(DECLARED.replace(f'"{OWN4}"', f'"{OWN4}", "192.0.2.77/24"'))
+    assert eventually(lambda: ping(host.router, "192.0.2.77") is not None) and host.unreached() == []
 
 
 def test_a_gateway_that_is_silent_before(host):

@@ -69,18 +69,18 @@ def upgraded(host, monkeypatch):
         patched.setattr("vmnet_hooks.engine.transaction.INET", BEFORE)
         patched.setattr(nft, "table_of", lambda family, name: resource.TABLE)
         records.decode.cache_clear()
-        compose._once.cache_clear()
+        compose._first.cache_clear()
         host.plug(PLAIN)
         host.plug(EDGE)
         assert host.check() == [] and NAT.key not in host.claimed() and MASQUERADE in host.claimed()
     records.decode.cache_clear()
-    compose._once.cache_clear()
+    compose._first.cache_clear()
     # In a table that is not looked at any more.
     for key in [key for key, r in host.kernel.world.items() if key.startswith("nft inet masquerade")]:
         del host.kernel.world[key]
     yield host
     records.decode.cache_clear()
-    compose._once.cache_clear()
+    compose._first.cache_clear()
 
 
 def is_right(host: Host) -> bool:

@@ -81,9 +81,13 @@ def _brought(done: "Brought") -> bool:
         _report("down", owner, " (declared no more)")
     for gateway, seconds in done.answers.items():
         click.echo(f"gateway {gateway} answers ({1000 * seconds:.2g} ms)")
-    for gateway in done.silent:
-        click.echo(f"gateway {gateway} did not answer before; whether the host reaches it now was not asked", err=True)
+    _unasked(done.silent)
     return bool(done.up or done.down)
+
+
+def _unasked(gateways: Sequence[str]) -> None:
+    for gateway in gateways:
+        click.echo(f"gateway {gateway} did not answer before; whether the host reaches it now was not asked", err=True)
 
 
 @click.command()
@@ -128,6 +132,7 @@ def down(names: tuple[str, ...], force: bool) -> None:
         done = host.down(session, names, None if force else takeover.Watch())
     for owner in done.down:
         _report("down", owner)
+    _unasked(done.silent)
     for owner, users in done.stays:
         click.echo(one_line(f"{owner.label} stays: {_listed(users)} {'needs' if len(users) == 1 else 'need'} it"), err=True)
     if not done.down and not done.stays:

@@ -5,8 +5,8 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import fields, replace
+from functools import cache, lru_cache
 
 from .. import values
 from ..errors import ConflictError, InputError
@@ -167,11 +167,21 @@ def compose_part(part: Declared, host: Host) -> dict[str, Resource]:
     return {resource.key: resource for resource in map(_once, part.resources(host))}
 
 
-@lru_cache(1024)
 def _once(resource: Resource) -> Resource:
-    """Return the first resource that was equal to this one: in a process that stays, it has its key and its record's line already
-    when the next guest of the network comes."""
+    """Return the first resource that was the same as this one: in a process that stays, it has its key and its record's line
+    already when the next guest of the network comes."""
+    return _first(resource, *[getattr(resource, name) for name in _uncompared(type(resource))])  # type: ignore[arg-type]
+
+
+@lru_cache(1024)
+def _first(resource: Resource, *_uncompared: object) -> Resource:
     return resource
+
+
+@cache
+def _uncompared(kind: type[Resource]) -> list[str]:
+    """Return the fields by which == does not tell resources apart."""
+    return [field.name for field in fields(kind) if not field.compare]
 
 
 def _check_names(part: Declared, host: Host) -> None:

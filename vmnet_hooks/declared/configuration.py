@@ -164,7 +164,7 @@ class _Reading:
         try:
             part = kind.read(name, table, path)
             if part_id in self.found or part_id in self.broken:
-                # Which of the two is meant, nobody knows.
+                # Which of the two is meant can't be told.
                 first = self.found.pop(part_id, None)
                 raise part.error("", f"already declared in {first.source if first else 'another file'}; remove one")
             self.found[part_id] = part

@@ -15,8 +15,8 @@ from ..records import look
 from . import Session, claims, world
 from .drift import Drift, Kind
 from .owners import dead, wants
+from .parts import changes_by_up, spared
 from .parts import is_declared as is_declared_part
-from .parts import spared
 
 NOBODY: claims.Running = MappingProxyType({})
 
@@ -96,8 +96,7 @@ def _of_owner(
         remedy = f"vmnet-hook down {owner.id}" if lost else "correct it; until then what was set up stays"
         found.append(Drift("refused", problem, remedy, owner.label, owner.id))
     part = session.config.part(owner.id)
-    # Not by `repair`: `up` asks the gateways.
-    edit = f"vmnet-hook up {owner.id}" if part and not part.implied_by else REPAIR
+    edit = f"vmnet-hook up {owner.id}" if part and changes_by_up(part) else REPAIR
     for key in sorted({*wanted, *session.records.claims(owner.id)} - reported):
         if drift := _difference(owner, key, current.get(key), wanted.get(key), claimed.get(key), edit):
             found.append(drift)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..declared import compose
-from ..errors import ConfigError, ConflictError, InputError, VmnetError
+from ..errors import ConfigError, ConflictError, InputError
 from ..model.declaration import Declared, Network
 from ..model.guest import Domain
 from ..model.objects import Device, LinkAttribute
@@ -68,15 +68,18 @@ def plan_up(session: Session, names: Sequence[str] = (), failed: list[ConfigErro
 
 
 class TakenDown(NamedTuple):
-    """What `down` did: the parts that it took down, and those that stay, each with the labels of the owners that need it."""
+    """What `down` did: the parts that it took down, those that stay, each with the labels of the owners that need it, and the
+    gateways that did not answer before either."""
 
     down: list[HostOwner]
     stays: Sequence[tuple[HostOwner, list[str]]]
+    silent: Sequence[str] = ()
 
 
 def down(session: Session, names: Sequence[str] = (), watch: takeover.Watch | None = None) -> TakenDown:
     """The inverse of `up`; without names, of all that it brought up. What others need stays until they are gone. With `watch`,
-    everything is put back, and KernelError raised, if the host's gateways do not answer afterwards as before."""
+    everything is put back, and KernelError raised, if the host's gateways do not answer afterwards as before; and a part that
+    the host's way out depends on does not go with the last guest that needs it, but by another `down`."""
     records = session.records
     attempt = None
     with records.lock():
@@ -86,27 +89,24 @@ def down(session: Session, names: Sequence[str] = (), watch: takeover.Watch | No
         transaction = build(session, {}, [owner.id for owner in going])
         _check_leaving(session, transaction.plan)
         before = records.of_host()
-        routes = session.kernel.default_routes() if watch and transaction.plan else []
-        if watch and takeover.concerns(session, transaction.plan, routes):
+        routes = session.kernel.default_routes() if watch and (transaction.plan or staying) else []
+        alone = {owner.id: build(session, {}, [owner.id]).plan for owner in staying} if watch else {}
+        needed = [owner for owner in staying if not (watch and takeover.concerns(session, alone[owner.id], routes))]
+        if watch and transaction.plan and takeover.concerns(session, transaction.plan, routes):
             attempt = takeover.begin(session, transaction, routes, watch, 0)
-        for owner in staying:
-            records.set_frontend(owner.id, NEEDED)
-        already = taken_down.read(records)
-        taken_down.write(records, already | {owner.id for owner in (*going, *staying)})
-        if attempt is None:
+        else:
             apply.remove(session, going)
     if attempt and watch:
-        try:
-            takeover.conclude(session, attempt, watch, "run `vmnet-hook down --force`")
-        except VmnetError:
-            with records.lock():
-                for owner in staying:
-                    records.set_frontend(owner.id, owner.frontend)
-                taken_down.write(records, already)
-            raise
+        takeover.conclude(session, attempt, watch, "run `vmnet-hook down --force`")
+    with records.lock():
+        # Their last guest may have stopped meanwhile.
+        apply.remove(session, [owner for owner in needed if not records.needing(owner.id)])
+        for owner in needed:
+            records.set_frontend(owner.id, NEEDED)
+        taken_down.write(records, taken_down.read(records) | {owner.id for owner in (*going, *needed)})
     after = {owner.id for owner in records.of_host()}
     stays = [(owner, sorted(map(_named, records.needing(owner.id)))) for owner in staying]
-    return TakenDown([owner for owner in before if owner.id not in after], stays)
+    return TakenDown([owner for owner in before if owner.id not in after], stays, attempt.silent if attempt else ())
 
 
 def _named(owner: Owner) -> str:

@@ -29,6 +29,11 @@ def find(config: Config, part_id: str) -> Declared:
     return part
 
 
+def changes_by_up(part: Declared) -> bool:
+    """Whether an edit of a part is for `up`, which asks the gateways, and not for `repair`."""
+    return part.kind.is_link and not part.implied_by
+
+
 def is_declared(config: Config, part_id: str) -> bool:
     """Whether the part is declared, or may be: its table can't be used."""
     return config.part(part_id) is not None or part_id in config.broken or "" in config.broken

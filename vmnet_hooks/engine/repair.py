@@ -13,6 +13,7 @@ from ..model.ruleset import CLOSED6, TABLES
 from . import Session, apply, claims, guests, owners
 from .check import NOBODY, check, is_declared, orphans
 from .drift import Drift
+from .parts import changes_by_up
 from .transaction import build
 
 
@@ -103,8 +104,7 @@ def _reapply(session: Session, owner: Owner) -> None:
         # A part that only a dead guest needed has gone with it.
         return
     part = session.config.part(owner.id)
-    if part and part.kind.is_link and not part.implied_by:
-        # An edit of one of the host's own links is for `up`, which asks the gateways.
+    if part and changes_by_up(part):
         wanted, needs = session.records.claims(owner.id), session.records.needs(owner.id)
     else:
         wanted, needs = owners.wants(session, owner)[0], owners.needs(session, owner)

@@ -115,11 +115,13 @@ Gateway = tuple[str, str]
 @dataclass(frozen=True)
 class Attempt:
     """A change of the host's way out that is applied, and not confirmed yet. `answered` are the gateways that answered before,
-    with the IP version of their routes, `silent` are those that did not; `moved` has where those of a takeover are now; `new` are
+    with the IP version of their routes, `versions` those of all default routes before, `silent` are the gateways that did not
+    answer; `moved` has where those of a takeover are now; `new` are
     the addresses that the host did not have; `owners` are the ids of what it brought up, `gone` of what it took down."""
 
     deadline: float
     answered: Mapping[Gateway, int]
+    versions: frozenset[int]
     silent: Sequence[str]
     moved: Mapping[Gateway, Gateway]
     new: Sequence[Gateway]
@@ -165,7 +167,8 @@ def begin(
     answered = {way: before[way] for way in answers}
     silent = [] if confirm_within else sorted({address for _, address in before.keys() - answers.keys()})
     new = _new_addresses(transaction.plan)
-    return Attempt(deadline, answered, silent, moved, new, [owner.id for owner in transaction.add], transaction.drop)
+    versions = frozenset(route.version for route in routes)
+    return Attempt(deadline, answered, versions, silent, moved, new, [owner.id for owner in transaction.add], transaction.drop)
 
 
 def _new_addresses(changes: Plan) -> list[Gateway]:
@@ -196,9 +199,11 @@ def _asked_again(session: Session, attempt: Attempt, watch: Watch, remedy: str) 
     if attempt.new and (used := watch.answering(attempt.new, DUPLICATE_SECONDS)):
         link, address = next(iter(used))
         return {}, f"{address} is in use: another machine answers for it on {link}"
+    routes = session.kernel.default_routes()
+    for version in sorted(attempt.versions - {route.version for route in routes} - set(attempt.answered.values())):
+        return {}, f"there is no IPv{version} default route any more (if that is meant, {remedy})"
     if not attempt.answered:
         return {}, ""
-    routes = session.kernel.default_routes()
     there = [(route.link, route.gateway) for route in routes]
     by_address = {address: (link, address) for link, address in there if address}
     ways = {way: attempt.moved.get(way) or (way if way in there else by_address.get(way[1])) for way in attempt.answered}
@@ -250,7 +255,7 @@ def _depth(owner_id: str, needs: Mapping[str, Sequence[str]]) -> int:
 
 
 def links_that_wait(records: Store) -> set[str]:
-    """The links that a change which waits to be confirmed is about: nobody but its guard may put anything back there."""
+    """The links that a change which waits to be confirmed is about: only its guard may put anything back there."""
     waiting = records.pending()
     if waiting is None:
         return set()
@@ -266,6 +271,8 @@ def check_pending(session: Session) -> None:
     if waiting and _is_overdue(waiting):
         _put_back(session, waiting)
     elif waiting:
+        if not waiting.needs_word:
+            raise ConflictError("another `up` or `down` is asking the host's gateways: try again in a minute")
         raise ConflictError("an `up` waits to be confirmed: run `vmnet-hook confirm`, or `vmnet-hook revert` to put it back")
 
 

@@ -104,11 +104,17 @@ def announcement(mac: bytes, address: str) -> list[bytes]:
 
 
 def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> dict[tuple[str, str], float]:
-    """Ask for each (link, address) by ARP or neighbour discovery. Return those that answer within `seconds`, each with the
-    seconds since the last question. Never raises; errors are logged."""
+    """Ask for each (link, address) by ARP or neighbour discovery. Return those that another machine answers for within `seconds`,
+    each with the seconds since the last question. Never raises; errors are logged."""
+    # Rarely asked, and not in every process that announces.
+    from .netlink import Netlink, NetlinkError
+
     waiting: dict[socket.socket, tuple[str, str]] = {}
     found: dict[tuple[str, str], float] = {}
     try:
+        with closing(Netlink()) as netlink:
+            # With arp_ignore 0, the host answers on each of its NICs for all its addresses.
+            own = {link.address for link in netlink.links()}
         for link, address in pairs:
             raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             waiting[raw] = (link, address)
@@ -132,11 +138,12 @@ def answering(pairs: Sequence[tuple[str, str]], seconds: float) -> dict[tuple[st
             pause = min(end, asked + 0.25)
             while waiting and (left := pause - time.monotonic()) > 0:
                 for raw in select.select(list(waiting), [], [], left)[0]:
-                    if is_answer(raw.recv(2048), waiting[raw][1]):
+                    frame = raw.recv(2048)
+                    if is_answer(frame, waiting[raw][1]) and frame[6:12].hex(":") not in own:
                         found[waiting.pop(raw)] = time.monotonic() - asked
                         raw.close()
-    except OSError as error:
-        syslog.syslog(syslog.LOG_WARNING, f"asking {', '.join(address for _, address in pairs)}: {error.strerror}")
+    except (OSError, NetlinkError) as error:
+        syslog.syslog(syslog.LOG_WARNING, f"asking {', '.join(address for _, address in pairs)}: {error}")
     finally:
         for raw in waiting:
             raw.close()

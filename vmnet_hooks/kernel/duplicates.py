@@ -25,16 +25,21 @@ def ask(netlink: Netlink, pairs: Iterable[Pair]) -> dict[Pair, bool]:
     """Ask for each address on its link. Does not wait. A link that is down, or can't ask, gives no answer. Returns for each
     address that was asked for whether the kernel knew a MAC before."""
     places = _places(netlink, pairs)
-    asked = {}
-    for (pair, place), known in zip(places.items(), netlink.resolve(list(places.values()), PROTO), strict=True):
+    asked: dict[Pair, bool] = {}
+    try:
+        there = netlink.resolve(list(places.values()), PROTO)
+    except OSError:
+        return asked
+    for (pair, place), (was_there, known) in zip(places.items(), there, strict=True):
         if known is None or known.state & PERMANENT:
             # Refused, or the admin's own entry.
             continue
-        asked[pair] = bool(known.mac)
-        if known.proto != PROTO or known.state != INCOMPLETE:
-            # The entry was there before. It may be of a host that the guest has left.
+        asked[pair] = was_there and bool(known.mac)
+        if was_there and (known.proto != PROTO or known.state != INCOMPLETE):
+            # It may be of a host that the guest has left.
             _delete(netlink, place)
-            netlink.resolve([place], PROTO)
+            with suppress(OSError):
+                netlink.resolve([place], PROTO)
     return asked
 
 

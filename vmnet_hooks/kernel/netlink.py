@@ -319,15 +319,20 @@ class Netlink(Socket):
         """Add or replace a permanent entry; with the flag PROXY, a proxy entry: an address that the kernel answers for."""
         self.change(wire.NEWNEIGH, wire.neighbour_body(index, address, wire.PERMANENT, flags, lladdr), CREATE | REPLACE)
 
-    def resolve(self, places: Sequence[tuple[int, str]], proto: int) -> list[NeighbourMessage | None]:
-        """Make the kernel ask for the MACs of addresses, each at (index of a link, address), that it has no entries for. Returns
-        the entries that there are then, None where the kernel refuses one: those that were made have the protocol `proto`."""
-        made = [
-            (wire.NEWNEIGH, wire.neighbour_body(*place, 0, wire.USE, proto=proto), CREATE | EXCLUSIVE | ACK) for place in places
+    def resolve(self, places: Sequence[tuple[int, str]], proto: int) -> list[tuple[bool, NeighbourMessage | None]]:
+        """Make the kernel ask for the MACs of addresses, each at (index of a link, address), that it has no entries for: those get
+        the protocol `proto`. Returns for each whether there was an entry before, and the one that there is then; None where the
+        kernel refuses it."""
+        flags = CREATE | EXCLUSIVE | ACK
+        made = [(wire.NEWNEIGH, wire.neighbour_body(*place, 0, wire.USE, proto=proto), flags) for place in places]
+        told = self.ask([*made, *((wire.GETNEIGH, wire.neighbour_body(*place), 0) for place in places)])
+        return [
+            (
+                isinstance(refused, NetlinkError) and refused.code == errno.EEXIST,
+                None if isinstance(entry, NetlinkError) else wire.neighbour_of(entry),
+            )
+            for refused, entry in zip(told[: len(places)], told[len(places) :], strict=True)
         ]
-        read = [(wire.GETNEIGH, wire.neighbour_body(*place), 0) for place in places]
-        told = self.ask([*made, *read])[len(places) :]
-        return [None if isinstance(answer, NetlinkError) else wire.neighbour_of(answer) for answer in told]
 
     def delete_neighbour(self, index: int, address: str, flags: int = 0) -> None:
         self.change(wire.DELNEIGH, wire.neighbour_body(index, address, 0, flags))

@@ -26,8 +26,8 @@ _DREG, _KEY = 1, 2
 """Of `meta` and of `ct`."""
 _SREG, _CMP_OP, _CMP_DATA = 1, 2, 3
 _BITWISE_DREG, _BITWISE_MASK = 2, 4
-_LOADED = {("meta", 4): "iif", ("meta", 5): "oif", ("meta", 6): "iif", ("meta", 7): "oif", ("ct", 0): "state"}
-"""What a register holds, by expression and key (linux/netfilter/nf_tables.h); 4 and 5 are indices."""
+_LOADED = {("meta", 4): "iif", ("meta", 5): "oif", ("meta", 6): "iifname", ("meta", 7): "oifname", ("ct", 0): "state"}
+"""What a register holds, by expression and key (linux/netfilter/nf_tables.h): iif and oif are indices."""
 _EQUAL, _UNEQUAL = 0, 1
 _CODE, _NUMBER = Struct("!i"), Struct("=I")
 _CODES = {0: "drop", 1: "accept", -3: "jump", -4: "goto", -5: "return"}
@@ -109,9 +109,9 @@ def _rule(expressions: bytes) -> Rule | None:
         elif name == "cmp":
             value = wire.attributes(data.get(_CMP_DATA, b"")).get(_DATA_VALUE, b"")
             compared, operation = registers.get(data.get(_SREG, b"")), int.from_bytes(data.get(_CMP_OP, b""))
-            if compared in ("iif", "oif") and operation == _EQUAL:
-                name_of = _link(value)
-                matched = matched._replace(iif=name_of) if compared == "iif" else matched._replace(oif=name_of)
+            if compared in ("iif", "oif", "iifname", "oifname") and operation == _EQUAL:
+                name_of = _name(value) if compared.endswith("name") else _link(value)
+                matched = matched._replace(iif=name_of) if compared.startswith("iif") else matched._replace(oif=name_of)
             elif not (compared == "states" and operation == _UNEQUAL and not any(value)):
                 return None
         elif name == "reject":
@@ -133,12 +133,15 @@ def _rule(expressions: bytes) -> Rule | None:
 
 
 def _link(value: bytes) -> str:
-    """The name of a link that a rule compares with: by index, by all of a name, or by its beginning."""
-    if len(value) == _NUMBER.size and not value.isalnum():
-        try:
-            return socket.if_indextoname(_NUMBER.unpack(value)[0])
-        except OSError:
-            return "?"
+    """The name of the link whose index a rule compares with."""
+    try:
+        return socket.if_indextoname(_NUMBER.unpack(value)[0])
+    except OSError:
+        return "?"
+
+
+def _name(value: bytes) -> str:
+    """The name that a rule compares with, or its beginning: all of a name ends with a NUL."""
     return wire.text(value) if value.endswith(b"\0") else f"{value.decode(errors='replace')}*"
 
 

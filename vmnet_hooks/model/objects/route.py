@@ -80,7 +80,9 @@ class Route(Resource):
     def conflict(self, have: Self) -> str:
         if have.ours:
             return ""
-        remedy = f"remove it ({have.unset_command()}), or declare another"
+        # Not a command that cuts the host off.
+        remove = f"remove it ({have.unset_command()}), or " if not have.dst.endswith("/0") else ""
+        remedy = f"{remove}declare another"
         return f"another program's route is in the way: {have}; {remedy}"
 
     def covers(self, have: Resource) -> bool:
