@@ -155,7 +155,8 @@ def _nexthops(port: str) -> str:
             pairs = list(zip(words, words[1:], strict=False))
             if ("dev", port) in pairs and "nhid" in words:
                 object_id = words[words.index("nhid") + 1]
-                remedy = f"make it a route with `via` and `dev`, or remove it: ip {family} route del {words[0]}"
+                table = f" table {words[words.index('table') + 1]}" if "table" in words else ""
+                remedy = f"make it a route with `via` and `dev`, or remove it: ip {family} route del {words[0]}{table}"
                 return f"the route to {words[0]} is by nexthop object {object_id}, which would not follow; {remedy}"
     return ""
 

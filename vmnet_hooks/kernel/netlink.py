@@ -320,7 +320,7 @@ class Netlink(Socket):
         self.change(wire.NEWNEIGH, wire.neighbour_body(index, address, wire.PERMANENT, flags, lladdr), CREATE | REPLACE)
 
     def resolve(self, places: Sequence[tuple[int, str]], proto: int) -> list[tuple[bool, NeighbourMessage | None]]:
-        """Make the kernel ask for the MACs of addresses, each at (index of a link, address), that it has no entries for: those get
+        """Make the kernel ask for the MACs of addresses, each at (index of a link, address), that it has no entries for; they get
         the protocol `proto`. Returns for each whether there was an entry before, and the one that there is then; None where the
         kernel refuses it."""
         flags = CREATE | EXCLUSIVE | ACK
