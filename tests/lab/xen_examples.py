@@ -218,7 +218,7 @@ def play(name: str, dom0: Callable[[], Dom0] = Dom0) -> None:
             eventually(lambda: dump(made.host) == before, SLOW)
             same(before, dump(made.host))
             assert store(made) == keys
-            assert {row["state"] for row in json.loads(made.host.cli("status", "--json").stdout)} <= {"not up"}
+            assert {row["state"] for row in json.loads(made.host.cli("status", "--json").stdout)} <= {"not up", "down"}
 
 
 def store(made: Bench) -> dict[str, str]:

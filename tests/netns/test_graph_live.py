@@ -15,7 +15,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 WORDS = (
     *("lan0", "br0", "bridge STP", "br0-gw", "macvlan private", "10.7.0.254/32", "empty0"),
     *("lan-tap11", "db", "52:54:00:bb:00:0b"),
-    *("up0", "table 222", "22000: from/to 192.0.2.0/24", "default via 192.0.2.1 dev up0"),
+    *("up0", "table 222", "22000: to 192.0.2.0/24", "22001: from 192.0.2.0/24", "default via 192.0.2.1 dev up0"),
     *("tap10", "web", "192.0.2.10", "2001:db8::10"),
 )
 

@@ -234,8 +234,13 @@ class FakeKernel:
         return lower.union(*map(self.below, lower))
 
     def default_routes(self) -> list[DefaultRoute]:
-        routes = [r for r in self.world.values() if isinstance(r, Route) and r.table == MAIN_TABLE and r.dst.endswith("/0")]
+        there = (*self.world.values(), *self._learned())
+        routes = [r for r in there if isinstance(r, Route) and r.table == MAIN_TABLE and r.dst.endswith("/0")]
         return [DefaultRoute(r.dev, r.via, r.family) for r in routes]
+
+    def _learned(self) -> list[Route]:
+        """The default routes from router advertisements."""
+        return [Route(MAIN_TABLE, "::/0", name, "fe80::1", 9) for name in self.ra_links]
 
     def master(self, ifname: str) -> str:
         return self._value(f"link {ifname} master")
@@ -338,7 +343,11 @@ class FakeKernel:
         rules = [r for r in self.world.values() if isinstance(r, Rule)]
         own = [r for r in self.world.values() if isinstance(r, Address) and " " not in r.address]
         connected = [Route(MAIN_TABLE, str(ip_interface(r.address).network), r.ifname, proto=2) for r in own]
-        routes = [r for r in (*self.world.values(), *connected) if isinstance(r, Route) and address in ip_network(r.dst)]
+        routes = [
+            r
+            for r in (*self.world.values(), *connected, *self._learned())
+            if isinstance(r, Route) and address in ip_network(r.dst)
+        ]
         for rule in (*sorted(rules, key=lambda rule: rule.priority), Rule(32766, "to", "0.0.0.0/0", MAIN_TABLE)):
             at = source if rule.selector == "from" else address
             if rule.priority == 32766 or (at and at in ip_network(rule.subnet)):

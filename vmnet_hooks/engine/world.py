@@ -3,6 +3,7 @@ records and the kernel may agree on every object of ours, and a guest still get 
 
 import ipaddress
 import shlex
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -319,9 +320,13 @@ def _ways_out(view: _View, astray: Container[tuple[str, int]]) -> Iterator[Drift
     packets whose answers would go elsewhere. Where a rule sends packets is the admin's choice."""
     versions = {version for _, version in view.ways_to_the_world}
     asked: list[tuple[Question, Nic]] = []
+    held = Counter(address for nic in view.nics.values() for address in nic.addresses)
     for name, there in view.ways_in.items():
         for nic in there:
             if {name, nic.ifname} & view.lost[0] or not view.links[nic.ifname].carrier:
+                continue
+            if any(held[address] > 1 for address in nic.addresses):
+                # Of two halves of a NIC, the kernel takes packets from the one that its route leads to.
                 continue
             network = view.network(nic)
             gateways: dict[int, str] = {
@@ -346,9 +351,9 @@ def _translated(view: _View) -> Iterator[Drift]:
     for owner, part in parts:
         subnet, out, outs = part["subnet"], part["out"], {other["out"] for _, other in parts if other["subnet"] == part["subnet"]}
         own = {address: name for name, link in view.links.items() for a in link.addresses if (address := values.bare(a))}
-        inner = next((name for address, name in own.items() if name != out and ipaddress.ip_address(address) in subnet), "")
-        guest = next((str(ip) for ip in subnet.hosts() if str(ip) not in own), "")
-        if not (inner and guest and out in view.links) or {inner, out} & view.lost[0]:
+        inner, net = _inside(view, subnet, out)
+        guest = next((str(ip) for ip in net.hosts() if str(ip) not in own), "") if net else ""
+        if not (guest and out in view.links) or {inner, out} & view.lost[0]:
             continue
         leave = Question(inner, WORLD[subnet.version], guest)
         come = Question(out, guest, ANYWHERE if subnet.version == 4 else "")
@@ -366,6 +371,17 @@ def _translated(view: _View) -> Iterator[Drift]:
             what = f"{subnet}: the kernel sends packets from {out} to {coming.dev} (table {coming.table}), not to {inner}"
             remedy = f"{ip} route replace {subnet} dev {inner}"
             yield Drift("unreached", what, remedy, owner.label, owner.id)
+
+
+def _inside(view: _View, subnet: values.Subnet, out: str) -> tuple[str, values.Subnet | None]:
+    """Return a link on which guests of a translated subnet are, and the addresses there: those of the subnet that are connected.
+    A wide subnet of NAT may hold single guests alone, each with a route of its own."""
+    for name, link in view.links.items():
+        for text in link.addresses if name != out else ():
+            own = ipaddress.ip_interface(text.split()[-1])
+            if own.version == subnet.version and own.ip in subnet and own.network.prefixlen < own.max_prefixlen - 1:
+                return name, own.network if own.network.prefixlen > subnet.prefixlen else subnet
+    return "", None
 
 
 def _arrives(way: Way, question: Question, view: _View) -> bool:

@@ -75,20 +75,6 @@ _NAT = """\
 		ip6 saddr . oifname @masquerade6 masquerade
 		ip saddr . oifname @private4 masquerade
 		ip6 saddr . oifname @private6 masquerade
-	}
-	chain invalid {
-		type filter hook postrouting priority srcnat - 1; policy accept;
-		ct state invalid goto untranslated
-	}
-	chain untranslated {
-		ip daddr { 224.0.0.0/24, 255.255.255.255 } return
-		ip6 daddr ff02::/16 return
-		ip saddr . oifname @snat4 counter drop
-		ip6 saddr . oifname @snat6 counter drop
-		ip saddr . oifname @masquerade4 counter drop
-		ip6 saddr . oifname @masquerade6 counter drop
-		ip saddr . oifname @private4 counter drop
-		ip6 saddr . oifname @private6 counter drop
 	}"""
 
 _ARP = """\
@@ -209,8 +195,7 @@ def _table(family: str, body: str, name: str = TABLE) -> NftTable:
 INET = _table("inet", _INET)
 NAT = _table("inet", _NAT, NAT_TABLE)
 """A separate table, set up only where addresses are translated: a chain of type nat makes the kernel track every connection of
-the host, which slows down each forwarded packet, and nf_conntrack_max limits the connections. What the kernel takes for no part
-of a connection, it does not translate: from sources that are translated, it is dropped."""
+the host, which slows down each forwarded packet, and nf_conntrack_max limits the connections."""
 ARP = _table("arp", _ARP)
 SENDERS = _table("arp", _SENDERS, SENDERS_TABLE)
 """A separate table, set up only where several networks are on one uplink: the sender depends on the subnet that is asked in."""
