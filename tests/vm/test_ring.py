@@ -167,6 +167,6 @@ def test_down_leaves_nothing(ring, guests):
     for guest in guests:
         guest.unplug()
         guest.host.run(f"ip link del {guest.tap}")
-    for done in everywhere(ring.nodes, "down"):
+    for done in everywhere(ring.nodes, "down", "--force"):
         assert done.returncode == 0, done.stdout + done.stderr
     assert_restored(ring.nodes, ring.before)
