@@ -144,7 +144,7 @@ def test_host_networks_of_the_installed_program(root: CleanRoot, deb: Path) -> N
         "ok",
         "down bridge br0",
         "gone",
-        "rules: 22000: 22000:",
+        "rules: 22000: 22001: 22002: 22002:",
         "rules:",
     ], out
 
@@ -167,9 +167,9 @@ vmnet-hook down
 export IFACE=eth0 LOGICAL=eth0 ADDRFAM=inet IF_IP_ROUTING_TABLE=222 IF_IP_ROUTES=192.0.2.0/24 \\
     IF_IP_GATEWAY=192.0.2.1 IF_ARP_IP=192.0.2.254
 MODE=start /etc/network/if-up.d/vmnet-hooks
-echo rules: $(ip rule show | grep -o ^22000:)
+echo rules: $(ip rule show | grep -o '^2200[0-9]:')
 MODE=stop /etc/network/if-down.d/vmnet-hooks
-echo rules: $(ip rule show | grep -o ^22000: || :)
+echo rules: $(ip rule show | grep -o '^2200[0-9]:' || :)
 """
 
 
