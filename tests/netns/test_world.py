@@ -406,7 +406,7 @@ def test_what_nat_passes_by():
         host.run(says("10.5.5.0/24: the kernel sends packets from eth0 to eth0 (table 254), not to br1").split())
         assert ping(guest, "193.0.14.129") is not None and vmnet("check") == "ok\n"
 
-        # A bridge without a guest is nobody's way.
+        # A bridge without a guest leads no guest anywhere.
         peer.run("ip link set eth9 down")
         assert vmnet("check") == "ok\n"
         wide = Nic("52:54:00:00:00:06", "198.51.100.6")

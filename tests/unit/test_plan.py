@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from vmnet_hooks.declared import compose
 from vmnet_hooks.errors import ConflictError
 from vmnet_hooks.model.objects import (
     KINDS,
@@ -223,3 +224,11 @@ def test_link_local_addresses_change_one_by_one():
         LinkAttribute("t", "lladdr", "fe80::2/64,fe80::3/64"),
     )
     assert new.set_command(old) == "ip -6 addr add fe80::3/64 dev t nodad\nip -6 addr del fe80::1/64 dev t"
+
+
+def test_shared_resources_differ_by_what_is_not_compared():
+    """A process that stays keeps them: one that stays behind is not one that goes with its last guest."""
+    compose._first.cache_clear()
+    goes, stays = (LinkAttribute("eth1", "state", "up", stays=stays) for stays in (False, True))
+    assert goes == stays and compose._once(goes) is goes and compose._once(stays).stays and not compose._once(goes).stays
+    assert compose._once(LinkAttribute("eth1", "state", "up")) is goes

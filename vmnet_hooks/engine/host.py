@@ -90,8 +90,9 @@ def down(session: Session, names: Sequence[str] = (), watch: takeover.Watch | No
         _check_leaving(session, transaction.plan)
         before = records.of_host()
         routes = session.kernel.default_routes() if watch and (transaction.plan or staying) else []
-        alone = {owner.id: build(session, {}, [owner.id]).plan for owner in staying} if watch else {}
-        needed = [owner for owner in staying if not (watch and takeover.concerns(session, alone[owner.id], routes))]
+        needed = [
+            owner for owner in staying if not (watch and takeover.concerns(session, build(session, {}, [owner.id]).plan, routes))
+        ]
         if watch and transaction.plan and takeover.concerns(session, transaction.plan, routes):
             attempt = takeover.begin(session, transaction, routes, watch, 0)
         else:

@@ -116,8 +116,8 @@ Gateway = tuple[str, str]
 class Attempt:
     """A change of the host's way out that is applied, and not confirmed yet. `answered` are the gateways that answered before,
     with the IP version of their routes, `versions` those of all default routes before, `silent` are the gateways that did not
-    answer; `moved` has where those of a takeover are now; `new` are
-    the addresses that the host did not have; `owners` are the ids of what it brought up, `gone` of what it took down."""
+    answer; `moved` has where those of a takeover are now; `new` are the addresses that the host did not have; `owners` are the
+    ids of what it brought up, `gone` of what it took down."""
 
     deadline: float
     answered: Mapping[Gateway, int]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import chain
 
+from .. import values
 from ..model.resource import PROTO
 from .netlink import Netlink
 from .wire import GETROUTE, KEPT, RouteMessage, lookup_body, route_of, way_of
@@ -58,8 +59,7 @@ class _Sought:
         self.addresses: dict[str, str] = {}
         self.prefixes: dict[str, IPv4Network | IPv6Network] = {}
         for dst in destinations:
-            address, _, length = dst.partition("/")
-            if length == ("128" if ":" in dst else "32"):
+            if address := values.single(dst):
                 self.addresses[address] = dst
             else:
                 self.prefixes[dst] = ip_network(dst)

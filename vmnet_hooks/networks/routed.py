@@ -408,8 +408,8 @@ def _rules(priority: int, net: str, table: int, router: bool) -> Iterator[Rule]:
 
 
 def _senders(side: Mapping[str, Any], uplink: str, host: Host) -> Iterator[Resource]:
-    """Yield the elements that set the sender of ARP requests on the uplink: by subnet, if other networks, or
-    the host itself, have another one there."""
+    """Yield the elements that set the sender of ARP requests on the uplink: by subnet, if other networks, or the host itself,
+    have another one there."""
     sender = str(side["arp_source"])
     if uplink not in host.shared_uplinks:
         yield NftElement("arp", "arp_source", (f'"{uplink}"',), sender)
