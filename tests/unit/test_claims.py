@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -177,6 +177,34 @@ def test_domains_d_of_a_libvirt_guest_while_libvirt_cannot_be_asked(host):
     assert host.check() == [] and "192.0.2.13" in host.kept().nics()[0].addresses
 
 
+class Place:
+    """Where a hook acts: on the scenario's host. `first` is called when the hook asks for the lock, as a process that has it."""
+
+    def __init__(self, host, first=None):
+        self.host, self.first = host, first
+
+    def declared(self):
+        return self.host.declared()
+
+    @contextmanager
+    def session(self, declared=None):
+        records = self.host.kept()
+        if self.first:
+            of_store = records.lock
+
+            def lock():
+                first, self.first = self.first, None
+                if first:
+                    first()
+                return of_store()
+
+            records.lock = lock
+        yield engine.Session(declared or self.host.declared(), self.host.kernel, records)
+
+    def records(self):
+        return nullcontext(self.host.kept())
+
+
 @pytest.mark.parametrize("edited", ["address", "network", "claim removed"])
 def test_a_reconnect_keeps_what_a_guest_was_given(edited, host):
     """libvirtd was restarted, or a NIC was attached: neither is a start of the guest."""
@@ -192,19 +220,21 @@ def test_a_reconnect_keeps_what_a_guest_was_given(edited, host):
         "claim removed": (second,),
     }[edited]
 
-    class Place:
-        def declared(self):
-            return host.declared()
-
-        def session(self, declared=None):
-            return nullcontext(engine.Session(declared or host.declared(), host.kernel, host.kept()))
-
-        def records(self):
-            return nullcontext(host.kept())
-
-    events.act(GuestEvent(Action.RECONNECT, "libvirt", replace(given, claims=now)), None, Place())
+    events.act(GuestEvent(Action.RECONNECT, "libvirt", replace(given, claims=now)), None, Place(host))
     assert host.kernel.snapshot() == before
     assert [found.addresses[:1] for found in host.kept().nics(network="public")] == [("192.0.2.10",)]
+
+
+def test_a_reconnect_undoes_no_edit_that_repair_applies_meanwhile(host):
+    given = guest(1, ("public", ["192.0.2.10"]), ("lan", []))
+    host.add_taps(given)
+    host.plug(given)
+    host.call(lambda s: guests.activate(s.config, s.records, lambda _: None, given))
+    edited = replace(given, claims=given.claims[1:])
+    place = Place(host, lambda: host.repair(running={given.id: edited}))
+    events.act(GuestEvent(Action.RECONNECT, "libvirt", edited), None, place)
+    assert place.first is None
+    assert [found.network for found in host.kept().nics()] == ["lan"] and host.check(running={given.id: edited}) == []
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,14 @@ def test_guests_reach_each_other(ring, guests):
     assert eventually(lambda: reach(pairs) == [], CONVERGENCE + SLOW), reach(pairs)
 
 
-def arping(guest: Node) -> tuple[set[str], int]:
-    """Ask four times for the gateway. Returns the MACs that answered, and the number of answers."""
-    output = guest.run(["arping", "-c", "4", "-I", "eth0", GATEWAY4], check=False).stdout
-    answers = re.findall(r"reply from \S+ \[([0-9A-F:]+)\]", output)
-    return set(answers), len(answers)
+def arping(guest: Node) -> tuple[set[str], int, int]:
+    """Ask for the gateway, about four times. Returns the MACs that answered, and the numbers of requests and of answers. arping
+    itself does not wait for an answer that is late, and a machine under emulation can be."""
+    with Capture(guest, "eth0", "arp") as seen:
+        guest.run(["arping", "-c", "4", "-I", "eth0", GATEWAY4], check=False)
+        time.sleep(1)
+    answers = [re.search(r"is-at ([0-9a-f:]+)", line)[1] for line in seen.having(rf"Reply {re.escape(GATEWAY4)} ")]
+    return set(answers), len(seen.having(rf"who-has {re.escape(GATEWAY4)} ")), len(answers)
 
 
 def test_every_guest_has_its_own_gateway(ring, guests):
@@ -74,9 +77,10 @@ def test_every_guest_has_its_own_gateway(ring, guests):
         answered = [arping(guest.node) for guest in guests]
         assert reach([(guest.node, address) for guest in guests for address in (GATEWAY4, GATEWAY6, INTERNET)]) == []
         assert reach(others(guests)) == []
-    macs = {mac.lower() for found, _ in answered for mac in found}
+    macs = {mac for found, _, _ in answered for mac in found}
     assert len(macs) == 1, answered
-    assert [count for _, count in answered] == [4, 4, 4], "an answer of each guest's own node, and no other"
+    for _, requests, answers in answered:
+        assert answers == requests >= 4, f"not an answer of each guest's own node, and no other: {answered}"
     mac = macs.pop()
     for guest in guests:
         assert mac in guest.node.run(f"ip -6 neigh show {GATEWAY6}").stdout, "ND says something else than ARP"

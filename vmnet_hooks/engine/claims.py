@@ -6,7 +6,6 @@ import shlex
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 from ..declared import compose, configuration
@@ -92,8 +91,11 @@ def set_up(session: Session, edit: Edit, announce: Callable[[guests.Announcement
             return
         apply.remove(session, [owner for owner_id in edit.gone for owner in records.owners(id=owner_id)])
     rest = replace(edit, known=[nic for nic in edit.known if nic.id not in edit.gone])
-    still = partial(_is_as_known, session, rest)
-    if edit.bound and guests.plug(session, edit.domain, edit.frontend, bound=edit.bound, still=still):
+
+    def settle(bound: Sequence[Bound]) -> Sequence[Bound]:
+        return bound if _is_as_known(session, rest) else ()
+
+    if edit.bound and guests.plug(session, edit.domain, edit.frontend, bound=edit.bound, settle=settle):
         guests.activate(session.config, records, announce, edit.domain)
 
 

@@ -35,8 +35,8 @@ def bind(domain: Domain, declared: Config) -> list[compose.Bound]:
     return compose.bind(domain, declared, claims(declared, domain.name))
 
 
-def _always() -> bool:
-    return True
+def _all(bound: Sequence[compose.Bound]) -> Sequence[compose.Bound]:
+    return bound
 
 
 def plug(
@@ -47,24 +47,25 @@ def plug(
     bound: Sequence[compose.Bound] | None = None,
     is_running: bool = False,
     is_same: IsSame = is_another,
-    still: Callable[[], bool] = _always,
+    settle: Callable[[Sequence[compose.Bound]], Sequence[compose.Bound]] = _all,
 ) -> list[Nic]:
     """Set up every claimed NIC of a domain whose taps exist. Returns the NICs. Raises VmnetError, with nothing changed.
 
     An `incoming` domain still runs elsewhere: what attracts its traffic waits for migration.arrive. `bound` is what `bind`
     returns, if that is known already. The addresses of a domain that is not running are asked for first: one that another
     machine answers for is refused. `is_same` returns whether the domain with an id is the same guest: its other half while it
-    migrates within this host, or its device model. Nothing is done if `still` returns False once the lock is held."""
+    migrates within this host, or its device model. `settle` is given `bound` once the lock is held, and returns what is to be set
+    up: another call may have changed what there is. If that is nothing, nothing is done."""
     bound = bind(domain, session.config) if bound is None else bound
     if not bound:
         # Something may have been claimed before.
         unplug(session, domain)
         return []
-    compose.check_domain(domain, bound)
     with session.records.lock():
         apply.recover(session)
-        if not still():
+        if not (bound := settle(bound)):
             return []
+        compose.check_domain(domain, bound)
         known = _known(session, domain)
         # Asked first, so that the answers come in meanwhile.
         asked = {} if is_running else _ask(session, known, bound, incoming)

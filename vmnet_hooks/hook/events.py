@@ -168,8 +168,9 @@ def _reconnected(event: GuestEvent, place: Place) -> list[Nic]:
             from ..engine.claims import kept
 
             with place.session(declared) as session:
-                found = kept(session, event.domain, bound)
-                owners = guests.plug(session, event.domain, event.frontend, bound=found, is_running=True)
+                # An edit that `repair` is applying is not undone.
+                settle = partial(kept, session, event.domain)
+                owners = guests.plug(session, event.domain, event.frontend, bound=bound, is_running=True, settle=settle)
             return _seen(event, declared, place, owners)
     except InputError:
         if _recorded(event, place):
