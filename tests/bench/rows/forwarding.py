@@ -102,6 +102,9 @@ def ours(on: Host, count: int) -> None:
     on.start_agent()
     on.crowd([routed(n, dual=False) for n in range(count)])
     on.stop_agent()
+    # Thousands of guests in a few seconds: what was asked before each start, for whether its address is in use, would still fill
+    # the kernel's table of neighbours, which all namespaces share.
+    on.node.sh("ip -4 neigh flush dev up0")
 
 
 def ours_unfiltered(on: Host, count: int) -> None:
