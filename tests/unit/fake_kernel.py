@@ -183,8 +183,6 @@ class FakeKernel:
             self._set_link(LinkAttribute(name, "state", "up"))
         if master:
             self._set_link(LinkAttribute(name, "master", master))
-            for flag in PORT_FLAGS if self._made(master).takes_guests else ():
-                self.put(LinkAttribute(name, flag, "off"))
         return self.links[name]
 
     def remove_link(self, name: str) -> None:

@@ -171,6 +171,9 @@ class Ifb(Resource):
         mine, theirs = vars(self), vars(have)
         return ", ".join(f"{name} is {theirs[name]}" for name in ("index", "type", "tx", "state") if mine[name] != theirs[name])
 
+    def remedy(self, have: Self | None) -> str:
+        return "vmnet-hook repair"
+
     def set_command(self, have: Self | None) -> str:
         lines = []
         if have and not have.is_made:

@@ -209,6 +209,9 @@ class NftChain(NftElement):
             return ""
         return re.sub(r"/(..)", lambda match: chr(int(match[1], 16)), name.removeprefix(PORT_CHAIN))
 
+    def remedy(self, have: NftElement | None) -> str:
+        return "vmnet-hook repair"
+
     def statement(self, have: NftElement | None = None) -> str:
         chain = f"netdev {TABLE} {self.name}"
         hook = f'{{ type filter hook ingress device "{self.link}" priority filter - 10; policy accept; }}'
