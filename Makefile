@@ -26,7 +26,7 @@ BUILD_PACKAGES := build-essential debhelper dh-python pybuild-plugin-pyproject p
 	lintian man-db
 TEST_PACKAGES := $(RUN_PACKAGES) python3-venv python3-pytest python3-pytest-xdist python3-pyfakefs man-db
 CHECK_PACKAGES := $(TEST_PACKAGES) $(DEMO_PACKAGES) $(BUILD_PACKAGES) arptables iptables mmdebstrap util-linux \
-	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan net-tools isc-dhcp-client network-manager netplan.io dbus firewalld
+	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan ethtool net-tools isc-dhcp-client network-manager netplan.io dbus firewalld
 
 # A skip in these tiers is a failure, see tests/conftest.py. Nothing is written beside the sources.
 PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1

@@ -894,7 +894,7 @@ def _shown(resource: Resource) -> Resource | None:
             return Device(resource.ifname, resource.type)
         case NftTable():
             # The others are known by name.
-            return NftTable("netdev", "", (), resource.name) if resource.family == "netdev" else None
+            return NftTable("netdev", "", (), resource.name) if resource.of_link else None
     return resource
 
 

@@ -173,8 +173,9 @@ def test_spelling():
         "nft -f - <<'EOF'\n"
         'add chain netdev vmnet port-tap0 { type filter hook ingress device "tap0" priority filter - 10; policy accept; }\n'
         "add rule netdev vmnet port-tap0 goto guests\nEOF",
-        "ip link add name vmnet-ifb index 7761262 txqueuelen 1000 numtxqueues 8 addrgenmode none type ifb\n"
-        "ip link set dev vmnet-ifb alias vmnet-hooks\nethtool -K vmnet-ifb tx off\nip link set dev vmnet-ifb up",
+        "ip link add name vmnet-ifb index 7761262 address 02:00:00:00:00:86 txqueuelen 1000 numtxqueues 8 type ifb\n"
+        "ip link set dev vmnet-ifb alias vmnet-hooks\n"
+        "sysctl -qwe net/ipv6/conf/vmnet-ifb/addr_gen_mode=1\nethtool -K vmnet-ifb tx off\nip link set dev vmnet-ifb up",
         "sysctl -qw net/ipv4/conf/eth0.222/forwarding=1",
         str(Change(None, ONE_OF_EACH[6])),
         "ip link set dev tap0 mtu 1400",

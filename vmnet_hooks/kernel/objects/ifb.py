@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...errors import InTheWay
 from ...model.objects import Ifb
-from ...model.objects.link import IFB_INDEX, IFB_QUEUE_LENGTH, IFB_QUEUES
+from ...model.objects.link import IFB_INDEX, IFB_MAC, IFB_QUEUE_LENGTH, IFB_QUEUES
 from ...model.resource import ALIAS, IFB
 from .. import wire
 from ..netlink import View
@@ -37,7 +37,8 @@ class Ifbs(Edge[Ifb]):
             have = None
         if have is None:
             with view.netlink.pyroute2() as ip:
-                ip.link("add", ifname=IFB, kind="ifb", index=IFB_INDEX, num_tx_queues=IFB_QUEUES, txqlen=IFB_QUEUE_LENGTH)
+                queues = {"num_tx_queues": IFB_QUEUES, "txqlen": IFB_QUEUE_LENGTH}
+                ip.link("add", ifname=IFB, kind="ifb", index=IFB_INDEX, address=IFB_MAC, **queues)
                 ip.link("set", index=IFB_INDEX, ifalias=ALIAS)
             # It has nothing to say itself.
             if os.path.exists(f"{sysctl.ROOT}/net/ipv6/conf/{IFB}"):

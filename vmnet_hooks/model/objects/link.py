@@ -11,6 +11,9 @@ IFB_INDEX = 7761262
 """The ifindex, always the same: rules of nft name a link by its index, and must not need another one when it is made again. The
 kernel gives such numbers to no link by itself."""
 
+IFB_MAC = "02:00:00:00:00:86"
+"""No frame has it. One that the kernel made up would be another each time, and udev would replace it."""
+
 IFB_QUEUES = 8
 """Queues to send by. Flows are spread over them."""
 
@@ -179,10 +182,11 @@ class Ifb(Resource):
         if have and not have.is_made:
             lines.append(self.unset_command())
         if not (have and have.is_made):
-            lines.append(
-                f"ip link add name {IFB} index {IFB_INDEX} txqueuelen 1000 numtxqueues {IFB_QUEUES} addrgenmode none type ifb"
-            )
+            made = f"index {IFB_INDEX} address {IFB_MAC} txqueuelen {IFB_QUEUE_LENGTH} numtxqueues {IFB_QUEUES}"
+            lines.append(f"ip link add name {IFB} {made} type ifb")
             lines.append(f"ip link set {dev(IFB)} alias {ALIAS}")
+            # It has nothing to say itself. The kernel may have no IPv6.
+            lines.append(f"sysctl -qwe net/ipv6/conf/{IFB}/addr_gen_mode=1")
         if not (have and have.is_made) or have.tx != self.tx:
             lines.append(f"ethtool -K {IFB} tx {self.tx}")
         return "\n".join([*lines, f"ip link set {dev(IFB)} {self.state}"])
