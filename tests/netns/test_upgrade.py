@@ -26,6 +26,8 @@ from lab.routed import call  # noqa: E402
 from lab.single import LAN, PUBLIC, bridged, routed, same  # noqa: E402
 from lab.xenhost import XenHost, offline, online  # noqa: E402
 
+from vmnet_hooks.records import decode  # noqa: E402
+
 RECORDED = {"0.1.0": ROOT / "tests/records/0.1.0.json", "0.1.0-kinds": ROOT / "tests/records/0.1.0-kinds.json"}
 STATE = "/run/vmnet-hooks/state.db"
 CONFIG = PUBLIC + LAN + '\n[bridges.xenbr0]\nports = ["eth9"]\nadopt = "eth9"\n'
@@ -43,15 +45,17 @@ GUESTS = {"dom1": routed(10), "dom2": routed(20), "dom3": bridged(30)}
 PREPARED = Interface("52:54:00:bb:00:04", "lan-tap4", bridge="br5")
 """The NIC of dom4, whose start has come as far as `prepare`."""
 DAY = 86400.0
-OLDER_RULES = r"""
+OLDER = r"""
 for f in -4 -6; do
     ip -N $f rule | sed -n 's/^22001:\tfrom \(.*\) lookup \(.*\) proto 86.*/\1 \2/p' | while read net table; do
         ip $f rule del pref 22001; ip $f rule add from $net lookup $table pref 22000 protocol 86
     done
     while ip $f rule del pref 22002 2>/dev/null; do :; done
 done
+ip link del vmnet-ifb
+for port in /sys/class/net/*/brport; do bridge link set dev $(basename $(dirname $port)) guard off; done
 """
-"""Up to 0.2, `from` had the priority of `to`, and tables no floor."""
+"""Up to 0.2, `from` had the priority of `to`, tables had no floor, and no checksum was finished."""
 
 
 class Scene:
@@ -93,8 +97,9 @@ class Scene:
 
     def replace_records(self, path: Path) -> None:
         """Put the records of the older version in the place of ours, and its policy rules, as an upgrade finds them."""
-        self.one.host.sh(OLDER_RULES)
         recorded, indexes = json.loads(path.read_text()), self.indexes()
+        self.one.host.sh(OLDER)
+        self.replace_tables([row["want"] for row in recorded["rows"]["resource"] if row["kind"].startswith("nft")])
         with closing(sqlite3.connect(":memory:")) as made:
             for statement in recorded["schema"]:
                 made.execute(statement)
@@ -106,6 +111,13 @@ class Scene:
             made.execute(f"PRAGMA user_version = {recorded['version']}")
             made.commit()
             self.one.host.path(STATE).write_bytes(made.serialize())
+
+    def replace_tables(self, recorded: list[str]) -> None:
+        """Put the nft tables of the older version in the place of ours, with their elements."""
+        there = self.one.host.run("nft list tables").stdout.splitlines()
+        ours = [f"delete {line}\n" for line in there if line.split()[2].partition("-")[0] == "vmnet"]
+        found = sorted(map(decode, recorded), key=lambda resource: resource.order)
+        self.one.host.run(["nft", "-f", "-"], input="".join([*ours, *(resource.statement() for resource in found)]))
 
     def stop(self) -> None:
         """All guests stop, and eth5 goes down."""
@@ -149,17 +161,23 @@ def scene(recorded):
 
 
 def test_guests_run_on_and_stop_without_a_trace(scene, recorded):
+    # No file declares the network of vmnet-vif-nat: checksums of its guests are finished from their next start on.
+    scene.one.host.sh(
+        "nft delete chain netdev vmnet port-vif6.0\n"
+        "for f in inet arp; do nft delete element $f vmnet checked '{ \"vif6.0\" }'; done"
+    )
     state = settled(scene.one.host)
     scene.replace_records(RECORDED[recorded])
     waiting = json.loads(scene.cli("check", "--json", status=1))
-    # What networks are made of has changed: named, and made so by `repair`.
+    # What networks and filters are made of has changed: named, and made so by `repair`.
     whats = [drift["what"] for drift in waiting]
-    assert [what for what in whats if not what.startswith("rule ")] == ["a takeover waits to be confirmed"] and len(whats) > 1
+    kinds = {what.partition(" ")[0] for what in whats if what != "a takeover waits to be confirmed"}
+    assert kinds == {"rule", "nft", "ifb", "link"} and len(whats) > len(kinds)
     assert {drift["remedy"] for drift in waiting} == {"vmnet-hook confirm", "vmnet-hook repair"}
     scene.cli("confirm")
     scene.cli("repair")
     assert scene.cli("check") == "ok\n"
-    # No file declares the network of a stanza: it has its rules until ifdown.
+    # Neither that of a stanza: it has its rules until ifdown.
     same(*("".join(line for line in each.splitlines(True) if "/25" not in line) for each in (state, settled(scene.one.host))))
     names = {row["domain"] for row in json.loads(scene.cli("status", "--json"))}
     assert names - {"dom4"} == {"", "dom1", "dom2", "dom3", "dom5", "dom6"}
