@@ -9,6 +9,7 @@ down. What the edge does in several system calls happens here in several small s
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -409,6 +410,10 @@ class FakeKernel:
 
     def finish(self) -> None:
         self._alive()
+
+    @contextmanager
+    def reserve(self) -> Iterator[Callable[[], None]]:
+        yield lambda: None
 
     def apply(self, step: Plan) -> None:
         self._alive()

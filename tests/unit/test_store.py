@@ -264,7 +264,7 @@ def test_a_journal_of_other_records(tmp_path):
 @pytest.mark.parametrize("text", ["", "x", "7\n", "7\nx\n", '7\n"plug"\n{}\n', '7\n"plug"\n{}\t\n', "\xff\n"])
 def test_a_journal_that_makes_no_sense(store, tmp_path, text):
     (tmp_path / "journal").write_text(text, "latin-1")
-    with pytest.raises(StoreError, match=f"^{tmp_path}/journal: .*remove it"):
+    with pytest.raises(StoreError, match=f"^{tmp_path}/journal: .*`vmnet-hook repair` moves it away"):
         store.journal()
 
 
@@ -410,7 +410,7 @@ def test_only_root_reads_the_records(tmp_path):
 
 
 def test_the_lock_is_one_per_host(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(module.lock, "SECONDS", 0.05)
     one, two = Store(str(tmp_path)), Store(str(tmp_path))
     with one.lock():
         with pytest.raises(StoreError, match="held by another process for .* s; see `fuser"), two.lock():
@@ -438,7 +438,7 @@ def test_the_lock_dies_with_its_holder(tmp_path):
 @pytest.mark.parametrize("content", [b"rubbish" * 1000, b"SQLite format 3\0" + b"x" * 5000], ids=["text", "damaged"])
 def test_broken_records(content, tmp_path):
     (tmp_path / "state.db").write_bytes(content)
-    with pytest.raises(StoreError, match="state.db: .*; move it away"):
+    with pytest.raises(StoreError, match="state.db: .*; `vmnet-hook repair` moves it away"):
         Store(str(tmp_path))
 
 
@@ -468,7 +468,7 @@ def test_rows_that_we_did_not_write(tmp_path, statement, what):
         db.execute(statement)
     with (
         closing(Store(str(tmp_path))) as opened,
-        pytest.raises(StoreError, match=f"{what}.* can't be read; move it away") as caught,
+        pytest.raises(StoreError, match=f"{what}.* can't be read; `vmnet-hook repair` moves it away") as caught,
     ):
         opened.owners()
         opened.claims(A.id)

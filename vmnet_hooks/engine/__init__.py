@@ -12,7 +12,7 @@ repair       remove the differences;  healing: the agent's share of that
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from ipaddress import ip_interface
@@ -66,6 +66,7 @@ class Kernel(Protocol):
     def apply(self, step: Plan) -> None: ...
     def ours(self) -> dict[str, Resource]: ...
     def finish(self) -> None: ...
+    def reserve(self) -> AbstractContextManager[Callable[[], None]]: ...
 
 
 class Session(NamedTuple):

@@ -11,7 +11,7 @@ from ..model.owner import GuestOwner, Owner, nics
 from ..model.plan import Change
 from ..model.ruleset import CLOSED6, TABLES
 from . import Session, apply, claims, guests, owners
-from .check import NOBODY, check, is_declared, orphans
+from .check import NOBODY, check, is_declared, left_to_guests, orphans
 from .drift import Drift
 from .parts import changes_by_up
 from .transaction import build
@@ -114,8 +114,10 @@ def _reapply(session: Session, owner: Owner) -> None:
 
 def _remove_orphans(session: Session) -> None:
     claimed = session.records.resources()
-    found = orphans(session, claimed).values()
-    kept = [r for r in found if is_declared(session.config, r) and r != CLOSED6]
+    orphaned = orphans(session, claimed)
+    _, stays = left_to_guests(session, orphaned)
+    found = [r for key, r in orphaned.items() if key not in stays]
+    kept = [r for key, r in orphaned.items() if key in stays or (is_declared(session.config, r) and r != CLOSED6)]
     changes = [Change(r, None) for r in found if not (kept and is_declared(session.config, r))]
     changes.sort(key=lambda change: -change.subject.order)
     for table in TABLES:

@@ -9,6 +9,10 @@ from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, TABLE, Keys, Resource
 from .link import Device
 
 
+OF_TAPS = ("guarded", "own")
+"""The sets of which each guest with a filter, and each routed one, has an element, and nothing else."""
+
+
 def is_nft_key(key: str) -> bool:
     """Whether a key is that of a table or of an element."""
     return key.startswith("nft ")
@@ -130,6 +134,16 @@ class NftElement(Resource):
     @property
     def drawn_in(self) -> tuple[str | int, ...]:
         return tuple(part.strip('"') for part in self.parts)
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The links that its key names."""
+        return tuple(part.strip('"') for part in self.parts if part.startswith('"'))
+
+    @property
+    def guest_tap(self) -> str:
+        """The tap that only a guest's filter has this element for; "" for any other element."""
+        return self.links[0] if self.set in OF_TAPS else ""
 
     @staticmethod
     def table_of_key(key: str) -> str:
