@@ -1,21 +1,22 @@
-"""Truth lost: the records are removed or damaged while guests run, and forge. No guard of a running guest goes, commands and hooks
-say one clear line each, and the next start and stop work."""
+"""Truth lost: records that are removed or damaged, and taps that get another name, while guests run and forge. No guard of a
+running guest goes, commands and hooks say one clear line each, and the next start and stop work."""
 
 from __future__ import annotations
 
+import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
 import pytest
 from lab import frames
 from lab.agent import Agent
-from lab.capture import Capture
 from lab.domains import Interface, domain_xml
 from lab.flood import __file__ as FLOOD
 from lab.guest import Nic, wired
-from lab.nodes import Node
-from lab.routed import SUBOPERATION, eventually
-from lab.single import LAN, PUBLIC, Single, routed
+from lab.nodes import Node, without_anycast
+from lab.routed import SUBOPERATION, TAP_MAC, eventually
+from lab.single import LAN, PUBLIC, Single, routed, same
 
 DB = "/run/vmnet-hooks/state.db"
 DAMAGE = {
@@ -48,6 +49,19 @@ def flooding(guest: Node, frame: bytes = FORGED):
         flood.kill()
 
 
+class Counter:
+    """Counts the forged frames that get to a node through an interface."""
+
+    def __init__(self, node: Node, ifname: str = "lan0"):
+        chain = f'type filter hook ingress device "{ifname}" priority 0; udp dport {PORT} counter;'
+        node.sh(f"nft 'table netdev seen {{ chain seen {{ {chain} }}; }}'")
+        self.node = node
+
+    @property
+    def seen(self) -> int:
+        return int(re.search(r"packets (\d+)", self.node.sh("nft list table netdev seen"))[1])
+
+
 @contextmanager
 def lab():
     """A host with a bridged and a routed guest that run."""
@@ -74,7 +88,8 @@ def test_records(damage, with_agent):
         host = one.host
         one.start("dom", BRIDGED)
         one.start("dom-r", ROUTED)
-        with Capture(one.peer, "lan0", f"udp port {PORT}") as seen, flooding(guest):
+        counter = Counter(one.peer)
+        with flooding(guest):
             host.sh(DAMAGE[damage])
             time.sleep(2.5 if agent else 0.1)
             said = [host.cli(word) for word in ("status", "check", "repair", "check")]
@@ -92,7 +107,114 @@ def test_records(damage, with_agent):
         errors = [line for done in said for line in done.stderr.splitlines() if line.startswith("vmnet-hook: ")]
         assert all("`vmnet-hook repair` moves it away" in line or ".damaged-1" in line for line in errors), errors
         assert [done.returncode for done in said[4:]] == [0, 0, 0], said[4:]
-        assert not seen.lines, f"{len(seen.lines)} forged frames passed; {text}"
+        assert not counter.seen, f"{counter.seen} forged frames passed; {text}"
         assert hook(host, "stopped", "dom-r", ROUTED).returncode == 0
         if agent:
             assert agent.process.poll() is None and "Traceback" not in agent.log, agent.log
+
+
+def keeps(node: Node, tap: str) -> bool:
+    """Whether the agent's own table guards a routed guest."""
+    return tap in node.sh("nft list set inet vmnet_keeper guarded 2>/dev/null || :")
+
+
+def kept(node: Node) -> bool:
+    """Whether the agent's own table guards the bridged guest."""
+    return BRIDGED.tap in node.sh("nft list set bridge vmnet_keeper guarded 2>/dev/null || :")
+
+
+@pytest.mark.parametrize("lost", (False, True), ids=("records", "no records"))
+def test_the_agents_first_act_is_to_close(lost):
+    """It starts while the filter is flushed (or while the records are lost, and then the filter is flushed): nothing passes once
+    its tables are there, which is long before it answers."""
+    with lab() as (one, guest, _):
+        host, agent = one.host, Agent(one.host)
+        one.start("dom", BRIDGED)
+        host.sh(DAMAGE["removed"] if lost else "nft flush ruleset")
+        counter = Counter(one.peer)
+        with flooding(guest), ThreadPoolExecutor(1) as pool:
+            open_before = counter.seen
+            begin = time.monotonic()
+            starting = pool.submit(agent.start)
+            while not kept(host):
+                assert time.monotonic() < begin + 10, agent.log
+            closed, before = time.monotonic() - begin, counter.seen
+            starting.result()
+            began = time.monotonic() - begin
+            if lost:
+                host.sh("nft flush ruleset; sleep 0.3; nft flush ruleset")
+            time.sleep(1.5)
+            after = counter.seen - before
+        print(
+            f"closed after {closed:.2f} s, answers after {began:.2f}: {before - open_before} forged frames before, {after} after"
+        )
+        assert after == 0 and agent.process.poll() is None, agent.log
+        assert before == 0 if lost else host.cli("check").stdout == "ok\n"
+        agent.stop()
+
+
+RENAME = "ip link set {0} name other0"
+"""Newer kernels rename a link that is up."""
+ROUTED_FORGED = frames.udp4(TAP_MAC, "02:00:00:00:06:02", "192.0.2.11", "10.0.1.254", PORT)
+
+
+@pytest.mark.parametrize("with_agent", (False, True), ids=("alone", "agent"))
+@pytest.mark.parametrize("nic", (BRIDGED, ROUTED), ids=("bridged", "routed"))
+def test_a_renamed_tap(nic, with_agent):
+    """Filters are by name. Without the agent `check` tells, and `repair` mends; with it nothing passes."""
+    with lab() as (one, bridged, other), Agent(one.host) if with_agent else nullcontext() as agent:
+        host = one.host
+        one.start("dom", BRIDGED)
+        one.start("dom-r", ROUTED)
+        # A router on the uplink's segment takes what is routed.
+        host.sh("ip neigh add 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0 nud permanent")
+        counter = Counter(one.peer) if nic is BRIDGED else Counter(one.segment, "p0")
+        assert not agent or eventually(lambda: kept(host) and keeps(host, ROUTED.tap), 5)
+        before = one.state()
+        is_bridged = nic is BRIDGED
+        with flooding(bridged if is_bridged else other, FORGED if is_bridged else ROUTED_FORGED):
+            time.sleep(0.3)
+            assert counter.seen == 0
+            how = "ip link set {0} down; ip link set {0} name other0; ip link set other0 up || :" if is_bridged else RENAME
+            host.sh(how.format(nic.tap))
+            time.sleep(0.5)
+            passed = counter.seen
+            print(f"{passed} forged frames passed; {agent.log if agent else ''}")
+            if agent:
+                assert passed == 0 and nic.tap in host.sh("ip -br link") and "had another name" in agent.log, agent.log
+            else:
+                # That the test can fail.
+                assert passed > 0
+                check = host.cli("check")
+                assert check.returncode == 1 and f"{nic.tap}: is called other0 now" in check.stdout, check
+                repaired = host.cli("repair")
+                assert repaired.returncode == 0, repaired
+            assert eventually(lambda: host.cli("check").stdout == "ok\n"), host.cli("check").stdout
+            passed = counter.seen
+            time.sleep(0.3)
+            assert counter.seen == passed
+        same(without_anycast(before), without_anycast(one.state()))
+        one.stop("dom-r", ROUTED)
+
+
+def test_a_renamed_tap_whose_name_is_taken():
+    """It is shut, and the remedy works."""
+    with lab() as (one, bridged, _):
+        host = one.host
+        one.start("dom", BRIDGED)
+        counter = Counter(one.peer)
+        host.sh(f"""
+            ip link set {BRIDGED.tap} down; ip link set {BRIDGED.tap} name other0; ip link set other0 up
+            ip link add {BRIDGED.tap} type bridge
+        """)
+        repaired = host.cli("repair")
+        assert repaired.returncode == 1 and "tap other0 was lan-tap16, and is set down" in repaired.stderr, repaired
+        with flooding(bridged):
+            time.sleep(0.3)
+            assert counter.seen == 0
+        host.sh(f"ip link set {BRIDGED.tap} name thief")
+        assert host.cli("repair").returncode == 0
+        assert host.cli("check").stdout == "ok\n"
+        with flooding(bridged):
+            time.sleep(0.3)
+        assert counter.seen == 0

@@ -223,6 +223,10 @@ class FakeKernel:
             vlan_filtering=dict(made.options).get("vlan_filtering") == "1",
         )
 
+    def name_of(self, index: int) -> str:
+        self._alive()
+        return next((name for name, link in self.links.items() if link.index == index), "")
+
     def has_sent(self, ifname: str, surely: bool = True) -> bool:
         return ifname in self.heard
 

@@ -512,7 +512,7 @@ def test_a_guest_that_was_gone_when_libvirt_was_asked(by, host):
     if by == "repair":
         assert host.repair(gone=[uuid(1)], asked=asked) == []
     else:
-        assert host.call(reconcile, asked, [uuid(1)]).departed == []
+        assert host.call(reconcile, asked, lambda: [uuid(1)]).departed == []
     assert host.kernel.snapshot() == before and host.kept().owners() == records
 
 

@@ -54,6 +54,9 @@ def test_columns(owner):
     "gone, links, passed, ended",
     [
         ((), LINKS, 0.0, []),
+        # The link has another name, and another one has its name.
+        ((), {"x": 7}, 0.0, []),
+        ((), {"tap1": 8, "x": 7}, 0.0, []),
         (("u1",), LINKS, 0.0, [NIC]),
         ((), {}, 0.0, [NIC]),
         ((), {"tap1": 8}, 0.0, [NIC]),
@@ -63,7 +66,12 @@ def test_columns(owner):
     ],
 )
 def test_which_have_ended(gone, links, passed, ended):
-    assert [owner for owner in ALL if owner.has_ended(gone, links.get, 100.0 + passed)] == ended
+    names = {number: name for name, number in links.items()}
+
+    def name_of(number: int) -> str:
+        return names.get(number, "")
+
+    assert [owner for owner in ALL if owner.has_ended(gone, links.get, name_of, 100.0 + passed)] == ended
 
 
 def test_which_follow_the_files():

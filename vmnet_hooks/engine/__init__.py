@@ -5,6 +5,7 @@ transaction  work a transaction out;  apply: carry it out, undo it, remove what 
 parts        declared parts of the host as owners;  owners: what owners in the records shall have
 guests       plug and unplug NICs;  migration: cut a guest over that comes in
 host         bring parts up and down;  takeover: guard a bridge that takes over a live port
+names        give a tap its name again
 check        compare configuration, records and kernel;  world: ask what of the world keeps it from working
 claims       compare what claims say now with what running guests were given
 repair       remove the differences;  healing: the agent's share of that
@@ -39,6 +40,7 @@ class Kernel(Protocol):
 
     def close(self) -> None: ...
     def link(self, ifname: str) -> facts.Link | None: ...
+    def name_of(self, index: int) -> str: ...
     def has_sent(self, ifname: str, surely: bool = True) -> bool: ...
     def ports(self, ifname: str) -> list[str]: ...
     def below(self, ifname: str) -> set[str]: ...
@@ -242,11 +244,11 @@ def _survey(session: Session, port: str, bridge: str, host: facts.Host) -> "Adop
 
 
 def lives(session: Session, owner: GuestOwner) -> bool:
-    """Whether the tap of a record is still that tap."""
-    return owner.is_here(partial(index_of, session))
+    """Whether the tap of a record is still there, whatever its name is by now."""
+    return owner.is_here(partial(index_of, session), session.kernel.name_of)
 
 
 def index_of(session: Session, ifname: str) -> int | None:
-    """The number of a link; None if there is none."""
+    """The number of a link; None if there is none of that name (an alternative name is none)."""
     link = session.kernel.link(ifname)
-    return link.index if link else None
+    return link.index if link and link.name == ifname else None

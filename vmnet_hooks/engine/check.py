@@ -12,7 +12,7 @@ from ..model.owner import Nic, Owner, part_label
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
 from ..records import look
-from . import Session, claims, world
+from . import Session, claims, names, world
 from .drift import Drift, Kind
 from .owners import dead, wants
 from .parts import changes_by_up, spared
@@ -90,6 +90,10 @@ def _of_owner(
 ) -> list[Drift]:
     """What is wrong with one owner; `reported` are the keys of which another owner's differences tell, and grows."""
     found: list[Drift] = []
+    if isinstance(owner, Nic) and (now := names.name_now(session, owner)):
+        # All that is missing is missing for this.
+        what = f"{owner.ifname}: is called {now} now, a name without filter and network"
+        return [Drift("different", what, REPAIR, owner.label, owner.id)]
     if isinstance(owner, Nic) and owner.phase == "incoming" and session.kernel.has_sent(owner.ifname):
         what = f"{owner.ifname}: the guest has arrived and was not activated"
         found.append(Drift("arrived", what, f"vmnet-hook start {owner.domain}", owner.label, owner.id))

@@ -65,12 +65,12 @@ def dead(
     """Those of the owners whose tap is gone, whose domain is among `gone` (ids) or was prepared and never started, or whose
     clean-up was not complete. `asked` are the owners as they were before hypervisors were asked which domains are gone: another
     one is of a guest that has started again since. None: these."""
-    index, now = partial(index_of, session), time.time()
+    index, name_of, now = partial(index_of, session), session.kernel.name_of, time.time()
     then = {owner.id: owner for owner in (owners if asked is None else asked)}
     return [
         owner
         for owner in owners
-        if _left_over(session, owner) or owner.has_ended(gone if then.get(owner.id) == owner else (), index, now)
+        if _left_over(session, owner) or owner.has_ended(gone if then.get(owner.id) == owner else (), index, name_of, now)
     ]
 
 

@@ -8,6 +8,9 @@ import ctypes
 
 from ..errors import KernelError
 
+JSON = 1 << 4
+"""The flag of `Context.run` for output as JSON."""
+
 
 class Context:
     """A libnftables context. It keeps its netlink socket."""

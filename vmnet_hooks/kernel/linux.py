@@ -133,6 +133,10 @@ class Kernel:
             link.index, link.mtu, link.address, link.kind, up, master, link.alias == ALIAS, link.vlan_filtering, link.name
         )
 
+    def name_of(self, index: int) -> str:
+        """The name of the link of an index; "" if there is none."""
+        return self.netlink.name(index)
+
     def has_sent(self, ifname: str, surely: bool = True) -> bool:
         """Whether a tap's guest has sent anything, see sysfs.has_sent."""
         # Only asked of guests that come by live migration, or were not announced.

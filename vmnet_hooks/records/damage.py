@@ -1,5 +1,5 @@
-"""Records that can't be used any more are moved away, beside their old place. What was set up stays: filters are found in the kernel
-by their taps."""
+"""Records that can't be used any more are moved away, beside their old place. What was set up stays: filters are found in the
+kernel by their taps."""
 
 import os
 import sqlite3

@@ -49,7 +49,7 @@ INTERVALS = ("masquerade", "prefixes", "snat", "target_prefixes")
 
 _COMMENT = 0
 _MARK = "vmnet-hooks "
-_STATELESS, _JSON = 1 << 1, 1 << 4
+_STATELESS, _JSON = 1 << 1, 1 << 4  # The library is loaded where it is needed.
 _LISTING_PAYS = 24
 """Elements of one set from which one listing is faster than a look-up each, whose cost does not depend on the set's size."""
 _BATCH = 200
