@@ -7,7 +7,7 @@ import pytest
 from scenario import EVERYTHING, LAN, Host, difference, guest
 
 from vmnet_hooks.agent.healing import FIGHT_TIMES, Patience
-from vmnet_hooks.engine.healing import amiss, depart, mend, suspected
+from vmnet_hooks.engine.healing import Departed, amiss, depart, mend, suspected
 from vmnet_hooks.errors import KernelError
 from vmnet_hooks.model.objects import Address, LinkAttribute, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
 from vmnet_hooks.model.plan import Change
@@ -173,12 +173,12 @@ def test_a_tap_that_is_gone(host):
     host.kernel.remove_link("t1.0")
     waits = host.call(mend, list(host.claimed())).waits
     assert any("t1.0" in key for key in waits)
-    assert host.call(depart, [(index + 1000, "t1.0")]) == ([], {}), "another one of that name"
-    departed, failed = host.call(depart, [(index, "t1.0")])
-    assert ([owner.ifname for owner in departed], failed) == (["t1.0"], {})
+    assert host.call(depart, [(index + 1000, "t1.0")]) == Departed(), "another one of that name"
+    departed, renamed, failed = host.call(depart, [(index, "t1.0")])
+    assert not renamed and ([owner.ifname for owner in departed], failed) == (["t1.0"], {})
     assert others <= host.claimed().keys()
     assert not any("t1.0" in key or "192.0.2.10" in key for key in {*host.claimed(), *host.kernel.world})
-    assert host.call(depart, [(index, "t1.0")]) == ([], {}), "once"
+    assert host.call(depart, [(index, "t1.0")]) == Departed(), "once"
 
 
 def test_taps_that_went_unseen(host):

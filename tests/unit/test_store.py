@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from vmnet_hooks.model.plan import Change
 from vmnet_hooks.records import encode
 from vmnet_hooks.records import store as module
 from vmnet_hooks.records.pending import Pending
-from vmnet_hooks.records.store import Store
+from vmnet_hooks.records.store import EXPECT_SECONDS, Store
 
 A = Nic(
     **dict(id="u1/m1", domain="d1", domain_id="u1", ifname="tap1", ifindex=7, mac="m1", network="public", frontend="libvirt"),
@@ -483,3 +484,34 @@ def test_records_of_a_newer_version(tmp_path):
         with pytest.raises(StoreError, match="of a newer vmnet-hooks"):
             Store(str(tmp_path))
         assert db.execute("PRAGMA user_version").fetchone() == (99,)
+
+
+# --- the clock -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_wall_clock_that_is_set(store, tmp_path, monkeypatch, jump):
+    """Nothing expires, and nothing is kept for longer."""
+    begin, wall = store.now(), time.time
+    assert abs(begin - wall()) < 60, "older versions know the wall clock"
+    store.expect("u1")
+    monkeypatch.setattr(time, "time", lambda: wall() + jump)
+    assert 0 <= Store(str(tmp_path)).now() - begin < 60
+    assert store.expects("u1")
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + EXPECT_SECONDS + 1)
+    assert not store.expects("u1")
+
+
+def test_the_mark_of_an_older_version(store, tmp_path):
+    """It is empty, and has its time in the file system."""
+    mark = tmp_path / "incoming-u1"
+    mark.touch()
+    assert store.expects("u1")
+    os.utime(mark, (time.time() - EXPECT_SECONDS - 60,) * 2)
+    assert not store.expected("u1") and not mark.exists()
+
+
+def test_a_clock_that_cant_be_kept(store, tmp_path):
+    (tmp_path / "clock").mkdir()
+    assert abs(store.now() - time.time()) < 60

@@ -6,13 +6,12 @@ import sys
 
 def main() -> None:
     """Run vmnet-hookd, see main.main."""
-    # Not for --help and the like.
+    keeper = None
     if len(sys.argv) == 1 and os.geteuid() == 0:
+        # Not for --help and the like.
         from . import fail_closed
 
         keeper = fail_closed.first()
-    else:
-        keeper = None
     # It takes a third of a second to load.
     from .main import main as run
 

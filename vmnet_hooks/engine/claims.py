@@ -3,7 +3,6 @@ changes no guest until `repair`, `start` or its next start.
 """
 
 import shlex
-import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -130,7 +129,7 @@ def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Dr
     """A NIC that was plugged, and whose guest runs without that its hook for that was called: libvirtd was killed in between."""
     if not isinstance(owner, Nic) or owner.phase != "plugged":
         return
-    age = time.time() - owner.since
+    age = session.records.now() - owner.since
     if any(session.records.expects(mark) for mark in Domain(owner.domain, owner.domain_id).marks):
         # It migrates here. A bridged NIC waits for nothing, so that it is not `incoming`.
         return

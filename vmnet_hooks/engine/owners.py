@@ -1,6 +1,5 @@
 """What owners in the records shall have: by today's configuration, or by their record where the configuration has lost them."""
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -65,7 +64,7 @@ def dead(
     """Those of the owners whose tap is gone, whose domain is among `gone` (ids) or was prepared and never started, or whose
     clean-up was not complete. `asked` are the owners as they were before hypervisors were asked which domains are gone: another
     one is of a guest that has started again since. None: these."""
-    index, name_of, now = partial(index_of, session), session.kernel.name_of, time.time()
+    index, name_of, now = partial(index_of, session), session.kernel.name_of, session.records.now()
     then = {owner.id: owner for owner in (owners if asked is None else asked)}
     return [
         owner

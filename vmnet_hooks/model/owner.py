@@ -32,7 +32,7 @@ NameOf = Callable[[int], str]
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False, match_args=False)
 class Owner:
     """What claims resources. `phase` is plugged, incoming (by live migration, and not here yet), active, preparing, or leftover
-    (a clean-up that could not remove everything); `since` is in seconds since the epoch."""
+    (a clean-up that could not remove everything); `since` is in seconds, by the clock of the records."""
 
     is_on_top: ClassVar[bool] = False
     """Whether no other owner needs one of this kind."""

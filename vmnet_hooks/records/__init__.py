@@ -10,7 +10,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from .. import RUN
-from ..errors import Damaged, StoreError, one_line, shortened
+from ..errors import Damaged, StoreError, exhausted, one_line, shortened
 from ..model.objects import KINDS
 from ..model.plan import Change
 from ..model.resource import Resource
@@ -146,4 +146,4 @@ class Journal:
     def _failed(self, error: OSError) -> StoreError:
         if isinstance(error, IsADirectoryError):
             return Damaged(f"{self._path}: {error.strerror}; {ANEW}")
-        return StoreError(f"{self._path}: {error.strerror}; check free space and permissions")
+        return StoreError(f"{self._path}: {exhausted(error) or f'{error.strerror}; check free space and permissions'}")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import Damaged, StoreError
+from ..errors import Damaged, StoreError, exhausted
 from . import ANEW
 
 SECONDS = 30.0
@@ -21,7 +21,7 @@ def opened(directory: str) -> int:
     except IsADirectoryError as error:
         raise Damaged(f"{path}: {error.strerror}; {ANEW}") from None
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; it must be writable, run as root") from None
+        raise StoreError(f"{path}: {exhausted(error) or f'{error.strerror}; it must be writable, run as root'}") from None
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -26,7 +25,7 @@ from ..model.objects import NftElement
 from ..model.owner import ASKED_FOR, NEEDED, DescribedNetwork, GuestOwner, HostOwner, Nic, Owner, Part, Preparation
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
-from . import ANEW, Journal, decode, decode_both, encode, encoded, lock, unreadable
+from . import ANEW, Journal, clock, decode, decode_both, encode, encoded, lock, unreadable
 
 if TYPE_CHECKING:
     from .pending import Pending
@@ -101,7 +100,7 @@ class Store:
             # The database is on a tmpfs: there is nothing to sync to. PERSIST overwrites SQLite's journal instead of removing it.
             self._db.execute("PRAGMA synchronous = OFF")
             self._db.execute("PRAGMA journal_mode = PERSIST")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            version = self._version()
             if version > VERSION:
                 raise StoreError(f"{path}: of a newer vmnet-hooks; install that version, or stop all guests and move it away")
             if version < VERSION:
@@ -109,6 +108,16 @@ class Store:
                     self._migrate()
         except OSError as error:
             raise StoreError(f"{directory}: {error.strerror}; it must be writable, run as root") from None
+        except sqlite3.Error as error:
+            raise self._broken(error) from None
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def has_tables(self) -> bool:
+        """Return whether the file still has them. It may have been emptied since it was opened."""
+        try:
+            return self._version() > 0
         except sqlite3.Error as error:
             raise self._broken(error) from None
 
@@ -500,16 +509,23 @@ class Store:
 
     def expect(self, mark: str) -> None:
         """Record that a domain (one of Domain.marks) is about to migrate in. Needs no lock."""
-        with open(f"{self.directory}/incoming-{mark}", "w"):
-            pass
+        with open(f"{self.directory}/incoming-{mark}", "w") as file:
+            file.write(f"{self.now()!r}\n")
 
     def expects(self, mark: str) -> bool:
         """Return whether a domain is about to migrate in."""
         try:
             # An offline migration, or one that another hook refused, leaves the mark behind; `started` follows within seconds.
-            return time.time() - os.stat(f"{self.directory}/incoming-{mark}").st_mtime < EXPECT_SECONDS
-        except OSError:
+            with open(f"{self.directory}/incoming-{mark}") as file:
+                # An older version wrote nothing.
+                since = float(file.read() or os.fstat(file.fileno()).st_mtime)
+        except (OSError, ValueError):
             return False
+        return self.now() - since < EXPECT_SECONDS
+
+    def now(self) -> float:
+        """Return the time of the records, see clock.py."""
+        return clock.now(self.directory)
 
     def expected(self, mark: str) -> bool:
         """Like `expects`, and removes the mark."""
