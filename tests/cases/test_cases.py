@@ -25,7 +25,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fake_kernel import FakeKernel
+from fake_kernel import PORT_FLAGS, FakeKernel
 from fake_store import FakeStore
 from scenario import request
 
@@ -106,7 +106,7 @@ class Case:
             master = link.pop("master", "")
             kernel.add_link(name, **link)
             if master:
-                kernel.put(LinkAttribute(name, "master", master), LinkAttribute(name, "isolated", "off"))
+                kernel.put(LinkAttribute(name, "master", master), *(LinkAttribute(name, flag, "off") for flag in PORT_FLAGS))
         kernel.put(*(Sysctl(path, value) for path, value in before.get("sysctls", {}).items()))
         kernel.put(*(Address(*fields) for fields in before.get("addresses", ())))
         kernel.put(*(Neighbour(*fields) for fields in before.get("neighbours", ())))

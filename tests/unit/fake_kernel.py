@@ -22,6 +22,7 @@ from vmnet_hooks.model.objects import (
     Device,
     LinkAttribute,
     Neighbour,
+    NftChain,
     NftElement,
     NftTable,
     ProxyNeighbour,
@@ -41,6 +42,8 @@ class Killed(BaseException):
 
 
 # Unlike what any mode wants, so that every value must be put back.
+PORT_FLAGS = ("isolated", "guard")
+"""What only ports of bridges have."""
 _DEVICE_SYSCTLS = {
     "net/ipv4/conf/{}/forwarding": "0",
     "net/ipv4/conf/{}/proxy_arp": "0",
@@ -94,6 +97,7 @@ class FakeKernel:
         self.unnamed: set[str] = set()
         """Links with no MAC of their own: a bond takes its first port's, a bridge the lowest of its ports', a VLAN device its
         parent's."""
+        self.ifb = True
         self.ipv6, self.ra_links, self.rp_filter = ipv6, ra_links, rp_filter
         self.machine = "4c4c4544"
         self.obstacles: dict[str, str] = {}
@@ -259,7 +263,9 @@ class FakeKernel:
             for r in self.world.values()
             if isinstance(r, Device) and r.type == "vlan"
         }
-        return Host(found, self.ipv6, self.ra_links, self.rp_filter, self._gate(), addresses, vlans, machine=self.machine)
+        return Host(
+            found, self.ipv6, self.ra_links, self.rp_filter, self._gate(), addresses, vlans, machine=self.machine, ifb=self.ifb
+        )
 
     def _addresses(self, ifname: str) -> list[str]:
         """In the kernel's order: IPv4 first; without link-local ones."""
@@ -598,7 +604,8 @@ class FakeKernel:
             self._set_link(LinkAttribute(port, "mtu", self._value(f"link {master} mtu")))
             self._set_link(LinkAttribute(port, "state", "up"))
         else:
-            self.world.setdefault(f"link {port} isolated", LinkAttribute(port, "isolated", "off"))
+            for flag in PORT_FLAGS:
+                self.world.setdefault(f"link {port} {flag}", LinkAttribute(port, flag, "off"))
             self._default_vlan(port, master)
 
     def _name_bridge(self, name: str) -> None:
@@ -615,7 +622,8 @@ class FakeKernel:
 
     def _leave(self, port: str, master: str) -> None:
         self.put(LinkAttribute(port, "master", ""))
-        self.world.pop(f"link {port} isolated", None)
+        for flag in PORT_FLAGS:
+            self.world.pop(f"link {port} {flag}", None)
         self.vlans.pop(port, None)
         self.pvids.pop(port, None)
         if port in self.enslaved:
@@ -730,7 +738,7 @@ class FakeKernel:
         if want is None:
             if dev is None or dev in self.links:
                 if isinstance(subject, LinkAttribute):
-                    if subject.name == "isolated" and subject.key in self.world and subject.key not in self.lost:
+                    if subject.name in PORT_FLAGS and subject.key in self.world and subject.key not in self.lost:
                         self.put(replace(subject, value="off"))
                     elif subject.name == "master" and subject.key not in self.lost:
                         self._set_link(LinkAttribute(subject.ifname, "master", ""))
@@ -751,7 +759,7 @@ class FakeKernel:
             raise KernelError(f"{label(step)}: Network is down")
         if isinstance(want, Address | Route):
             self._may_have(dev, getattr(want, "address", getattr(want, "dst", "")), label(step))
-        if isinstance(want, LinkAttribute) and want.name in ("isolated", "primary") and want.key not in self.world:
+        if isinstance(want, LinkAttribute) and want.name in (*PORT_FLAGS, "primary") and want.key not in self.world:
             raise KernelError(f"{label(step)}: Operation not supported")
         if want.key in self.lost:
             return
@@ -901,5 +909,5 @@ def _shown(resource: Resource) -> Resource | None:
 
 def _device(resource: Resource) -> str | None:
     """The link that a resource dies with."""
-    # The chains of a table go with their link, the table does not.
-    return None if isinstance(resource, NftTable) else resource.link or None
+    # The chains of a table go with their link, the table does not; that of a guest's port stays, since Linux 6.16.
+    return None if isinstance(resource, NftTable | NftChain) else resource.link or None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from fake_kernel import Killed, label
+from fake_kernel import PORT_FLAGS, Killed, label
 from scenario import LAN, PUBLIC, V4, V6, Build, Host, difference, guest
 
 from vmnet_hooks.engine import guests
@@ -390,7 +390,9 @@ def test_nothing_foreign_is_touched(act, tmp_path):
     # What comes along: of a link of ours everything; of a port what being one means.
     ports = {r.ifname for r in claimed.values() if getattr(r, "ifname", "") and r.key.startswith(("link", "adoption"))}
     along = {
-        f"{kind} {port}{what}" for port in ports for kind, what in (("link", " lladdr"), ("link", " isolated"), ("vlans", ""))
+        f"{kind} {port}{what}"
+        for port in ports
+        for kind, what in (*(("link", f" {name}") for name in ("lladdr", *PORT_FLAGS)), ("vlans", ""))
     }
     bonded = {f"link {port} {what}" for port in ports for what in ("address", "mtu")} if "bond0" in made else set()
     for key in changed.keys() - claimed.keys() - along - bonded:

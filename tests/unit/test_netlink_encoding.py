@@ -210,9 +210,10 @@ def test_bridge_ports_are_set(socket, kernel, dice):
     spec = [("IFLA_BRIDGE_VLAN_FLAGS", 2)] if own else []
     spec += [("IFLA_BRIDGE_VLAN_INFO", {"flags": bits, "vid": vid}) for bits, vid in rows]
     said_of_bridge(kernel, kind, index, "IFLA_AF_SPEC", spec)
-    isolated = dice.random() < 0.5
-    socket.set_isolated(index, isolated)
-    said_of_bridge(kernel, 19, index, "IFLA_PROTINFO", [("IFLA_BRPORT_ISOLATED", int(isolated))])
+    for name in ("isolated", "guard"):
+        on = dice.random() < 0.5
+        socket.set_port_flag(index, name, on)
+        said_of_bridge(kernel, 19, index, "IFLA_PROTINFO", [(f"IFLA_BRPORT_{name.upper()}", int(on))])
 
 
 def said_of_bridge(kernel: Kernel, kind: int, index: int, nest: str, attrs: list) -> None:
@@ -244,7 +245,7 @@ def test_links_are_read(socket, kernel, dice):
     assert (found.alias, found.kind, found.master) == (alias, kind, dict(attrs).get("IFLA_MASTER", 0))
     assert found.vlan_filtering is (kind == "bridge" and bool(on))
     assert found.primary == (number if kind == "bond" else 0)
-    assert found.isolated is None
+    assert found.port_flag("isolated") is None
 
 
 def test_the_links_of_this_machine():

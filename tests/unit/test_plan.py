@@ -12,8 +12,10 @@ from vmnet_hooks.model.objects import (
     Address,
     Device,
     HostName,
+    Ifb,
     LinkAttribute,
     Neighbour,
+    NftChain,
     NftElement,
     NftTable,
     ProxyNeighbour,
@@ -30,6 +32,8 @@ ONE_OF_EACH = [
     NftTable("arp", "\tset a { type ifname; }", (("guard", 1), ("input", 2))),
     NftElement("arp", "arp_source", ('"tap0"',), "192.0.2.1"),
     NftElement("inet", "sources4", ('"tap0"', "52:54:00:aa:00:10", "192.0.2.10")),
+    NftChain.of("tap0", "guests"),
+    Ifb(),
     Sysctl("net/ipv4/conf/eth0.222/forwarding", "1"),
     Sysctl("net/ipv6/conf/all/forwarding", "1"),
     LinkAttribute("tap0", "mtu", "1400"),
@@ -157,7 +161,7 @@ def test_clean_up_first_and_backwards_then_set_up():
 def test_nft_changes_share_a_transaction():
     plan = [Change(None, r) for r in ONE_OF_EACH]
     steps = list(batches(plan))
-    assert [len(step) for step in steps] == [3, *[1] * (len(plan) - 3)]
+    assert [len(step) for step in steps] == [4, *[1] * (len(plan) - 4)]
     assert [c for step in steps for c in step] == plan
 
 
@@ -166,8 +170,13 @@ def test_spelling():
         "nft 'add element arp vmnet arp_source { \"tap0\" : 192.0.2.1 }'"
         "  # arptables -A OUTPUT -o tap0 --opcode Request -j mangle --mangle-ip-s 192.0.2.1",
         "nft 'add element inet vmnet sources4 { \"tap0\" . 52:54:00:aa:00:10 . 192.0.2.10 }'",
+        "nft -f - <<'EOF'\n"
+        'add chain netdev vmnet port-tap0 { type filter hook ingress device "tap0" priority filter - 10; policy accept; }\n'
+        "add rule netdev vmnet port-tap0 goto guests\nEOF",
+        "ip link add name vmnet-ifb index 7761262 txqueuelen 1000 numtxqueues 8 addrgenmode none type ifb\n"
+        "ip link set dev vmnet-ifb alias vmnet-hooks\nethtool -K vmnet-ifb tx off\nip link set dev vmnet-ifb up",
         "sysctl -qw net/ipv4/conf/eth0.222/forwarding=1",
-        str(Change(None, ONE_OF_EACH[4])),
+        str(Change(None, ONE_OF_EACH[6])),
         "ip link set dev tap0 mtu 1400",
         "ip link set dev tap0 address fe:ff:ff:ff:ff:ff",
         "ip link set dev tap0 master br0",

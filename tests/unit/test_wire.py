@@ -166,16 +166,17 @@ def test_a_link():
         attribute(4, struct.pack("=I", 1500)), attribute(1, bytes.fromhex("fe5400aa0010")), attribute(20, b"vmnet-hooks\0")
     )
     assert (plain.index, plain.name, plain.mtu, plain.address) == (7, "tap0", 1500, "fe:54:00:aa:00:10")
-    assert (plain.alias, plain.kind, plain.master, plain.isolated, plain.vlan_filtering) == ("vmnet-hooks", "", 0, None, False)
+    assert (plain.alias, plain.kind, plain.master, plain.vlan_filtering) == ("vmnet-hooks", "", 0, False)
+    assert plain.port_flag("isolated") is None
     bridge = attribute(18, attribute(1, b"bridge\0") + attribute(2, attribute(7, b"\1")))
     assert link(bridge).vlan_filtering and link(bridge).primary == 0
     bond = attribute(18, attribute(1, b"bond\0") + attribute(2, attribute(11, struct.pack("=I", 9))))
     assert link(bond).primary == 9 and not link(bond).vlan_filtering
     for value, isolated in ((b"\1", True), (b"\0", False)):
         port = attribute(18, attribute(1, b"tun\0") + attribute(4, b"bridge\0") + attribute(5, attribute(33, value)))
-        assert link(port).isolated is isolated
+        assert link(port).port_flag("isolated") is isolated and link(port).port_flag("guard") is False
     slave = attribute(18, attribute(4, b"bond\0") + attribute(5, attribute(33, b"\1")))
-    assert link(slave).isolated is None
+    assert link(slave).port_flag("isolated") is None
 
 
 @pytest.mark.parametrize(

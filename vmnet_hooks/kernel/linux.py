@@ -191,7 +191,8 @@ class Kernel:
         rp_filter = int(sysctl.read("net/ipv4/conf/all/rp_filter") or 0)
         router6 = sysctl.read(FORWARDING_GATE) == "1"
         addresses = {name: self._addresses(found[name]) for name in ports if name in found}
-        return Host(found, ipv6, ra_links, rp_filter, router6, addresses, _vlans(), machine=_machine())
+        machine, ifb = _machine(), self.netlink.makes("ifb")
+        return Host(found, ipv6, ra_links, rp_filter, router6, addresses, _vlans(), machine=machine, ifb=ifb)
 
     def _ra_links(self) -> tuple[str, ...]:
         """Links with a default route that was learned from a router advertisement."""

@@ -234,6 +234,7 @@ class Netlink(Socket):
     def __init__(self, stays: bool = False) -> None:
         super().__init__()
         self._pyroute2: Any = None
+        self._makes: dict[str, bool] = {}
         self._cache: Any = None
         if stays:
             # Only the agent stays.
@@ -273,9 +274,21 @@ class Netlink(Socket):
         """Set attributes of a link, which wire.mtu, address, master, name and primary make, and set it up or down."""
         self.change(wire.NEWLINK, wire.link_change(index, items or {}, up))
 
-    def set_isolated(self, index: int, isolated: bool) -> None:
-        """Set or clear the flag `isolated` of a bridge port."""
-        self.change(wire.SETLINK, wire.isolation(index, isolated))
+    def makes(self, kind: str) -> bool:
+        """Whether the kernel can make links of a kind. It is asked for one with more queues than a link can have, which it
+        refuses, but not before it has found the kind, and loaded its module. Raises NetlinkError."""
+        if kind not in self._makes:
+            try:
+                self.change(wire.NEWLINK, wire.impossible_link(kind), CREATE)
+            except NetlinkError as error:
+                if error.code not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                self._makes[kind] = error.code == errno.EINVAL
+        return self._makes[kind]
+
+    def set_port_flag(self, index: int, name: str, on: bool) -> None:
+        """Set or clear a flag of a bridge port, `isolated` or `guard`."""
+        self.change(wire.SETLINK, wire.port_flag(index, name, on))
 
     def change_vlans(self, verb: str, index: int, own: bool, first: int, last: int, untagged: bool) -> None:
         """Add or delete (`verb` is add or del) the VIDs from `first` to `last` of a bridge port, or with `own` of the bridge

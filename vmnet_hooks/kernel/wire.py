@@ -40,11 +40,12 @@ GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE, GROUP_IPV4_RULE, GROUP_IPV4_NETCONF = 5, 7
 GROUP_IPV6_ADDRESS, GROUP_IPV6_ROUTE, GROUP_IPV6_RULE, GROUP_IPV6_NETCONF = 9, 11, 19, 25
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO = 1, 3, 4, 10, 12
-_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_EXT_MASK = 18, 20, 26, 29
+_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_EXT_MASK, _IFLA_NUM_TX_QUEUES = 18, 20, 26, 29, 31
 _BRIDGE_FLAGS, _BRIDGE_VLAN_INFO, _SELF = 0, 2, 2
 _PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END = 2, 4, 8, 16
 _INFO_KIND, _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 1, 2, 4, 5
-_BR_VLAN_FILTERING, _BOND_PRIMARY, _BRPORT_ISOLATED = 7, 11, 33
+_BR_VLAN_FILTERING, _BOND_PRIMARY = 7, 11
+_BRPORT_FLAGS = {"guard": 5, "isolated": 33}
 # For statistics, which we do not read, the kernel adds up counters of all processors.
 _SKIP_STATS = INT.pack(1 << 3)
 # Indices into the arrays of values: linux/ip.h (which counts from 1) and linux/ipv6.h.
@@ -110,10 +111,9 @@ class LinkMessage:
                 found[name, "addr_gen_mode"] = str(inner[_INET6_ADDR_GEN_MODE][0])
         return found
 
-    @property
-    def isolated(self) -> bool | None:
-        """Whether a bridge port is isolated; None for other links."""
-        return any(attributes(self.port).get(_BRPORT_ISOLATED, b"")) if self.port else None
+    def port_flag(self, name: str) -> bool | None:
+        """A flag of a bridge port, `isolated` or `guard`; None for other links."""
+        return any(attributes(self.port).get(_BRPORT_FLAGS[name], b"")) if self.port else None
 
     @property
     def vlan_filtering(self) -> bool:
@@ -257,9 +257,15 @@ def primary(index: int) -> Items:
     return {_IFLA_LINKINFO: {_INFO_KIND: b"bond", _INFO_DATA: {_BOND_PRIMARY: INT.pack(index)}}}
 
 
-def isolation(index: int, isolated: bool) -> bytes:
-    """Encode the flag `isolated` of a bridge port."""
-    inner = {_BRPORT_ISOLATED: b"\1" if isolated else b"\0"}
+def impossible_link(kind: str) -> bytes:
+    """Encode a new link with more queues to send by than the kernel allows (4,096)."""
+    items: Items = {_IFLA_NUM_TX_QUEUES: INT.pack(0xFFFF), _IFLA_LINKINFO: {_INFO_KIND: kind.encode()}}
+    return body(_LINK.pack(0, 0, 0, 0, 0), items)
+
+
+def port_flag(index: int, name: str, on: bool) -> bytes:
+    """Encode a flag of a bridge port, `isolated` or `guard`."""
+    inner = {_BRPORT_FLAGS[name]: b"\1" if on else b"\0"}
     return body(_LINK.pack(AF_BRIDGE, 0, index, 0, 0), {_IFLA_PROTINFO: inner})
 
 

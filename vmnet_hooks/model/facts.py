@@ -108,5 +108,8 @@ class Host:
     uplinks6: frozenset[str] = frozenset()
     """The links on which declared networks need IPv6."""
 
+    ifb: bool = True
+    """Whether the kernel has ifb, on which checksums are finished."""
+
     bare6: frozenset[str] = frozenset()
     """The links to the outside to which the kernel gives no link-local IPv6 address, and that have none but what we gave."""

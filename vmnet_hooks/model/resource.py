@@ -18,6 +18,9 @@ SENDERS_TABLE = f"{TABLE}-senders"
 NAT_SETS = ("masquerade", "private", "snat")
 """The prefixes of the names of its sets."""
 
+IFB = f"{TABLE}-ifb"
+"""The link on which checksums are finished."""
+
 ALIAS = "vmnet-hooks"
 """The ifalias of every link that we made."""
 

@@ -11,17 +11,23 @@ from ipaddress import IPv6Address
 from .. import values
 from .facts import Host
 from .objects import FORWARDING_GATE, NftElement, NftTable, Sysctl, port_table
+from .objects.link import IFB_INDEX
 from .resource import NAT_TABLE, SENDERS_TABLE, TABLE, Resource
+
+LONGEST_MTU = 9216
+"""Bytes. The checksums of TCP segments that are longer are not finished: filtered guests need links of no larger MTU."""
 
 # Sets are keyed by interface name: an element outlives the tap, and matches a new tap of the same name. Single addresses are in
 # hash sets (sources, private): an interval set refuses overlapping elements, and its look-up is slower. The name of a set
 # determines its table, see objects.table_of.
 #
 # A packet that passes a filter goes to the chain `approved`, which clears the marks that KEEPERS set: two bits of the packet's
-# priority (the second one for ports with known addresses). Without a keeper these bits are never set, and `approved` has no
-# effect.
+# priority (the second one for ports with known addresses). Without a keeper these bits are never set. A third bit says that the
+# packet's checksum is finished, see GUESTS: what comes from a port in `checked` without it is dropped, so that nothing passes
+# while the port's chain is gone.
 _INET = """\
 	set guarded { type ifname; }
+	set checked { type ifname; }
 	set macs { type ifname . ether_addr; }
 	set sources4 { type ifname . ether_addr . ipv4_addr; }
 	set sources6 { type ifname . ether_addr . ipv6_addr; }
@@ -34,6 +40,7 @@ _INET = """\
 		iifname @guarded goto guest
 	}
 	chain guest {
+		meta priority & 0x10000000 == 0 iifname @checked counter drop
 		iifname . ether saddr . ip saddr @sources4 goto approved
 		iifname . ether saddr . ip6 saddr @sources6 goto approved
 		iifname . ether saddr . ip saddr @prefixes4 goto approved
@@ -47,7 +54,7 @@ _INET = """\
 		counter drop
 	}
 	chain approved {
-		meta priority set meta priority & 0x9fffffff
+		meta priority set meta priority & 0x8fffffff
 	}
 	chain forward {
 		type filter hook forward priority filter; policy accept;
@@ -79,6 +86,7 @@ _NAT = """\
 
 _ARP = """\
 	set guarded { type ifname; }
+	set checked { type ifname; }
 	set macs { type ifname . ether_addr; }
 	set sources { type ifname . ether_addr . ipv4_addr; }
 	set prefixes { type ifname . ether_addr . ipv4_addr; flags interval; }
@@ -90,13 +98,14 @@ _ARP = """\
 		iifname @guarded goto guest
 	}
 	chain guest {
+		meta priority & 0x10000000 == 0 iifname @checked counter drop
 		iifname . ether saddr != @macs counter drop
 		iifname . arp saddr ether . arp saddr ip @sources goto approved
 		iifname . arp saddr ether . arp saddr ip @prefixes goto approved
 		counter drop
 	}
 	chain approved {
-		meta priority set meta priority & 0x9fffffff
+		meta priority set meta priority & 0x8fffffff
 	}
 	chain output {
 		type filter hook output priority filter; policy accept;
@@ -114,6 +123,7 @@ _SENDERS = """\
 # `meta protocol` and the headers are those behind the tag, while `ether type` is that of the tag.
 _BRIDGE = """\
 	set guarded { type ifname; }
+	set checked { type ifname; }
 	set macs { type ifname . ether_addr; }
 	set addressed { type ifname; }
 	set tagged { type ifname; }
@@ -128,13 +138,14 @@ _BRIDGE = """\
 		iifname @guarded goto guest
 	}
 	chain guest {
+		meta priority & 0x10000000 == 0 iifname @checked counter drop
 		iifname . ether saddr != @macs counter drop
 		meta protocol arp iifname . arp saddr ether != @macs counter drop
 		iifname @addressed goto addressed
-		meta priority set meta priority & 0xbfffffff
+		meta priority set meta priority & 0xafffffff
 	}
 	chain approved {
-		meta priority set meta priority & 0x9fffffff
+		meta priority set meta priority & 0x8fffffff
 	}
 	chain addressed {
 		ether type { 8021q, 8021ad } iifname != @tagged counter drop
@@ -180,6 +191,30 @@ _BRIDGE = """\
 		counter drop
 	}"""
 
+# What guests send, before the bridge or the router sees it. The port of a guest has a base chain that goes to one of the first
+# three: see NftChain. The `switch` declares that it is one (bpdu = true).
+#
+# Large TCP segments stay whole: only the kernel's own segmentation makes frames longer than the MTU, and it refuses those whose
+# checksum is not TCP's. A frame that a guest merely makes long is dropped where it leaves, as it may not be fragmented.
+_GUESTS = f"""\
+	chain ports {{
+		ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 goto groups
+	}}
+	chain guests {{
+		ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 jump groups
+		goto switch
+	}}
+	chain switch {{
+		meta priority set meta priority | 0x10000000
+		meta length > {LONGEST_MTU} ip protocol tcp ip frag-off 0x4000 accept
+		meta length > {LONGEST_MTU} ip6 nexthdr tcp accept
+		fwd to {IFB_INDEX}
+	}}
+	chain groups {{
+		ether daddr & ff:ff:ff:ff:ff:d0 == 01:80:c2:00:00:00 counter drop
+		ether daddr {{ 01:00:0c:cc:cc:cc, 01:00:0c:cc:cc:cd }} counter drop
+	}}"""
+
 
 def _table(family: str, body: str, name: str = TABLE) -> NftTable:
     """Return the table with that body. Each line of a chain is a rule, except for the `type` line of a base chain."""
@@ -204,7 +239,15 @@ BRIDGE = _table("bridge", _BRIDGE)
 and the RARP frame of QEMU after a migration. It may not send router advertisements, redirects, advertisements of other
 addresses (the target is at @th,64,128: RFC 4861, 4.3 and 4.4), or ICMPv6 whose type is not in the first fragment (RFC 7113,
 3)."""
-TABLES = (INET, NAT, ARP, SENDERS, BRIDGE)
+GUESTS = _table("netdev", _GUESTS)
+"""Frames to link-local groups (IEEE 802.1D, 7.12.6; 802.1Q, 8.6.3) end at the port of a guest, as do those of GARP and MRP
+applications (01:80:c2:00:00:2x) and Cisco's (CDP, VTP, DTP, PVST+): a bridge handles some of them before any chain of its family
+sees them, and floods the others, to a switch that would take the host for one.
+
+The rest is sent to the ifb, on which the kernel finishes the checksum that the guest left to it, and comes back to the port. What
+a guest asks for by its virtio-net header is a sum, written wherever it names, when the frame is sent: otherwise that would be
+after the filter, over the very addresses that it has judged."""
+TABLES = (INET, NAT, ARP, SENDERS, BRIDGE, GUESTS)
 """The tables with guests as elements."""
 
 

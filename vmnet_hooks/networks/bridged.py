@@ -10,11 +10,11 @@ from ..model.declaration import Config, Declared, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.mode import Implied, Mode
-from ..model.objects import LinkAttribute, NftElement, Sysctl
+from ..model.objects import LinkAttribute, NftChain, NftElement, Sysctl
 from ..model.objects.bridge import PortVlans
 from ..model.resource import Resource
-from ..model.ruleset import BRIDGE
-from .tap import by_kind, merged, sources
+from ..model.ruleset import BRIDGE, GUESTS
+from .tap import CHECKSUMS, by_kind, checked, is_checked, merged, sources
 
 OPTIONS = (
     Option("bridge", values.ifname, Required, "the bridge that guests join", '"br0"'),
@@ -43,6 +43,14 @@ OPTIONS = (
         values.boolean,
         None,
         "guests send only from their own MAC and, if they are given addresses, from these; default: if they are given any",
+        "true",
+    ),
+    CHECKSUMS,
+    Option(
+        "bpdu",
+        values.boolean,
+        False,
+        "guests are switches themselves: frames to link-local groups (BPDU, LLDP, LACP) are not dropped at their ports",
         "true",
     ),
 )
@@ -144,12 +152,13 @@ class Bridged(Mode):
             raise network.error("bridge", f"{name} is not a bridge but {link.kind or 'a plain interface'}; name a bridge")
         mtu = link.mtu if link else _mtu(name, host)
         return [
-            *_antispoof(vif, network),
+            *_ingress(vif, network, host),
             LinkAttribute(tap, "mtu", str(vif.mtu or network["mtu"] or mtu)),
             LinkAttribute(tap, "address", _tap_mac(vif, host)),
             *([Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")] if host.ipv6 else []),
             LinkAttribute(tap, "master", name),
             *([LinkAttribute(tap, "isolated", "on")] if network["isolated"] else []),
+            *([] if network["bpdu"] else [LinkAttribute(tap, "guard", "on")]),
             *_vlans(vif, network, host),
             LinkAttribute(tap, "state", "up"),
         ]
@@ -174,11 +183,21 @@ def _tags(network: Network) -> bool:
     return bool(network["vlan"] or network["tagged"])
 
 
+def _ingress(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
+    """Yield what judges the frames of one port."""
+    wanted = bool(vif.addresses) if network["antispoof"] is None else network["antispoof"]
+    if wanted and vif.filter:
+        yield from _antispoof(vif, network)
+        yield from checked(vif, network, host, ("bridge",), "switch" if network["bpdu"] else "guests")
+        if is_checked(network, host):
+            return
+    if not network["bpdu"]:
+        yield GUESTS
+        yield NftChain.of(vif.ifname, "ports")
+
+
 def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
     """Yield the nft elements of one port: the sources that its guest may send from. See ruleset.BRIDGE."""
-    wanted = bool(vif.addresses) if network["antispoof"] is None else network["antispoof"]
-    if not (wanted and vif.filter):
-        return
     tap, mac = f'"{vif.ifname}"', vif.mac
     # The bridge learns the source of a frame to a link-local group before any chain sees the frame. With the gateway's MAC as
     # source, a guest could attract the gateway's traffic to its port.

@@ -134,6 +134,7 @@ OPTIONS = (
         '"fe:00:00:00:00:01"',
     ),
     tap.PROBE,
+    tap.CHECKSUMS,
     Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
     Option("rule_priority", values.integer(1, 32763), 22000, "first of three priorities of the network's policy rules", "21000"),
 )
@@ -262,6 +263,7 @@ class Routed(Mode):
         return [
             *_arp_source(vif, network),
             *tap.source_filter(vif, ipv4, ipv6),
+            *(tap.checked(vif, network, host, ("inet", "arp")) if vif.filter else ()),
             *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, link_local),
             *_paths(vif, network),
         ]

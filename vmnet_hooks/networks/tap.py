@@ -1,17 +1,18 @@
-"""Shared by modes: filter, sysctls and MAC of a tap that is not a bridge's port, the link to the outside, and a guest's addresses
-and prefixes, checked and sorted."""
+"""Shared by modes: checksums; filter, sysctls and MAC of a tap that is not a bridge's port; the link to the outside; a guest's
+addresses and prefixes, checked and sorted."""
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from .. import values
 from ..errors import InputError
 from ..model.declaration import Network, Option
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.objects import Address, LinkAttribute, NftElement, ProxyNeighbour, Route, Sysctl
+from ..model.objects import Address, Ifb, LinkAttribute, NftChain, NftElement, ProxyNeighbour, Route, Sysctl
 from ..model.objects.link import KERNEL_LINK_LOCAL
 from ..model.resource import Resource
+from ..model.ruleset import GUESTS
 
 PROBE = Option(
     "probe",
@@ -19,6 +20,16 @@ PROBE = Option(
     True,
     "ask for a guest's new addresses by ARP and ND before it starts, and refuse one that another machine has",
     "false",
+)
+
+CHECKED = "checked"
+CHECKSUMS = Option(
+    "checksums",
+    values.one_of(CHECKED, "trusted"),
+    CHECKED,
+    "checked: the host finishes the checksums that guests leave to it before their filter judges a frame; trusted: the link by "
+    "which it is sent does, and a guest can forge what the filter has judged",
+    '"trusted"',
 )
 
 LINK_LOCAL = Option(
@@ -95,6 +106,23 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
             yield NftElement("inet", "sources6", (tap, mac, address))
         for prefix in prefixes6:
             yield NftElement("inet", "prefixes6", (tap, mac, prefix))
+
+
+def checked(vif: Vif, network: Network, host: Host, families: Sequence[str], chain: str = "guests") -> Iterator[Resource]:
+    """Yield what finishes the checksums of a filtered guest, for its filters in these families of nft; nothing where they are
+    trusted, or where the kernel has no ifb (`check` tells). `chain` is the one of ruleset.GUESTS that frames go to."""
+    if not is_checked(network, host):
+        return
+    yield Ifb()
+    yield GUESTS
+    yield NftChain.of(vif.ifname, chain)
+    for family in families:
+        yield NftElement(family, "checked", (f'"{vif.ifname}"',))
+
+
+def is_checked(network: Network, host: Host) -> bool:
+    """Whether the checksums of filtered guests are finished before the filter."""
+    return bool(network["checksums"] == CHECKED and host.ifb)
 
 
 def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:

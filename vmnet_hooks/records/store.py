@@ -332,7 +332,7 @@ class Store:
 
     def elements(self, table: str) -> dict[str, Resource]:
         """Return the claimed elements of the nft table with that key."""
-        rows = self._query("SELECT key, want FROM resource WHERE kind = 'nft-element'")
+        rows = self._query("SELECT key, want FROM resource WHERE kind IN ('nft-element', 'nft-chain')")
         return {key: r for key, want in rows if isinstance(r := decode(want), NftElement) and r.table == table}
 
     # --- the journal -----------------------------------------------------------------------------------------------

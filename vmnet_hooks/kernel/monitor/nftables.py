@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
-from ...model.objects import NftElement, NftTable
+from ...model.objects import NftChain, NftElement, NftTable
 from ...model.resource import NAT_SETS, TABLE
+from ...model.ruleset import GUESTS
 from ..netlink import NETLINK_NETFILTER, Socket, messages
 from ..objects.nft import (
+    CHAIN_NAME,
     DATA_VALUE,
     DELSETELEM,
     DESTROYSETELEM,
@@ -15,6 +17,7 @@ from ..objects.nft import (
     LIST_ELEMENTS,
     LIST_SET,
     NEWTABLE,
+    RULE_CHAIN,
     TABLE_CHANGES,
     TABLE_NAME,
 )
@@ -53,7 +56,10 @@ class NftMonitor:
                 # All messages of a datagram are of one transaction, so of one sender.
                 if self._senders.is_ours(port):
                     break
-                if kind in TABLE_CHANGES and (table := our_table(body)):
+                if kind in TABLE_CHANGES and (key := _port(body)):
+                    # Before Linux 6.16, the chain of a port goes with its tap.
+                    found.keys.add(key)
+                elif kind in TABLE_CHANGES and (table := our_table(body)):
                     found.keys.add(table)
                     (made if kind == NEWTABLE else found.tampered).add(table)
                 elif kind in (DELSETELEM, DESTROYSETELEM) and (table := our_table(body)):
@@ -68,6 +74,15 @@ def our_table(body: bytes) -> str:
     family = _FAMILY_NAMES.get(body[0], "")
     name = text(attributes(body, NFGENMSG.size).get(TABLE_NAME, b""))
     return NftTable.key_of(family, name) if family and (name == TABLE or name.startswith(f"{TABLE}-")) else ""
+
+
+def _port(body: bytes) -> str:
+    """Return the key of the chain of a port that a message is about, or a rule in it; "" if it is about anything else."""
+    items = attributes(body, NFGENMSG.size)
+    # Both the name of a chain and that of a table have the number of what is different in messages about sets.
+    names = [text(items[number]) for number in (CHAIN_NAME, RULE_CHAIN) if number in items]
+    links = [link for name in names if (link := NftChain.link_of(name))]
+    return NftChain.of(links[0], "").key if links and our_table(body) == GUESTS.key else ""
 
 
 def _elements(table: str, body: bytes) -> set[str]:

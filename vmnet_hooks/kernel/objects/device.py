@@ -47,7 +47,8 @@ class Devices(Edge[Device]):
 
     def ours(self, view: View) -> Iterator[Device]:
         for link in view.netlink.links():
-            if link.alias == ALIAS and (found := _found(Device(link.name, ""), view)):
+            # The ifb is a kind of its own.
+            if link.alias == ALIAS and link.kind != "ifb" and (found := _found(Device(link.name, ""), view)):
                 yield found
 
 

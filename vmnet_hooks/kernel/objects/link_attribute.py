@@ -43,8 +43,8 @@ class LinkAttributes(Edge[LinkAttribute]):
                 from .. import sysfs
 
                 sysfs.write(want.ifname, _NO_LINKLOCAL_LEARN, want.value)
-            case "isolated":
-                netlink.set_isolated(index, want.value == "on")
+            case "isolated" | "guard":
+                netlink.set_port_flag(index, want.name, want.value == "on")
             case "state":
                 netlink.set_link(index, up=want.value == "up")
             case "lladdr":
@@ -56,8 +56,8 @@ class LinkAttributes(Edge[LinkAttribute]):
                     netlink.delete_address(index, address)
 
     def unset(self, have: LinkAttribute, view: View) -> None:
-        if have.name in ("isolated", "master"):
-            self.set(LinkAttribute(have.ifname, have.name, "off" if have.name == "isolated" else ""), have, view)
+        if have.name in ("isolated", "guard", "master"):
+            self.set(LinkAttribute(have.ifname, have.name, "" if have.name == "master" else "off"), have, view)
 
 
 def _value(want: LinkAttribute, link: wire.LinkMessage, view: View) -> str | None:
@@ -70,8 +70,9 @@ def _value(want: LinkAttribute, link: wire.LinkMessage, view: View) -> str | Non
             return "up" if link.flags & wire.UP else "down"
         case "master":
             return view.netlink.name(link.master)
-        case "isolated":
-            return None if link.isolated is None else "on" if link.isolated else "off"
+        case "isolated" | "guard":
+            flag = link.port_flag(want.name)
+            return None if flag is None else "on" if flag else "off"
         case "primary":
             return view.netlink.name(link.primary)
         case "tx":

@@ -11,16 +11,19 @@ import re
 from _socket import AF_INET, inet_ntop, inet_pton
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
+from struct import pack
 from typing import TYPE_CHECKING, Any
 
 from ...errors import KernelError, one_line
-from ...model.objects import NftElement, NftTable, table_of
+from ...model.objects import NftChain, NftElement, NftTable, table_of
+from ...model.objects.nft import PORT_CHAIN
 from ...model.plan import Change, Plan
 from ...model.resource import NAT_SETS, TABLE
 from ...model.ruleset import TABLES
 from ..netlink import CREATE, NETLINK_NETFILTER, NetlinkError, Socket, View
-from ..wire import NFGENMSG, attributes, body, family_of, text
+from ..wire import NFGENMSG, Items, attributes, body, family_of, text, values
 from . import Edge
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _SUBSYSTEM = 10
 _GETTABLE, _GETCHAIN, GETRULE, _NEWSETELEM, _GETSETELEM = ((_SUBSYSTEM << 8) | n for n in (1, 4, 7, 12, 13))
+_NEWCHAIN, _DELCHAIN, _NEWRULE = ((_SUBSYSTEM << 8) | n for n in (3, 5, 6))
 NEWTABLE, DELSETELEM, DESTROYSETELEM = ((_SUBSYSTEM << 8) | n for n in (0, 14, 30))
 TABLE_CHANGES = frozenset((_SUBSYSTEM << 8) | n for n in (0, 2, 3, 5, 6, 8, 9, 11, 26, 27, 28, 29))
 """A new, deleted or destroyed table, chain, rule or set."""
@@ -39,7 +43,14 @@ FAMILIES = {"inet": 1, "arp": 3, "netdev": 5, "bridge": 7}
 TABLE_NAME, _TABLE_USERDATA = 1, 6
 """The first attribute of every message, of whatever object, is the name of its table."""
 
-_CHAIN_NAME, RULE_CHAIN = 3, 2
+CHAIN_NAME, RULE_CHAIN = 3, 2
+_CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 4, 5, 7
+_HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE = 1, 2, 3
+_INGRESS, _ACCEPT, _BEFORE = 0, 1, -10
+"""The hook of the chain of a port, its policy and its priority, as NftChain spells them."""
+_RULE_EXPRESSIONS, _EXPRESSION, _EXPRESSION_NAME, _EXPRESSION_DATA = 4, 1, 1, 2
+_IMMEDIATE_REGISTER, _IMMEDIATE_DATA, _VERDICT_REGISTER, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 0, 2, 1, 2
+_GOTO, _APPEND = -4, 0x800
 LIST_SET, LIST_ELEMENTS = 2, 3
 _LIST_ELEM, ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END, DATA_VALUE = 1, 1, 2, 10, 1
 _PROTOCOLS = {"ipv6": 10}
@@ -47,6 +58,7 @@ INTERVALS = ("masquerade", "prefixes", "snat", "target_prefixes")
 """Sets of intervals that libnftables is asked about: few guests need one. Each network with role host has an element of
 `senders`, which is a map of intervals too."""
 
+_OF_PORT = PORT_CHAIN.encode()
 _COMMENT = 0
 _MARK = "vmnet-hooks "
 _STATELESS, _JSON = 1 << 1, 1 << 4  # The library is loaded where it is needed.
@@ -146,6 +158,17 @@ class Nft:
                 result[element.key] = element
         return result
 
+    def chain(self, want: NftChain) -> NftChain | None:
+        """The chain of a port, with where it goes to; None if there is none. Raises KernelError."""
+        return _read_chain(self._asking(), want)
+
+    def chains(self) -> Iterator[NftChain]:
+        """The chains of all ports."""
+        for data in self._asking().dump(_GETCHAIN, NFGENMSG.pack(FAMILIES["netdev"], 0, 0)):
+            found = attributes(data, 4)
+            if text(found[TABLE_NAME]) == TABLE and (ifname := NftChain.link_of(text(found[CHAIN_NAME]))):
+                yield self.chain(NftChain.of(ifname, "")) or NftChain.of(ifname, "")
+
     def rules(self, family: str, table: str, chain: str) -> "list[Rule]":
         """The rules of a chain of any program, in their order. A rule that matches by more than links and states of connections
         is left out. Raises KernelError."""
@@ -190,6 +213,14 @@ class Elements(Edge[NftElement]):
     def ours(self, view: View) -> Iterator[NftElement]:
         for family in dict.fromkeys(table.family for table in TABLES):
             yield from view.nft.listing(family).values()
+
+
+class Chains(Elements):
+    def read(self, wanted: Sequence[NftElement], view: View) -> Iterable[NftElement]:
+        return [have for want in wanted if isinstance(want, NftChain) and (have := view.nft.chain(want))]
+
+    def ours(self, view: View) -> Iterator[NftElement]:
+        yield from view.nft.chains()
 
 
 def _elements(plan: Plan) -> list[tuple[NftElement, bool]]:
@@ -270,7 +301,8 @@ def read_table(socket: Socket, want: NftTable) -> NftTable | None:
             return None
         raise KernelError(f"nft list table {want.family} {want.name}: {os.strerror(error.code)}") from None
     counted = Counter([rule[RULE_CHAIN] for rule in rules if rule[TABLE_NAME] == name])
-    found = sorted([(text(c[_CHAIN_NAME]), counted[c[_CHAIN_NAME]]) for c in chains if c[TABLE_NAME] == name])
+    names = [c[CHAIN_NAME] for c in chains if c[TABLE_NAME] == name and not c[CHAIN_NAME].startswith(_OF_PORT)]
+    found = sorted([(text(chain), counted[chain]) for chain in names])
     return NftTable(want.family, want.body, tuple(found), want.name, _version(table.get(_TABLE_USERDATA, b"")))
 
 
@@ -308,12 +340,71 @@ def _read_element(socket: Socket, want: NftElement) -> NftElement | None:
 def _change_elements(socket: Socket, steps: Sequence[tuple[NftElement, bool]]) -> bool:
     """Add (True) or delete elements in one transaction; their sets must not be among INTERVALS. Return False if the kernel
     refuses it, with nothing changed: the caller tries again with libnftables, whose errors are better."""
-    messages = [(_NEWSETELEM, _encoded(e), CREATE) if add else (DELSETELEM, _encoded(e, False), 0) for e, add in steps]
+    messages = [message for element, add in steps for message in _messages(element, add)]
     try:
         socket.batch(_BATCH_BEGIN, _BATCH_END, NFGENMSG.pack(0, 0, _SUBSYSTEM), messages)
     except NetlinkError:
         return False
     return True
+
+
+def _messages(element: NftElement, add: bool) -> list[tuple[int, bytes, int]]:
+    """The messages that add or delete an element."""
+    if not isinstance(element, NftChain):
+        return [(_NEWSETELEM, _encoded(element), CREATE) if add else (DELSETELEM, _encoded(element, False), 0)]
+    header, table, name = _of_chain(element)
+    if not add:
+        return [(_DELCHAIN, body(header, {TABLE_NAME: table, CHAIN_NAME: name}), 0)]
+    hook: Items = {
+        _HOOK_NUMBER: pack(">I", _INGRESS),
+        _HOOK_PRIORITY: pack(">i", _BEFORE),
+        _HOOK_DEVICE: os.fsencode(element.link) + b"\0",
+    }
+    made: Items = {
+        TABLE_NAME: table,
+        CHAIN_NAME: name,
+        _CHAIN_HOOK: hook,
+        _CHAIN_POLICY: pack(">I", _ACCEPT),
+        _CHAIN_TYPE: b"filter\0",
+    }
+    verdict: Items = {_VERDICT_CODE: pack(">i", _GOTO), _VERDICT_CHAIN: element.value.encode() + b"\0"}
+    data: Items = {_IMMEDIATE_REGISTER: pack(">I", _VERDICT_REGISTER), _IMMEDIATE_DATA: {_VERDICT: verdict}}
+    rule: Items = {_EXPRESSION: {_EXPRESSION_NAME: b"immediate\0", _EXPRESSION_DATA: data}}
+    return [
+        (_NEWCHAIN, body(header, made), CREATE),
+        (_NEWRULE, body(header, {TABLE_NAME: table, RULE_CHAIN: name, _RULE_EXPRESSIONS: rule}), CREATE | _APPEND),
+    ]
+
+
+def _of_chain(chain: NftChain) -> tuple[bytes, bytes, bytes]:
+    """The header of a message about a chain, and the names of its table and of itself."""
+    return NFGENMSG.pack(FAMILIES[chain.family], 0, 0), TABLE.encode() + b"\0", chain.name.encode() + b"\0"
+
+
+def _read_chain(socket: Socket, want: NftChain) -> NftChain | None:
+    header, table, name = _of_chain(want)
+    try:
+        found = attributes(socket.get(_GETCHAIN, body(header, {TABLE_NAME: table, CHAIN_NAME: name})), 4)
+        rules = list(socket.dump(GETRULE, body(header, {TABLE_NAME: table, RULE_CHAIN: name})))
+    except NetlinkError as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise KernelError(f"nft list chain netdev {TABLE} {want.name}: {os.strerror(error.code)}") from None
+    hook = attributes(found[_CHAIN_HOOK]) if _CHAIN_HOOK in found else {}
+    is_hooked = hook.get(_HOOK_DEVICE) == os.fsencode(want.link) + b"\0" and hook.get(_HOOK_PRIORITY) == pack(">i", _BEFORE)
+    return replace(want, value=_target(rules) if is_hooked and found.get(_CHAIN_POLICY) == pack(">I", _ACCEPT) else "")
+
+
+def _target(rules: Sequence[bytes]) -> str:
+    """The chain that the only rule of a chain goes to; "" if there are others."""
+    if len(rules) != 1:
+        return ""
+    expressions = [attributes(each) for each in values(attributes(rules[0], 4).get(_RULE_EXPRESSIONS, b""))]
+    if [each.get(_EXPRESSION_NAME) for each in expressions] != [b"immediate\0"]:
+        return ""
+    data = attributes(expressions[0][_EXPRESSION_DATA]).get(_IMMEDIATE_DATA, b"")
+    verdict = attributes(attributes(data).get(_VERDICT, b""))
+    return text(verdict.get(_VERDICT_CHAIN, b"")) if verdict.get(_VERDICT_CODE) == pack(">i", _GOTO) else ""
 
 
 def _encoded(element: NftElement, with_value: bool = True) -> bytes:
@@ -364,4 +455,4 @@ def _size(part: str) -> int:
     return 1 if part in _PROTOCOLS else len(_packed(part))
 
 
-EDGES: Mapping[str, Edge] = {NftTable.kind: Tables(), NftElement.kind: Elements()}
+EDGES: Mapping[str, Edge] = {NftTable.kind: Tables(), NftElement.kind: Elements(), NftChain.kind: Chains()}

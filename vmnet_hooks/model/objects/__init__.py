@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from ..resource import Resource
 from .address import Address, HostName, Neighbour, ProxyNeighbour
-from .link import Device, LinkAttribute
-from .nft import NftElement, NftTable, is_nft_key, port_table, table_of
+from .link import Device, Ifb, LinkAttribute
+from .nft import NftChain, NftElement, NftTable, is_nft_key, port_table, table_of
 from .route import Route, Rule, TableName
 from .sysctl import FORWARDING_GATE, Sysctl
 
@@ -20,10 +20,12 @@ __all__ = [
     "Device",
     "FORWARDING_GATE",
     "HostName",
+    "Ifb",
     "KINDS",
     "Kind",
     "LinkAttribute",
     "Neighbour",
+    "NftChain",
     "NftElement",
     "NftTable",
     "ProxyNeighbour",
@@ -59,6 +61,8 @@ KINDS: Mapping[str, Kind] = {
     for row in (
         Kind("nft-table", f"{_MODEL}.nft", "NftTable", f"{_EDGES}.nft"),
         Kind("nft-element", f"{_MODEL}.nft", "NftElement", f"{_EDGES}.nft"),
+        Kind("nft-chain", f"{_MODEL}.nft", "NftChain", f"{_EDGES}.nft"),
+        Kind("ifb", f"{_MODEL}.link", "Ifb", f"{_EDGES}.ifb"),
         Kind("device", f"{_MODEL}.link", "Device", f"{_EDGES}.device"),
         Kind("sysctl", f"{_MODEL}.sysctl", "Sysctl", f"{_EDGES}.sysctl"),
         Kind("link", f"{_MODEL}.link", "LinkAttribute", f"{_EDGES}.link_attribute"),

@@ -5,7 +5,17 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
-from ..resource import ALIAS, Keys, OnLink, Resource, cached, dev
+from ..resource import ALIAS, IFB, Keys, OnLink, Resource, cached, dev
+
+IFB_INDEX = 7761262
+"""The ifindex, always the same: rules of nft name a link by its index, and must not need another one when it is made again. The
+kernel gives such numbers to no link by itself."""
+
+IFB_QUEUES = 8
+"""Queues to send by. Flows are spread over them."""
+
+IFB_QUEUE_LENGTH = 1000
+"""Packets. The kernel's default for an ifb is 32, which a burst of one guest fills."""
 
 KERNEL_LINK_LOCAL = 3
 """The mark (IFA_PROTO) of a link-local address that the kernel generates."""
@@ -115,8 +125,76 @@ class Device(Resource):
 
 
 @dataclass(frozen=True)
+class Ifb(Resource):
+    """The one ifb of the host, on which the kernel finishes the checksums of what guests send. What is sent to it comes back to
+    where it was received. A device that computes no checksums (`tx` off) makes the kernel compute them before it gets a frame."""
+
+    index: int = IFB_INDEX
+    type: str = "ifb"
+    alias: str = ALIAS
+    tx: str = "off"
+    state: str = "up"
+
+    kind = "ifb"
+    rank = 5
+    composite = True
+    marked = True
+
+    @cached
+    def key(self) -> str:
+        return f"ifb {IFB}"
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(exact=(f"ifb {ifname}",))
+
+    @property
+    def ours(self) -> bool:
+        return self.alias == ALIAS
+
+    @property
+    def takes_along(self) -> bool:
+        return False
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the link is the one that is wanted, apart from settings that can be changed."""
+        return (self.index, self.type, self.alias) == (IFB_INDEX, "ifb", ALIAS)
+
+    def conflict(self, have: Self) -> str:
+        return "" if have.ours else f"link {IFB} exists already and is not ours; remove it: ip link del {IFB}"
+
+    def released_by(self, have: Self, keys: object = ()) -> bool:
+        return have.ours
+
+    def difference(self, have: Self) -> str:
+        mine, theirs = vars(self), vars(have)
+        return ", ".join(f"{name} is {theirs[name]}" for name in ("index", "type", "tx", "state") if mine[name] != theirs[name])
+
+    def remedy(self, have: Self | None) -> str:
+        return "vmnet-hook repair"
+
+    def set_command(self, have: Self | None) -> str:
+        lines = []
+        if have and not have.is_made:
+            lines.append(self.unset_command())
+        if not (have and have.is_made):
+            lines.append(
+                f"ip link add name {IFB} index {IFB_INDEX} txqueuelen 1000 numtxqueues {IFB_QUEUES} addrgenmode none type ifb"
+            )
+            lines.append(f"ip link set {dev(IFB)} alias {ALIAS}")
+        if not (have and have.is_made) or have.tx != self.tx:
+            lines.append(f"ethtool -K {IFB} tx {self.tx}")
+        return "\n".join([*lines, f"ip link set {dev(IFB)} {self.state}"])
+
+    def unset_command(self) -> str:
+        return f"ip link del {dev(IFB)}"
+
+
+@dataclass(frozen=True)
 class LinkAttribute(OnLink):
-    """One attribute of a link: `mtu`, `address`, `master` ("" is none), `isolated` (on|off), `lladdr` (the link-local
+    """One attribute of a link: `mtu`, `address`, `master` ("" is none), `isolated` and `guard`
+    (on|off), `lladdr` (the link-local
     addresses, comma-separated, each with /64, followed by ` proto MARK` unless the kernel generates it),
     `primary` (of a bond; "" is none), `tx` (checksums by the device: on|off),
     `no_linklocal_learn` (of a bridge; 1: it learns no MAC from frames to 01:80:c2:00:00:0x, which bypass its filters),
@@ -138,6 +216,7 @@ class LinkAttribute(OnLink):
         "address": 21,
         "master": 22,
         "isolated": 23,
+        "guard": 23,
         "lladdr": 24,
         "primary": 25,
         "tx": 28,
@@ -200,8 +279,8 @@ class LinkAttribute(OnLink):
                 return f"ip link set {dev(self.ifname)} {self.value}"
             case "master":
                 return f"ip link set {dev(self.ifname)} " + (f"master {self.value}" if self.value else "nomaster")
-            case "isolated":
-                return f"bridge link set {dev(self.ifname)} isolated {self.value}"
+            case "isolated" | "guard":
+                return f"bridge link set {dev(self.ifname)} {self.name} {self.value}"
             case "primary":
                 return f"ip link set {dev(self.ifname)} type bond primary {self.value or shlex.quote('')}"
             case "no_linklocal_learn":
@@ -217,7 +296,7 @@ class LinkAttribute(OnLink):
         return f"ip link set {dev(self.ifname)} {self.name} {self.value}"
 
     def unset_command(self) -> str:
-        # Only these can have had no value before: the master of a link that we made, and `isolated`, which only ports have.
+        # Only these can have had no value before: the master of a link that we made, and the flags that only ports have.
         if self.name == "master":
             return f"ip link set {dev(self.ifname)} nomaster"
-        return f"bridge link set {dev(self.ifname)} isolated off"
+        return f"bridge link set {dev(self.ifname)} {self.name} off"

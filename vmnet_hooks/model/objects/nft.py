@@ -24,9 +24,18 @@ def table_of(family: str, set_name: str) -> str:
     return NAT_TABLE if family == "inet" and set_name.startswith(NAT_SETS) else TABLE
 
 
+PORT_CHAIN = "port-"
+"""What the name of the chain of a guest's port starts with."""
+
+
 def port_table(ifname: str) -> str:
-    """The name of the table for one link. nft's identifiers know no @ and no +, and an interface's name holds no slash."""
-    return f"{TABLE}-" + re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", ifname)
+    """The name of the table for one link."""
+    return f"{TABLE}-{_identifier(ifname)}"
+
+
+def _identifier(ifname: str) -> str:
+    """The name of a link in an identifier of nft's, which knows no @ and no +. An interface's name holds no slash."""
+    return re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", ifname)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class NftTable(Resource):
     @property
     def of_link(self) -> bool:
         """Whether the table is for one link alone: it has no elements."""
-        return self.family == "netdev"
+        return self.family == "netdev" and self.name != TABLE
 
     @property
     def goes_with_link(self) -> bool:
@@ -175,3 +184,54 @@ class NftElement(Resource):
         dev, *subnet = (part.strip('"') for part in self.parts)
         target = "".join(f" -d {net}" for net in subnet)
         return f"  # arptables -A OUTPUT -o {dev}{target} --opcode Request -j mangle --mangle-ip-s {self.value}"
+
+
+@dataclass(frozen=True)
+class NftChain(NftElement):
+    """The base chain of a guest's port, which sees what the guest sends before bridge and routing do: an element of the netdev
+    table, whose `value` is the chain of all such ports that it goes to. Before Linux 6.16 it goes with the tap; since then it
+    stays, and is there for a new tap of that name."""
+
+    kind = "nft-chain"
+
+    @classmethod
+    def of(cls, ifname: str, chain: str) -> Self:
+        """The chain of a port."""
+        return cls("netdev", "ports", (f'"{ifname}"',), chain)
+
+    @classmethod
+    def keys_on(cls, ifname: str) -> Keys:
+        return Keys(exact=(cls.of(ifname, "").key,))
+
+    @cached
+    def link(self) -> str:
+        return self.parts[0].strip('"')
+
+    @cached
+    def name(self) -> str:
+        return PORT_CHAIN + _identifier(self.link)
+
+    @property
+    def goes_with_link(self) -> bool:
+        return False
+
+    @staticmethod
+    def link_of(name: str) -> str:
+        """The link of the chain with that name; "" if it is no port's."""
+        if not name.startswith(PORT_CHAIN):
+            return ""
+        return re.sub(r"/(..)", lambda match: chr(int(match[1], 16)), name.removeprefix(PORT_CHAIN))
+
+    def remedy(self, have: NftElement | None) -> str:
+        return "vmnet-hook repair"
+
+    def statement(self, have: NftElement | None = None) -> str:
+        chain = f"netdev {TABLE} {self.name}"
+        hook = f'{{ type filter hook ingress device "{self.link}" priority filter - 10; policy accept; }}'
+        return (self.unset_statement() if have else "") + f"add chain {chain} {hook}\nadd rule {chain} goto {self.value}\n"
+
+    def unset_statement(self) -> str:
+        return f"delete chain netdev {TABLE} {self.name}\n"
+
+    def set_command(self, have: NftElement | None) -> str:
+        return f"nft -f - <<'EOF'\n{self.statement(have)}EOF"
