@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 from lab import frames
 from lab.agent import Agent
-from lab.domains import Interface, domain_xml
+from lab.domains import Interface, domain_toml, domain_xml
 from lab.flood import __file__ as FLOOD
 from lab.guest import Nic, wired
 from lab.nodes import Node, without_anycast
@@ -218,3 +218,57 @@ def test_a_renamed_tap_whose_name_is_taken():
         with flooding(bridged):
             time.sleep(0.3)
         assert counter.seen == 0
+
+
+UNFILTERED = Interface("52:54:00:bb:00:11", "lan-tap17", bridge="br0")
+
+
+def test_the_remedies():
+    """What `check` names for a guest that no record has works, and what is left of one that has ended is cleaned up."""
+    with lab() as (one, _, _):
+        host = one.host
+        one.tap(UNFILTERED.tap, UNFILTERED.mac, bridge="br0")
+        guests = {"dom": BRIDGED, "dom-r": ROUTED, "plain": UNFILTERED}
+        for domain, nic in guests.items():
+            one.start(domain, nic)
+        before = one.state()
+        host.sh(DAMAGE["removed"])
+        repaired = host.cli("repair")
+        same(before, one.state())
+        assert repaired.returncode == 1, repaired
+        for nic in guests.values():
+            assert f"{nic.tap}: a guest runs on it, and is in no record; its filter stays" in repaired.stdout, repaired
+        # libvirtd, restarted, calls this for each guest that runs.
+        assert hook(host, "reconnect", "dom-r", ROUTED).returncode == 0
+        host.write("/run/dom.xml", domain_xml("dom", BRIDGED))
+        assert host.cli("start", "dom", "--xml", "/run/dom.xml").returncode == 0
+        check = host.cli("check")
+        assert check.returncode == 1 and UNFILTERED.tap in check.stdout and check.stdout.count("a guest runs") == 1, check
+        host.sh(f"ip link del {UNFILTERED.tap}")
+        assert host.cli("repair").returncode == 0 and host.cli("check").stdout == "ok\n"
+        assert UNFILTERED.tap not in host.sh("nft list ruleset")
+        host.sh(DAMAGE["removed"])
+        one.stop("dom-r", ROUTED)
+        for nic in (BRIDGED, ROUTED):
+            host.sh(f"ip link del {nic.tap}")
+        assert host.cli("repair").returncode == 0 and host.cli("check").stdout == "ok\n"
+        left = host.sh("nft list tables; ip rule show; ip route show table all proto 86")
+        assert "vmnet" not in left and "22000" not in left and "dev up0" not in left, left
+
+
+def test_a_guest_of_domains_d_is_recorded_again():
+    """Its taps are named there."""
+    with lab() as (one, guest, _):
+        host = one.host
+        host.domain_toml("dom", domain_toml(BRIDGED))
+        one.start("dom", BRIDGED, metadata=False)
+        before = one.state()
+        counter = Counter(one.peer)
+        with flooding(guest):
+            host.sh(DAMAGE["everything removed"])
+            repaired = host.cli("repair")
+            assert repaired.returncode == 0 and host.cli("check").stdout == "ok\n", repaired
+        assert counter.seen == 0
+        same(before, one.state())
+        assert BRIDGED.tap in host.cli("status").stdout
+        one.stop("dom", BRIDGED, metadata=False)

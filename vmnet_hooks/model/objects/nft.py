@@ -8,8 +8,8 @@ from typing import Self
 from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, TABLE, Keys, Resource, cached
 from .link import Device
 
-OF_TAPS = ("guarded", "own")
-"""The sets of which each guest with a filter, and each routed one, has an element, and nothing else."""
+OF_TAPS = ("guarded", "own", "ports")
+"""The sets of which each guest with a filter, each routed and each bridged one has an element, and nothing else has."""
 
 
 def is_nft_key(key: str) -> bool:
