@@ -100,6 +100,7 @@ class Server:
         self._spare = os.dup(self._woken.fileno())
         self._hands_back = False
         self._looked_at = 0.0
+        self._path = ""
         self._place: object = None
         self.served = 0
 
@@ -114,23 +115,24 @@ class Server:
         threading.Thread(target=self._run, name="server", daemon=True).start()
 
     def _listen(self, listening: socket.socket) -> None:
-        self._listening, self._place = listening, _identity()
+        self._listening, self._path = listening, listening.getsockname()
+        self._place = _identity(self._path)
         listening.setblocking(False)
         self._selector.register(listening, selectors.EVENT_READ)
 
     def _stay_reachable(self) -> None:
         """Make the socket's file again if it was removed or replaced: hooks would not find the agent. End if that can't be done,
         or another agent is there."""
-        if self._place is not None and _identity() == self._place:
+        if self._place is not None and _identity(self._path) == self._place:
             return
         try:
-            found = bound()
+            found = bound(self._path)
         except VmnetError as error:
             self._agent.note("error", f"{error}; ends", syslog.LOG_ERR)
             self._agent.stopping.set()
             self._looked_at = float("inf")
             return
-        self._agent.note("heal", f"{SOCKET} was removed or replaced, and is made again", syslog.LOG_WARNING)
+        self._agent.note("heal", f"{self._path} was removed or replaced, and is made again", syslog.LOG_WARNING)
         self._selector.unregister(self._listening)
         # A hook may have connected before.
         self._accept()
@@ -388,7 +390,7 @@ def listening(path: str = SOCKET) -> socket.socket:
     return bound(path)
 
 
-def _identity(path: str = SOCKET) -> object:
+def _identity(path: str) -> object:
     """Return the identity of the socket's file; None if it is no socket."""
     try:
         found = os.lstat(path)
@@ -397,7 +399,7 @@ def _identity(path: str = SOCKET) -> object:
     return (found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
 
 
-def bound(path: str = SOCKET) -> socket.socket:
+def bound(path: str) -> socket.socket:
     """Return a new listening socket at `path`, accessible to root only. Raise VmnetError."""
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
