@@ -116,7 +116,7 @@ class Hotplug:
             self._ended.wait(RETRY_SECONDS)
             return
         self.agent.note("hotplug", f"connected to {self._frontend}", syslog.LOG_DEBUG)
-        recorded = self._recorded()
+        file, recorded = identity(), self._recorded()
         for uuid in recorded:
             self._changed(uuid)
         try:
@@ -126,11 +126,11 @@ class Hotplug:
                     self._changed(uuid)
         except VmnetError:
             self._lost.set()
-        file = identity()
         while not self._lost.wait(FAILED_SECONDS):
-            if identity() != file:
+            if file not in (None, identity()):
                 # The records were lost: those of running guests are made again from their descriptions.
                 break
+            file = identity()
             for uuid in list(self._failed):
                 self._changed(uuid)
         self._events.close()
