@@ -68,10 +68,10 @@ def test_columns(owner):
 def test_which_have_ended(gone, links, passed, ended):
     names = {number: name for name, number in links.items()}
 
-    def name_of(number: int) -> str:
-        return names.get(number, "")
+    def name_now(nic: Nic) -> str:
+        return names.get(nic.ifindex, "")
 
-    assert [owner for owner in ALL if owner.has_ended(gone, links.get, name_of, 100.0 + passed)] == ended
+    assert [owner for owner in ALL if owner.has_ended(gone, links.get, name_now, 100.0 + passed)] == ended
 
 
 def test_which_follow_the_files():

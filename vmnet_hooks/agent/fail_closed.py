@@ -98,7 +98,10 @@ class Keeper:
         else:
             before = {tap: self._numbers.pop(tap) for tap in taps if tap in self._numbers}
             nics = [nic for tap in taps for nic in store.nics(ifname=tap)]
-        self._numbers.update((nic.ifname, nic.ifindex) for nic in nics)
+        held = {number for kept in self._held.values() for _, number in kept}
+        # The records may be of another network namespace; a tap that is held may have got another name.
+        found = [nic for nic in nics if nic.ifindex in held or self._links.name(nic.ifindex) == nic.ifname]
+        self._numbers.update((nic.ifname, nic.ifindex) for nic in found)
         return before.values()
 
     def _guarded(self, table: NftTable, store: Store, taps: Collection[str] | None, before: Collection[int]) -> Taps:

@@ -24,7 +24,7 @@ from ..declared import compose, configuration
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
 from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, NftElement, Route, Sysctl
-from ..model.owner import GuestOwner
+from ..model.owner import GuestOwner, Nic
 from ..model.plan import Plan
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
@@ -245,7 +245,16 @@ def _survey(session: Session, port: str, bridge: str, host: facts.Host) -> "Adop
 
 def lives(session: Session, owner: GuestOwner) -> bool:
     """Whether the tap of a record is still there, whatever its name is by now."""
-    return owner.is_here(partial(index_of, session), session.kernel.name_of)
+    return owner.is_here(partial(index_of, session), partial(name_now, session))
+
+
+def name_now(session: Session, nic: Nic) -> str:
+    """The name that a NIC's tap has got instead of its own; "" if it has its own, or is gone. The number alone does not tell: the
+    records may be of another network namespace."""
+    name = "" if index_of(session, nic.ifname) == nic.ifindex else session.kernel.name_of(nic.ifindex)
+    link = session.kernel.link(name) if name else None
+    given = session.records.recorded(LinkAttribute.key_of(nic.ifname, "address")) if link else None
+    return name if link and given and given[0] == LinkAttribute(nic.ifname, "address", link.address) else ""
 
 
 def index_of(session: Session, ifname: str) -> int | None:

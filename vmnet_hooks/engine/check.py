@@ -12,7 +12,7 @@ from ..model.owner import Nic, Owner, part_label
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
 from ..records import look
-from . import Session, claims, names, world
+from . import Session, claims, name_now, world
 from .drift import Drift, Kind
 from .owners import dead, wants
 from .parts import changes_by_up, spared
@@ -90,7 +90,7 @@ def _of_owner(
 ) -> list[Drift]:
     """What is wrong with one owner; `reported` are the keys of which another owner's differences tell, and grows."""
     found: list[Drift] = []
-    if isinstance(owner, Nic) and (now := names.name_now(session, owner)):
+    if isinstance(owner, Nic) and (now := name_now(session, owner)):
         # All that is missing is missing for this.
         what = f"{owner.ifname}: is called {now} now, a name without filter and network"
         return [Drift("different", what, REPAIR, owner.label, owner.id)]

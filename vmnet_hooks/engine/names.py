@@ -7,12 +7,7 @@ from ..errors import ConflictError, VmnetError
 from ..model.objects import LinkAttribute
 from ..model.owner import Nic
 from ..model.plan import Change
-from . import Session, index_of
-
-
-def name_now(session: Session, nic: Nic) -> str:
-    """The name of a NIC's tap if it is not that of the record; else, and if the tap is gone, ""."""
-    return "" if index_of(session, nic.ifname) == nic.ifindex else session.kernel.name_of(nic.ifindex)
+from . import Session, name_now
 
 
 def put_back(session: Session, nics: Iterable[Nic]) -> tuple[list[Nic], dict[str, str]]:
