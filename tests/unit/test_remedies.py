@@ -10,6 +10,7 @@ from fake_kernel import Killed
 from scenario import PUBLIC, V4, Host, guest
 
 from vmnet_hooks.declared import configuration
+from vmnet_hooks.engine.check import hazards
 from vmnet_hooks.errors import ConfigError, ConflictError, StoreError
 from vmnet_hooks.model.objects import Address, LinkAttribute, NftElement, NftTable, Route
 from vmnet_hooks.records import damage
@@ -486,3 +487,19 @@ def test_a_damaged_journal(tmp_path: Path) -> None:
     assert host.check() == []
     host.unplug(WEB)
     host.assert_no_records()
+
+
+def test_a_kernel_without_ifb(tmp_path):
+    """The filter stays, and `check` says what it is not worth; the remedy is followed."""
+    toml = PUBLIC + V4
+    host = Host(tmp_path, toml)
+    host.kernel.ifb = False
+    domain = guest(1, ("public", ["192.0.2.10"]))
+    host.add_taps(domain)
+    host.plug(domain)
+    assert not any(key.startswith("ifb") or " checked " in key for key in host.kernel.world)
+    assert 'nft inet guarded "t1.0"' in host.kernel.world
+    (line,) = host.call(hazards)
+    assert line.startswith("this kernel has no ifb") and line.endswith('networks.public.checksums = "trusted"')
+    host.configure(toml.replace("table = 222\n", 'table = 222\nchecksums = "trusted"\n'))
+    assert host.call(hazards) == []

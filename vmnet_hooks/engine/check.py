@@ -192,4 +192,15 @@ def hazards(session: Session) -> list[str]:
     masters = {r.ifname: r.value for r in resources if isinstance(r, LinkAttribute) and r.name == "master" and r.value}
     ports = taps & masters.keys()
     routed = (taps - ports) | {masters[port] for port in ports}
-    return session.kernel.hazards(bridged, anycast, permanent, routed, ports) if resources else []
+    found = session.kernel.hazards(bridged, anycast, permanent, routed, ports) if resources else []
+    networks = session.config.networks
+    guarded = {r.parts[0].strip('"') for r in resources if isinstance(r, NftElement) and r.set == "guarded"}
+    filtered = {nic.network for nic in session.records.nics() if nic.ifname in guarded}
+    checked = [name for name in sorted(filtered & networks.keys()) if networks[name].options.get("checksums") == "checked"]
+    if checked and not session.kernel.host(()).ifb:
+        found.append(
+            f"this kernel has no ifb: checksums are not finished before the filters of network {checked[0]} judge, and guests "
+            "can forge what these have approved; use a kernel with ifb (modprobe ifb), or accept it: "
+            f'networks.{checked[0]}.checksums = "trusted"'
+        )
+    return found
