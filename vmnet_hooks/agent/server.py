@@ -28,7 +28,8 @@ from ..frontends import Row, hooks
 from ..frontends.front_end import Request, load
 from ..hook.call import serve
 from ..hook.client import MAX_STDIN, SOCKET
-from ..kernel.file_descriptors import are_free, moved_up
+from ..kernel.file_descriptors import moved_up
+from ..kernel.free_files import are_free
 
 if TYPE_CHECKING:
     from .main import Agent
@@ -208,7 +209,7 @@ class Server:
 
     def _has_files(self) -> bool:
         """Return whether there are descriptors for a call."""
-        if are_free(CALL_FILES, self._woken.fileno()):
+        if are_free(CALL_FILES):
             self._hands_back = False
             return True
         self._hand_back(exhausted(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))

@@ -2,24 +2,9 @@
 process. So sockets that the agent opens by the thousand get numbers above that."""
 
 import fcntl
-import os
 import socket
 
 FD_SETSIZE = 1024
-
-
-def are_free(number: int, found: int) -> bool:
-    """Return whether the process may open that many files more. `found` is any open descriptor."""
-    held: list[int] = []
-    try:
-        while len(held) < number:
-            held.append(os.dup(found))
-    except OSError:
-        return False
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-    return True
 
 
 def moved_up(found: socket.socket) -> socket.socket:
