@@ -191,7 +191,7 @@ install:
 	        ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/$$hook $(DESTDIR)$$link; \
 	    done; \
 	done
-	for command in vmnet-hook=cli vmnet-hookd=agent.main; do \
+	for command in vmnet-hook=cli vmnet-hookd=agent.start; do \
 	    printf '%s\n' '#!/usr/bin/python3 -I' 'import sys' 'sys.path.insert(0, "$(PREFIX)/lib/vmnet-hooks")' \
 	        "from vmnet_hooks.$${command#*=} import main" 'sys.exit(main())' >$(DESTDIR)$(PREFIX)/bin/$${command%=*}; \
 	    chmod 755 $(DESTDIR)$(PREFIX)/bin/$${command%=*}; \

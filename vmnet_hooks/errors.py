@@ -1,5 +1,7 @@
 """The error taxonomy. A message is one line: it names the object and the remedy."""
 
+import errno
+
 
 class VmnetError(Exception):
     """Base of the errors that are shown to the admin. `exit_code` is the exit status of the process."""
@@ -50,9 +52,20 @@ class StoreError(VmnetError):
     """The records under /run/vmnet-hooks can't be read or written."""
 
 
+class Damaged(StoreError):
+    """The records hold what we do not write: another program, or a fault of the machine, has changed them."""
+
+
 class Abandoned(StoreError):
     """The hook that handed this call to the agent has gone and serves the call in its own process. The agent must neither carry
     it out nor undo what was done of it."""
+
+
+def exhausted(error: OSError) -> str:
+    """Return what is wrong, with the remedy, if a process or the host has no file descriptors left; else ""."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return ""
+    return f"{error.strerror}; raise the limit (LimitNOFILE of the unit, or ulimit -n)"
 
 
 def shortened(reason: str) -> str:

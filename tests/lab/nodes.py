@@ -300,6 +300,7 @@ NOISE = (
     (re.compile(r" age [0-9]+sec"), ""),  # route ages
     (re.compile(r" fdb_n_learned \d+"), " fdb_n_learned *"),  # what a bridge has learnt from traffic
     (re.compile(r" promiscuity \d+ "), " promiscuity * "),  # a tcpdump that has just ended
+    (re.compile(r"(: vmnet-ifb: .* link/\[1\]) \S+"), r"\1 *"),  # random, and used by no frame
     (re.compile(r" linkdown\b"), ""),  # follows the carrier, which the guest's end decides
 )
 # Counters that live among the sysctls, and one that is random by design.
@@ -331,10 +332,17 @@ def canonical(command: str, output: str) -> str:
         lines.sort(key=lambda line: (int(line.split(":")[0]), line) if line else (0, ""))
     if command.startswith("nft"):
         # Tables print in the order in which they were made.
-        return "".join(sorted(re.split(r"(?m)^(?=table )", "\n".join(lines) + "\n")))
+        text = re.sub(r"(?s)(?:\tchain port-.*?\n\t\}\n\n?)+", _sorted_ports, "\n".join(lines) + "\n")
+        return "".join(sorted(re.split(r"(?m)^(?=table )", text)))
     if any(word in command for word in UNORDERED):
         lines.sort()
     return "\n".join(lines)
+
+
+def _sorted_ports(chains: re.Match[str]) -> str:
+    """The chains of ports, in the order of their names: they print as they were made."""
+    found = sorted(re.findall(r"(?s)\tchain port-.*?\n\t\}\n", chains[0]))
+    return "\n".join(found) + "\n" * chains[0].endswith("\n\n")
 
 
 def dump(node: Node) -> str:

@@ -15,10 +15,24 @@ import pytest
 from lab import frames
 from lab.agent import Agent
 from lab.capture import Capture
+from lab.domains import domain_xml
 from lab.flood import __file__ as FLOOD
 from lab.guest import Nic, tapped
-from lab.nodes import Node, canonical, changes, dump, settled, without_anycast
-from lab.routed import GATEWAY4, GATEWAY6, PUBLIC, TAP_MAC, WORLD4, WORLD6, Interface, Plugged, RoutedLab, eventually, reach
+from lab.nodes import HOOK, Node, canonical, changes, dump, settled, without_anycast
+from lab.routed import (
+    GATEWAY4,
+    GATEWAY6,
+    PUBLIC,
+    SUBOPERATION,
+    TAP_MAC,
+    WORLD4,
+    WORLD6,
+    Interface,
+    Plugged,
+    RoutedLab,
+    eventually,
+    reach,
+)
 
 from vmnet_hooks.agent.healing import FIGHT_SECONDS, FIGHT_TIMES
 
@@ -222,6 +236,15 @@ def test_each_damage(lab, agent, pace, damage):
     assert 1 <= len(lines) <= 3 and not any("left alone" in line for line in lines), lines
 
 
+def alone(guest: Plugged, *operations: str) -> None:
+    """Call the hook where it finds no agent."""
+    hide = 'mount --bind /dev/null /run/vmnet-hooks/agent.sock; exec "$@"'
+    for operation in operations:
+        hook = guest.host.program(HOOK, guest.domain, operation, SUBOPERATION[operation], "-")
+        xml = domain_xml(guest.domain, guest.nic, stage=operation)
+        guest.host.run(["unshare", "--mount", "sh", "-ec", hide, "-", *hook], input=xml)
+
+
 def test_nothing_to_do_is_done_in_silence(lab, agent):
     """Guests that come and go through the agent, by hooks without it, and what is none of our business."""
     said = agent.log.count(" heal: ")
@@ -229,14 +252,8 @@ def test_nothing_to_do_is_done_in_silence(lab, agent):
     for _ in range(3):
         lab.stop(a1)
         lab.start(a1)
-    socket = lab.a.path("/run/vmnet-hooks/agent.sock")
-    socket.rename(f"{socket}.away")
-    try:
-        for _ in range(3):
-            lab.stop(a1)
-            lab.start(a1)
-    finally:
-        socket.with_name("agent.sock.away").rename(socket)
+    for _ in range(3):
+        alone(a1, "stopped", "release", "start", "started")
     lab.a.sh("""
         ip route add 198.18.0.0/15 dev eth9 table 222; ip route del 198.18.0.0/15 dev eth9 table 222
         ip rule add from 10.9.0.0/16 lookup 100 pref 100; ip rule del pref 100

@@ -9,6 +9,7 @@ down. What the edge does in several system calls happens here in several small s
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -226,6 +227,10 @@ class FakeKernel:
             vlan_filtering=dict(made.options).get("vlan_filtering") == "1",
         )
 
+    def name_of(self, index: int) -> str:
+        self._alive()
+        return next((name for name, link in self.links.items() if link.index == index), "")
+
     def has_sent(self, ifname: str, surely: bool = True) -> bool:
         return ifname in self.heard
 
@@ -415,6 +420,10 @@ class FakeKernel:
 
     def finish(self) -> None:
         self._alive()
+
+    @contextmanager
+    def reserve(self) -> Iterator[Callable[[], None]]:
+        yield lambda: None
 
     def apply(self, step: Plan) -> None:
         self._alive()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -26,7 +25,7 @@ from vmnet_hooks.hook import events
 from vmnet_hooks.kernel import announcement
 from vmnet_hooks.model.guest import Action, Claim, Domain, GuestEvent, Vif
 from vmnet_hooks.model.objects import Route, TableName
-from vmnet_hooks.records import store
+from vmnet_hooks.records import clock, store
 
 ROUTED = PUBLIC + V4 + V6
 QEMU = '[[interfaces]]\nmac = "{mac}"\nifname = "t1.0"\nnetwork = "{network}"\n{more}\n'
@@ -251,9 +250,9 @@ def test_a_guest_that_was_not_announced(known, age, sent, late, host, monkeypatc
     there = domain("192.0.2.10")
     host.add_taps(there)
     host.plug(there)
-    now = time.time() + age
+    now = host.kept().now() + age
     monkeypatch.setattr(host.kernel, "has_sent", lambda _, surely: sent)
-    monkeypatch.setattr(claims.time, "time", lambda: now)
+    monkeypatch.setattr(clock, "now", lambda _: now)
     running_now = {uuid(1): there} if known else {}
     found = what(host.check(running=running_now))
     assert found == ([("unannounced", "t1.0: the guest runs and was not announced", "vmnet-hook start d1")] if late else [])
@@ -512,7 +511,7 @@ def test_a_guest_that_was_gone_when_libvirt_was_asked(by, host):
     if by == "repair":
         assert host.repair(gone=[uuid(1)], asked=asked) == []
     else:
-        assert host.call(reconcile, asked, [uuid(1)]).departed == []
+        assert host.call(reconcile, asked, lambda: [uuid(1)]).departed == []
     assert host.kernel.snapshot() == before and host.kept().owners() == records
 
 

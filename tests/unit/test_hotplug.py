@@ -331,6 +331,28 @@ def test_a_list_that_waits_delays_no_domain_with_records(agent, monkeypatch, rea
     assert looked == [UUID, "starts"] and not connected.is_alive()
 
 
+def test_records_that_were_lost(agent, monkeypatch):
+    """Every running domain is looked at again: a file that is there for the first time is no loss."""
+    files = [None]
+    monkeypatch.setattr(hotplug, "FAILED_SECONDS", 0.01)
+    monkeypatch.setattr(hotplug, "identity", lambda: files[0])
+    looked: list[str] = []
+    part = Hotplug(agent, "libvirt", libvirt_events.watch)
+    part._changed = looked.append  # type: ignore[method-assign]
+    part._events = SimpleNamespace(connect=lambda: None, domains=lambda: [UUID], close=lambda: None, wake=lambda: None)
+    connected = threading.Thread(target=part._connect, daemon=True)
+    connected.start()
+    wait_for(lambda: looked == [UUID])
+    for file, looks in (("first", 1), ("second", 2), (None, 3)):
+        files[0] = file
+        wait_for(lambda looks=looks: len(looked) == looks)
+        time.sleep(0.1)
+        assert len(looked) == looks
+    part.close()
+    connected.join(5)
+    assert not connected.is_alive()
+
+
 def test_a_worker_survives_whatever_happens(agent):
     part = Hotplug(agent, "libvirt", libvirt_events.watch)
     looked = []

@@ -900,12 +900,13 @@ def test_repair_after_everything_was_flushed(tmp_path):
 
 
 def test_repair_removes_orphans(tmp_path):
-    """The records were lost (a tmpfs, somebody's rm): what shows by itself that it is ours goes."""
+    """The records were lost (a tmpfs, an rm), and the guest has ended: what shows by itself that it is ours goes."""
     host = Host(tmp_path)
-    host.add_taps(ROUTED)
     before = host.kernel.snapshot()
+    host.add_taps(ROUTED)
     host.plug(ROUTED)
     (tmp_path / "run" / "state.db").unlink()
+    host.remove_taps(ROUTED)
     assert any("in no record" in drift.what for drift in host.check())
     host.repair()
     assert_clean(host)
@@ -914,6 +915,42 @@ def test_repair_removes_orphans(tmp_path):
         isinstance(pair[1][0], Sysctl | LinkAttribute | Neighbour | ProxyNeighbour) or k.startswith("table-name")
         for k, pair in left.items()
     )
+
+
+@pytest.mark.parametrize("domain", (ROUTED, GIVEN), ids=("routed", "bridged"))
+def test_repair_leaves_a_guest_that_runs_and_is_in_no_record(tmp_path, domain):
+    """The records were lost: what is set up for it stays, and is its own again after its next start; then it is taken down."""
+    host = Host(tmp_path)
+    host.add_taps(domain)
+    before = host.kernel.snapshot()
+    host.plug(domain)
+    plugged = host.kernel.snapshot()
+    (tmp_path / "run" / "state.db").unlink()
+    for _ in range(2):
+        assert [drift.what for drift in host.check()] == ["t1.0: a guest runs on it, and is in no record; its filter stays"]
+        assert host.repair() == [] and not difference(plugged, host.kernel.snapshot())
+    host.plug(domain)
+    assert_clean(host)
+    assert not difference(plugged, host.kernel.snapshot())
+    host.unplug(domain)
+    left = difference(before, host.kernel.snapshot())
+    assert not [key for key in left if key.startswith(("nft", "route", "rule"))]
+
+
+def test_a_stray_permission_of_a_guest_that_is_recorded_goes(tmp_path):
+    """Also while another guest runs without a record."""
+    host = Host(tmp_path)
+    for domain in (ROUTED, SECOND):
+        host.add_taps(domain)
+        host.plug(domain)
+    (tmp_path / "run" / "state.db").unlink()
+    host.plug(SECOND)
+    stray = NftElement("inet", "sources4", ('"t2.0"', SECOND.vifs[0].mac, "192.0.2.99"))
+    gone = NftElement("inet", "guarded", ('"t9.0"',))
+    host.kernel.put(stray, gone)
+    host.repair()
+    assert stray.key not in host.kernel.world and gone.key not in host.kernel.world
+    assert NftElement("inet", "guarded", ('"t1.0"',)).key in host.kernel.world
 
 
 def test_names_in_files_do_not_outlive_their_network(tmp_path):

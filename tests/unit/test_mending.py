@@ -7,7 +7,8 @@ import pytest
 from scenario import EVERYTHING, LAN, Host, difference, guest
 
 from vmnet_hooks.agent.healing import FIGHT_TIMES, Patience
-from vmnet_hooks.engine.healing import amiss, depart, mend, suspected
+from vmnet_hooks.engine import lives, name_now
+from vmnet_hooks.engine.healing import Departed, amiss, depart, mend, suspected
 from vmnet_hooks.errors import KernelError
 from vmnet_hooks.model.objects import Address, LinkAttribute, NftElement, NftTable, ProxyNeighbour, Route, Rule, Sysctl
 from vmnet_hooks.model.plan import Change
@@ -173,12 +174,12 @@ def test_a_tap_that_is_gone(host):
     host.kernel.remove_link("t1.0")
     waits = host.call(mend, list(host.claimed())).waits
     assert any("t1.0" in key for key in waits)
-    assert host.call(depart, [(index + 1000, "t1.0")]) == ([], {}), "another one of that name"
-    departed, failed = host.call(depart, [(index, "t1.0")])
-    assert ([owner.ifname for owner in departed], failed) == (["t1.0"], {})
+    assert host.call(depart, [(index + 1000, "t1.0")]) == Departed(), "another one of that name"
+    departed, renamed, failed = host.call(depart, [(index, "t1.0")])
+    assert not renamed and ([owner.ifname for owner in departed], failed) == (["t1.0"], {})
     assert others <= host.claimed().keys()
     assert not any("t1.0" in key or "192.0.2.10" in key for key in {*host.claimed(), *host.kernel.world})
-    assert host.call(depart, [(index, "t1.0")]) == ([], {}), "once"
+    assert host.call(depart, [(index, "t1.0")]) == Departed(), "once"
 
 
 def test_taps_that_went_unseen(host):
@@ -326,3 +327,18 @@ def test_what_can_not_be_mended_is_tried_less_and_less():
     assert times == [0, 2, 6, 14, 30, 62, 122, 182, 242]
     assert patience.mended(["route 1"], 300.0) == {} and patience.allows("route 1", 300.0), "it went well at last"
     assert patience.failed(["route 1"], 301.0) == ["route 1"]
+
+
+def test_a_tap_with_another_name(host):
+    """It is one by its number and the MAC that it was given: else the guest is gone."""
+    [nic] = host.kept().nics(ifname="t1.0")
+    host.kernel.remove_link("t1.0")
+    host.kernel.add_link("other", "tun", up=True)
+    link = replace(host.kernel.links["other"], index=nic.ifindex)
+    given = host.claimed()["link t1.0 address"].value
+    host.kernel.links["other"] = replace(link, address=given)
+    assert host.call(lambda session: (name_now(session, nic), lives(session, nic))) == ("other", True)
+    drifts = [drift for drift in host.check() if drift.owner_id == nic.id]
+    assert [drift.what for drift in drifts] == ["t1.0: is called other now, a name without filter and network"]
+    host.kernel.links["other"] = replace(link, address="02:00:00:00:00:99")
+    assert host.call(lambda session: (name_now(session, nic), lives(session, nic))) == ("", False)

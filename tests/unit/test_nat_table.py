@@ -134,7 +134,7 @@ def test_the_agent_after_an_upgrade(upgraded):
     session = upgraded.session()
     try:
         assert amiss(session, session.records.resources()) == set()
-        for mended in (reconcile(session, (), ()), mend(session, None), mend(session, [MASQUERADE])):
+        for mended in (reconcile(session, (), tuple), mend(session, None), mend(session, [MASQUERADE])):
             assert (list(mended.changes), mended.failed) == ([], {})
         del upgraded.kernel.world[INET.key]
         mended = mend(session, None)

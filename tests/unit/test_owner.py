@@ -1,15 +1,15 @@
 """What the kinds of owners say of themselves, and what the engine makes of it."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from scenario import Host, guest
 
-from vmnet_hooks.engine import guests, owners
+from vmnet_hooks.engine import guests
 from vmnet_hooks.model.declaration import Config
 from vmnet_hooks.model.guest import Domain, Vif
 from vmnet_hooks.model.owner import PREPARE_SECONDS, DescribedNetwork, Nic, Part, Preparation, nics
+from vmnet_hooks.records import clock
 
 DOM1 = Domain("dom1", "u1")
 NIC = Nic.of(DOM1, Vif("m1", "tap1", addresses=("192.0.2.1",)), "public", "libvirt", 7, 100.0)
@@ -54,6 +54,9 @@ def test_columns(owner):
     "gone, links, passed, ended",
     [
         ((), LINKS, 0.0, []),
+        # The link has another name, and another one has its name.
+        ((), {"x": 7}, 0.0, []),
+        ((), {"tap1": 8, "x": 7}, 0.0, []),
         (("u1",), LINKS, 0.0, [NIC]),
         ((), {}, 0.0, [NIC]),
         ((), {"tap1": 8}, 0.0, [NIC]),
@@ -63,7 +66,12 @@ def test_columns(owner):
     ],
 )
 def test_which_have_ended(gone, links, passed, ended):
-    assert [owner for owner in ALL if owner.has_ended(gone, links.get, 100.0 + passed)] == ended
+    names = {number: name for name, number in links.items()}
+
+    def name_now(nic: Nic) -> str:
+        return names.get(nic.ifindex, "")
+
+    assert [owner for owner in ALL if owner.has_ended(gone, links.get, name_now, 100.0 + passed)] == ended
 
 
 def test_which_follow_the_files():
@@ -93,7 +101,7 @@ def test_a_start_that_was_prepared_and_never_came(tmp_path, monkeypatch):
     assert preparation in host.kept().owners()
 
     late = preparation.since + PREPARE_SECONDS + 1
-    monkeypatch.setattr(owners, "time", SimpleNamespace(time=lambda: late))
+    monkeypatch.setattr(clock, "now", lambda _: late)
     assert [(drift.owner, drift.what) for drift in host.check()] == [(FORTY.name, "prepared: was not started")]
     host.repair()
     host.assert_no_records()

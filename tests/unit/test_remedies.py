@@ -13,6 +13,7 @@ from vmnet_hooks.declared import configuration
 from vmnet_hooks.engine.check import hazards
 from vmnet_hooks.errors import ConfigError, ConflictError, StoreError
 from vmnet_hooks.model.objects import Address, LinkAttribute, NftElement, NftTable, Route
+from vmnet_hooks.records import damage
 
 ROUTED = '[networks.a]\nmode = "routed"\nuplink = "eth1"\ntable = 222\nipv4 = { subnet = "192.0.2.0/24", gateway = "192.0.2.1", arp_source = "192.0.2.254" }\n'
 SECOND = '[networks.b]\nmode = "routed"\nuplink = "eth2"\ntable = 223\nipv4 = { subnet = "198.51.100.0/24", gateway = "198.51.100.1", arp_source = "198.51.100.254" }\n'
@@ -479,9 +480,9 @@ def test_a_damaged_journal(tmp_path: Path) -> None:
     host = web(tmp_path)
     journal = tmp_path / "run" / "journal"
     journal.write_text("rubbish\n")
-    with pytest.raises(StoreError, match=f"{journal}: damaged; remove it, then run `vmnet-hook repair`"):
+    with pytest.raises(StoreError, match=f"{journal}: damaged; `vmnet-hook repair` moves it away"):
         host.unplug(WEB)
-    journal.unlink()
+    assert damage.set_aside(str(journal.parent)) == [f"{journal}.damaged-1"]
     host.repair()
     assert host.check() == []
     host.unplug(WEB)

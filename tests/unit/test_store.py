@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from vmnet_hooks.model.plan import Change
 from vmnet_hooks.records import encode
 from vmnet_hooks.records import store as module
 from vmnet_hooks.records.pending import Pending
-from vmnet_hooks.records.store import Store
+from vmnet_hooks.records.store import EXPECT_SECONDS, Store
 
 A = Nic(
     **dict(id="u1/m1", domain="d1", domain_id="u1", ifname="tap1", ifindex=7, mac="m1", network="public", frontend="libvirt"),
@@ -264,7 +265,7 @@ def test_a_journal_of_other_records(tmp_path):
 @pytest.mark.parametrize("text", ["", "x", "7\n", "7\nx\n", '7\n"plug"\n{}\n', '7\n"plug"\n{}\t\n', "\xff\n"])
 def test_a_journal_that_makes_no_sense(store, tmp_path, text):
     (tmp_path / "journal").write_text(text, "latin-1")
-    with pytest.raises(StoreError, match=f"^{tmp_path}/journal: .*remove it"):
+    with pytest.raises(StoreError, match=f"^{tmp_path}/journal: .*`vmnet-hook repair` moves it away"):
         store.journal()
 
 
@@ -410,7 +411,7 @@ def test_only_root_reads_the_records(tmp_path):
 
 
 def test_the_lock_is_one_per_host(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(module.lock, "SECONDS", 0.05)
     one, two = Store(str(tmp_path)), Store(str(tmp_path))
     with one.lock():
         with pytest.raises(StoreError, match="held by another process for .* s; see `fuser"), two.lock():
@@ -438,7 +439,7 @@ def test_the_lock_dies_with_its_holder(tmp_path):
 @pytest.mark.parametrize("content", [b"rubbish" * 1000, b"SQLite format 3\0" + b"x" * 5000], ids=["text", "damaged"])
 def test_broken_records(content, tmp_path):
     (tmp_path / "state.db").write_bytes(content)
-    with pytest.raises(StoreError, match="state.db: .*; move it away"):
+    with pytest.raises(StoreError, match="state.db: .*; `vmnet-hook repair` moves it away"):
         Store(str(tmp_path))
 
 
@@ -468,7 +469,7 @@ def test_rows_that_we_did_not_write(tmp_path, statement, what):
         db.execute(statement)
     with (
         closing(Store(str(tmp_path))) as opened,
-        pytest.raises(StoreError, match=f"{what}.* can't be read; move it away") as caught,
+        pytest.raises(StoreError, match=f"{what}.* can't be read; `vmnet-hook repair` moves it away") as caught,
     ):
         opened.owners()
         opened.claims(A.id)
@@ -483,3 +484,34 @@ def test_records_of_a_newer_version(tmp_path):
         with pytest.raises(StoreError, match="of a newer vmnet-hooks"):
             Store(str(tmp_path))
         assert db.execute("PRAGMA user_version").fetchone() == (99,)
+
+
+# --- the clock -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_wall_clock_that_is_set(store, tmp_path, monkeypatch, jump):
+    """Nothing expires, and nothing is kept for longer."""
+    begin, wall = store.now(), time.time
+    assert abs(begin - wall()) < 60, "older versions know the wall clock"
+    store.expect("u1")
+    monkeypatch.setattr(time, "time", lambda: wall() + jump)
+    assert 0 <= Store(str(tmp_path)).now() - begin < 60
+    assert store.expects("u1")
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + EXPECT_SECONDS + 1)
+    assert not store.expects("u1")
+
+
+def test_the_mark_of_an_older_version(store, tmp_path):
+    """It is empty, and has its time in the file system."""
+    mark = tmp_path / "incoming-u1"
+    mark.touch()
+    assert store.expects("u1")
+    os.utime(mark, (time.time() - EXPECT_SECONDS - 60,) * 2)
+    assert not store.expected("u1") and not mark.exists()
+
+
+def test_a_clock_that_cant_be_kept(store, tmp_path):
+    (tmp_path / "clock").mkdir()
+    assert abs(store.now() - time.time()) < 60

@@ -1,8 +1,6 @@
 """`python3 -m vmnet_hooks.agent`."""
 
-import sys
-
-from .main import main
+from .start import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..engine import Session, takeover
 from ..engine.healing import Mended, amiss, depart, mend, suspected
-from ..errors import KernelError
+from ..errors import VmnetError
 from ..hook.events import RECORDS_ALONE
 from ..kernel.monitor.nftables import NftMonitor
 from ..kernel.monitor.proxies import ProxyMonitor
@@ -130,8 +130,9 @@ class Patience:
 class Healing:
     """A part of the agent (see agent/main.py)."""
 
-    def __init__(self, agent: "Agent") -> None:
+    def __init__(self, agent: "Agent", keeper: Keeper | None = None) -> None:
         self._agent = agent
+        self._keeper = keeper
         self._patience = Patience()
         self._walked = ""
         self._all_from = 0.0
@@ -174,8 +175,7 @@ class Healing:
             links = stack.enter_context(closing(RtnetlinkMonitor()))
             tables = stack.enter_context(closing(NftMonitor()))
             proxies = stack.enter_context(closing(ProxyMonitor()))
-            keeper = stack.enter_context(closing(Keeper()))
-            self._keep(keeper)
+            self._keep()
             watching.set()
             now = time.monotonic()
             poll, walk = now + POLL_SECONDS, now + WALK_SECONDS
@@ -192,7 +192,7 @@ class Healing:
                 if self._wake in ready:
                     # The index has changed: there may be other guests.
                     os.eventfd_read(self._wake)
-                    self._keep(keeper, self._changed_taps())
+                    self._keep(self._changed_taps())
                 suspects = Suspects(everything=lost)
                 suspects.add(links.drain())
                 suspects.add(tables.drain())
@@ -202,8 +202,7 @@ class Healing:
                     suspects.add(proxies.changed())
                     poll = now + POLL_SECONDS
                 if now >= walk:
-                    keeper.lost()
-                    self._keep(keeper)
+                    self._keep(anew=True)
                     self._walk()
                     walk = time.monotonic() + WALK_SECONDS
 
@@ -220,8 +219,10 @@ class Healing:
             return
         if suspects.gone:
             with place.session(RECORDS_ALONE) as session:
-                departed, failed = depart(session, suspects.gone)
-            self._report(Mended(failed=failed, departed=departed))
+                found = depart(session, suspects.gone)
+            for nic in found.renamed:
+                self._agent.note("heal", f"{nic.domain}: tap {nic.ifname} had another name", syslog.LOG_WARNING)
+            self._report(Mended(failed=found.failed, departed=found.owners))
         with place.records() as store, store.reading():
             recorded = suspected(store, suspects.keys | suspects.tampered, suspects.starts, suspects.links)
         self._patience.forget(suspects.keys - recorded.keys())
@@ -255,11 +256,17 @@ class Healing:
             taps |= self._taps.get()
         return taps
 
-    def _keep(self, keeper: Keeper, taps: Collection[str] | None = None) -> None:
+    def _keep(self, taps: Collection[str] | None = None, anew: bool = False) -> None:
+        """Have the keeper guard what is guarded by the records; with `anew`, also if its tables have gone. It stays as it is
+        while the records can't be read."""
         try:
-            with self._agent.place.session(RECORDS_ALONE) as session:
-                keeper.follow(session.records, session.kernel, taps)
-        except KernelError as error:
+            if self._keeper is None:
+                self._keeper = Keeper()
+            if anew:
+                self._keeper.lost()
+            with self._agent.place.records() as records:
+                self._keeper.follow(records, taps)
+        except VmnetError as error:
             if str(error) != self._unkept:
                 self._agent.note("error", str(error), syslog.LOG_WARNING)
                 self._unkept = str(error)

@@ -5,8 +5,10 @@ Callbacks only queue the domain. Workers ask the hypervisor for the domain's des
 may need: libvirt answers only after its hooks of that domain have ended. Then they do the same as a `reconnect`.
 """
 
+import errno
 import os
 import queue
+import socket
 import syslog
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -24,7 +26,7 @@ from ..model.guest import Action, Domain, GuestEvent, Vif, id_by_name
 from ..model.objects import LinkAttribute
 from ..model.owner import Nic
 from ..model.plan import Change
-from ..records.store import DIRECTORY
+from ..records.store import DIRECTORY, identity
 
 if TYPE_CHECKING:
     from .main import Agent
@@ -114,7 +116,7 @@ class Hotplug:
             self._ended.wait(RETRY_SECONDS)
             return
         self.agent.note("hotplug", f"connected to {self._frontend}", syslog.LOG_DEBUG)
-        recorded = self._recorded()
+        file, recorded = identity(), self._recorded()
         for uuid in recorded:
             self._changed(uuid)
         try:
@@ -125,6 +127,10 @@ class Hotplug:
         except VmnetError:
             self._lost.set()
         while not self._lost.wait(FAILED_SECONDS):
+            if file not in (None, identity()):
+                # The records were lost: those of running guests are made again from their descriptions.
+                break
+            file = identity()
             for uuid in list(self._failed):
                 self._changed(uuid)
         self._events.close()
@@ -200,7 +206,9 @@ class Hotplug:
             known = records.nics(domain_id=domain.id)
             # NICs that libvirt's <script> set up have no UUID. It runs before the description has the NIC, so those whose link
             # exists are left alone.
-            known += [nic for nic in records.nics(domain_id=id_by_name(domain.name)) if _index(nic.ifname) != nic.ifindex]
+            named = records.nics(domain_id=id_by_name(domain.name))
+            # One that got another name gets its own again.
+            known += [nic for nic in named if _index(nic.ifname) != nic.ifindex and not _is_link(nic.ifindex)]
         there = {(vif.mac, vif.ifname) for vif in domain.vifs}
         gone = [nic for nic in known if (nic.mac, nic.ifname) not in there]
         for nic in gone:
@@ -280,6 +288,14 @@ class Hotplug:
 def _index(ifname: str) -> int:
     """Return the ifindex of a link; 0 if it does not exist."""
     return int(sysfs.read(ifname, "ifindex") or 0)
+
+
+def _is_link(index: int) -> bool:
+    """Return whether there is a link of that number, whatever its name."""
+    try:
+        return bool(socket.if_indextoname(index))
+    except OSError as error:
+        return error.errno != errno.ENXIO
 
 
 def _mark(ifname: str) -> str:

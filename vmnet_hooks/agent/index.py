@@ -69,7 +69,8 @@ class Index:
     def _count(self) -> int:
         """Return SQLite's change counter; -1 if no file is open."""
         with self._lock:
-            return _COUNT.unpack(os.pread(self._file, 4, _COUNT_AT))[0] if self._file >= 0 else -1
+            # A file that was emptied has none.
+            return _COUNT.unpack(os.pread(self._file, 4, _COUNT_AT) or bytes(4))[0] if self._file >= 0 else -1
 
     def _run(self) -> None:
         while not self._agent.stopping.is_set():

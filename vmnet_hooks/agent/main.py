@@ -29,6 +29,7 @@ from ..kernel import root
 from ..kernel.monitor.table_cache import TableCache
 from ..model.owner import nics
 from .announcer import Announcer
+from .fail_closed import Keeper
 from .healing import Healing
 from .hotplug import Hotplug
 from .index import Index
@@ -51,7 +52,7 @@ FOLLOWERS = 64
 class Agent:
     """The agent. Its parts use its `place`, `index`, `stopping` (set when the agent ends), `note` and `count`."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeper: Keeper | None = None) -> None:
         self.stopping = threading.Event()
         self.since = time.time()
         self.metrics = Metrics()
@@ -61,7 +62,7 @@ class Agent:
         self.arrivals = IncomingMigrations(self)
         self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, TableCache(), self.index.noting)
         self.server = Server(self, {"status": self._status}, self._follow)
-        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, NeighbourDiscovery(self), Healing(self)]
+        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, NeighbourDiscovery(self), Healing(self, keeper)]
         # This loads every front end: the first call of one must not wait for it.
         self.parts += [Hotplug(self, row.name, watch) for row in FRONT_ENDS if (watch := load(row).watch)]
         self._followers: list[socket.socket] = []
@@ -162,7 +163,7 @@ class Agent:
         try:
             with self.place.session(RECORDS_ALONE) as session:
                 owners = session.records.owners()
-                found = reconcile(session, owners, gone(owners))
+                found = reconcile(session, owners, lambda: gone(owners))
             for owner in found.departed:
                 self.note("repair", f"{owner.label}: {owner.loss}; cleaned up", syslog.LOG_NOTICE)
             if found.changes:
@@ -207,7 +208,8 @@ def notify(state: str) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vmnet-hookd")
-def main() -> None:
+@click.pass_obj
+def main(keeper: Keeper | None) -> None:
     """The resident agent of vmnet-hooks. It serves hooks without the cost of their start, restores objects that other programs
     change or remove, sets up NICs that are attached to running guests, and cuts guests over that arrive by live migration.
 
@@ -216,7 +218,7 @@ def main() -> None:
     syslog.openlog("vmnet-hook", syslog.LOG_PID, syslog.LOG_DAEMON)
     try:
         root.require("hooks can't be served", "use `systemctl start vmnet-hookd`")
-        Agent().run()
+        Agent(keeper).run()
         # os._exit does not wait for threads: one may be blocked (by a xenstored that hangs).
         os._exit(0)
     except VmnetError as error:

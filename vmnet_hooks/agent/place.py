@@ -148,9 +148,13 @@ class Resident:
             if records is None:
                 records = Records(self._mutex, lambda: getattr(self._call, "wanted", _always)(), self._noting)
                 file = store.identity()
-            if file == store.identity():
-                break
-            # The file was removed or replaced: use the present one.
+            try:
+                if file == store.identity() and records.has_tables():
+                    break
+            except BaseException:
+                records.close()
+                raise
+            # The file was removed, replaced or emptied: use the present one.
             records.close()
         try:
             yield records

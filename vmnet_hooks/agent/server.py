@@ -5,27 +5,31 @@ other, in the order of their arrival; calls of different domains do not wait for
 of the GIL; a worker is added when all are blocked.
 """
 
+import errno
 import io
 import os
 import queue
 import selectors
 import socket
+import stat
 import struct
 import syslog
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .. import __version__
-from ..errors import VmnetError, one_line, shortened
+from ..errors import VmnetError, exhausted, one_line, shortened
 from ..frontends import Row, hooks
 from ..frontends.front_end import Request, load
 from ..hook.call import serve
 from ..hook.client import MAX_STDIN, SOCKET
 from ..kernel.file_descriptors import moved_up
+from ..kernel.free_files import are_free
 
 if TYPE_CHECKING:
     from .main import Agent
@@ -40,6 +44,12 @@ READ_SECONDS = 5.0
 
 WORKERS, MAX_WORKERS = 2, 64
 STUCK_SECONDS = 30.0
+CALL_FILES = 32
+"""Descriptors that a call may need."""
+
+REACHABLE_SECONDS = 1.0
+"""Interval at which the agent looks whether hooks find its socket."""
+
 PATIENCE = 0.05
 """If no call ends for that many seconds while calls wait, a worker is added."""
 
@@ -87,19 +97,48 @@ class Server:
         self._last_end = self._last_look = time.monotonic()
         self._woken, self._wake = socket.socketpair()
         self._wake.setblocking(False)
+        # See _turn_away.
+        self._spare = os.dup(self._woken.fileno())
+        self._hands_back = False
+        self._looked_at = 0.0
+        self._path = ""
+        self._place: object = None
         self.served = 0
 
     # --- connections --------------------------------------------------------------------------------------------------------
 
     def start(self, listening: socket.socket) -> None:
         """Start the threads that serve."""
-        self._listening = listening
-        listening.setblocking(False)
-        self._selector.register(listening, selectors.EVENT_READ)
+        self._listen(listening)
         self._selector.register(self._woken, selectors.EVENT_READ)
         for _ in range(WORKERS):
             self._add_worker()
         threading.Thread(target=self._run, name="server", daemon=True).start()
+
+    def _listen(self, listening: socket.socket) -> None:
+        self._listening, self._path = listening, listening.getsockname()
+        self._place = _identity(self._path)
+        listening.setblocking(False)
+        self._selector.register(listening, selectors.EVENT_READ)
+
+    def _stay_reachable(self) -> None:
+        """Make the socket's file again if it was removed or replaced: hooks would not find the agent. End if that can't be done,
+        or another agent is there."""
+        if self._place is not None and _identity(self._path) == self._place:
+            return
+        try:
+            found = bound(self._path)
+        except VmnetError as error:
+            self._agent.note("error", f"{error}; ends", syslog.LOG_ERR)
+            self._agent.stopping.set()
+            self._looked_at = float("inf")
+            return
+        self._agent.note("heal", f"{self._path} was removed or replaced, and is made again", syslog.LOG_WARNING)
+        self._selector.unregister(self._listening)
+        # A hook may have connected before.
+        self._accept()
+        self._listening.close()
+        self._listen(found)
 
     def is_alive(self) -> bool:
         """Return whether the thread that reads from connections runs. To be called every few seconds."""
@@ -123,7 +162,7 @@ class Server:
         while True:
             with self._lock:
                 has_work = bool(self._waiting)
-            for key, _ in self._selector.select(PATIENCE if has_work else 1.0 if self._clients else None):
+            for key, _ in self._selector.select(PATIENCE if has_work else REACHABLE_SECONDS):
                 if key.fileobj is self._listening:
                     self._accept()
                 elif key.fileobj is self._woken:
@@ -139,9 +178,7 @@ class Server:
             except (BlockingIOError, ConnectionError):
                 return
             except OSError as error:
-                # Too many open files: serve the accepted clients first.
-                self._agent.note("error", f"a call was not taken: {error.strerror}", syslog.LOG_WARNING)
-                time.sleep(0.01)
+                self._turn_away(error)
                 return
             pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid not in (0, os.geteuid()):
@@ -155,6 +192,34 @@ class Server:
             self._clients[connection.fileno()] = client
             self._selector.register(connection, selectors.EVENT_READ)
             self._read(client)
+
+    def _turn_away(self, error: OSError) -> None:
+        """Refuse a call that can't be accepted because there are no descriptors: by the one that is kept for this."""
+        self._hand_back(exhausted(error) or str(error))
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
+            with suppress(OSError):
+                connection, _ = self._listening.accept()
+                _answer(connection, _REFUSED)
+        with suppress(OSError):
+            self._spare = os.dup(self._woken.fileno())
+        if self._spare < 0:
+            time.sleep(0.01)
+
+    def _has_files(self) -> bool:
+        """Return whether there are descriptors for a call."""
+        if are_free(CALL_FILES):
+            self._hands_back = False
+            return True
+        self._hand_back(exhausted(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))
+        return False
+
+    def _hand_back(self, why: str) -> None:
+        self._agent.count("refused", reason="files")
+        if not self._hands_back:
+            self._agent.note("error", f"calls are handed back to the hooks: {why}", syslog.LOG_WARNING)
+        self._hands_back = True
 
     def _forget(self, client: Client) -> None:
         self._selector.unregister(client.connection)
@@ -209,6 +274,9 @@ class Server:
     def _look_after(self) -> None:
         """Close connections that have not sent a request in time. Add a worker if no call ends."""
         now = self._last_look = time.monotonic()
+        if now > self._looked_at + REACHABLE_SECONDS and not self._closing:
+            self._looked_at = now
+            self._stay_reachable()
         for client in [c for c in self._clients.values() if c.deadline < now]:
             self._agent.count("refused", reason="silent")
             self._forget(client)
@@ -272,11 +340,18 @@ class Server:
 
     def _serve(self, client: Client) -> None:
         begin = time.perf_counter()
+        if not self._has_files():
+            _answer(client.connection, _REFUSED)
+            return
         argv, environ = _words(client, 0), dict(pair.partition("=")[::2] for pair in _words(client, 1))
         start = sum((client.lengths or ())[:2])
         request = Request(argv, environ, io.BytesIO(client.data[start:]), client.parent, self._agent.place.declared)
         with self._agent.place.on_behalf(lambda: not client.is_gone()):
             status, reason = serve(client.hook, request, self._agent.place)
+        if status and not self._has_files():
+            # Everything is as it was.
+            _answer(client.connection, _REFUSED)
+            return
         text = f"vmnet-hook: {shortened(reason)}\n".encode() if reason else b""
         _answer(client.connection, b"%d %d\n%b" % (status, len(text), text))
         operation = hooks()[client.hook].operation(argv) or client.hook.partition("/")[2]
@@ -313,6 +388,20 @@ def listening(path: str = SOCKET) -> socket.socket:
     VmnetError."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
         return socket.socket(fileno=3)
+    return bound(path)
+
+
+def _identity(path: str) -> object:
+    """Return the identity of the socket's file; None if it is no socket."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
+
+
+def bound(path: str) -> socket.socket:
+    """Return a new listening socket at `path`, accessible to root only. Raise VmnetError."""
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         lock.connect(path)
@@ -325,7 +414,7 @@ def listening(path: str = SOCKET) -> socket.socket:
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        if os.path.exists(path):
+        if os.path.lexists(path):
             os.unlink(path)
         mask = os.umask(0o177)
         try:

@@ -272,8 +272,12 @@ def repair(domain: str, to_json: bool) -> None:
     from ..declared import configuration
     from ..engine import repair as engine
     from ..frontends.running import described, gone
-    from ..kernel import announcement
+    from ..kernel import announcement, root
+    from ..records import damage
 
+    root.require("kernel state and records can't be read")
+    for path in damage.set_aside():
+        problem(f"the records were damaged; what they were is in {path}")
     declared = configuration.usable()
     with opened(declared) as session:
         owners = session.records.owners()

@@ -5,6 +5,7 @@ transaction  work a transaction out;  apply: carry it out, undo it, remove what 
 parts        declared parts of the host as owners;  owners: what owners in the records shall have
 guests       plug and unplug NICs;  migration: cut a guest over that comes in
 host         bring parts up and down;  takeover: guard a bridge that takes over a live port
+names        give a tap its name again
 check        compare configuration, records and kernel;  world: ask what of the world keeps it from working
 claims       compare what claims say now with what running guests were given
 repair       remove the differences;  healing: the agent's share of that
@@ -12,7 +13,7 @@ repair       remove the differences;  healing: the agent's share of that
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from ipaddress import ip_interface
@@ -23,7 +24,7 @@ from ..declared import compose, configuration
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
 from ..model.objects import FORWARDING_GATE, Address, LinkAttribute, NftElement, Route, Sysctl
-from ..model.owner import GuestOwner
+from ..model.owner import GuestOwner, Nic
 from ..model.plan import Plan
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
@@ -39,6 +40,7 @@ class Kernel(Protocol):
 
     def close(self) -> None: ...
     def link(self, ifname: str) -> facts.Link | None: ...
+    def name_of(self, index: int) -> str: ...
     def has_sent(self, ifname: str, surely: bool = True) -> bool: ...
     def ports(self, ifname: str) -> list[str]: ...
     def below(self, ifname: str) -> set[str]: ...
@@ -66,6 +68,7 @@ class Kernel(Protocol):
     def apply(self, step: Plan) -> None: ...
     def ours(self) -> dict[str, Resource]: ...
     def finish(self) -> None: ...
+    def reserve(self) -> AbstractContextManager[Callable[[], None]]: ...
 
 
 class Session(NamedTuple):
@@ -241,11 +244,20 @@ def _survey(session: Session, port: str, bridge: str, host: facts.Host) -> "Adop
 
 
 def lives(session: Session, owner: GuestOwner) -> bool:
-    """Whether the tap of a record is still that tap."""
-    return owner.is_here(partial(index_of, session))
+    """Whether the tap of a record is still there, whatever its name is by now."""
+    return owner.is_here(partial(index_of, session), partial(name_now, session))
+
+
+def name_now(session: Session, nic: Nic) -> str:
+    """The name that a NIC's tap has got instead of its own; "" if it has its own, or is gone. The number alone does not tell: the
+    records may be of another network namespace."""
+    name = "" if index_of(session, nic.ifname) == nic.ifindex else session.kernel.name_of(nic.ifindex)
+    link = session.kernel.link(name) if name else None
+    given = session.records.recorded(LinkAttribute.key_of(nic.ifname, "address")) if link else None
+    return name if link and given and given[0] == LinkAttribute(nic.ifname, "address", link.address) else ""
 
 
 def index_of(session: Session, ifname: str) -> int | None:
-    """The number of a link; None if there is none."""
+    """The number of a link; None if there is none of that name (an alternative name is none)."""
     link = session.kernel.link(ifname)
-    return link.index if link else None
+    return link.index if link and link.name == ifname else None

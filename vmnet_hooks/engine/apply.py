@@ -4,10 +4,11 @@ leaves a journal, and the next process that takes the lock puts everything back.
 Every function must be called with the lock of the records held.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from ..errors import InTheWay, KernelError, VmnetError
+from ..errors import InTheWay, KernelError, StoreError, VmnetError
 from ..model import plan
 from ..model.objects import Device, NftElement, Route
 from ..model.owner import Nic, Owner, nics
@@ -18,9 +19,16 @@ from .transaction import Transaction, build
 
 
 def run(session: Session, transaction: Transaction, what: str) -> None:
-    """Carry out the transaction; `what` names it in the journal. Raises VmnetError, with everything put back."""
+    """Carry out the transaction; `what` names it in the journal. Raises VmnetError, with everything put back. What could not be
+    put back stays in the journal: the next process that takes the lock tries again."""
     kernel, records, restore = session.kernel, session.records, transaction.restore
-    records.open_journal(what, [*transaction.plan, *restore])
+    with kernel.reserve() as release:
+        serial = records.open_journal(what, [*transaction.plan, *restore])
+        _run(session, transaction, serial, release)
+
+
+def _run(session: Session, transaction: Transaction, serial: int, release: Callable[[], None]) -> None:
+    kernel, records, restore = session.kernel, session.records, transaction.restore
     done: list[Change] = []
     try:
         originals = dict(transaction.originals)
@@ -35,16 +43,27 @@ def run(session: Session, transaction: Transaction, what: str) -> None:
         _verify(kernel, transaction.plan)
         records.commit(transaction.drop, transaction.add, transaction.news, originals)
     except BaseException as error:
-        if not records.journal()[0]:
-            # It is recorded: the signal came too late to take it back.
+        release()
+        if _is_committed(session, serial):
+            # The signal came too late to take it back.
             raise
         if isinstance(error, InTheWay):
             done.pop()
         left = _undo(kernel, done, restore if done else ())
-        records.close_journal()
-        if left and isinstance(error, VmnetError):
+        if not left:
+            # What is put back may be put back again.
+            with suppress(StoreError):
+                records.close_journal()
+        elif isinstance(error, VmnetError):
             raise type(error)(f"{error} (and putting back failed: {'; '.join(left)})") from None
         raise
+
+
+def _is_committed(session: Session, serial: int) -> bool:
+    try:
+        return session.records.is_committed(serial)
+    except StoreError:
+        return False
 
 
 def recover(session: Session) -> None:
@@ -138,6 +157,13 @@ def _verify(kernel: Kernel, changes: Plan) -> None:
             )
 
 
+def _has_gone(kernel: Kernel, ifname: str) -> bool:
+    try:
+        return kernel.link(ifname) is None
+    except Exception:
+        return False
+
+
 def _undo(kernel: Kernel, done: Sequence[Change], restore: Sequence[Change]) -> list[str]:
     """Take back what holds, newest first; then set what `restore` says must hold. Returns what could not be taken back."""
     left = []
@@ -151,8 +177,9 @@ def _undo(kernel: Kernel, done: Sequence[Change], restore: Sequence[Change]) -> 
             if not change.is_undone(have):
                 kernel.apply([Change(have, change.have) if subject.composite else change.inverse])
         except Exception as error:
-            # Whatever it is, the rest must be put back.
-            left.append(str(error))
+            # Whatever it is, the rest must be put back. What was on a link that has gone meanwhile went with it.
+            if not (subject.link and _has_gone(kernel, subject.link)):
+                left.append(str(error))
     for change in sorted(restore, key=lambda change: change.subject.order):
         subject = change.subject
         try:

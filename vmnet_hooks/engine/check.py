@@ -12,7 +12,7 @@ from ..model.owner import Nic, Owner, part_label
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
 from ..records import look
-from . import Session, claims, world
+from . import Session, claims, name_now, world
 from .drift import Drift, Kind
 from .owners import dead, wants
 from .parts import changes_by_up, spared
@@ -62,7 +62,10 @@ def _differences(session: Session, domain: str, gone: Collection[str], running: 
     drifts += claims.differences(session, living, running, domain)
     drifts += world.differences(session, living, claimed, tuple(drifts), domain)
     if not domain:
-        drifts += [_orphan(session.config, key, resource) for key, resource in orphans(session, claimed).items()]
+        found = orphans(session, claimed)
+        taps, stays = left_to_guests(session, found)
+        drifts += [_unrecorded(tap) for tap in taps]
+        drifts += [_orphan(session.config, key, resource) for key, resource in found.items() if key not in stays]
     # The command prints the configuration's own mistakes, once.
     told = {str(error) for error in session.config.errors}
     return [drift for drift in drifts if drift.kind != "refused" or drift.what not in told]
@@ -87,6 +90,10 @@ def _of_owner(
 ) -> list[Drift]:
     """What is wrong with one owner; `reported` are the keys of which another owner's differences tell, and grows."""
     found: list[Drift] = []
+    if isinstance(owner, Nic) and (now := name_now(session, owner)):
+        # All that is missing is missing for this.
+        what = f"{owner.ifname}: is called {now} now, a name without filter and network"
+        return [Drift("different", what, REPAIR, owner.label, owner.id)]
     if isinstance(owner, Nic) and owner.phase == "incoming" and session.kernel.has_sent(owner.ifname):
         what = f"{owner.ifname}: the guest has arrived and was not activated"
         found.append(Drift("arrived", what, f"vmnet-hook start {owner.domain}", owner.label, owner.id))
@@ -141,14 +148,35 @@ def orphans(session: Session, claimed: Mapping[str, Resource]) -> dict[str, Reso
     return {key: r for key, r in found.items() if not (session.config.broken and isinstance(r, TableName))}
 
 
+def left_to_guests(session: Session, found: Mapping[str, Resource]) -> tuple[list[str], set[str]]:
+    """The taps of guests that run and that no record has, of those that orphans are on, and the keys of the orphans that stay
+    for as long: the records were lost, and what is guarded by the kernel's own marks must not be opened. What is on a link
+    that is gone, or on the tap of a guest that has records, does not stay."""
+    recorded = {nic.ifname for nic in session.records.nics()}
+    links = {name for r in found.values() for name in _links(r)}
+    there = {name for name in links if session.kernel.link(name)}
+    guests = {r.guest_tap for r in found.values() if isinstance(r, NftElement)} & there - recorded
+    if not guests:
+        return [], set()
+    return sorted(guests), {key for key, r in found.items() if all(name in there - recorded for name in _links(r))}
+
+
+def _links(resource: Resource) -> tuple[str, ...]:
+    return resource.links if isinstance(resource, NftElement) else (resource.link,) if resource.link else ()
+
+
+def _unrecorded(tap: str) -> Drift:
+    what = f"{tap}: a guest runs on it, and is in no record; its filter stays"
+    return Drift("unrecorded", what, f"`vmnet-hook start` the guest, or restart libvirtd; if there is none: ip link del {tap}")
+
+
 def is_declared(config: Config, resource: Resource) -> bool:
     """Whether an object of ours is on a declared link: after the records were lost, what guests use is not torn down."""
     declared = config.parts.values()
     links = {name for part in declared for name in part.kind.makes(part)}
     if isinstance(resource, NftTable):
         return any(resource.name in part.kind.tables(part) for part in declared)
-    parts = [part.strip('"') for part in resource.parts] if isinstance(resource, NftElement) else []
-    return resource == CLOSED6 or bool(links & {resource.link, *parts})
+    return resource == CLOSED6 or bool(links & {*_links(resource)})
 
 
 def hazards(session: Session) -> list[str]:

@@ -3,7 +3,6 @@ changes no guest until `repair`, `start` or its next start.
 """
 
 import shlex
-import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -14,8 +13,9 @@ from ..declared.configuration import claims
 from ..errors import InputError, one_line
 from ..model.declaration import Config, Network
 from ..model.guest import Claim, Domain, Vif, id_by_name
-from ..model.objects import LinkAttribute
+from ..model.objects import LinkAttribute, NftChain, NftElement
 from ..model.owner import ASKED_FOR, PREPARE_SECONDS, Nic, Owner, nics
+from ..model.resource import Resource
 from . import Session, apply, guests, index_of, lives
 from .drift import Drift
 
@@ -77,8 +77,14 @@ def _unrecorded(session: Session, known: Container[str], domain: str) -> Iterato
             continue
         vifs = [Vif(claim.mac, claim.ifname) for claim in found if claim.mac and claim.ifname]
         # One that has not sent may be about to be set up.
-        if there := tuple(vif for vif in vifs if _is_waiting(session, vif) and session.kernel.has_sent(vif.ifname)):
+        if there := tuple(vif for vif in vifs if _is_waiting(session, vif) and _runs(session, vif.ifname)):
             yield Domain(name, "", there, changing=True)
+
+
+def _runs(session: Session, tap: str) -> bool:
+    """Whether a tap's guest has sent, or is guarded still and its record was lost."""
+    guards: list[Resource] = [NftElement(family, "guarded", (f'"{tap}"',)) for family in ("inet", "bridge")]
+    return session.kernel.has_sent(tap) or bool(session.kernel.read([*guards, NftChain.of(tap, "")]))
 
 
 def set_up(session: Session, edit: Edit, announce: Callable[[guests.Announcements], None]) -> None:
@@ -130,7 +136,7 @@ def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Dr
     """A NIC that was plugged, and whose guest runs without that its hook for that was called: libvirtd was killed in between."""
     if not isinstance(owner, Nic) or owner.phase != "plugged":
         return
-    age = time.time() - owner.since
+    age = session.records.now() - owner.since
     if any(session.records.expects(mark) for mark in Domain(owner.domain, owner.domain_id).marks):
         # It migrates here. A bridged NIC waits for nothing, so that it is not `incoming`.
         return

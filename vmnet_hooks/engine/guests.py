@@ -2,7 +2,6 @@
 come through here.
 """
 
-import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -194,12 +193,13 @@ def _plug(
     # A record of the same tap's name: its tap was another one, or another front end knows this one too.
     drop = [owner.id for vif, _ in plugged.values() for owner in _others_on(session, vif, domain) if owner.id not in plugged]
     shared = {network.name: compose.compose_part(network, host) for _, network in bound}
+    now = session.records.now()
     for identity, (vif, network) in plugged.items():
         twin = [nic_id(domain, vif.twin)] if vif.twin else []
         drop += _check_holders(session, domain, vif, network, [*plugged, *drop, *twin], is_same, incoming)
         wants = {**shared[network.name], **compose.compose_vif(vif, network, host)}
         waits = incoming and bool(compose.withheld(vif, network, wants))
-        owner = _owner(known.get(identity), domain, vif, network, frontend, host, waits)
+        owner = _owner(known.get(identity), domain, vif, network, frontend, host, waits, now)
         # Also of what is withheld: a guest that can't arrive is not let in.
         drop += _check_paths(session, owner, wants, [*plugged, *drop, *twin], is_same if waits else is_another)
         claimed = session.records.claimed(identity) if identity in known else ()
@@ -229,10 +229,12 @@ def _known(session: Session, domain: Domain) -> dict[str, Owner]:
     return {owner.id: owner for owner in session.records.owners(domain_id=domain.id)}
 
 
-def _owner(old: Owner | None, domain: Domain, vif: Vif, network: Network, frontend: str, host: facts.Host, waits: bool) -> Nic:
+def _owner(
+    old: Owner | None, domain: Domain, vif: Vif, network: Network, frontend: str, host: facts.Host, waits: bool, now: float
+) -> Nic:
     """The owner of a NIC: one that is plugged already stays in its phase, a new one may wait for its guest's arrival."""
     link = host.links.get(vif.ifname)
-    owner = Nic.of(domain, vif, network.name, frontend, link.index if link else 0, time.time())
+    owner = Nic.of(domain, vif, network.name, frontend, link.index if link else 0, now)
     is_same = isinstance(old, Nic) and link is not None and old.ifindex == link.index
     if old and is_same and old.phase in ("plugged", "active"):
         return replace(owner, phase=old.phase, since=old.since)

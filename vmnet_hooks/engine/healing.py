@@ -4,8 +4,9 @@ was set down stays down, and what a bridge took over from its port (addresses fr
 forced back.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..errors import ConflictError, VmnetError
 from ..model import plan
@@ -15,7 +16,7 @@ from ..model.plan import Change, Plan
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import NAT
 from ..records.store import Store
-from . import Session, apply, lives, takeover
+from . import Session, apply, lives, names, takeover
 from .owners import dead
 
 
@@ -28,6 +29,14 @@ class Mended:
     failed: Mapping[str, str] = field(default_factory=dict)
     waits: Collection[str] = ()
     departed: Sequence[Owner] = ()
+
+
+class Departed(NamedTuple):
+    """The owners whose taps were gone, the NICs whose taps had got another name, and by owner's id what could not be done."""
+
+    owners: Sequence[Owner] = ()
+    renamed: Sequence[Nic] = ()
+    failed: Mapping[str, str] = {}
 
 
 def suspected(store: Store, keys: Iterable[str], starts: Iterable[str], links: Iterable[str]) -> dict[str, Resource]:
@@ -60,6 +69,7 @@ def mend(session: Session, keys: Collection[str] | None, anew: Collection[str] =
         apply.recover(session)
         departed, failed = _remove(session, dead(session, records.owners())) if keys is None else ([], {})
         if keys is None:
+            failed |= names.put_back(session, records.nics())[1]
             recorded = records.resources()
         else:
             recorded = {key: known[0] for key in keys if (known := records.recorded(key))}
@@ -73,14 +83,17 @@ def mend(session: Session, keys: Collection[str] | None, anew: Collection[str] =
         return Mended([change for change in done if change.subject.key not in failed], failed, waits, departed)
 
 
-def reconcile(session: Session, asked: Sequence[Owner], gone: Collection[str]) -> Mended:
-    """What happened while no agent ran: guests that died are removed, one by one; then what is not as recorded is put back.
-    `asked` are the owners as they were before hypervisors were asked, `gone` the ids of domains that do not run any more. The
-    lock is not held while everything is read, so hooks do not wait."""
+def reconcile(session: Session, asked: Sequence[Owner], gone: Callable[[], Collection[str]]) -> Mended:
+    """What happened while no agent ran: what is not as recorded is put back; then guests that died are removed, one by one.
+    `asked` are the owners as they were before hypervisors were asked, `gone` asks for the ids of domains that do not run any
+    more, which may take long. The lock is not held while everything is read, so hooks do not wait."""
     records = session.records
+    with records.lock():
+        unnamed = names.put_back(session, records.nics())[1]
+    found = mend(session, amiss(session, records.resources()))
     departed: list[Owner] = []
     failed: dict[str, str] = {}
-    for owner in dead(session, asked, gone):
+    for owner in dead(session, asked, gone()):
         with records.lock():
             apply.recover(session)
             # Its hook may have come meanwhile, or the guest again.
@@ -88,19 +101,19 @@ def reconcile(session: Session, asked: Sequence[Owner], gone: Collection[str]) -
                 done, left = _remove(session, [owner])
                 departed += done
                 failed.update(left)
-    found = mend(session, amiss(session, records.resources()))
-    return Mended(found.changes, {**failed, **found.failed}, found.waits, departed)
+    return Mended(found.changes, {**unnamed, **failed, **found.failed}, found.waits, departed)
 
 
-def depart(session: Session, taps: Collection[tuple[int, str]]) -> tuple[list[Owner], dict[str, str]]:
-    """Remove the guests' NICs whose taps, as (ifindex, ifname), are gone. Returns their owners, and by owner's id what could not
-    be removed."""
+def depart(session: Session, taps: Collection[tuple[int, str]]) -> Departed:
+    """Remove the guests' NICs whose taps, as (ifindex, ifname), are gone, and give those their names again that were renamed."""
     if not any(_of_tap(session.records, tap) for tap in taps):
-        return [], {}
+        return Departed()
     with session.records.lock():
         apply.recover(session)
         found = [owner for tap in taps for owner in _of_tap(session.records, tap)]
-        return _remove(session, [owner for owner in found if not lives(session, owner)])
+        departed, failed = _remove(session, [owner for owner in found if not lives(session, owner)])
+        renamed, unnamed = names.put_back(session, [nic for nic in found if nic not in departed])
+        return Departed(departed, renamed, failed | unnamed)
 
 
 def _of_tap(records: Store, tap: tuple[int, str]) -> list[Nic]:

@@ -2,7 +2,6 @@
 describes.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -130,7 +129,7 @@ def prepare(session: Session, domain: Domain, networks: Sequence[Network], front
         if not wanted:
             return []
         # Until the guest's NICs are plugged, or it is clear that they never will be.
-        start = Preparation.of(domain, frontend, time.time())
+        start = Preparation.of(domain, frontend, session.records.now())
         transaction = build(session, {**wanted, start: {}}, (), {**needs, start.id: names})
         apply.run(session, transaction, f"prepare {domain.name}")
     return list(wanted)
@@ -141,7 +140,7 @@ def up_network(session: Session, network: Network, owner_id: str, frontend: str)
     with session.records.lock():
         apply.recover(session)
         known = session.records.owners(id=owner_id)
-        since = known[0].since if known else time.time()
+        since = known[0].since if known else session.records.now()
         owner = DescribedNetwork(id=owner_id, name=network.name, frontend=frontend, since=since)
         host = gather(session, network.links())
         transaction = build(session, {owner: compose.compose_part(network, host)})

@@ -1,6 +1,5 @@
 """What owners in the records shall have: by today's configuration, or by their record where the configuration has lost them."""
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +10,7 @@ from ..model.objects import LinkAttribute
 from ..model.owner import Nic, Owner
 from ..model.resource import Resource
 from ..model.ruleset import with_nat
-from . import Session, gather, index_of, parts
+from . import Session, gather, index_of, name_now, parts
 
 
 def wants(session: Session, owner: Owner) -> tuple[dict[str, Resource], str]:
@@ -65,12 +64,12 @@ def dead(
     """Those of the owners whose tap is gone, whose domain is among `gone` (ids) or was prepared and never started, or whose
     clean-up was not complete. `asked` are the owners as they were before hypervisors were asked which domains are gone: another
     one is of a guest that has started again since. None: these."""
-    index, now = partial(index_of, session), time.time()
+    index, name, now = partial(index_of, session), partial(name_now, session), session.records.now()
     then = {owner.id: owner for owner in (owners if asked is None else asked)}
     return [
         owner
         for owner in owners
-        if _left_over(session, owner) or owner.has_ended(gone if then.get(owner.id) == owner else (), index, now)
+        if _left_over(session, owner) or owner.has_ended(gone if then.get(owner.id) == owner else (), index, name, now)
     ]
 
 

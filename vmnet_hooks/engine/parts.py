@@ -4,7 +4,6 @@ A part's owner claims what the part itself is made of, and *needs* the parts bel
 all) has frontend ASKED_FOR; one that is up because another part or a guest needs it has NEEDED, and goes with the last of them.
 """
 
-import time
 from collections.abc import Callable, Iterable
 
 from ..declared import compose
@@ -54,7 +53,7 @@ def composed(
     for part in closure:
         had = known.get(part.id)
         frontend = ASKED_FOR if part.id in asked or (had and had.is_asked_for) else NEEDED
-        owner = Part(id=part.id, name=part.name, frontend=frontend, since=had.since if had else time.time())
+        owner = Part(id=part.id, name=part.name, frontend=frontend, since=had.since if had else session.records.now())
         below = list(compose.needs(part, config))
         try:
             if lost := [other for other in below if other not in needs]:

@@ -10,8 +10,8 @@ from ..model.objects import NftElement
 from ..model.owner import GuestOwner, Owner, nics
 from ..model.plan import Change
 from ..model.ruleset import CLOSED6, TABLES
-from . import Session, apply, claims, guests, owners
-from .check import NOBODY, check, is_declared, orphans
+from . import Session, apply, claims, guests, names, owners
+from .check import NOBODY, check, is_declared, left_to_guests, orphans
 from .drift import Drift
 from .parts import changes_by_up
 from .transaction import build
@@ -42,7 +42,9 @@ def repair(
     records = session.records
     asked = records.owners() if asked is None else asked
     drifts = check(session, domain, gone, running)
-    # First of all: then what is set up again is as it is claimed. Each guest takes the lock for itself, as its hook does.
+    with records.lock():
+        unnamed = names.put_back(session, nics(records.owners(domain=domain) if domain else records.owners()))[1]
+    # Then what is set up again is as it is claimed. Each guest takes the lock for itself, as its hook does.
     failed = _set_up([partial(claims.set_up, session, edit, announce) for edit in _edits(session, domain, gone, running, asked)])
     with records.lock():
         apply.recover(session)
@@ -51,12 +53,14 @@ def repair(
         steps: list[Callable[[], None]] = [partial(apply.remove, session, [owner]) for owner in dead]
         # Each on its own: a guest that can't be repaired (its uplink is gone) must not keep the others open. Links before
         # what stands on them.
-        living = sorted((owner for owner in known if owner not in dead), key=partial(owners.depth, session))
+        living = sorted(
+            (owner for owner in known if owner not in dead and owner.id not in unnamed), key=partial(owners.depth, session)
+        )
         steps += [partial(_reapply, session, owner) for owner in living]
         if not (domain or session.config.errors):
             # What no record has may be of a table with a mistake.
             steps.append(partial(_remove_orphans, session))
-        failed += _failed(steps)
+        failed += [*_failed(steps), *unnamed.values()]
     late = {drift.owner_id for drift in drifts if drift.kind == "unannounced"}
     for nic in nics(owner for owner in known if owner.id in late):
         uuid = "" if nic.domain_id == id_by_name(nic.domain) else nic.domain_id
@@ -114,8 +118,10 @@ def _reapply(session: Session, owner: Owner) -> None:
 
 def _remove_orphans(session: Session) -> None:
     claimed = session.records.resources()
-    found = orphans(session, claimed).values()
-    kept = [r for r in found if is_declared(session.config, r) and r != CLOSED6]
+    orphaned = orphans(session, claimed)
+    _, stays = left_to_guests(session, orphaned)
+    found = [r for key, r in orphaned.items() if key not in stays]
+    kept = [r for key, r in orphaned.items() if key in stays or (is_declared(session.config, r) and r != CLOSED6)]
     changes = [Change(r, None) for r in found if not (kept and is_declared(session.config, r))]
     changes.sort(key=lambda change: -change.subject.order)
     for table in TABLES:

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from ..declared import configuration
-from ..errors import Abandoned, VmnetError, one_line, shortened
+from ..errors import Abandoned, VmnetError, exhausted, one_line, shortened
 from ..frontends import hooks
 from ..frontends.front_end import Late, Request, load
 from ..model import declaration
@@ -130,7 +130,8 @@ def serve(hook: str, request: Request, place: Place) -> tuple[int, str]:
     except VmnetError as error:
         status, reason = error.exit_code, place.explained(error)
     except Exception as error:
-        status, reason = 1, f"internal error: {type(error).__name__}: {error}; please report it"
+        lacking = exhausted(error) if isinstance(error, OSError) else ""
+        status, reason = 1, lacking or f"internal error: {type(error).__name__}: {error}; please report it"
     log(syslog.LOG_ERR, f"{' '.join(request.argv[1:3])}: {reason}")
     front_end.failed(request, reason)
     return (0 if row.operation(request.argv) in row.lenient else status), reason

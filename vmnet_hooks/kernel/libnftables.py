@@ -5,8 +5,18 @@ this when there is something to say.
 """
 
 import ctypes
+import errno
+import os
 
-from ..errors import KernelError
+from ..errors import KernelError, exhausted
+from .free_files import are_free
+
+FILES = 4
+"""Files that a transaction may open: a socket for the names of links, and the names of protocols. The library calls exit(3) where
+it can't."""
+
+JSON = 1 << 4
+"""The flag of `Context.run` for output as JSON."""
 
 
 class Context:
@@ -34,6 +44,8 @@ class Context:
 
     def run(self, statements: str, flags: int = 0) -> tuple[str, str]:
         """Runs statements as one transaction. Returns what was printed, and the error ("" if it went well)."""
+        if not are_free(FILES):
+            raise KernelError(f"nftables: {exhausted(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))}")
         self._lib.nft_ctx_output_set_flags(self._ctx, flags)
         failed = self._lib.nft_run_cmd_from_buffer(self._ctx, statements.encode())
         output = self._lib.nft_ctx_get_output_buffer(self._ctx).decode()

@@ -5,12 +5,13 @@ What is known of one kind of object is in objects/; here the kinds are only told
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .. import values
-from ..errors import ConflictError, KernelError
+from ..errors import ConflictError, KernelError, exhausted
 from ..model.facts import DefaultRoute, Host, Link
 from ..model.objects import FORWARDING_GATE, KINDS, Route
 from ..model.plan import Plan
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from ..model.objects.bridge import Adoption
     from ..model.world import Question, Seen, Way
     from .monitor.table_cache import TableCache
+
+RESERVED = 6
+"""File descriptors that are needed at the same time, at most, to take changes back: a setting's file, the sockets of nftables
+and its library, and what an import opens."""
 
 _RTPROT_RA = 9
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
@@ -95,6 +100,26 @@ class Kernel:
         except OSError as error:
             raise KernelError(f"{sysctl.SAVED}: {_reason(error)}") from None
 
+    @contextmanager
+    def reserve(self) -> Iterator[Callable[[], None]]:
+        """Hold the file descriptors that taking a transaction back needs, until the end of the context or the call of what it
+        gives. Raises KernelError if there are none."""
+        held: list[int] = []
+
+        def release() -> None:
+            while held:
+                os.close(held.pop())
+
+        try:
+            try:
+                while len(held) < RESERVED:
+                    held.append(os.dup(self.netlink.fileno()))
+            except OSError as error:
+                raise KernelError(f"nothing was changed: {_reason(error)}") from None
+            yield release
+        finally:
+            release()
+
     # --- facts -------------------------------------------------------------------------------------------------------
 
     def link(self, ifname: str) -> Link | None:
@@ -107,6 +132,10 @@ class Kernel:
         return Link(
             link.index, link.mtu, link.address, link.kind, up, master, link.alias == ALIAS, link.vlan_filtering, link.name
         )
+
+    def name_of(self, index: int) -> str:
+        """The name of the link of an index; "" if there is none."""
+        return self.netlink.name(index)
 
     def has_sent(self, ifname: str, surely: bool = True) -> bool:
         """Whether a tap's guest has sent anything, see sysfs.has_sent."""
@@ -348,5 +377,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"{error.strerror}; run as root"
     if isinstance(error, OSError):
-        return error.strerror or str(error)
+        return exhausted(error) or error.strerror or str(error)
     return str(error)

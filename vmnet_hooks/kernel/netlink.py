@@ -16,7 +16,6 @@ from _socket import (
     SOCK_CLOEXEC,
     SOCK_RAW,
     SOL_SOCKET,
-    if_indextoname,
     inet_pton,
     socket,
 )
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 NETLINK_NETFILTER = 12
 _SOL_NETLINK, _CAP_ACK, _STRICT_CHK = 270, 10, 12
 _SO_RCVBUFFORCE = 33
-_SIOCGIFINDEX = 0x8933
+_SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
 
 REQUEST, ACK, _DUMP_INTR = 1, 4, 0x10
 DUMP = 0x300
@@ -444,13 +443,16 @@ class Netlink(Socket):
                 raise
         raise OSError(errno.ENODEV, f"{ifname} does not exist (any more)")
 
-    @staticmethod
-    def name(index: int) -> str:
+    def name(self, index: int) -> str:
         """The name of a link; "" for 0, and for one that is gone."""
+        # if_indextoname(3) opens a socket for each question. A link must not seem to be gone when there are no descriptors.
         try:
-            return if_indextoname(index) if index else ""
-        except OSError:
+            answer = ioctl(self._socket, _SIOCGIFNAME, bytes(16) + INT.pack(index) + bytes(20)) if index else b""
+        except OSError as error:
+            if error.errno not in (errno.ENODEV, errno.ENXIO):
+                raise
             return ""
+        return os.fsdecode(answer[:16].partition(b"\0")[0])
 
     def master(self, ifname: str) -> str:
         """The name of a link's master; "" if it has none, or there is no such link."""

@@ -24,12 +24,15 @@ BLANK: Mapping[str, Any] = {
 IndexOf = Callable[[str], int | None]
 """The number of the link of a name; None if there is none."""
 
+NameNow = Callable[["Nic"], str]
+"""The name that the tap of a NIC has got instead of its own; "" if it has its own, or is gone."""
+
 
 # No object is of this class: methods that dataclasses make cost time at every call of a hook.
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False, match_args=False)
 class Owner:
     """What claims resources. `phase` is plugged, incoming (by live migration, and not here yet), active, preparing, or leftover
-    (a clean-up that could not remove everything); `since` is in seconds since the epoch."""
+    (a clean-up that could not remove everything); `since` is in seconds, by the clock of the records."""
 
     is_on_top: ClassVar[bool] = False
     """Whether no other owner needs one of this kind."""
@@ -77,7 +80,7 @@ class Owner:
     def is_left_over(self) -> bool:
         return self.phase == "leftover"
 
-    def has_ended(self, gone: Collection[str], index_of: IndexOf, now: float) -> bool:
+    def has_ended(self, gone: Collection[str], index_of: IndexOf, name_now: NameNow, now: float) -> bool:
         """Whether what the owner stands for is no more, and no hook will tell; `gone` are ids of domains that do not run."""
         return False
 
@@ -112,7 +115,7 @@ class GuestOwner(Owner):
     def user(self) -> str:
         return self.domain
 
-    def is_here(self, index_of: IndexOf) -> bool:
+    def is_here(self, index_of: IndexOf, name_now: NameNow) -> bool:
         """Whether the host's side of it still exists."""
         return False
 
@@ -193,12 +196,12 @@ class Nic(GuestOwner):
             metric=self.metric,
         )
 
-    def is_here(self, index_of: IndexOf) -> bool:
-        # A name can come back as another domain's.
-        return index_of(self.ifname) == self.ifindex
+    def is_here(self, index_of: IndexOf, name_now: NameNow) -> bool:
+        # A name can come back as another domain's, and a link can get another name while its guest runs.
+        return index_of(self.ifname) == self.ifindex or bool(name_now(self))
 
-    def has_ended(self, gone: Collection[str], index_of: IndexOf, now: float) -> bool:
-        return self.domain_id in gone or not self.is_here(index_of)
+    def has_ended(self, gone: Collection[str], index_of: IndexOf, name_now: NameNow, now: float) -> bool:
+        return self.domain_id in gone or not self.is_here(index_of, name_now)
 
     def follows_files(self, config: Config, needing: Callable[[str], Iterable[Owner]]) -> bool:
         return not self.described[0]
@@ -228,7 +231,7 @@ class Preparation(GuestOwner):
     def loss(self) -> str:
         return "was not started"
 
-    def has_ended(self, gone: Collection[str], index_of: IndexOf, now: float) -> bool:
+    def has_ended(self, gone: Collection[str], index_of: IndexOf, name_now: NameNow, now: float) -> bool:
         # Before `start` a domain has no tap, and its hypervisor may not call it running.
         return now - self.since > PREPARE_SECONDS
 

@@ -255,7 +255,8 @@ KEEPER = f"{TABLE}_keeper"
 """The name of the agent's tables. They are owned by its netlink socket (`flags owner`): no other process can flush them, and
 the kernel removes them when the agent ends. No table of a link has that name, see port_table."""
 KEPT_SETS = {"inet": ("guarded",), "arp": ("guarded",), "bridge": ("guarded", "addressed")}
-"""The sets that the agent's tables have as well, by family."""
+"""The sets that the agent's tables have as well, by family: of taps by their number there, so that one that gets another name
+stays guarded."""
 _MARKS = {"guarded": "0x40000000", "addressed": "0x20000000"}
 _MARKED = "meta priority & 0x60000000 != 0"
 
@@ -266,11 +267,11 @@ def _mark(name: str) -> str:
 
 def _keeper(family: str, hook: str, priority: str) -> str:
     lines = [f"table {family} {KEEPER} {{", "\tflags owner;"]
-    lines += [f"\tset {name} {{ type ifname; }}" for name in KEPT_SETS[family]]
+    lines += [f"\tset {name} {{ type iface_index; }}" for name in KEPT_SETS[family]]
     lines += ["\tchain before {", f"\t\ttype filter hook {hook} priority {priority} - 1; policy accept;"]
-    lines += [f"\t\tiifname @{name} {_mark(name)}" for name in KEPT_SETS[family]]
+    lines += [f"\t\tiif @{name} {_mark(name)}" for name in KEPT_SETS[family]]
     lines += ["\t}", "\tchain after {", f"\t\ttype filter hook {hook} priority {priority} + 1; policy accept;"]
-    return "\n".join([*lines, f"\t\t{_MARKED} iifname @guarded counter drop", "\t}", "}", ""])
+    return "\n".join([*lines, f"\t\t{_MARKED} iif @guarded counter drop", "\t}", "}", ""])
 
 
 KEEPERS = {

@@ -10,7 +10,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from .. import RUN
-from ..errors import StoreError, one_line, shortened
+from ..errors import Damaged, StoreError, exhausted, one_line, shortened
 from ..model.objects import KINDS
 from ..model.plan import Change
 from ..model.resource import Resource
@@ -53,13 +53,13 @@ def encode(resource: Resource | None) -> str | None:
     return line
 
 
-ANEW = "move it away, then restart libvirtd, or `vmnet-hook start` every guest again"
+ANEW = "`vmnet-hook repair` moves it away; filters stay"
 """The remedy for records that can't be read."""
 
 
 def unreadable(what: str) -> StoreError:
     """Return the error for a part of the records that does not hold what we write."""
-    return StoreError(f"{RUN}/state.db: {one_line(what)} can't be read; {ANEW}")
+    return Damaged(f"{RUN}/state.db: {one_line(what)} can't be read; {ANEW}")
 
 
 def encoded(resources: Iterable[Resource | None]) -> list[str | None]:
@@ -121,7 +121,7 @@ class Journal:
         except OSError as error:
             raise self._failed(error) from None
         except (ValueError, StoreError):
-            raise StoreError(f"{self._path}: damaged; remove it, then run `vmnet-hook repair`") from None
+            raise Damaged(f"{self._path}: damaged; {ANEW}") from None
 
     def write(self, serial: int, what: str, changes: Iterable[tuple[str | None, str | None]]) -> None:
         """Write each change as a line: the resource before and after, as `encode` spells them, with a tab between. JSON
@@ -144,4 +144,6 @@ class Journal:
             raise self._failed(error) from None
 
     def _failed(self, error: OSError) -> StoreError:
-        return StoreError(f"{self._path}: {error.strerror}; check free space and permissions")
+        if isinstance(error, IsADirectoryError):
+            return Damaged(f"{self._path}: {error.strerror}; {ANEW}")
+        return StoreError(f"{self._path}: {exhausted(error) or f'{error.strerror}; check free space and permissions'}")

@@ -5,6 +5,7 @@ import os
 import sqlite3
 
 from ..errors import StoreError
+from . import lock
 from .store import Store
 
 
@@ -23,11 +24,7 @@ def copied(records: Store) -> Store:
 
 def is_locked(records: Store) -> bool:
     """Return whether a process holds the lock now. Raises StoreError."""
-    path = f"{records.directory}/lock"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; it must be writable, run as root") from None
+    fd = lock.opened(records.directory)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

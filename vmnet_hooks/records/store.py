@@ -9,12 +9,10 @@ The journal, a file beside the database, holds the changes under way. The next p
 process left half-done.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -22,20 +20,17 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import RUN
-from ..errors import StoreError
+from ..errors import Damaged, StoreError
 from ..model.objects import NftElement
 from ..model.owner import ASKED_FOR, NEEDED, DescribedNetwork, GuestOwner, HostOwner, Nic, Owner, Part, Preparation
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
-from . import ANEW, Journal, decode, decode_both, encode, encoded, unreadable
+from . import ANEW, Journal, clock, decode, decode_both, encode, encoded, lock, unreadable
 
 if TYPE_CHECKING:
     from .pending import Pending
 
 DIRECTORY = RUN
-LOCK_SECONDS = 30.0
-"""Limit on the wait for the lock: libvirt sets none for a hook, xl kills it after 40 s."""
-
 EXPECT_SECONDS = 600.0
 """Validity of the mark that a domain is about to migrate in: after an offline migration no call removes it."""
 
@@ -101,11 +96,11 @@ class Store:
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             path = f"{directory}/state.db"
-            self._db = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=lock.SECONDS, isolation_level=None, check_same_thread=False)
             # The database is on a tmpfs: there is nothing to sync to. PERSIST overwrites SQLite's journal instead of removing it.
             self._db.execute("PRAGMA synchronous = OFF")
             self._db.execute("PRAGMA journal_mode = PERSIST")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            version = self._version()
             if version > VERSION:
                 raise StoreError(f"{path}: of a newer vmnet-hooks; install that version, or stop all guests and move it away")
             if version < VERSION:
@@ -113,6 +108,16 @@ class Store:
                     self._migrate()
         except OSError as error:
             raise StoreError(f"{directory}: {error.strerror}; it must be writable, run as root") from None
+        except sqlite3.Error as error:
+            raise self._broken(error) from None
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def has_tables(self) -> bool:
+        """Return whether the file still has them. It may have been emptied since it was opened."""
+        try:
+            return self._version() > 0
         except sqlite3.Error as error:
             raise self._broken(error) from None
 
@@ -133,35 +138,16 @@ class Store:
             raise self._broken(error) from None
 
     def _broken(self, error: Exception) -> StoreError:
-        remedy = "check free space and permissions"
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-            remedy = ANEW
-        return StoreError(f"{self.directory}/state.db: {error}; {remedy}")
+        path = f"{self.directory}/state.db"
+        if os.path.isdir(path) or (isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)):
+            return Damaged(f"{path}: {error}; {ANEW}")
+        return StoreError(f"{path}: {error}; check free space and permissions")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the host's lock. Raises StoreError if it is not free within LOCK_SECONDS."""
-        try:
-            fd = os.open(f"{self.directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StoreError(f"{self.directory}/lock: {error.strerror}; it must be writable, run as root") from None
-        try:
-            deadline = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        path = f"{self.directory}/lock"
-                        raise StoreError(
-                            f"{path}: held by another process for {LOCK_SECONDS:.0f} s; see `fuser {path}`"
-                        ) from None
-                    time.sleep(0.002)
-            with self.reading():
-                yield
-        finally:
-            os.close(fd)
+        """Hold the host's lock. Raises StoreError if it is not free within lock.SECONDS."""
+        with lock.held(self.directory), self.reading():
+            yield
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -356,10 +342,16 @@ class Store:
         found = self._journal.read()
         return found[1:] if found and found[0] == self._recorded() + 1 else ("", [])
 
-    def open_journal(self, what: str, plan: Plan) -> None:
-        """Write the changes that are about to be made."""
+    def open_journal(self, what: str, plan: Plan) -> int:
+        """Write the changes that are about to be made. Returns the serial."""
         before, after = encoded([change.have for change in plan]), encoded([change.want for change in plan])
-        self._journal.write(self._recorded() + 1, what, zip(before, after, strict=True))
+        serial = self._recorded() + 1
+        self._journal.write(serial, what, zip(before, after, strict=True))
+        return serial
+
+    def is_committed(self, serial: int) -> bool:
+        """Return whether the changes of the journal with that serial are recorded."""
+        return self._recorded() >= serial
 
     def close_journal(self) -> None:
         """Remove the journal."""
@@ -517,16 +509,23 @@ class Store:
 
     def expect(self, mark: str) -> None:
         """Record that a domain (one of Domain.marks) is about to migrate in. Needs no lock."""
-        with open(f"{self.directory}/incoming-{mark}", "w"):
-            pass
+        with open(f"{self.directory}/incoming-{mark}", "w") as file:
+            file.write(f"{self.now()!r}\n")
 
     def expects(self, mark: str) -> bool:
         """Return whether a domain is about to migrate in."""
         try:
             # An offline migration, or one that another hook refused, leaves the mark behind; `started` follows within seconds.
-            return time.time() - os.stat(f"{self.directory}/incoming-{mark}").st_mtime < EXPECT_SECONDS
-        except OSError:
+            with open(f"{self.directory}/incoming-{mark}") as file:
+                # An older version wrote nothing.
+                since = float(file.read() or os.fstat(file.fileno()).st_mtime)
+        except (OSError, ValueError):
             return False
+        return self.now() - since < EXPECT_SECONDS
+
+    def now(self) -> float:
+        """Return the time of the records, see clock.py."""
+        return clock.now(self.directory)
 
     def expected(self, mark: str) -> bool:
         """Like `expects`, and removes the mark."""

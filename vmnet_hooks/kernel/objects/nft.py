@@ -61,7 +61,7 @@ INTERVALS = ("masquerade", "prefixes", "snat", "target_prefixes")
 _OF_PORT = PORT_CHAIN.encode()
 _COMMENT = 0
 _MARK = "vmnet-hooks "
-_STATELESS, _JSON = 1 << 1, 1 << 4
+_STATELESS, _JSON = 1 << 1, 1 << 4  # The library is loaded where it is needed.
 _LISTING_PAYS = 24
 """Elements of one set from which one listing is faster than a look-up each, whose cost does not depend on the set's size."""
 _BATCH = 200

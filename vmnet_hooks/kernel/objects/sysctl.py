@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from ... import RUN
 from ...model.objects import FORWARDING_GATE, Sysctl
@@ -59,19 +60,22 @@ def write(sysctl: Sysctl) -> None:
     """Set one value. A write to the IPv6 forwarding gate also writes every device: each gets its own value back, so that only
     the gate changes, and links that depend on router advertisements stay hosts. Raises OSError.
 
-    SAVED keeps the values meanwhile: devices are in no plan, and so in no journal."""
+    SAVED keeps the values meanwhile: devices are in no plan, and so in no journal. A full disk must not prevent the write: it may
+    take back another."""
     if sysctl.path != FORWARDING_GATE:
         write_value(sysctl.path, sysctl.value)
         return
     finish()
     before = _per_device()
-    os.makedirs(os.path.dirname(SAVED), mode=0o700, exist_ok=True)
-    with open(f"{SAVED}.new", "w") as file:
-        file.writelines(f"{path} {value}\n" for path, value in {FORWARDING_GATE: read(FORWARDING_GATE), **before}.items())
-    os.replace(f"{SAVED}.new", SAVED)
+    with suppress(OSError):
+        os.makedirs(os.path.dirname(SAVED), mode=0o700, exist_ok=True)
+        with open(f"{SAVED}.new", "w") as file:
+            file.writelines(f"{path} {value}\n" for path, value in {FORWARDING_GATE: read(FORWARDING_GATE), **before}.items())
+        os.replace(f"{SAVED}.new", SAVED)
     write_value(sysctl.path, sysctl.value)
     _put_back(before)
-    os.unlink(SAVED)
+    with suppress(FileNotFoundError):
+        os.unlink(SAVED)
 
 
 def finish() -> None:

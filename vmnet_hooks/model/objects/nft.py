@@ -8,6 +8,9 @@ from typing import Self
 from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, TABLE, Keys, Resource, cached
 from .link import Device
 
+OF_TAPS = ("guarded", "own", "ports")
+"""The sets of which each guest with a filter, each routed and each bridged one has an element, and nothing else has."""
+
 
 def is_nft_key(key: str) -> bool:
     """Whether a key is that of a table or of an element."""
@@ -139,6 +142,16 @@ class NftElement(Resource):
     @property
     def drawn_in(self) -> tuple[str | int, ...]:
         return tuple(part.strip('"') for part in self.parts)
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """The links that its key names."""
+        return tuple(part.strip('"') for part in self.parts if part.startswith('"'))
+
+    @property
+    def guest_tap(self) -> str:
+        """The tap that only a guest's filter has this element for; "" for any other element."""
+        return self.links[0] if self.set in OF_TAPS else ""
 
     @staticmethod
     def table_of_key(key: str) -> str:
