@@ -122,8 +122,8 @@ class GuestOwner(Owner):
 class Nic(GuestOwner):
     """What a guest's NIC needs. `ifname` and `ifindex` are the host's side of it, the rest is as in Vif.
 
-    Roles have no column of their own, see records.schema: they are the bits of `filter` above the lowest. Without a filter they
-    mean nothing, and a NIC has none."""
+    Roles have no column of their own (see records/store.py: _kind): they are the bits of `filter` above the lowest. Without a
+    filter they mean nothing, and a NIC has none."""
 
     ifname: str
     ifindex: int
