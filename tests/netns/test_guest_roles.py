@@ -205,8 +205,13 @@ def test_beside_the_gateway(beside, tmp_path, kind):
         for roles in (None, ROLES):
             with guests(beside, of_kind(kind, "br9", roles)) as (liar, victim):
                 through = passed(liar, victim, {**wanted, **EVERYTHING}, tmp_path)
-            assert not through & set(wanted)
-            assert through == (set(EVERYTHING) if kind == "unfiltered" else expected(roles or (), kind == "addressed")) - BLIND
+            # The shared gateway answers that one (test_anycast.py); a guest with addresses probes for its own alone.
+            answered = {"gateway's, probed for"} if "anycast" in config and kind != "addressed" else set()
+            assert through & set(wanted) == answered
+            assert (
+                through - answered
+                == (set(EVERYTHING) if kind == "unfiltered" else expected(roles or (), kind == "addressed")) - BLIND
+            )
 
 
 BLIND = {
@@ -219,7 +224,8 @@ BLIND = {
 @pytest.mark.parametrize("prefixes", [["0.0.0.0/0", "::/0"], ["10.7.0.0/24", "2001:db8:7::/64"]])
 def test_prefixes_that_hold_the_gateway(beside, tmp_path, prefixes):
     wanted = as_gateway("02:00:00:00:00:01", "fe80::1")
-    wanted = {name: frame for name, frame in wanted.items() if "link-local" not in name and "RA" not in name}
+    unheld = ("link-local", "RA", "MAC", "probed")
+    wanted = {name: frame for name, frame in wanted.items() if not any(word in name for word in unheld)}
     with guests(beside, Interface(MAC, "tap1", "lan", (OWN4, OWN6, *prefixes), "br9")) as (liar, victim):
         assert passed(liar, victim, wanted, tmp_path) == set()
 

@@ -131,6 +131,7 @@ def test_every_port_beside_the_gateway_is_guarded(load, filtered):
         assert {"beside_gateway tap0", "gateways4 tap0 . 10.7.0.1", "gateways6 tap0 . 2001:db8:7::1"} <= found
         assert {name for name in found if name.startswith("gateway_macs")} == {f"gateway_macs tap0 . {mac}" for mac in macs}
         assert len([name for name in found if name.startswith("gateway_targets")]) == 1 + len(macs)
+        assert len([name for name in found if name.startswith("gateway_probes")]) == (0 if "anycast" in text else 2)
 
 
 @pytest.mark.parametrize("mac", ["02:00:00:00:00:10", "02:00:00:00:00:fe"])

@@ -191,7 +191,7 @@ _SENDERS = """\
 #
 # The addresses and the MAC of a bridge's own are guarded on each port beside it, whatever the port's filter: `gateways4` and the
 # like are keyed by port, as many kernels have no nft_meta_bridge for `meta ibrname`. Fragments of neighbour discovery are no
-# neighbour discovery (RFC 6980, 5).
+# neighbour discovery (RFC 6980, 5). A probe for the address would take it from a host that probes for it itself.
 _BRIDGE = (
     _ROLES
     + """\
@@ -210,6 +210,7 @@ _BRIDGE = (
 	set gateways4 { type ifname . ipv4_addr; }
 	set gateways6 { type ifname . ipv6_addr; }
 	set gateway_targets { typeof iifname . @th,64,128; }
+	set gateway_probes { typeof iifname . @th,64,128; }
 	set gateway_macs { type ifname . ether_addr; }
 	chain guard {
 		type filter hook prerouting priority dstnat; policy accept;
@@ -226,7 +227,7 @@ _BRIDGE = (
 		meta protocol { 8021q, 8021ad } @nh,4,12 0 counter drop
 	}
 	chain beside_icmp6 {
-		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . @th,64,128 @gateway_targets counter drop
+		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . @th,64,128 @gateway_probes counter drop
 		@th,0,8 != 136 return
 		meta protocol ip6 frag frag-off != 0 return
 		meta protocol ip6 exthdr frag missing iifname . @th,64,128 != @gateway_targets return

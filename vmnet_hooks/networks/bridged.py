@@ -212,6 +212,9 @@ def _beside_gateway(vif: Vif, network: Network, host: Host) -> Iterator[Resource
         yield NftElement("bridge", f"gateways{ip.version}", (tap, str(ip)))
         if ip.version == 6:
             yield NftElement("bridge", "gateway_targets", (tap, f"{int(ip):#x}"))
+        # The shared gateway answers a probe for its address: it never probes for it.
+        if ip.version == 6 and not part["anycast_gateway"]:
+            yield NftElement("bridge", "gateway_probes", (tap, f"{int(ip):#x}"))
 
 
 def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
