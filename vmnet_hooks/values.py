@@ -230,6 +230,18 @@ def vids(value: object) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+ROLES = ("dhcp-server", "router", "querier")
+"""What a guest may be besides a client."""
+
+
+def roles(value: object) -> tuple[str, ...]:
+    """Parse a list of ROLES; return them in that order, without duplicates."""
+    if not isinstance(value, list):
+        raise ValueError(f'must be a list of roles, ["{ROLES[1]}", "{ROLES[2]}"]')
+    found = each(one_of(*ROLES), value)
+    return tuple(role for role in ROLES if role in found)
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Return numbers as text, in ascending order, with consecutive ones as a range: `10,20-30`."""
     runs: list[list[int]] = []

@@ -19,6 +19,7 @@ class Interface:
     ips: Sequence[str] = ()
     bridge: str = ""
     filter: bool = True
+    roles: Sequence[str] | None = None
 
 
 def domain_xml(name: str, *nics: Interface, stage: str = "started", metadata: bool = True) -> str:
@@ -36,6 +37,7 @@ def domain_xml(name: str, *nics: Interface, stage: str = "started", metadata: bo
             + "".join(
                 f"<vmnet:interface mac='{nic.mac}' network='{nic.network}'"
                 + ("" if nic.filter else " filter='no'")
+                + ("" if nic.roles is None else f" roles='{','.join(nic.roles)}'")
                 + ">"
                 + "".join(f"<vmnet:ip address='{ip}'/>" for ip in nic.ips)
                 + "</vmnet:interface>"
@@ -68,5 +70,6 @@ def domain_toml(*nics: Interface) -> str:
         + f'network = "{nic.network}"\n'
         + (f"ips = [{', '.join(repr(ip) for ip in nic.ips)}]\n".replace("'", '"') if nic.ips else "")
         + ("" if nic.filter else "filter = false\n")
+        + ("" if nic.roles is None else f"roles = [{', '.join(repr(role) for role in nic.roles)}]\n".replace("'", '"'))
         for nic in nics
     )

@@ -62,6 +62,22 @@ def tagged(frame: bytes, vid: int, proto: int = 0x8100) -> bytes:
     return frame[:12] + struct.pack("!HH", proto, vid) + frame[12:]
 
 
+def group4(group: str) -> str:
+    """The MAC of an IPv4 multicast group (RFC 1112, 6.4)."""
+    return (b"\x01\x00\x5e" + (int(IPv4Address(group)) & 0x7FFFFF).to_bytes(3, "big")).hex(":")
+
+
+def ip4(
+    src_mac: str, src: str, dst: str, proto: int, payload: bytes, *, dst_mac: str = "", part: int = 0, options: bytes = b""
+) -> bytes:
+    """An IPv4 packet; `part` is the fragment field, flags included. Without `dst_mac` it goes to the MAC of the group `dst`."""
+    words = 5 + len(options) // 4
+    addresses = IPv4Address(src).packed + IPv4Address(dst).packed
+    head = struct.pack("!BBHHHBBH", 0x40 | words, 0, 4 * words + len(payload), 1, part, 64, proto, 0) + addresses + options
+    head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
+    return ethernet(dst_mac or group4(dst), src_mac, 0x0800, head + payload)
+
+
 def udp4(dst_mac: str, src_mac: str, src: str, dst: str, port: int, sport: int = 4444) -> bytes:
     """An IPv4 UDP datagram (no UDP checksum: IPv4 allows that)."""
     payload = struct.pack("!HHHH", sport, port, 8 + 4, 0) + b"spoof"[:4]

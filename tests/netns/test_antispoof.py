@@ -128,6 +128,14 @@ STRANGE = {
     "802.3 with LLC": frames.mac_bytes(PEER) + frames.mac_bytes(MAC) + struct.pack("!H", 46) + b"\xaa\xaa\x03" + bytes(43),
 }
 """From a guest with addresses: not let through."""
+OF_ROLES = {
+    *(name for name in STRANGE if name.startswith(("router advertisement", "redirect"))),
+    "first fragment without the ICMPv6 type",
+    "later fragment that goes on with extensions",
+    "0.0.0.0, other ports",
+    "tagged twice",
+}
+"""What a guest without addresses needs a role for, or what could hide that: see test_guest_roles.py."""
 EVERYTHING = ADDRESSED | FORGED | STRANGE
 MARK = b"the last frame"
 
@@ -185,14 +193,14 @@ def test_addressed(one, tmp_path):
     with guest(one, IPS) as (_, node):
         assert passed(one, node, EVERYTHING, tmp_path) == set(ADDRESSED)
         drops = one.host.sh("nft list table bridge vmnet").count("counter packets 0")
-        assert drops < 9, "what is dropped is counted"
+        assert drops < 12, "what is dropped is counted"
 
 
 def test_mac_alone(one, tmp_path):
     one.host.config(LAN + "antispoof = true\n")
     try:
         with guest(one, bare=True) as (_, node):
-            assert passed(one, node, EVERYTHING, tmp_path) == set(ADDRESSED | STRANGE)
+            assert passed(one, node, EVERYTHING, tmp_path) == set(ADDRESSED | STRANGE) - OF_ROLES
     finally:
         one.host.config(LAN)
 

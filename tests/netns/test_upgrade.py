@@ -161,10 +161,10 @@ def scene(recorded):
 
 
 def test_guests_run_on_and_stop_without_a_trace(scene, recorded):
-    # No file declares the network of vmnet-vif-nat: checksums of its guests are finished from their next start on.
+    # No file declares the network of vmnet-vif-nat: what is new is given to its guests at their next start.
     scene.one.host.sh(
-        "nft delete chain netdev vmnet port-vif6.0\n"
-        "for f in inet arp; do nft delete element $f vmnet checked '{ \"vif6.0\" }'; done"
+        "nft delete chain netdev vmnet port-vif6.0; nft delete element inet vmnet clients '{ vif6.0 }'\n"
+        "for f in inet arp; do nft delete element $f vmnet checked '{ vif6.0 }'; done"
     )
     state = settled(scene.one.host)
     scene.replace_records(RECORDED[recorded])

@@ -117,7 +117,7 @@ def metadata(inner: str) -> bytes:
         ("<v:interface mac='01:00:5e:00:00:01' network='a'/>", "is a multicast MAC address"),
         (
             "<v:interface mac='52:54:00:aa:00:10' network='a' vlans='3'/>",
-            "unknown attribute 'vlans'; known: mac, network, filter, vlan, tagged",
+            "unknown attribute 'vlans'; known: mac, network, filter, vlan, tagged, roles",
         ),
         *(
             (f"<v:interface mac='52:54:00:aa:00:10' network='a' {key}='{value}'/>", f"vlan or tagged {message}")
@@ -133,6 +133,10 @@ def metadata(inner: str) -> bytes:
                 ("tagged", "10,20-", "holds '20-', which is no VLAN ID"),
                 ("tagged", "10 20", "holds '10 20', which is no VLAN ID"),
             )
+        ),
+        (
+            "<v:interface mac='52:54:00:aa:00:10' network='a' roles='router,switch'/>",
+            "roles holds 'switch', which must be one of",
         ),
         ("<v:interface mac='52:54:00:aa:00:10' network='a' filter='off'/>", "filter is 'off'; use yes or no"),
         ("<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip/></v:interface>", "ip '' is neither an address nor a subnet"),
@@ -166,6 +170,15 @@ def test_vlans():
     assert claimed("vlan='10'") == (10, None)
     assert claimed("tagged='30-32,20'") == (None, (20, 30, 31, 32))
     assert claimed("vlan='10' tagged=''") == (10, ())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "roles"),
+    [("", None), ("roles=''", ()), ("roles='querier,router,querier'", ("router", "querier"))],
+)
+def test_roles(attribute, roles):
+    text = metadata(f"<v:interface mac='52:54:00:aa:00:10' network='a' {attribute}/>")
+    assert libvirt.parse_domain(text, "d: XML").claims[0].roles == roles
 
 
 def test_a_domain_without_anything():

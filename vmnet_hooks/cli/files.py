@@ -67,7 +67,7 @@ def _wrong(claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str])
             if other := seen.get((network.name, address)):
                 raise InputError(f"{claim.source}: {address} is also given in {other}; change one")
             seen[network.name, address] = claim.source
-        network.mode.bind(vif, network, claim.source)
+        compose.bind_nic(vif, network, declared, claim.source)
     except InputError as error:
         return error
     return None

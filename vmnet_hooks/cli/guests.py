@@ -130,8 +130,18 @@ def stop(domain: str, xml: str | None) -> None:
 @click.option("--no-filter", "is_open", is_flag=True, help="Let the NIC send from any address.")
 @click.option("--vlan", type=click.IntRange(1, 4094), help="The NIC's untagged VLAN, on a VLAN-aware bridge.")
 @click.option("--tagged", multiple=True, help="A tagged VLAN of the NIC, or a range as 20-30 (may be repeated).")
+@click.option(
+    "--role", "roles", multiple=True, type=click.Choice((*values.ROLES, "client")), help="What the guest is (may be repeated)."
+)
 def set_(
-    domain: str, mac: str, network: str, addresses: tuple[str, ...], is_open: bool, vlan: int | None, tagged: tuple[str, ...]
+    domain: str,
+    mac: str,
+    network: str,
+    addresses: tuple[str, ...],
+    is_open: bool,
+    vlan: int | None,
+    tagged: tuple[str, ...],
+    roles: tuple[str, ...],
 ) -> None:
     """Assign the NIC with this MAC to a network, in libvirt's metadata: in the running domain and in its definition.
 
@@ -139,17 +149,21 @@ def set_(
     start of DOMAIN, or by `vmnet-hook start DOMAIN`.
     """
     # Not needed for completion.
-    from ..declared import configuration
+    from ..declared import compose, configuration
     from ..frontends import libvirt_connection
 
     mac = _mac(mac)
-    declared = configuration.usable().network(network, "--network")
+    config = configuration.usable()
+    declared = config.network(network, "--network")
+    if "client" in roles and len(roles) > 1:
+        raise InputError("--role client: a client has no other role; leave one out")
     try:
         trunk = values.vids([int(t) if t.isdecimal() else t for t in tagged]) if tagged else None
     except ValueError as error:
         raise InputError(f"--tagged {error}") from None
-    vif = Vif(mac, network=network, addresses=addresses, filter=not is_open, vlan=vlan, tagged=trunk)
-    declared.mode.bind(vif, declared, "--ip")
+    told = values.roles([role for role in roles if role != "client"]) if roles else None
+    vif = Vif(mac, network=network, addresses=addresses, filter=not is_open, vlan=vlan, tagged=trunk, roles=told)
+    compose.bind_nic(vif, declared, config, "--ip")
     libvirt_connection.claim(domain, replace(vif, addresses=tuple(values.source(a) for a in addresses)))
     click.echo(f"{domain}: {mac} on {network}" + (f" ({', '.join(addresses)})" if addresses else ""))
 

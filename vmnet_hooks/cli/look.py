@@ -53,7 +53,8 @@ def status(domain: str, to_json: bool) -> None:
             "network": row["network"],
             "mac": row["mac"],
             "addresses": list(row["addresses"]),
-            "filter": row["filter"],
+            "filter": bool(row["filter"]),
+            "roles": list(getattr(owner, "roles", ())),
             "frontend": owner.frontend,
             "phase": owner.phase,
             "state": "drift" if owner.label in drifted else "ok",
@@ -97,12 +98,12 @@ def status(domain: str, to_json: bool) -> None:
 def _unclaimed(guest: "Domain", vif: "Vif") -> dict[str, Any]:
     """Return the row of a running guest's NIC that no network claims."""
     there = {"domain": guest.name, "ifname": vif.ifname, "name": guest.name, "mac": vif.mac, "frontend": "", "phase": ""}
-    return {**there, "network": "", "addresses": [], "filter": False, "state": "unclaimed"}
+    return {**there, "network": "", "addresses": [], "filter": False, "roles": [], "state": "unclaimed"}
 
 
 def _absent(part_id: str, state: str) -> dict[str, Any]:
     """Return the row of a declared part that is not up."""
-    blank = {"domain": "", "ifname": "", "mac": "", "addresses": [], "filter": True, "frontend": "", "phase": "-"}
+    blank = {"domain": "", "ifname": "", "mac": "", "addresses": [], "filter": True, "roles": [], "frontend": "", "phase": "-"}
     return {**blank, "name": part_id, "network": part_id.partition(":")[2], "state": state}
 
 

@@ -47,7 +47,7 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
             raise InputError(f"{claim.source}: tap {vif.ifname!r} {error}") from None
         if vif.ifname and vif.ifname in network.links():
             raise InputError(f"{claim.source}: tap {vif.ifname} has the name of a link of network {network.name}; rename it")
-        result.append((network.mode.bind(replace(vif.claimed(claim), domain=domain.name), network, claim.source), network))
+        result.append((bind_nic(replace(vif.claimed(claim), domain=domain.name), network, config, claim.source), network))
     for claim in (*domain.claims, *file_claims):
         if id(claim) not in taken and not (domain.partial or domain.changing) and not _overruled(claim, vifs):
             other = next(
@@ -63,6 +63,18 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
             what = f"MAC {claim.mac}" if claim.mac else f"ifname {claim.ifname}"
             raise InputError(f"{claim.source}: {domain.name} has no NIC with {what} (it has: {have}); correct or unset it")
     return result
+
+
+def bind_nic(vif: Vif, network: Network, config: Config, where: str) -> Vif:
+    """Return a claimed NIC as it is on the network, its addresses checked and completed. Raise InputError, for the claim at
+    `where`, if the network can't have it."""
+    roles = vif.roles if vif.roles is not None else network.options.get("roles", ())
+    roles = roles if vif.filter else ()
+    vif = network.mode.bind(replace(vif, roles=roles), network, where)
+    reserved = network.mode.reserved(vif, network, config.links)
+    if taken := next((address for address in vif.addresses if address in reserved), ""):
+        raise InputError(f"{where}: {taken} is {reserved[taken]}; choose another address")
+    return vif
 
 
 def _matches(vif: Vif, claim: Claim) -> bool:

@@ -260,6 +260,13 @@ INTERFACE_OPTIONS = (
         "VLAN-aware bridges: the VLANs that the NIC gets tagged, instead of the network's",
         '[10, "20-30"]',
     ),
+    Option(
+        "roles",
+        values.roles,
+        None,
+        "what the guest is besides a client, instead of the network's: dhcp-server, router, querier",
+        '["router", "querier"]',
+    ),
 )
 """The keys of an `[[interfaces]]` table in domains.d/DOMAIN.toml."""
 
@@ -283,7 +290,7 @@ def _claims(path: str) -> list[Claim]:
         except ConfigError as error:
             wrong += [error, *error.more]
             continue
-        trunk = (row["vlan"], row["tagged"])
+        trunk = (row["vlan"], row["tagged"], row["roles"])
         claims.append(Claim(row["network"], row["mac"], row["ifname"], row["ips"], row["filter"], where, *trunk))
     if wrong:
         wrong[0].more = tuple(wrong[1:])

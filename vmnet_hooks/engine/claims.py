@@ -129,7 +129,8 @@ def by_name(session: Session, name: str) -> tuple[Domain, str] | None:
 
 def _given(nic: Nic) -> Claim:
     """What a NIC was given, as a claim."""
-    return Claim(nic.network, nic.mac, nic.ifname, nic.addresses, nic.filter, f"{nic.domain}: records", nic.vlan, nic.tagged)
+    where, more = f"{nic.domain}: records", (nic.vlan, nic.tagged, nic.roles)
+    return Claim(nic.network, nic.mac, nic.ifname, nic.addresses, nic.filter, where, *more)
 
 
 def unannounced(session: Session, owner: Owner, running: Running) -> Iterator[Drift]:
@@ -258,6 +259,8 @@ def _changes(nic: Nic, vif: Vif, network: Network) -> list[str]:
         changes.append(f"is not to have {', '.join(less)} any more")
     if nic.filter != vif.filter:
         changes.append("its filter is to be " + ("on" if vif.filter else "off"))
+    if nic.roles != (vif.roles or ()):
+        changes.append(f"its roles are to be {', '.join(vif.roles or ('client',))}")
     if nic.network != network.name:
         changes.insert(0, f"is to be on network {network.name}, not {nic.network}")
     elif (nic.vlan, nic.tagged) != (vif.vlan, vif.tagged):
@@ -317,6 +320,7 @@ def _as_given(vif: Vif, nic: Nic) -> Vif:
         filter=nic.filter,
         vlan=nic.vlan,
         tagged=nic.tagged,
+        roles=nic.roles,
     )
 
 

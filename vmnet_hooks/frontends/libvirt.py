@@ -102,7 +102,7 @@ def _claims(root: etree._Element, where: str) -> list[Claim]:
     claims = []
     for interface in _children(element, "interface", f"{where}: metadata"):
         at = f"{where}: metadata: interface {one_line(interface.get('mac', '(no mac)'))}"
-        _known(interface, ("mac", "network", "filter", "vlan", "tagged"), at)
+        _known(interface, ("mac", "network", "filter", "vlan", "tagged", "roles"), at)
         try:
             mac, network = values.mac(interface.get("mac", "")), values.name(interface.get("network", ""))
         except ValueError as error:
@@ -116,7 +116,9 @@ def _claims(root: etree._Element, where: str) -> list[Claim]:
                 addresses.append(values.address_or_prefix(ip.get("address", "")))
             except ValueError as error:
                 raise InputError(f"{at}: ip {one_line(repr(ip.get('address', '')))} {error}") from None
-        claims.append(Claim(network, mac, "", tuple(addresses), is_open == "yes", at, *_trunk(interface, at)))
+        claims.append(
+            Claim(network, mac, "", tuple(addresses), is_open == "yes", at, *_trunk(interface, at), _roles(interface, at))
+        )
     return claims
 
 
@@ -129,6 +131,15 @@ def _trunk(interface: etree._Element, where: str) -> tuple[int | None, tuple[int
     except ValueError as error:
         raise InputError(f"{where}: vlan or tagged {error}") from None
     return untagged, trunk
+
+
+def _roles(interface: etree._Element, where: str) -> tuple[str, ...] | None:
+    """Return the NIC's `roles='router,querier'`; None for an absent attribute, so that the network's roles apply."""
+    text = interface.get("roles")
+    try:
+        return None if text is None else values.roles([role for role in text.split(",") if role])
+    except ValueError as error:
+        raise InputError(f"{where}: roles {error}") from None
 
 
 def _children(element: etree._Element, tag: str, where: str) -> list[etree._Element]:

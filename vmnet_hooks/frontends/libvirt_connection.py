@@ -133,6 +133,8 @@ def claim(domain: str, vif: Vif) -> None:
         interface.set("vlan", str(vif.vlan))
     if vif.tagged:
         interface.set("tagged", values.ranges(vif.tagged))
+    if vif.roles is not None:
+        interface.set("roles", ",".join(vif.roles))
     for address in vif.addresses:
         etree.SubElement(interface, "ip", {"address": address})
     _edit(domain, vif.mac, interface)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from .. import values
 from ..model.declaration import Config, Declared, Option
-from ..model.facts import Host
+from ..model.facts import Host, Link
 from ..model.objects import Address, Device, LinkAttribute, NftElement, Route, Sysctl
 from ..model.objects.bridge import FdbEntry, PortVlans
 from ..model.resource import MAIN_TABLE, Resource
@@ -200,6 +200,12 @@ def gateway_link(part: Declared) -> str:
 def gateway_mac(part: Declared) -> str:
     """Return the shared gateway's MAC: by default a locally administered one, the same on all nodes with the same `addresses`."""
     return part["gateway_mac"] or link.local_mac(",".join(sorted(str(a) for a in part["addresses"])))
+
+
+def own_macs(part: Declared, existing: Link | None, host: Host) -> tuple[str, ...]:
+    """Return the MACs that the host has on a bridge: the bridge's own and that of the shared gateway."""
+    mac = existing.address if existing else link.mac_of(part.name, host) or link.made_up_mac(part.name, host)
+    return (mac, gateway_mac(part)) if part["anycast_gateway"] else (mac,)
 
 
 def _settings(part: Declared) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import CONFIGURATION
 from ..errors import ConfigError, InputError, one_line
+from ..values import roles
 
 if TYPE_CHECKING:
     from .facts import Host
@@ -40,6 +41,15 @@ class Option:
     @property
     def required(self) -> bool:
         return self.default is Required
+
+
+ROLES = Option(
+    "roles",
+    roles,
+    (),
+    "what guests are besides clients: dhcp-server, router, querier; filters drop what only these send",
+    '["router", "querier"]',
+)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from .declaration import Network
 @dataclass(frozen=True)
 class Claim:
     """A declaration that a NIC is on a network. The NIC is identified by its MAC, or by its tap's name where the front end does
-    not know the MAC. `source` is the place of the declaration, for error messages. `vlan` and `tagged` are None if those of
-    the network apply."""
+    not know the MAC. `source` is the place of the declaration, for error messages. `vlan`, `tagged` and `roles` are None if
+    those of the network apply."""
 
     network: str
     mac: str = ""
@@ -22,6 +22,7 @@ class Claim:
     source: str = ""
     vlan: int | None = None
     tagged: tuple[int, ...] | None = None
+    roles: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Vif:
     filter: bool = True
     vlan: int | None = None
     tagged: tuple[int, ...] | None = None
+    roles: tuple[str, ...] | None = None
     is_named: bool = False
     without_tap: str = ""
     device: str = ""
@@ -64,6 +66,7 @@ class Vif:
             filter=claim.filter,
             vlan=claim.vlan,
             tagged=claim.tagged,
+            roles=claim.roles,
         )
 
 

@@ -55,6 +55,10 @@ class Mode:
         can't have it."""
         return vif
 
+    def reserved(self, vif: Vif, network: Network, links: Mapping[str, Declared]) -> Mapping[str, str]:
+        """Return the addresses that a bound NIC can't have because of `links`, the declared links by name, and whose each is."""
+        return {}
+
     # --- composing ---------------------------------------------------------------------------------------------------
 
     def links(self, network: Network) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+from ..values import ROLES
 from .declaration import Config, Network
 from .guest import Domain, Vif
 
@@ -122,7 +123,10 @@ class GuestOwner(Owner):
 
 @dataclass(frozen=True, kw_only=True)
 class Nic(GuestOwner):
-    """What a guest's NIC needs. `ifname` and `ifindex` are the host's side of it, the rest is as in Vif."""
+    """What a guest's NIC needs. `ifname` and `ifindex` are the host's side of it, the rest is as in Vif.
+
+    Roles have no column of their own (see records/store.py: _kind): they are the bits of `filter` above the lowest. Without a
+    filter they mean nothing, and a NIC has none."""
 
     ifname: str
     ifindex: int
@@ -135,10 +139,19 @@ class Nic(GuestOwner):
     tagged: tuple[int, ...] | None = None
     mtu: int | None = None
     metric: int = 0
+    roles: tuple[str, ...] = ()
 
     @classmethod
     def of_columns(cls, columns: Mapping[str, Any]) -> Self:
-        return cls(**columns)
+        bits = columns["filter"]
+        roles = tuple(role for number, role in enumerate(ROLES, 1) if bits >> number & 1)
+        return cls(**{**columns, "filter": bool(bits), "roles": roles})
+
+    def columns(self) -> dict[str, Any]:
+        bits = sum(1 << number for number, role in enumerate(ROLES, 1) if role in self.roles)
+        columns = {**super().columns(), "filter": 1 | bits if self.filter else 0}
+        del columns["roles"]
+        return columns
 
     @classmethod
     def of(cls, domain: Domain, vif: Vif, network: str, frontend: str, ifindex: int, since: float) -> Self:
@@ -159,6 +172,7 @@ class Nic(GuestOwner):
             tagged=vif.tagged,
             mtu=vif.mtu,
             metric=vif.metric,
+            roles=vif.roles or (),
         )
 
     @property
@@ -194,6 +208,7 @@ class Nic(GuestOwner):
             tagged=self.tagged,
             mtu=self.mtu,
             metric=self.metric,
+            roles=self.roles,
         )
 
     def is_here(self, index_of: IndexOf, name_now: NameNow) -> bool:

@@ -25,7 +25,74 @@ LONGEST_MTU = 9216
 # priority (the second one for ports with known addresses). Without a keeper these bits are never set. A third bit says that the
 # packet's checksum is finished, see GUESTS: what comes from a port in `checked` without it is dropped, so that nothing passes
 # while the port's chain is gone.
-_INET = """\
+#
+# A guest is a client unless it has a role. What only a server, a router or a querier sends is dropped from `clients`; a guest
+# that runs since an older version is not among them. IPv6 extensions may push a message's type out of its first fragment
+# (RFC 7113, 3): what can't be read is dropped. So is a later fragment of IGMP, as the kernel's snooping takes it for a message.
+# Kernels read up to 4 bytes at @th of any later fragment as if they were the header: such a match needs frag-off beside it.
+# 151 and 153, 0x30 and 0x32: multicast routers (RFC 4286). 0x13, 0x14: DVMRP, PIM version 1. 103: PIM. 112: VRRP, CARP.
+_ROLES = """\
+	set clients { type ifname; }
+	set dhcp_servers { type ifname; }
+	set routers { type ifname; }
+	set queriers { type ifname; }
+	chain roles4 {
+		meta l4proto vmap { 6 : return, 17 : goto dhcp4, 1 : goto icmp4, 2 : goto igmp4, 103 : goto router, 112 : goto vrrp4 }
+		meta l4proto != 255 return
+		goto client
+	}
+	chain roles6 {
+		meta l4proto vmap { 6 : return, 17 : goto dhcp6, 58 : goto icmp6, 103 : goto router, 112 : goto vrrp6 }
+		meta l4proto != 255 return
+		goto client
+	}
+	chain dhcp4 {
+		@th,0,16 != 67 return
+		meta protocol ip ip frag-off & 0x1fff != 0 return
+		goto dhcp_server
+	}
+	chain dhcp6 {
+		@th,0,16 != 547 return
+		meta protocol ip6 frag frag-off != 0 return
+		@th,0,16 547 goto dhcp_server
+		goto client
+	}
+	chain icmp4 {
+		@th,0,8 != { 5, 9 } return
+		meta protocol ip ip frag-off & 0x1fff != 0 return
+		goto router
+	}
+	chain igmp4 {
+		meta protocol ip ip frag-off & 0x1fff != 0 goto client
+		@th,0,8 0x11 goto querier
+		@th,0,8 { 0x13, 0x14, 0x30, 0x32 } goto router
+		@th,0,8 0-255 return
+		goto client
+	}
+	chain icmp6 {
+		@th,0,8 != { 130, 134, 137, 151, 153 } return
+		meta protocol ip6 frag frag-off != 0 return
+		@th,0,8 130 goto querier
+		@th,0,8 0-255 goto router
+		goto client
+	}
+	chain dhcp_server {
+		iifname != @dhcp_servers goto client
+	}
+	chain router {
+		iifname != @routers goto client
+	}
+	chain querier {
+		iifname != @queriers goto client
+	}
+	chain client {
+		iifname @clients counter drop
+	}
+"""
+
+_INET = (
+    _ROLES
+    + """\
 	set guarded { type ifname; }
 	set checked { type ifname; }
 	set macs { type ifname . ether_addr; }
@@ -39,8 +106,15 @@ _INET = """\
 		type filter hook prerouting priority raw; policy accept;
 		iifname @guarded goto guest
 	}
+	chain vrrp4 {
+		goto router
+	}
+	chain vrrp6 {
+		goto router
+	}
 	chain guest {
 		meta priority & 0x10000000 == 0 iifname @checked counter drop
+		meta protocol vmap { ip : jump roles4, ip6 : jump roles6 }
 		iifname . ether saddr . ip saddr @sources4 goto approved
 		iifname . ether saddr . ip6 saddr @sources6 goto approved
 		iifname . ether saddr . ip saddr @prefixes4 goto approved
@@ -64,6 +138,7 @@ _INET = """\
 		iifname != @forwarding counter drop
 		goto approved
 	}"""
+)
 
 _NAT = """\
 	set masquerade4 { type ipv4_addr . ifname; flags interval; }
@@ -120,8 +195,15 @@ _SENDERS = """\
 	}"""
 
 # Filters frames from a port before the bridge handles them. The kernel has already removed the (outer) VLAN tag of a frame:
-# `meta protocol` and the headers are those behind the tag, while `ether type` is that of the tag.
-_BRIDGE = """\
+# `meta protocol` and the headers are those behind the tag, while `ether type` is that of the tag. What is behind a second tag is
+# not looked into: only a router sends it, and beside a gateway not with VLAN ID 0, which receivers strip like no tag.
+#
+# The addresses and the MAC of a bridge's own are guarded on each port beside it, whatever the port's filter: `gateways4` and the
+# like are keyed by port, as many kernels have no nft_meta_bridge for `meta ibrname`. Fragments of neighbour discovery are no
+# neighbour discovery (RFC 6980, 5). A probe for the address would take it from a host that probes for it itself.
+_BRIDGE = (
+    _ROLES
+    + """\
 	set guarded { type ifname; }
 	set checked { type ifname; }
 	set macs { type ifname . ether_addr; }
@@ -133,14 +215,51 @@ _BRIDGE = """\
 	set prefixes6 { type ifname . ether_addr . ipv6_addr; flags interval; }
 	set targets { typeof iifname . ether saddr . @th,64,128; }
 	set target_prefixes { typeof iifname . ether saddr . @th,64,128; flags interval; }
+	set vrrp4 { typeof iifname . ether saddr . @th,64,32; }
+	set beside_gateway { type ifname; }
+	set gateways4 { type ifname . ipv4_addr; }
+	set gateways6 { type ifname . ipv6_addr; }
+	set gateway_targets { typeof iifname . @th,64,128; }
+	set gateway_probes { typeof iifname . @th,64,128; }
+	set gateway_macs { type ifname . ether_addr; }
 	chain guard {
 		type filter hook prerouting priority dstnat; policy accept;
+		iifname @beside_gateway jump beside
 		iifname @guarded goto guest
+	}
+	chain beside {
+		iifname . ether saddr @gateway_macs counter drop
+		meta protocol arp iifname . arp saddr ip @gateways4 counter drop
+		meta protocol ip iifname . ip saddr @gateways4 counter drop
+		meta protocol ip6 iifname . ip6 saddr @gateways6 counter drop
+		meta l4proto ipv6-icmp goto beside_icmp6
+		meta protocol { 8021q, 8021ad } @ll,116,12 0 counter drop
+		meta protocol { 8021q, 8021ad } @nh,4,12 0 counter drop
+	}
+	chain beside_icmp6 {
+		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . @th,64,128 @gateway_probes counter drop
+		@th,0,8 != 136 return
+		meta protocol ip6 frag frag-off != 0 return
+		meta protocol ip6 exthdr frag missing iifname . @th,64,128 != @gateway_targets return
+		counter drop
+	}
+	chain vrrp4 {
+		meta protocol ip ip frag-off & 0x3fff != 0 goto client
+		iifname . ether saddr . @th,64,32 @vrrp4 return
+		iifname @addressed goto client
+		goto router
+	}
+	chain vrrp6 {
+		meta protocol ip6 exthdr frag exists goto client
+		iifname . ether saddr . @th,64,128 @targets return
+		iifname @addressed goto client
+		goto router
 	}
 	chain guest {
 		meta priority & 0x10000000 == 0 iifname @checked counter drop
 		iifname . ether saddr != @macs counter drop
 		meta protocol arp iifname . arp saddr ether != @macs counter drop
+		meta protocol vmap { ip : jump roles4, ip6 : jump roles6, 8021q : jump router, 8021ad : jump router }
 		iifname @addressed goto addressed
 		meta priority set meta priority & 0xafffffff
 	}
@@ -171,13 +290,13 @@ _BRIDGE = """\
 		counter drop
 	}
 	chain from_icmpv6 {
-		@th,0,8 { 134, 137 } counter drop
+		meta protocol ip6 frag frag-off != 0 goto source6
+		@th,0,8 { 134, 137 } iifname != @routers counter drop
 		@th,0,8 136 goto advert
 		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . ether saddr . @th,64,128 @targets goto approved
 		meta protocol ip6 ip6 saddr :: @th,0,8 135 iifname . ether saddr . @th,64,128 @target_prefixes goto approved
 		meta protocol ip6 ip6 saddr :: @th,0,8 143 goto approved
 		@th,0,8 0-255 goto source6
-		meta protocol ip6 frag frag-off != 0 goto source6
 		counter drop
 	}
 	chain advert {
@@ -190,6 +309,7 @@ _BRIDGE = """\
 		meta protocol ip6 iifname . ether saddr . ip6 saddr @prefixes6 goto approved
 		counter drop
 	}"""
+)
 
 # What guests send, before the bridge or the router sees it. The port of a guest has a base chain that goes to one of the first
 # three: see NftChain. The `switch` declares that it is one (bpdu = true).

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from .. import values
 from ..errors import ConfigError, InputError
-from ..model.declaration import Config, Declared, Network, Option, Required
+from ..model.declaration import ROLES, Config, Declared, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.mode import Implied, Mode
@@ -14,7 +14,7 @@ from ..model.objects import LinkAttribute, NftChain, NftElement, Sysctl
 from ..model.objects.bridge import PortVlans
 from ..model.resource import Resource
 from ..model.ruleset import BRIDGE, GUESTS
-from .tap import CHECKSUMS, by_kind, checked, is_checked, merged, sources
+from .tap import CHECKSUMS, by_kind, checked, is_checked, merged, roles, sources
 
 OPTIONS = (
     Option("bridge", values.ifname, Required, "the bridge that guests join", '"br0"'),
@@ -53,6 +53,7 @@ OPTIONS = (
         "guests are switches themselves: frames to link-local groups (BPDU, LLDP, LACP) are not dropped at their ports",
         "true",
     ),
+    ROLES,
 )
 
 
@@ -126,6 +127,13 @@ class Bridged(Mode):
             raise InputError(f"{where}: VLAN {untagged} is both untagged and tagged; name it once")
         return replace(vif, vlan=untagged, tagged=tuple(tagged or ()))
 
+    def reserved(self, vif: Vif, network: Network, links: Mapping[str, Declared]) -> Mapping[str, str]:
+        part = links.get(network["bridge"])
+        if not (part and _is_beside(vif, part)):
+            return {}
+        own = {str(address.ip): f"{part.label}'s own" for address in part["addresses"]}
+        return {**own, str(part["arp_source"]): f"the arp_source of {part.label}"} if part["arp_source"] else own
+
     def links(self, network: Network) -> tuple[str, ...]:
         return (network["bridge"],)
 
@@ -152,6 +160,7 @@ class Bridged(Mode):
             raise network.error("bridge", f"{name} is not a bridge but {link.kind or 'a plain interface'}; name a bridge")
         mtu = link.mtu if link else _mtu(name, host)
         return [
+            *_beside_gateway(vif, network, host),
             *_ingress(vif, network, host),
             LinkAttribute(tap, "mtu", str(vif.mtu or network["mtu"] or mtu)),
             LinkAttribute(tap, "address", _tap_mac(vif, host)),
@@ -196,6 +205,40 @@ def _ingress(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
         yield NftChain.of(vif.ifname, "ports")
 
 
+def _is_beside(vif: Vif, bridge: Declared) -> bool:
+    """Return whether a bound NIC is in the VLAN that the bridge's own addresses are in."""
+    vids = (vif.vlan, *(vif.tagged or ()))
+    return bool(bridge["addresses"]) and (not any(vids) or not bridge["vlan_filtering"] or bridge["pvid"] in vids)
+
+
+def _beside_gateway(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
+    """Yield the nft elements of one port, filtered or not, that keep its guest from sending as the bridge itself. Raise
+    InputError if it has the bridge's MAC."""
+    part, link = host.parts.get(network["bridge"]), host.links.get(network["bridge"])
+    if not (part and _is_beside(vif, part)):
+        return
+    from ..links.bridge import own_macs  # Most bridges have no addresses.
+
+    macs = own_macs(part, link, host)
+    if vif.mac in macs:
+        raise InputError(f"NIC {vif.mac}: its MAC is that of {part.label}; give the NIC another")
+    tap = f'"{vif.ifname}"'
+    own = [address.ip for address in part["addresses"]]
+    if any(ip.version == 6 for ip in own):
+        own += [values.eui64(values.LINK_LOCAL, mac) for mac in macs]
+    yield BRIDGE
+    yield NftElement("bridge", "beside_gateway", (tap,))
+    for mac in macs:
+        yield NftElement("bridge", "gateway_macs", (tap, mac))
+    for ip in own:
+        yield NftElement("bridge", f"gateways{ip.version}", (tap, str(ip)))
+        if ip.version == 6:
+            yield NftElement("bridge", "gateway_targets", (tap, f"{int(ip):#x}"))
+        # The shared gateway answers a probe for its address: it never probes for it.
+        if ip.version == 6 and not part["anycast_gateway"]:
+            yield NftElement("bridge", "gateway_probes", (tap, f"{int(ip):#x}"))
+
+
 def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
     """Yield the nft elements of one port: the sources that its guest may send from. See ruleset.BRIDGE."""
     tap, mac = f'"{vif.ifname}"', vif.mac
@@ -205,6 +248,7 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
     yield BRIDGE
     yield NftElement("bridge", "guarded", (tap,))
     yield NftElement("bridge", "macs", (tap, mac))
+    yield from roles("bridge", vif)
     if not vif.addresses:
         return
     yield NftElement("bridge", "addressed", (tap,))
@@ -216,6 +260,8 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
         yield NftElement("bridge", f"sources{ip.version}", (tap, mac, str(ip)))
         if ip.version == 6:
             yield NftElement("bridge", "targets", (tap, mac, f"{int(ip):#x}"))
+        else:
+            yield NftElement("bridge", "vrrp4", (tap, mac, f"{int(ip):#x}"))
     for prefix in merged(prefixes4):
         yield NftElement("bridge", "prefixes4", (tap, mac, str(prefix)))
     for prefix in merged(prefixes6):

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from .. import values
 from ..errors import InputError, MissingLink
-from ..model.declaration import Network, Option, Required
+from ..model.declaration import ROLES, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.mode import Mode, Prefixes6
@@ -53,6 +53,7 @@ OPTIONS = (
     ),
     tap.LINK_LOCAL,
     Option("tap_mac", values.mac, "fe:ff:ff:ff:ff:ff", "the MAC of every tap", '"fe:00:00:00:00:01"'),
+    ROLES,
     tap.PROBE,
     tap.CHECKSUMS,
     Option("mtu", values.integer(68, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import values
 from ..errors import InputError, MissingLink
-from ..model.declaration import Config, Declared, Network, Option, Required
+from ..model.declaration import ROLES, Config, Declared, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
 from ..model.mode import Mode, Prefixes6
@@ -133,6 +133,7 @@ OPTIONS = (
         "the MAC of every tap, on every node, so that a guest's neighbour entry survives migration; \"\" keeps the tap's",
         '"fe:00:00:00:00:01"',
     ),
+    ROLES,
     tap.PROBE,
     tap.CHECKSUMS,
     Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),

@@ -41,6 +41,12 @@ LINK_LOCAL = Option(
 )
 
 
+def roles(family: str, vif: Vif) -> Iterator[Resource]:
+    """Yield the nft elements that make the guest at a filtered tap a client, but for its roles."""
+    for name in ("clients", *(role.replace("-", "_") + "s" for role in vif.roles or ())):
+        yield NftElement(family, name, (f'"{vif.ifname}"',))
+
+
 def check_master(vif: Vif, network: Network, host: Host) -> None:
     """Raise InputError if the tap is a port of a bridge: packets that enter through a bridge bypass the filter."""
     link = host.links.get(vif.ifname)
@@ -90,6 +96,7 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
     for family in ("inet", "arp"):
         yield NftElement(family, "guarded", (tap,))
         yield NftElement(family, "macs", (tap, mac))
+    yield from roles("inet", vif)
     # The sender of a probe (RFC 5227) is 0.0.0.0.
     for address in (*single4, "0.0.0.0"):
         yield NftElement("arp", "sources", (tap, mac, address))

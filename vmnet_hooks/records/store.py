@@ -593,7 +593,7 @@ def _owner(row: Sequence[Any]) -> Owner:
     columns = dict(zip(_COLUMNS, row, strict=True))
     try:
         columns["addresses"] = tuple(json.loads(columns["addresses"]))
-        columns["filter"] = bool(columns["filter"])
+        columns["filter"] = int(columns["filter"])
         columns["tagged"] = columns["tagged"] and tuple(json.loads(columns["tagged"]))
         if any(not isinstance(address, str) for address in columns["addresses"]):
             raise ValueError

@@ -427,7 +427,7 @@ def _encoded(element: NftElement, with_value: bool = True) -> bytes:
 
 def _interval_start(element: NftElement) -> bytes:
     """Return the key of an element, the first one if it contains a prefix."""
-    return b"".join([_packed(part.partition("/")[0]) for part in element.parts])
+    return b"".join([_packed(part.partition("/")[0], element.set) for part in element.parts])
 
 
 def _interval_end(element: NftElement) -> bytes:
@@ -438,14 +438,14 @@ def _interval_end(element: NftElement) -> bytes:
     return b"".join([*map(_packed, element.parts[:-1]), ip_network(last).broadcast_address.packed])
 
 
-def _packed(part: str) -> bytes:
-    """Encode a part of a key, padded to whole words."""
+def _packed(part: str, name: str = "") -> bytes:
+    """Encode a part of a key of the set `name`, padded to whole words."""
     if part.startswith('"'):
         return part[1:-1].encode().ljust(16, b"\0")
     if part in _PROTOCOLS:
         return bytes((_PROTOCOLS[part], 0, 0, 0))
     if part.startswith("0x"):
-        return int(part, 16).to_bytes(16, "big")
+        return int(part, 16).to_bytes(4 if name == "vrrp4" else 16, "big")
     if part.count(":") == 5 and len(part) == 17:
         return bytes.fromhex(part.replace(":", "")) + bytes(2)
     return inet_pton(family_of(part), part)
