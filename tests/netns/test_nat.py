@@ -6,15 +6,18 @@ other (192.168.78.5)          -- otherbr0 --/    \\-- ext1 == world (198.51.100.
 
 from __future__ import annotations
 
+import struct
 from contextlib import ExitStack
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from lab.capture import Capture
 from lab.domains import Interface
+from lab.frames import checksum, ethernet
 from lab.guest import Nic, wired
 from lab.hostnet import Product, refusal
 from lab.nodes import Node, settled, wire
-from lab.routed import call, eventually, ping, reach
+from lab.routed import call, eventually, ping, reach, send
 from lab.single import same
 
 INSIDE = """
@@ -192,6 +195,42 @@ def test_multicast_and_broadcast_are_left_alone(lab):
         r"fd77::1\.5353 > ff02::fb",
     ):
         assert seen.having(target), f"{target}\n{seen}"
+
+
+def tcp4(src: str, dst: str, flags: int) -> bytes:
+    """A TCP segment with nothing in it, behind an IPv4 header; its port is one that no connection has."""
+    pseudo = IPv4Address(src).packed + IPv4Address(dst).packed + struct.pack("!BBH", 0, 6, 20)
+    segment = struct.pack("!HHIIBBHHH", 4444, 80, 1, 1, 0x50, flags, 512, 0, 0)
+    segment = segment[:16] + struct.pack("!H", checksum(pseudo + segment)) + segment[18:]
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, 6, 0, IPv4Address(src).packed, IPv4Address(dst).packed)
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + segment
+
+
+def test_what_is_no_part_of_a_connection_does_not_leave_untranslated(lab):
+    """The kernel translates no packet that conntrack takes for invalid: segments with impossible flags, errors of no connection,
+    ICMP of an unknown type."""
+    lab.up()
+    assert reach([(lab.guest, OUT4)]) == []
+    inside = IPv4Address("192.168.77.5").packed
+    error = struct.pack("!BBHI", 3, 1, 0, 0) + tcp4(OUT4, "192.168.77.5", 2)[:28]
+    unknown = struct.pack("!BBHI", 253, 0, 0, 0)
+    packets = [tcp4("192.168.77.5", OUT4, flags) for flags in (0, 3, 5, 0x3F)]
+    for body in (error, unknown):
+        body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 1, 0, inside, IPv4Address(OUT4).packed)
+        packets.append(head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body)
+    gateway = lab.host.run("cat /sys/class/net/guestbr0/address").stdout.strip()
+    own = lab.guest.run("cat /sys/class/net/eth0/address").stdout.strip()
+    source6, target6 = IPv6Address("fd77::5").packed, IPv6Address(OUT6).packed
+    body = struct.pack("!BBHI", 1, 4, 0, 0) + struct.pack("!IHBB", 6 << 28, 8, 17, 64) + target6 + source6 + bytes(8)
+    body = body[:2] + struct.pack("!H", checksum(source6 + target6 + struct.pack("!II", len(body), 58) + body)) + body[4:]
+    error6 = struct.pack("!IHBB", 6 << 28, len(body), 58, 64) + source6 + target6 + body
+    with Capture(lab.world, "eth0", "net 192.168.77.0/24 or net fd77::/64") as seen:
+        send(lab.guest, "eth0", *(ethernet(gateway, own, 0x0800, packet) for packet in packets))
+        if lab.both:
+            send(lab.guest, "eth0", ethernet(gateway, own, 0x86DD, error6))
+    assert seen.lines == []
+    assert reach([(lab.guest, OUT4)]) == []
 
 
 def test_down_after_up(lab):

@@ -21,10 +21,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lab.domains import Interface  # noqa: E402
 from lab.ifupdown import Ifupdown  # noqa: E402
-from lab.nodes import ROOT, settled, wire  # noqa: E402
+from lab.nodes import ROOT, Node, settled, wire  # noqa: E402
 from lab.routed import call  # noqa: E402
 from lab.single import LAN, PUBLIC, bridged, routed, same  # noqa: E402
 from lab.xenhost import XenHost, offline, online  # noqa: E402
+
+from vmnet_hooks.model.objects import NftElement, NftTable  # noqa: E402
+from vmnet_hooks.records import decode  # noqa: E402
 
 RECORDED = {"0.1.0": ROOT / "tests/records/0.1.0.json", "0.1.0-kinds": ROOT / "tests/records/0.1.0-kinds.json"}
 STATE = "/run/vmnet-hooks/state.db"
@@ -92,9 +95,13 @@ class Scene:
         return {link["ifname"]: link["ifindex"] for link in json.loads(self.one.host.run("ip -j link show").stdout)}
 
     def replace_records(self, path: Path) -> None:
-        """Put the records of the older version in the place of ours, and its policy rules, as an upgrade finds them."""
+        """Put the records of the older version in the place of ours, its policy rules and its tables, as an upgrade finds
+        them."""
         self.one.host.sh(OLDER_RULES)
         recorded, indexes = json.loads(path.read_text()), self.indexes()
+        found = [decode(row["want"]) for row in recorded["rows"]["resource"]]
+        nft = sorted((r for r in found if isinstance(r, NftTable | NftElement)), key=lambda r: r.order)
+        self.one.host.run(["nft", "-f", "-"], "".join(r.statement() for r in nft))
         with closing(sqlite3.connect(":memory:")) as made:
             for statement in recorded["schema"]:
                 made.execute(statement)
@@ -154,7 +161,8 @@ def test_guests_run_on_and_stop_without_a_trace(scene, recorded):
     waiting = json.loads(scene.cli("check", "--json", status=1))
     # What networks are made of has changed: named, and made so by `repair`.
     whats = [drift["what"] for drift in waiting]
-    assert [what for what in whats if not what.startswith("rule ")] == ["a takeover waits to be confirmed"] and len(whats) > 1
+    named = [what for what in whats if not what.startswith(("rule ", "nft "))]
+    assert named == ["a takeover waits to be confirmed"] and "nft inet vmnet-nat: the configuration has changed" in whats
     assert {drift["remedy"] for drift in waiting} == {"vmnet-hook confirm", "vmnet-hook repair"}
     scene.cli("confirm")
     scene.cli("repair")
@@ -164,6 +172,27 @@ def test_guests_run_on_and_stop_without_a_trace(scene, recorded):
     names = {row["domain"] for row in json.loads(scene.cli("status", "--json"))}
     assert names - {"dom4"} == {"", "dom1", "dom2", "dom3", "dom5", "dom6"}
     scene.ends()
+
+
+def test_a_guest_that_starts_leaves_the_others_theirs(scene, recorded):
+    """Its tables are of this version: they are made anew, with what the records of the older one have of other guests."""
+    before = elements(scene.one.host)
+    scene.replace_records(RECORDED[recorded])
+    scene.cli("confirm")
+    vif = scene.one.vif(7, script="vmnet-vif-nat")
+    scene.vifs.append(vif)
+    online(vif)
+    after = elements(scene.one.host)
+    assert before - after == set() and any("10.0.7.1" in element for element in after - before)
+    scene.cli("repair")
+    assert scene.cli("check") == "ok\n"
+    scene.ends()
+
+
+def elements(host: Node) -> set[str]:
+    """The elements of all our sets and maps, each behind its table and set."""
+    listed = [item.get("set") or item.get("map") for item in json.loads(host.run("nft -j list ruleset").stdout)["nftables"]]
+    return {f"{s['family']} {s['table']} {s['name']} {json.dumps(e)}" for s in listed if s for e in s.get("elem", ())}
 
 
 def test_the_takeover_can_be_put_back(scene, recorded):

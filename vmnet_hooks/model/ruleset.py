@@ -75,6 +75,20 @@ _NAT = """\
 		ip6 saddr . oifname @masquerade6 masquerade
 		ip saddr . oifname @private4 masquerade
 		ip6 saddr . oifname @private6 masquerade
+	}
+	chain invalid {
+		type filter hook postrouting priority srcnat - 1; policy accept;
+		ct state invalid goto untranslated
+	}
+	chain untranslated {
+		ip daddr { 224.0.0.0/24, 255.255.255.255 } return
+		ip6 daddr ff02::/16 return
+		ip saddr . oifname @snat4 counter drop
+		ip6 saddr . oifname @snat6 counter drop
+		ip saddr . oifname @masquerade4 counter drop
+		ip6 saddr . oifname @masquerade6 counter drop
+		ip saddr . oifname @private4 counter drop
+		ip6 saddr . oifname @private6 counter drop
 	}"""
 
 _ARP = """\
@@ -195,7 +209,8 @@ def _table(family: str, body: str, name: str = TABLE) -> NftTable:
 INET = _table("inet", _INET)
 NAT = _table("inet", _NAT, NAT_TABLE)
 """A separate table, set up only where addresses are translated: a chain of type nat makes the kernel track every connection of
-the host, which slows down each forwarded packet, and nf_conntrack_max limits the connections."""
+the host, which slows down each forwarded packet, and nf_conntrack_max limits the connections. What the kernel takes for no part
+of a connection, it does not translate: from sources that are translated, it is dropped."""
 ARP = _table("arp", _ARP)
 SENDERS = _table("arp", _SENDERS, SENDERS_TABLE)
 """A separate table, set up only where several networks are on one uplink: the sender depends on the subnet that is asked in."""
@@ -252,11 +267,13 @@ CLOSED6 = NftElement("inet", "closed", ("ipv6",))
 """Set on a host that did not forward IPv6 before we switched it on."""
 
 
-def with_nat(claims: Mapping[str, Resource]) -> dict[str, Resource]:
-    """Return the claims of an owner with the NAT table added if they need it: records of older versions, which had NAT in
-    another table, do not claim it."""
+def with_tables(claims: Mapping[str, Resource]) -> dict[str, Resource]:
+    """Return recorded claims of an owner with the tables as they are in this version. Records of an older one have others; those
+    of before NAT had a table of its own do not claim that."""
+    today = {table.key: table for table in TABLES}
     translates = NAT.key not in claims and any(isinstance(r, NftElement) and r.table == NAT.key for r in claims.values())
-    return {NAT.key: NAT, **claims} if translates else dict(claims)
+    found = {key: today.get(key, resource) for key, resource in claims.items()}
+    return {NAT.key: NAT, **found} if translates else found
 
 
 def forwarding(version: int, links: Iterable[str], host: Host) -> Iterator[Resource]:
