@@ -331,10 +331,17 @@ def canonical(command: str, output: str) -> str:
         lines.sort(key=lambda line: (int(line.split(":")[0]), line) if line else (0, ""))
     if command.startswith("nft"):
         # Tables print in the order in which they were made.
-        return "".join(sorted(re.split(r"(?m)^(?=table )", "\n".join(lines) + "\n")))
+        text = re.sub(r"(?s)\t\telements = \{(.*?)\}\n", lasting, "\n".join(lines) + "\n")
+        return "".join(sorted(re.split(r"(?m)^(?=table )", text)))
     if any(word in command for word in UNORDERED):
         lines.sort()
     return "\n".join(lines)
+
+
+def lasting(elements: re.Match[str]) -> str:
+    """The elements of a set without those that rules add for a time."""
+    found = [element.strip() for element in elements[1].split(",") if " timeout " not in element]
+    return "\t\telements = { %s }\n" % ",\n\t\t\t     ".join(found) if found else ""
 
 
 def dump(node: Node) -> str:

@@ -29,6 +29,12 @@ _INET = """\
 	set prefixes6 { type ifname . ether_addr . ipv6_addr; flags interval; }
 	set closed { type nf_proto; }
 	set forwarding { type ifname; }
+	set limited { type ifname; }
+	set sought4 { type ifname . ipv4_addr; flags dynamic,timeout; }
+	set sought6 { type ifname . ipv6_addr; flags dynamic,timeout; }
+	set known4 { type ifname . ipv4_addr; flags dynamic,timeout; }
+	set known6 { type ifname . ipv6_addr; flags dynamic,timeout; }
+	set seekers { type ifname; flags dynamic,timeout; }
 	chain guard {
 		type filter hook prerouting priority raw; policy accept;
 		iifname @guarded goto guest
@@ -51,7 +57,22 @@ _INET = """\
 	}
 	chain forward {
 		type filter hook forward priority filter; policy accept;
+		iifname @limited jump neighbours
+		iifname . ip saddr @sought4 update @known4 { iifname . ip saddr timeout 5m }
+		iifname . ip6 saddr @sought6 update @known6 { iifname . ip6 saddr timeout 5m }
 		meta nfproto @closed goto gate
+	}
+	chain neighbours {
+		oifname . rt ip nexthop @known4 return
+		oifname . rt ip6 nexthop @known6 return
+		oifname . rt ip nexthop @sought4 return
+		oifname . rt ip6 nexthop @sought6 return
+		oifname @limited return
+		update @seekers { iifname timeout 1m limit rate over 20/second burst 100 packets } counter drop
+		meta nfproto ipv4 limit rate over 100/second burst 100 packets counter drop
+		meta nfproto ipv6 limit rate over 100/second burst 100 packets counter drop
+		add @sought4 { oifname . rt ip nexthop timeout 3s }
+		add @sought6 { oifname . rt ip6 nexthop timeout 3s }
 	}
 	chain gate {
 		iifname != @forwarding counter drop

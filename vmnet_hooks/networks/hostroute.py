@@ -54,6 +54,7 @@ OPTIONS = (
     tap.LINK_LOCAL,
     Option("tap_mac", values.mac, "fe:ff:ff:ff:ff:ff", "the MAC of every tap", '"fe:00:00:00:00:01"'),
     tap.PROBE,
+    tap.LIMIT,
     Option("mtu", values.integer(68, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
 )
 
@@ -110,6 +111,7 @@ class HostRoute(Mode):
             *((NAT,) if network["nat"] else ()),
             *(_network6(network, host) if ipv6 else ()),
             *tap.source_filter(vif, True, ipv6),
+            *tap.limited(vif, network),
             *tap.settings(vif, True, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, network["link_local"]),
             *_paths(vif, network, host),
         ]

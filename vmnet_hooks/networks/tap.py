@@ -21,6 +21,14 @@ PROBE = Option(
     "false",
 )
 
+LIMIT = Option(
+    "limit_neighbours",
+    values.boolean,
+    True,
+    "limit how many neighbours a guest makes the host look for: 100 at once, then 20 a second",
+    "false",
+)
+
 LINK_LOCAL = Option(
     "link_local",
     values.link_local,
@@ -95,6 +103,12 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
             yield NftElement("inet", "sources6", (tap, mac, address))
         for prefix in prefixes6:
             yield NftElement("inet", "prefixes6", (tap, mac, prefix))
+
+
+def limited(vif: Vif, network: Network) -> Iterator[Resource]:
+    """Yield the element that limits how many neighbours the guest makes the host look for, if the network has the limit."""
+    if network["limit_neighbours"]:
+        yield NftElement("inet", "limited", (f'"{vif.ifname}"',))
 
 
 def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:

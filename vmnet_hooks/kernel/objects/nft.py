@@ -142,6 +142,8 @@ class Nft:
             if not found or (name and found["name"] != name) or table_of(family, found["name"]) != table:
                 continue
             for raw in found.get("elem", ()):
+                if _is_passing(raw):
+                    continue
                 element = _from_json(family, found["name"], raw, "map" in item)
                 result[element.key] = element
         return result
@@ -234,6 +236,11 @@ def _text(item: Any) -> str:
     if isinstance(item, dict):
         return f"{item['prefix']['addr']}/{item['prefix']['len']}"
     return f"{item:#x}" if isinstance(item, int) else str(item)
+
+
+def _is_passing(raw: Any) -> bool:
+    """Whether a rule added the element, for a time."""
+    return isinstance(raw, dict) and "timeout" in raw.get("elem", ())
 
 
 def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
