@@ -341,7 +341,7 @@ def canonical(command: str, output: str) -> str:
 def lasting(elements: re.Match[str]) -> str:
     """The elements of a set without those that rules add for a time."""
     found = [element.strip() for element in elements[1].split(",") if " timeout " not in element]
-    return "\t\telements = { %s }\n" % ",\n\t\t\t     ".join(found) if found else ""
+    return "\t\telements = {{ {} }}\n".format(",\n\t\t\t     ".join(found)) if found else ""
 
 
 def dump(node: Node) -> str:

@@ -6,8 +6,10 @@ other (192.168.78.5)          -- otherbr0 --/    \\-- ext1 == world (198.51.100.
 
 from __future__ import annotations
 
+import sqlite3
 import struct
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -19,6 +21,9 @@ from lab.hostnet import Product, refusal
 from lab.nodes import Node, settled, wire
 from lab.routed import call, eventually, ping, reach, send
 from lab.single import same
+
+from vmnet_hooks.model.ruleset import NAT
+from vmnet_hooks.records import decode, encode
 
 INSIDE = """
 [bridges.guestbr0]
@@ -38,6 +43,7 @@ MASQUERADE = INSIDE + (
     '[nat.out4]\nsubnet = "192.168.77.0/24"\nout = "ext0"\nmasquerade = true\n'
     '[nat.out6]\nsubnet = "fd77::/64"\nout = "ext0"\nmasquerade = true\n'
 )
+GATE = "192.168.77.1"
 OUT4, OUT6, SIDE = "203.0.113.2", "2001:db8:f::2", "198.51.100.2"
 # As Docker leaves a host, through iptables-nft: everything that is not a container's is dropped.
 DOCKER = """
@@ -231,6 +237,67 @@ def test_what_is_no_part_of_a_connection_does_not_leave_untranslated(lab):
             send(lab.guest, "eth0", ethernet(gateway, own, 0x86DD, error6))
     assert seen.lines == []
     assert reach([(lab.guest, OUT4)]) == []
+
+
+FILL = """
+import socket, sys
+sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+for port in range(1, int(sys.argv[2]) + 1):
+    sock.sendto(b"x", (sys.argv[1], port))
+"""
+
+
+@pytest.mark.parametrize("target", [OUT4, GATE, SIDE])
+def test_connections_of_one_guest_are_limited(target):
+    """Wherever they lead to: NAT makes the kernel track all of them. Another guest has a limit of its own."""
+    with Lab(SNAT + "connections = 50\n") as lab:
+        lab.up()
+        lab.world.sh("nft add table ip f; nft add chain ip f i '{ type filter hook prerouting priority -300; }'")
+        lab.world.run("nft add rule ip f i udp dport 1-1000 drop")
+        before = int(lab.host.sysctl("netfilter/nf_conntrack_count"))
+        second = lab.stack.enter_context(wired(lab.host, "tap9", "second", Nic("52:54:00:00:77:09", "192.168.77.9", 24, GATE)))
+        call(lab.host, "dom9", "start", Interface("52:54:00:00:77:09", "tap9", "guests"))
+        lab.guest.run(["/usr/bin/python3", "-IS", "-c", FILL, target, "500"])
+        assert 45 <= int(lab.host.sysctl("netfilter/nf_conntrack_count")) - before <= 60
+        # Known connections go on, new ones of others are made.
+        assert ping(lab.guest, OUT4, 1) is None and reach([(second, OUT4), (lab.other, SIDE)]) == []
+        assert lab.vmnet("up") == "up: nothing to do\n" and lab.vmnet("check") == "ok\n"
+        lab.host.sh("nft flush ruleset")
+        lab.vmnet("repair")
+        assert "ct count over 50" in lab.host.run("nft list table inet vmnet-shares-out4").stdout
+        lab.host.config(SNAT)
+        lab.vmnet("up")
+        assert "vmnet-shares" not in lab.host.run("nft list tables").stdout and lab.vmnet("check") == "ok\n"
+
+
+def test_a_table_of_connections_that_no_record_has():
+    with Lab(SNAT) as lab:
+        lab.up()
+        lab.host.run("nft add table inet vmnet-shares-gone")
+        assert "nft inet vmnet-shares-gone: ours, but in no record" in lab.vmnet.tried("check").output
+        lab.vmnet("repair")
+        assert "vmnet-shares" not in lab.host.run("nft list tables").stdout and lab.vmnet("check") == "ok\n"
+
+
+def test_repair_makes_the_table_of_this_version(lab):
+    """An upgraded host has the older table with its elements, in the kernel and in the records."""
+    lab.up()
+    before = settled(lab.host)
+    older = replace(NAT, body=NAT.body.partition("\tchain invalid")[0].rstrip(), rules=(("nat", 8),), version="0123456789ab")
+    state = lab.host.path("/run/vmnet-hooks/state.db")
+    # By its bytes: SQLite follows /proc/PID/root, to the machine's own files.
+    with closing(sqlite3.connect(":memory:")) as records:
+        records.deserialize(state.read_bytes())
+        records.execute("UPDATE resource SET want = ? WHERE key = ?", (encode(older), older.key))
+        records.commit()
+        found = [decode(want) for (want,) in records.execute("SELECT want FROM resource WHERE kind = 'nft-element'")]
+        state.write_bytes(records.serialize())
+    elements = [element for element in found if element.table == older.key]
+    lab.host.run(["nft", "-f", "-"], older.statement() + "".join(element.statement() for element in elements))
+    assert "nft inet vmnet-nat: the configuration has changed" in lab.vmnet.tried("check").output
+    lab.vmnet("repair")
+    same(before, settled(lab.host))
+    assert reach([(lab.guest, OUT4)]) == [] and lab.vmnet("check") == "ok\n"
 
 
 def test_down_after_up(lab):

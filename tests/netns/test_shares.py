@@ -10,8 +10,8 @@ import time
 
 import pytest
 from lab.frames import BROADCAST, arp, solicitation
-from lab.routed import GATEWAY4, GATEWAY6, PUBLIC, WORLD4, WORLD6, Plugged, RoutedLab, ping, reach, send
 from lab.hostnet import Pinging
+from lab.routed import GATEWAY4, GATEWAY6, PUBLIC, WORLD4, WORLD6, Plugged, RoutedLab, ping, reach, send
 
 BURST, RATE, TOTAL = 100, 20, 100
 """Neighbours that a guest may make the host look for at once, and a second; and all guests together, a second."""

@@ -10,7 +10,7 @@ from ipaddress import IPv6Address
 
 from .. import values
 from .facts import Host
-from .objects import FORWARDING_GATE, NftElement, NftTable, Sysctl, port_table
+from .objects import FORWARDING_GATE, NftElement, NftTable, Sysctl, port_table, shares_table
 from .resource import NAT_TABLE, SENDERS_TABLE, TABLE, Resource
 
 # Sets are keyed by interface name: an element outlives the tap, and matches a new tap of the same name. Single addresses are in
@@ -341,3 +341,16 @@ def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
         lines += [f"\t\t{rule}" for rule in rules]
         lines.append("\t}")
     return _table("netdev", "\n".join(lines), port_table(ifname))
+
+
+def shares(nat: str, subnet: values.Subnet, most: int) -> NftTable:
+    """Return the table that limits the tracked connections of each guest in the subnet of a NAT, wherever they lead to. A guest
+    is the MAC behind one interface: with IPv6 it has more addresses than can be counted."""
+    word = "ip" if subnet.version == 4 else "ip6"
+    body = f"""\
+	set guests {{ type ifname . ether_addr; flags dynamic; }}
+	chain new {{
+		type filter hook prerouting priority mangle; policy accept;
+		ct state new {word} saddr {subnet} add @guests {{ iifname . ether saddr ct count over {most} }} counter drop
+	}}"""
+    return _table("inet", body, shares_table(nat))

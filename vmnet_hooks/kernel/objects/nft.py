@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import KernelError, one_line
 from ...model.objects import NftElement, NftTable, table_of
 from ...model.plan import Change, Plan
-from ...model.resource import NAT_SETS, TABLE
+from ...model.resource import NAT_SETS, SHARES_TABLE, TABLE
 from ...model.ruleset import TABLES
 from ..netlink import CREATE, NETLINK_NETFILTER, NetlinkError, Socket, View
 from ..wire import NFGENMSG, attributes, body, family_of, text
@@ -175,11 +175,11 @@ class Tables(Edge[NftTable]):
         view.nft.apply(step)
 
     def ours(self, view: View) -> Iterator[NftTable]:
-        """Those for one link. The others are known by name: see ruleset.TABLES."""
-        output, error = view.nft.run("list tables netdev")
-        if not error:
-            names = [line.split()[2] for line in output.splitlines() if line.startswith(f"table netdev {TABLE}-")]
-            yield from (NftTable("netdev", "", (), name) for name in names)
+        """Those for one link or one NAT. The others are known by name: see ruleset.TABLES."""
+        output, error = view.nft.run("list tables")
+        found = [line.split()[1:3] for line in output.splitlines()] if not error else []
+        starts = {"netdev": f"{TABLE}-", "inet": f"{SHARES_TABLE}-"}
+        yield from (NftTable(family, "", (), name) for family, name in found if name.startswith(starts.get(family, " ")))
 
 
 class Elements(Edge[NftElement]):

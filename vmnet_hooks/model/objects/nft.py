@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Self
 
-from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, TABLE, Keys, Resource, cached
+from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, SHARES_TABLE, TABLE, Keys, Resource, cached
 from .link import Device
 
 
@@ -22,8 +22,18 @@ def table_of(family: str, set_name: str) -> str:
 
 
 def port_table(ifname: str) -> str:
-    """The name of the table for one link. nft's identifiers know no @ and no +, and an interface's name holds no slash."""
-    return f"{TABLE}-" + re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", ifname)
+    """The name of the table for one link."""
+    return f"{TABLE}-{_identifier(ifname)}"
+
+
+def shares_table(nat: str) -> str:
+    """The name of the table for one declared NAT."""
+    return f"{SHARES_TABLE}-{_identifier(nat)}"
+
+
+def _identifier(name: str) -> str:
+    """A name as nft takes it: its identifiers know no @ and no +, and names hold no slash."""
+    return re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", name)
 
 
 @dataclass(frozen=True)
