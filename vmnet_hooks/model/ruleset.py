@@ -17,6 +17,9 @@ from .resource import NAT_TABLE, SENDERS_TABLE, TABLE, Resource
 # hash sets (sources, private): an interval set refuses overlapping elements, and its look-up is slower. The name of a set
 # determines its table, see objects.table_of.
 #
+# `neighbours` limits the next hops that a guest makes the host look for: of what is on-link, that is the destination. An address
+# is sought for as long as the kernel looks for it, and known if it sends within this time.
+#
 # A packet that passes a filter goes to the chain `approved`, which clears the marks that KEEPERS set: two bits of the packet's
 # priority (the second one for ports with known addresses). Without a keeper these bits are never set, and `approved` has no
 # effect.
@@ -30,10 +33,10 @@ _INET = """\
 	set closed { type nf_proto; }
 	set forwarding { type ifname; }
 	set limited { type ifname; }
-	set sought4 { type ifname . ipv4_addr; flags dynamic,timeout; }
-	set sought6 { type ifname . ipv6_addr; flags dynamic,timeout; }
-	set known4 { type ifname . ipv4_addr; flags dynamic,timeout; }
-	set known6 { type ifname . ipv6_addr; flags dynamic,timeout; }
+	set sought4 { type ipv4_addr; flags dynamic,timeout; }
+	set sought6 { type ipv6_addr; flags dynamic,timeout; }
+	set known4 { type ipv4_addr; flags dynamic,timeout; }
+	set known6 { type ipv6_addr; flags dynamic,timeout; }
 	set seekers { type ifname; flags dynamic,timeout; }
 	chain guard {
 		type filter hook prerouting priority raw; policy accept;
@@ -57,22 +60,22 @@ _INET = """\
 	}
 	chain forward {
 		type filter hook forward priority filter; policy accept;
-		iifname @limited jump neighbours
-		iifname . ip saddr @sought4 update @known4 { iifname . ip saddr timeout 5m }
-		iifname . ip6 saddr @sought6 update @known6 { iifname . ip6 saddr timeout 5m }
-		meta nfproto @closed goto gate
+		meta nfproto ipv6 meta nfproto @closed jump gate
+		iifname @limited goto neighbours
+		ip saddr @sought4 update @known4 { ip saddr timeout 5m }
+		ip6 saddr @sought6 update @known6 { ip6 saddr timeout 5m }
 	}
 	chain neighbours {
-		oifname . rt ip nexthop @known4 return
-		oifname . rt ip6 nexthop @known6 return
-		oifname . rt ip nexthop @sought4 return
-		oifname . rt ip6 nexthop @sought6 return
+		rt ip nexthop @known4 return
+		rt ip6 nexthop @known6 return
+		rt ip nexthop @sought4 return
+		rt ip6 nexthop @sought6 return
 		oifname @limited return
 		update @seekers { iifname timeout 1m limit rate over 20/second burst 100 packets } counter drop
 		meta nfproto ipv4 limit rate over 100/second burst 100 packets counter drop
 		meta nfproto ipv6 limit rate over 100/second burst 100 packets counter drop
-		add @sought4 { oifname . rt ip nexthop timeout 3s }
-		add @sought6 { oifname . rt ip6 nexthop timeout 3s }
+		add @sought4 { rt ip nexthop timeout 3s }
+		add @sought6 { rt ip6 nexthop timeout 3s }
 	}
 	chain gate {
 		iifname != @forwarding counter drop

@@ -383,7 +383,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         else:
             yield Route(MAIN_TABLE, subnet, uplink)
             yield Route(table, "0.0.0.0/0" if key == "ipv4" else "::/0", uplink, str(side["gateway"]))
-            yield NftElement("inet", f"known{key[-1]}", (f'"{uplink}"', str(side["gateway"])))
+            yield NftElement("inet", f"known{key[-1]}", (str(side["gateway"]),))
         for net in map(str, _all(side)):
             if network["masquerade"]:
                 yield NftElement("inet", f"masquerade{key[-1]}", (net, f'"{network["masquerade"]}"'))

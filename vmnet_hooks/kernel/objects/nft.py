@@ -251,8 +251,8 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     parts = [_text(item) for item in items]
     if name == "closed":
         return NftElement(family, name, tuple(parts), str(value))
-    # The interface comes first, except in the sets of NAT: subnet . interface.
-    position = 1 if name.startswith(NAT_SETS) else 0
+    # The interface comes first, except in the sets of NAT: subnet . interface. Neighbours are addresses alone.
+    position = 1 if name.startswith(NAT_SETS) else -1 if name.startswith("known") else 0
     subnets = name.startswith(("masquerade", "prefixes", "senders", "snat"))
     parts = [f'"{part}"' if at == position else _spelled(part, subnets) for at, part in enumerate(parts)]
     return NftElement(family, name, tuple(parts), str(value))
