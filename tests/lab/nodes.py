@@ -333,6 +333,7 @@ def canonical(command: str, output: str) -> str:
     if command.startswith("nft"):
         # Tables print in the order in which they were made.
         text = re.sub(r"(?s)(?:\tchain port-.*?\n\t\}\n\n?)+", _sorted_ports, "\n".join(lines) + "\n")
+        text = re.sub(r"(?s)\t\telements = \{(.*?)\}\n", lasting, text)
         return "".join(sorted(re.split(r"(?m)^(?=table )", text)))
     if any(word in command for word in UNORDERED):
         lines.sort()
@@ -343,6 +344,12 @@ def _sorted_ports(chains: re.Match[str]) -> str:
     """The chains of ports, in the order of their names: they print as they were made."""
     found = sorted(re.findall(r"(?s)\tchain port-.*?\n\t\}\n", chains[0]))
     return "\n".join(found) + "\n" * chains[0].endswith("\n\n")
+
+
+def lasting(elements: re.Match[str]) -> str:
+    """The elements of a set without those that rules add for a time."""
+    found = [element.strip() for element in elements[1].split(",") if " timeout " not in element]
+    return "\t\telements = {{ {} }}\n".format(",\n\t\t\t     ".join(found)) if found else ""
 
 
 def dump(node: Node) -> str:

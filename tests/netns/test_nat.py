@@ -6,16 +6,24 @@ other (192.168.78.5)          -- otherbr0 --/    \\-- ext1 == world (198.51.100.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import sqlite3
+import struct
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from lab.capture import Capture
 from lab.domains import Interface
+from lab.frames import checksum, ethernet
 from lab.guest import Nic, wired
 from lab.hostnet import Product, refusal
 from lab.nodes import Node, settled, wire
-from lab.routed import call, eventually, ping, reach
+from lab.routed import call, eventually, ping, reach, send
 from lab.single import same
+
+from vmnet_hooks.model.ruleset import NAT
+from vmnet_hooks.records import decode, encode
 
 INSIDE = """
 [bridges.guestbr0]
@@ -35,6 +43,7 @@ MASQUERADE = INSIDE + (
     '[nat.out4]\nsubnet = "192.168.77.0/24"\nout = "ext0"\nmasquerade = true\n'
     '[nat.out6]\nsubnet = "fd77::/64"\nout = "ext0"\nmasquerade = true\n'
 )
+GATE = "192.168.77.1"
 OUT4, OUT6, SIDE = "203.0.113.2", "2001:db8:f::2", "198.51.100.2"
 # As Docker leaves a host, through iptables-nft: everything that is not a container's is dropped.
 DOCKER = """
@@ -192,6 +201,108 @@ def test_multicast_and_broadcast_are_left_alone(lab):
         r"fd77::1\.5353 > ff02::fb",
     ):
         assert seen.having(target), f"{target}\n{seen}"
+
+
+def tcp4(src: str, dst: str, flags: int) -> bytes:
+    """A TCP segment with nothing in it, behind an IPv4 header; its port is one that no connection has."""
+    pseudo = IPv4Address(src).packed + IPv4Address(dst).packed + struct.pack("!BBH", 0, 6, 20)
+    segment = struct.pack("!HHIIBBHHH", 4444, 80, 1, 1, 0x50, flags, 512, 0, 0)
+    segment = segment[:16] + struct.pack("!H", checksum(pseudo + segment)) + segment[18:]
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, 6, 0, IPv4Address(src).packed, IPv4Address(dst).packed)
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + segment
+
+
+def test_what_is_no_part_of_a_connection_does_not_leave_untranslated(lab):
+    """The kernel translates no packet that conntrack takes for invalid: segments with impossible flags, errors of no connection,
+    ICMP of an unknown type."""
+    lab.up()
+    assert reach([(lab.guest, OUT4)]) == []
+    inside = IPv4Address("192.168.77.5").packed
+    error = struct.pack("!BBHI", 3, 1, 0, 0) + tcp4(OUT4, "192.168.77.5", 2)[:28]
+    unknown = struct.pack("!BBHI", 253, 0, 0, 0)
+    packets = [tcp4("192.168.77.5", OUT4, flags) for flags in (0, 3, 5, 0x3F)]
+    for body in (error, unknown):
+        body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+        head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(body), 1, 0, 64, 1, 0, inside, IPv4Address(OUT4).packed)
+        packets.append(head[:10] + struct.pack("!H", checksum(head)) + head[12:] + body)
+    gateway = lab.host.run("cat /sys/class/net/guestbr0/address").stdout.strip()
+    own = lab.guest.run("cat /sys/class/net/eth0/address").stdout.strip()
+    source6, target6 = IPv6Address("fd77::5").packed, IPv6Address(OUT6).packed
+    body = struct.pack("!BBHI", 1, 4, 0, 0) + struct.pack("!IHBB", 6 << 28, 8, 17, 64) + target6 + source6 + bytes(8)
+    body = body[:2] + struct.pack("!H", checksum(source6 + target6 + struct.pack("!II", len(body), 58) + body)) + body[4:]
+    error6 = struct.pack("!IHBB", 6 << 28, len(body), 58, 64) + source6 + target6 + body
+    with Capture(lab.world, "eth0", "net 192.168.77.0/24 or net fd77::/64") as seen:
+        send(lab.guest, "eth0", *(ethernet(gateway, own, 0x0800, packet) for packet in packets))
+        if lab.both:
+            send(lab.guest, "eth0", ethernet(gateway, own, 0x86DD, error6))
+    assert seen.lines == []
+    assert reach([(lab.guest, OUT4)]) == []
+
+
+def differences(lab: Lab) -> list[str]:
+    """What `check` says of tables; on a slow machine guests have waited for long to be called running, and it says so."""
+    return [line for line in lab.vmnet.tried("check").output.splitlines() if " nft " in line]
+
+
+FILL = """
+import socket, sys
+sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+for port in range(1, int(sys.argv[2]) + 1):
+    sock.sendto(b"x", (sys.argv[1], port))
+"""
+
+
+@pytest.mark.parametrize("target", [OUT4, GATE, SIDE])
+def test_connections_of_one_guest_are_limited(target):
+    """Wherever they lead to: NAT makes the kernel track all of them. Another guest has a limit of its own."""
+    with Lab(SNAT + "connections = 50\n") as lab:
+        lab.up()
+        lab.world.sh("nft add table ip f; nft add chain ip f i '{ type filter hook prerouting priority -300; }'")
+        lab.world.run("nft add rule ip f i udp dport 1-1000 drop")
+        before = int(lab.host.sysctl("netfilter/nf_conntrack_count"))
+        second = lab.stack.enter_context(wired(lab.host, "tap9", "second", Nic("52:54:00:00:77:09", "192.168.77.9", 24, GATE)))
+        call(lab.host, "dom9", "start", Interface("52:54:00:00:77:09", "tap9", "guests"))
+        lab.guest.run(["/usr/bin/python3", "-IS", "-c", FILL, target, "500"])
+        assert 45 <= int(lab.host.sysctl("netfilter/nf_conntrack_count")) - before <= 60
+        # Known connections go on, new ones of others are made.
+        assert ping(lab.guest, OUT4, 1) is None and reach([(second, OUT4), (lab.other, SIDE)]) == []
+        assert lab.vmnet("up") == "up: nothing to do\n" and differences(lab) == []
+        lab.host.sh("nft flush ruleset")
+        lab.vmnet.tried("repair")
+        assert "ct count over 50" in lab.host.run("nft list table inet vmnet-shares-out4").stdout
+        lab.host.config(SNAT)
+        lab.vmnet("up")
+        assert "vmnet-shares" not in lab.host.run("nft list tables").stdout and differences(lab) == []
+
+
+def test_a_table_of_connections_that_no_record_has():
+    with Lab(SNAT) as lab:
+        lab.up()
+        lab.host.run("nft add table inet vmnet-shares-gone")
+        assert "nft inet vmnet-shares-gone: ours, but in no record" in lab.vmnet.tried("check").output
+        lab.vmnet.tried("repair")
+        assert "vmnet-shares" not in lab.host.run("nft list tables").stdout and differences(lab) == []
+
+
+def test_repair_makes_the_table_of_this_version(lab):
+    """An upgraded host has the older table with its elements, in the kernel and in the records."""
+    lab.up()
+    before = settled(lab.host)
+    older = replace(NAT, body=NAT.body.partition("\tchain invalid")[0].rstrip(), rules=(("nat", 8),), version="0123456789ab")
+    state = lab.host.path("/run/vmnet-hooks/state.db")
+    # By its bytes: SQLite follows /proc/PID/root, to the machine's own files.
+    with closing(sqlite3.connect(":memory:")) as records:
+        records.deserialize(state.read_bytes())
+        records.execute("UPDATE resource SET want = ? WHERE key = ?", (encode(older), older.key))
+        records.commit()
+        found = [decode(want) for (want,) in records.execute("SELECT want FROM resource WHERE kind = 'nft-element'")]
+        state.write_bytes(records.serialize())
+    elements = [element for element in found if element.table == older.key]
+    lab.host.run(["nft", "-f", "-"], older.statement() + "".join(element.statement() for element in elements))
+    assert "nft inet vmnet-nat: the configuration has changed" in lab.vmnet.tried("check").output
+    lab.vmnet.tried("repair")
+    same(before, settled(lab.host))
+    assert reach([(lab.guest, OUT4)]) == [] and differences(lab) == []
 
 
 def test_down_after_up(lab):

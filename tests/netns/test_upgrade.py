@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lab.domains import Interface  # noqa: E402
 from lab.ifupdown import Ifupdown  # noqa: E402
-from lab.nodes import ROOT, settled, wire  # noqa: E402
+from lab.nodes import ROOT, Node, settled, wire  # noqa: E402
 from lab.routed import call  # noqa: E402
 from lab.single import LAN, PUBLIC, bridged, routed, same  # noqa: E402
 from lab.xenhost import XenHost, offline, online  # noqa: E402
@@ -163,9 +163,10 @@ def scene(recorded):
 def test_guests_run_on_and_stop_without_a_trace(scene, recorded):
     # No file declares the network of vmnet-vif-nat: what is new is given to its guests at their next start.
     scene.one.host.sh(
-        "nft delete chain netdev vmnet port-vif6.0; nft delete element inet vmnet clients '{ vif6.0 }'\n"
-        "for f in inet arp; do nft delete element $f vmnet checked '{ vif6.0 }'; done"
+        "nft delete chain netdev vmnet port-vif6.0\nfor f in inet arp; do nft delete element $f vmnet checked '{ vif6.0 }'; done"
     )
+    for undeclared in ("clients { vif6.0 }", "limited { vif6.0 }", "known4 { 198.51.100.254 }"):
+        scene.one.host.run(["nft", f"delete element inet vmnet {undeclared}"], check=False)
     state = settled(scene.one.host)
     scene.replace_records(RECORDED[recorded])
     waiting = json.loads(scene.cli("check", "--json", status=1))
@@ -182,6 +183,27 @@ def test_guests_run_on_and_stop_without_a_trace(scene, recorded):
     names = {row["domain"] for row in json.loads(scene.cli("status", "--json"))}
     assert names - {"dom4"} == {"", "dom1", "dom2", "dom3", "dom5", "dom6"}
     scene.ends()
+
+
+def test_a_guest_that_starts_leaves_the_others_theirs(scene, recorded):
+    """Its tables are of this version: they are made anew, with what the records of the older one have of other guests."""
+    scene.replace_records(RECORDED[recorded])
+    before = elements(scene.one.host)
+    scene.cli("confirm")
+    vif = scene.one.vif(7, script="vmnet-vif-nat")
+    scene.vifs.append(vif)
+    online(vif)
+    after = elements(scene.one.host)
+    assert before - after == set() and any("10.0.7.1" in element for element in after - before)
+    scene.cli("repair")
+    assert scene.cli("check") == "ok\n"
+    scene.ends()
+
+
+def elements(host: Node) -> set[str]:
+    """The elements of all our sets and maps, each behind its table and set."""
+    listed = [item.get("set") or item.get("map") for item in json.loads(host.run("nft -j list ruleset").stdout)["nftables"]]
+    return {f"{s['family']} {s['table']} {s['name']} {json.dumps(e)}" for s in listed if s for e in s.get("elem", ())}
 
 
 def test_the_takeover_can_be_put_back(scene, recorded):

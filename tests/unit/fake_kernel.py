@@ -34,6 +34,7 @@ from vmnet_hooks.model.objects import (
 from vmnet_hooks.model.objects.bridge import Adoption, PortVlans
 from vmnet_hooks.model.plan import Change, Plan
 from vmnet_hooks.model.resource import ALIAS, MAIN_TABLE, Resource
+from vmnet_hooks.model.ruleset import TABLES
 from vmnet_hooks.model.world import Question, Seen, Way
 
 
@@ -903,7 +904,7 @@ def _shown(resource: Resource) -> Resource | None:
             return Device(resource.ifname, resource.type)
         case NftTable():
             # The others are known by name.
-            return NftTable("netdev", "", (), resource.name) if resource.of_link else None
+            return None if resource.key in {table.key for table in TABLES} else NftTable(resource.family, "", (), resource.name)
     return resource
 
 

@@ -17,7 +17,7 @@ from ..model.objects.route import UNREACHABLE
 from ..model.owner import GuestOwner, Nic, Owner, nic_id, nics
 from ..model.plan import Plan
 from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import with_nat
+from ..model.ruleset import with_tables
 from ..records.store import Store
 from . import Session, apply, gather, lives
 from .transaction import Transaction, build
@@ -125,7 +125,7 @@ def reassert(session: Session, domain: Domain) -> list[Nic]:
             return []
         needs = {owner.id: records.needs(owner.id) for owner in owners}
         wanted: dict[Owner, dict[str, Resource]] = {
-            owner: with_nat(records.claims(owner.id)) for owner in owners if owner.phase != "incoming"
+            owner: with_tables(records.claims(owner.id)) for owner in owners if owner.phase != "incoming"
         }
         wanted.update(_arrived(session, owner) for owner in owners if owner.phase == "incoming")
         apply.run(session, build(session, wanted, (), needs), f"reassert {domain.name}")
@@ -138,7 +138,7 @@ def _arrived(session: Session, owner: Nic) -> tuple[Nic, dict[str, Resource]]:
 
     arrived = replace(owner, phase="plugged")
     found, problem = wants(session, arrived)
-    return (owner, with_nat(session.records.claims(owner.id))) if problem else (arrived, found)
+    return (owner, with_tables(session.records.claims(owner.id))) if problem else (arrived, found)
 
 
 def activate(

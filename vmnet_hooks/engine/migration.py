@@ -19,7 +19,7 @@ from ..model.declaration import Config
 from ..model.objects import LinkAttribute, ProxyNeighbour, Route
 from ..model.owner import Nic, Owner
 from ..model.resource import Resource
-from ..model.ruleset import with_nat
+from ..model.ruleset import with_tables
 from . import Session, apply, lives
 from .guests import Announcements, announcements
 from .owners import wants
@@ -69,7 +69,7 @@ def _arrival(session: Session, owners: Sequence[Nic]) -> Transaction:
         if problem:
             raise ConfigError(f"{owner.domain} has arrived, but {problem}")
         claims = session.records.claims(owner.id)
-        there = with_nat(claims)
+        there = with_tables(claims)
         withheld = {key: resource for key, resource in wanted.items() if key not in there}
         missing.update(withheld)
         add[owner] = [*claims, *withheld, *(f"needs {other}" for other in session.records.needs(owner.id))]

@@ -9,7 +9,7 @@ from ..errors import ConfigError, InputError
 from ..model.objects import LinkAttribute
 from ..model.owner import Nic, Owner
 from ..model.resource import Resource
-from ..model.ruleset import with_nat
+from ..model.ruleset import with_tables
 from . import Session, gather, index_of, name_now, parts
 
 
@@ -18,11 +18,11 @@ def wants(session: Session, owner: Owner) -> tuple[dict[str, Resource], str]:
     claims = session.records.claims(owner.id)
     # What no file declares can be composed if its network was added to the configuration.
     if not (owner.follows_files(session.config, session.records.needing) or owner.network_in(session.config)):
-        return with_nat(claims), ""
+        return with_tables(claims), ""
     try:
         found = _composed(session, owner)
     except (ConfigError, InputError) as error:
-        return with_nat(claims), str(error)
+        return with_tables(claims), str(error)
     # A link that lives on router advertisements comes and goes by itself: not the admin's doing.
     return {**found, **{key: r for key, r in claims.items() if r.stands}}, ""
 

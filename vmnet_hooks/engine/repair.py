@@ -9,7 +9,7 @@ from ..model.guest import Domain, id_by_name
 from ..model.objects import NftElement
 from ..model.owner import GuestOwner, Owner, nics
 from ..model.plan import Change
-from ..model.ruleset import CLOSED6, TABLES
+from ..model.ruleset import CLOSED6, TABLES, with_tables
 from . import Session, apply, claims, guests, names, owners
 from .check import NOBODY, check, is_declared, left_to_guests, orphans
 from .drift import Drift
@@ -109,7 +109,7 @@ def _reapply(session: Session, owner: Owner) -> None:
         return
     part = session.config.part(owner.id)
     if part and changes_by_up(part):
-        wanted, needs = session.records.claims(owner.id), session.records.needs(owner.id)
+        wanted, needs = with_tables(session.records.claims(owner.id)), session.records.needs(owner.id)
     else:
         wanted, needs = owners.wants(session, owner)[0], owners.needs(session, owner)
     transaction = build(session, {owner: wanted}, (), {owner.id: needs})

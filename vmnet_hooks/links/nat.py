@@ -8,7 +8,7 @@ from ..model.facts import Host
 from ..model.kind import Kind
 from ..model.objects import NftElement
 from ..model.resource import Resource
-from ..model.ruleset import NAT, forwarding
+from ..model.ruleset import NAT, forwarding, shares
 from . import link
 
 OPTIONS = (
@@ -16,6 +16,9 @@ OPTIONS = (
     Option("out", values.ifname, Required, "the interface to the outside", '"eth0"'),
     Option("snat", values.address, None, "the address to translate to, one of the host's own", '"198.51.100.2"'),
     Option("masquerade", values.boolean, False, "translate to the address that `out` has at the time", "true"),
+    Option(
+        "connections", values.integer(16, 2**20), None, "tracked connections that one guest may have; default: no limit", "4096"
+    ),
 )
 
 
@@ -62,6 +65,8 @@ class Translation(Kind):
             yield NftElement("inet", f"snat{version}", key, str(part["snat"]))
         else:
             yield NftElement("inet", f"masquerade{version}", key)
+        if part["connections"]:
+            yield shares(part.name, part["subnet"], part["connections"])
         # Replies arrive on `out`.
         yield from forwarding(version, (part["out"],), host)
 

@@ -15,6 +15,8 @@ NAT_TABLE = f"{TABLE}-nat"
 """The table with the NAT chain, of family inet. While such a chain exists, the kernel tracks every connection of the host."""
 SENDERS_TABLE = f"{TABLE}-senders"
 """The table with the senders of ARP requests by subnet, of family arp."""
+SHARES_TABLE = f"{TABLE}-shares"
+"""What the names of tables begin with that limit the connections of guests, of family inet: `-` and the name of a NAT follow."""
 NAT_SETS = ("masquerade", "private", "snat")
 """The prefixes of the names of its sets."""
 

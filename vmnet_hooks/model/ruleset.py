@@ -10,7 +10,7 @@ from ipaddress import IPv6Address
 
 from .. import values
 from .facts import Host
-from .objects import FORWARDING_GATE, NftElement, NftTable, Sysctl, port_table
+from .objects import FORWARDING_GATE, NftElement, NftTable, Sysctl, port_table, shares_table
 from .objects.link import IFB_INDEX
 from .resource import NAT_TABLE, SENDERS_TABLE, TABLE, Resource
 
@@ -20,6 +20,9 @@ LONGEST_MTU = 9216
 # Sets are keyed by interface name: an element outlives the tap, and matches a new tap of the same name. Single addresses are in
 # hash sets (sources, private): an interval set refuses overlapping elements, and its look-up is slower. The name of a set
 # determines its table, see objects.table_of.
+#
+# `neighbours` limits the next hops that a guest makes the host look for: of what is on-link, that is the destination. An address
+# is sought for as long as the kernel looks for it, and known if it sends within this time.
 #
 # A packet that passes a filter goes to the chain `approved`, which clears the marks that KEEPERS set: two bits of the packet's
 # priority (the second one for ports with known addresses). Without a keeper these bits are never set. A third bit says that the
@@ -102,6 +105,12 @@ _INET = (
 	set prefixes6 { type ifname . ether_addr . ipv6_addr; flags interval; }
 	set closed { type nf_proto; }
 	set forwarding { type ifname; }
+	set limited { type ifname; }
+	set sought4 { type ipv4_addr; flags dynamic,timeout; }
+	set sought6 { type ipv6_addr; flags dynamic,timeout; }
+	set known4 { type ipv4_addr; flags dynamic,timeout; }
+	set known6 { type ipv6_addr; flags dynamic,timeout; }
+	set seekers { type ifname; flags dynamic,timeout; }
 	chain guard {
 		type filter hook prerouting priority raw; policy accept;
 		iifname @guarded goto guest
@@ -132,7 +141,22 @@ _INET = (
 	}
 	chain forward {
 		type filter hook forward priority filter; policy accept;
-		meta nfproto @closed goto gate
+		meta nfproto ipv6 meta nfproto @closed jump gate
+		iifname @limited goto neighbours
+		ip saddr @sought4 update @known4 { ip saddr timeout 5m }
+		ip6 saddr @sought6 update @known6 { ip6 saddr timeout 5m }
+	}
+	chain neighbours {
+		rt ip nexthop @known4 return
+		rt ip6 nexthop @known6 return
+		rt ip nexthop @sought4 return
+		rt ip6 nexthop @sought6 return
+		oifname @limited return
+		update @seekers { iifname timeout 1m limit rate over 20/second burst 100 packets } counter drop
+		meta nfproto ipv4 limit rate over 100/second burst 100 packets counter drop
+		meta nfproto ipv6 limit rate over 100/second burst 100 packets counter drop
+		add @sought4 { rt ip nexthop timeout 3s }
+		add @sought6 { rt ip6 nexthop timeout 3s }
 	}
 	chain gate {
 		iifname != @forwarding counter drop
@@ -157,6 +181,20 @@ _NAT = """\
 		ip6 saddr . oifname @masquerade6 masquerade
 		ip saddr . oifname @private4 masquerade
 		ip6 saddr . oifname @private6 masquerade
+	}
+	chain invalid {
+		type filter hook postrouting priority srcnat - 1; policy accept;
+		ct state invalid goto untranslated
+	}
+	chain untranslated {
+		ip daddr { 224.0.0.0/24, 255.255.255.255 } return
+		ip6 daddr ff02::/16 return
+		ip saddr . oifname @snat4 counter drop
+		ip6 saddr . oifname @snat6 counter drop
+		ip saddr . oifname @masquerade4 counter drop
+		ip6 saddr . oifname @masquerade6 counter drop
+		ip saddr . oifname @private4 counter drop
+		ip6 saddr . oifname @private6 counter drop
 	}"""
 
 _ARP = """\
@@ -350,7 +388,8 @@ def _table(family: str, body: str, name: str = TABLE) -> NftTable:
 INET = _table("inet", _INET)
 NAT = _table("inet", _NAT, NAT_TABLE)
 """A separate table, set up only where addresses are translated: a chain of type nat makes the kernel track every connection of
-the host, which slows down each forwarded packet, and nf_conntrack_max limits the connections."""
+the host, which slows down each forwarded packet, and nf_conntrack_max limits the connections. What the kernel takes for no part
+of a connection, it does not translate: from sources that are translated, it is dropped."""
 ARP = _table("arp", _ARP)
 SENDERS = _table("arp", _SENDERS, SENDERS_TABLE)
 """A separate table, set up only where several networks are on one uplink: the sender depends on the subnet that is asked in."""
@@ -416,11 +455,13 @@ CLOSED6 = NftElement("inet", "closed", ("ipv6",))
 """Set on a host that did not forward IPv6 before we switched it on."""
 
 
-def with_nat(claims: Mapping[str, Resource]) -> dict[str, Resource]:
-    """Return the claims of an owner with the NAT table added if they need it: records of older versions, which had NAT in
-    another table, do not claim it."""
+def with_tables(claims: Mapping[str, Resource]) -> dict[str, Resource]:
+    """Return recorded claims of an owner with the tables as they are in this version. Records of an older one have others; those
+    of before NAT had a table of its own do not claim that."""
+    today = {table.key: table for table in TABLES}
     translates = NAT.key not in claims and any(isinstance(r, NftElement) and r.table == NAT.key for r in claims.values())
-    return {NAT.key: NAT, **claims} if translates else dict(claims)
+    found = {key: today.get(key, resource) for key, resource in claims.items()}
+    return {NAT.key: NAT, **found} if translates else found
 
 
 def forwarding(version: int, links: Iterable[str], host: Host) -> Iterator[Resource]:
@@ -467,3 +508,16 @@ def guarded_port(ifname: str, mac: str, shared: Sequence[str]) -> NftTable:
         lines += [f"\t\t{rule}" for rule in rules]
         lines.append("\t}")
     return _table("netdev", "\n".join(lines), port_table(ifname))
+
+
+def shares(nat: str, subnet: values.Subnet, most: int) -> NftTable:
+    """Return the table that limits the tracked connections of each guest in the subnet of a NAT, wherever they lead to. A guest
+    is the MAC behind one interface: with IPv6 it has more addresses than can be counted."""
+    word = "ip" if subnet.version == 4 else "ip6"
+    body = f"""\
+	set guests {{ type ifname . ether_addr; flags dynamic; }}
+	chain new {{
+		type filter hook prerouting priority mangle; policy accept;
+		ct state new {word} saddr {subnet} add @guests {{ iifname . ether saddr ct count over {most} }} counter drop
+	}}"""
+    return _table("inet", body, shares_table(nat))

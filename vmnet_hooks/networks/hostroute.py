@@ -56,6 +56,7 @@ OPTIONS = (
     ROLES,
     tap.PROBE,
     tap.CHECKSUMS,
+    tap.LIMIT,
     Option("mtu", values.integer(68, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
 )
 
@@ -113,6 +114,7 @@ class HostRoute(Mode):
             *(_network6(network, host) if ipv6 else ()),
             *tap.source_filter(vif, True, ipv6),
             *(tap.checked(vif, network, host, ("inet", "arp")) if vif.filter else ()),
+            *tap.limited(vif, network),
             *tap.settings(vif, True, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, network["link_local"]),
             *_paths(vif, network, host),
         ]

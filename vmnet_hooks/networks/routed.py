@@ -136,6 +136,7 @@ OPTIONS = (
     ROLES,
     tap.PROBE,
     tap.CHECKSUMS,
+    tap.LIMIT,
     Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
     Option("rule_priority", values.integer(1, 32763), 22000, "first of three priorities of the network's policy rules", "21000"),
 )
@@ -265,6 +266,7 @@ class Routed(Mode):
             *_arp_source(vif, network),
             *tap.source_filter(vif, ipv4, ipv6),
             *(tap.checked(vif, network, host, ("inet", "arp")) if vif.filter else ()),
+            *tap.limited(vif, network),
             *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, link_local),
             *_paths(vif, network),
         ]
@@ -384,6 +386,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         else:
             yield Route(MAIN_TABLE, subnet, uplink)
             yield Route(table, "0.0.0.0/0" if key == "ipv4" else "::/0", uplink, str(side["gateway"]))
+            yield NftElement("inet", f"known{key[-1]}", (str(side["gateway"]),))
         for net in map(str, _all(side)):
             if network["masquerade"]:
                 yield NftElement("inet", f"masquerade{key[-1]}", (net, f'"{network["masquerade"]}"'))

@@ -32,6 +32,14 @@ CHECKSUMS = Option(
     '"trusted"',
 )
 
+LIMIT = Option(
+    "limit_neighbours",
+    values.boolean,
+    True,
+    "limit how many neighbours a guest makes the host look for: 100 at once, then 20 a second",
+    "false",
+)
+
 LINK_LOCAL = Option(
     "link_local",
     values.link_local,
@@ -130,6 +138,12 @@ def checked(vif: Vif, network: Network, host: Host, families: Sequence[str], cha
 def is_checked(network: Network, host: Host) -> bool:
     """Whether the checksums of filtered guests are finished before the filter."""
     return bool(network["checksums"] == CHECKED and host.ifb)
+
+
+def limited(vif: Vif, network: Network) -> Iterator[Resource]:
+    """Yield the element that limits how many neighbours the guest makes the host look for, if the network has the limit."""
+    if network["limit_neighbours"]:
+        yield NftElement("inet", "limited", (f'"{vif.ifname}"',))
 
 
 def attracts(resource: Resource, vif: Vif, uplink: str) -> bool:

@@ -20,7 +20,7 @@ from ...errors import KernelError, one_line
 from ...model.objects import NftChain, NftElement, NftTable, table_of
 from ...model.objects.nft import PORT_CHAIN
 from ...model.plan import Change, Plan
-from ...model.resource import NAT_SETS, TABLE
+from ...model.resource import NAT_SETS, SHARES_TABLE, TABLE
 from ...model.ruleset import TABLES
 from ..netlink import CREATE, NETLINK_NETFILTER, NetlinkError, Socket, View
 from ..wire import NFGENMSG, Items, attributes, body, family_of, text, values
@@ -154,6 +154,8 @@ class Nft:
             if not found or (name and found["name"] != name) or table_of(family, found["name"]) != table:
                 continue
             for raw in found.get("elem", ()):
+                if _is_passing(raw):
+                    continue
                 element = _from_json(family, found["name"], raw, "map" in item)
                 result[element.key] = element
         return result
@@ -196,11 +198,11 @@ class Tables(Edge[NftTable]):
         view.nft.apply(step)
 
     def ours(self, view: View) -> Iterator[NftTable]:
-        """Those for one link. The others are known by name: see ruleset.TABLES."""
-        output, error = view.nft.run("list tables netdev")
-        if not error:
-            names = [line.split()[2] for line in output.splitlines() if line.startswith(f"table netdev {TABLE}-")]
-            yield from (NftTable("netdev", "", (), name) for name in names)
+        """Those for one link or one NAT. The others are known by name: see ruleset.TABLES."""
+        output, error = view.nft.run("list tables")
+        found = [line.split()[1:3] for line in output.splitlines()] if not error else []
+        starts = {"netdev": f"{TABLE}-", "inet": f"{SHARES_TABLE}-"}
+        yield from (NftTable(family, "", (), name) for family, name in found if name.startswith(starts.get(family, " ")))
 
 
 class Elements(Edge[NftElement]):
@@ -267,6 +269,11 @@ def _text(item: Any) -> str:
     return f"{item:#x}" if isinstance(item, int) else str(item)
 
 
+def _is_passing(raw: Any) -> bool:
+    """Whether a rule added the element, for a time."""
+    return isinstance(raw, dict) and "timeout" in raw.get("elem", ())
+
+
 def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     key, value = raw if is_map else (raw, "")
     if isinstance(key, dict) and "elem" in key:
@@ -275,8 +282,8 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     parts = [_text(item) for item in items]
     if name == "closed":
         return NftElement(family, name, tuple(parts), str(value))
-    # The interface comes first, except in the sets of NAT: subnet . interface.
-    position = 1 if name.startswith(NAT_SETS) else 0
+    # The interface comes first, except in the sets of NAT: subnet . interface. Neighbours are addresses alone.
+    position = 1 if name.startswith(NAT_SETS) else -1 if name.startswith("known") else 0
     subnets = name.startswith(("masquerade", "prefixes", "senders", "snat"))
     parts = [f'"{part}"' if at == position else _spelled(part, subnets) for at, part in enumerate(parts)]
     return NftElement(family, name, tuple(parts), str(value))

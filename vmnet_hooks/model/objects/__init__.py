@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..resource import Resource
 from .address import Address, HostName, Neighbour, ProxyNeighbour
 from .link import Device, Ifb, LinkAttribute
-from .nft import NftChain, NftElement, NftTable, is_nft_key, port_table, table_of
+from .nft import NftChain, NftElement, NftTable, is_nft_key, port_table, shares_table, table_of
 from .route import Route, Rule, TableName
 from .sysctl import FORWARDING_GATE, Sysctl
 
@@ -35,6 +35,7 @@ __all__ = [
     "TableName",
     "is_nft_key",
     "port_table",
+    "shares_table",
     "table_of",
 ]
 

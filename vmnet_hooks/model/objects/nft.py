@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Self
 
-from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, TABLE, Keys, Resource, cached
+from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, SHARES_TABLE, TABLE, Keys, Resource, cached
 from .link import Device
 
 OF_TAPS = ("guarded", "own", "ports")
@@ -33,9 +33,14 @@ def port_table(ifname: str) -> str:
     return f"{TABLE}-{_identifier(ifname)}"
 
 
-def _identifier(ifname: str) -> str:
-    """The name of a link in an identifier of nft's, which knows no @ and no +. An interface's name holds no slash."""
-    return re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", ifname)
+def shares_table(nat: str) -> str:
+    """The name of the table for one declared NAT."""
+    return f"{SHARES_TABLE}-{_identifier(nat)}"
+
+
+def _identifier(name: str) -> str:
+    """A name as nft takes it: its identifiers know no @ and no +, and names hold no slash."""
+    return re.sub(r"[@+]", lambda match: f"/{ord(match[0]):x}", name)
 
 
 @dataclass(frozen=True)
