@@ -230,7 +230,7 @@ def vids(value: object) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-ROLES = ("dhcp-server", "router", "querier")
+ROLES = ("dhcp-server", "router", "querier", "switch")
 """What a guest may be besides a client."""
 
 

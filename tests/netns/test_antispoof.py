@@ -259,7 +259,7 @@ def test_a_family_is_opened(one, tmp_path):
 @pytest.mark.parametrize("how", ["given addresses", "MAC alone", "off"])
 def test_no_mac_is_stolen_with_frames_that_no_chain_sees(one, how):
     """Those to 01:80:c2:00:00:0x (LLDP, LACP, STP) go past the filter: the bridge must not learn whom they claim to be of."""
-    one.host.config(LAN + {"MAC alone": "antispoof = true\n", "off": "bpdu = true\n"}.get(how, ""))
+    one.host.config(LAN + {"MAC alone": "antispoof = true\n", "off": 'roles = ["switch"]\n'}.get(how, ""))
     try:
         with guest(one, IPS if how == "given addresses" else (), filter=how != "off") as (_, node):
             for last in (0, 2, 3, 14):

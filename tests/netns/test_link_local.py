@@ -57,6 +57,7 @@ FRAMES = {
     "LLDP": ethernet("01:80:c2:00:00:0e", MAC, 0x88CC, bytes(46)),
     "LLDP to the nearest customer bridge": ethernet("01:80:c2:00:00:00", MAC, 0x88CC, bytes(46)),
 }
+SWITCH = 'roles = ["switch"]\n'
 FLOODED = {"BPDU", "PVST+", "CDP", "MVRP", "LLDP to the nearest customer bridge"}
 """What a bridge without STP floods; a tag of VLAN 0 does not matter to it."""
 
@@ -68,8 +69,8 @@ FLOODED = {"BPDU", "PVST+", "CDP", "MVRP", "LLDP to the nearest customer bridge"
         ("antispoof = true\n", (), set()),
         ("", (), set()),
         ('checksums = "trusted"\n', (OWN4,), set()),
-        ("bpdu = true\n", (), FLOODED),
-        ("antispoof = true\nbpdu = true\n", (), FLOODED),
+        (SWITCH, (), FLOODED),
+        ("antispoof = true\n" + SWITCH, (), FLOODED),
     ],
     ids=["addressed", "MAC alone", "unfiltered", "trusted", "switch", "switch with a filter"],
 )

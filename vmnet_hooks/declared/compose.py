@@ -69,7 +69,8 @@ def bind_nic(vif: Vif, network: Network, config: Config, where: str) -> Vif:
     """Return a claimed NIC as it is on the network, its addresses checked and completed. Raise InputError, for the claim at
     `where`, if the network can't have it."""
     roles = vif.roles if vif.roles is not None else network.options.get("roles", ())
-    roles = roles if vif.filter else ()
+    # No filter drops what the others send; frames to link-local groups are dropped without one.
+    roles = tuple(role for role in roles if vif.filter or role == "switch")
     vif = network.mode.bind(replace(vif, roles=roles), network, where)
     reserved = network.mode.reserved(vif, network, config.links)
     if taken := next((address for address in vif.addresses if address in reserved), ""):

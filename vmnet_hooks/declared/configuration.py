@@ -264,7 +264,7 @@ INTERFACE_OPTIONS = (
         "roles",
         values.roles,
         None,
-        "what the guest is besides a client, instead of the network's: dhcp-server, router, querier",
+        "what the guest is besides a client, instead of the network's: dhcp-server, router, querier, switch",
         '["router", "querier"]',
     ),
 )

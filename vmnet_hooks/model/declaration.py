@@ -47,7 +47,7 @@ ROLES = Option(
     "roles",
     roles,
     (),
-    "what guests are besides clients: dhcp-server, router, querier; filters drop what only these send",
+    "what guests are besides clients: dhcp-server, router, querier, switch; what only these send is dropped",
     '["router", "querier"]',
 )
 

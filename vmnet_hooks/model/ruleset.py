@@ -350,7 +350,7 @@ _BRIDGE = (
 )
 
 # What guests send, before the bridge or the router sees it. The port of a guest has a base chain that goes to one of the first
-# three: see NftChain. The `switch` declares that it is one (bpdu = true).
+# three: see NftChain. The `switch` is of guests with that role.
 #
 # Large TCP segments stay whole: only the kernel's own segmentation makes frames longer than the MTU, and it refuses those whose
 # checksum is not TCP's. A frame that a guest merely makes long is dropped where it leaves, as it may not be fragmented.

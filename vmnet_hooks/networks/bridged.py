@@ -14,7 +14,7 @@ from ..model.objects import LinkAttribute, NftChain, NftElement, Sysctl
 from ..model.objects.bridge import PortVlans
 from ..model.resource import Resource
 from ..model.ruleset import BRIDGE, GUESTS
-from .tap import CHECKSUMS, by_kind, checked, is_checked, merged, roles, sources
+from .tap import CHECKSUMS, by_kind, checked, is_checked, is_switch, merged, roles, sources
 
 OPTIONS = (
     Option("bridge", values.ifname, Required, "the bridge that guests join", '"br0"'),
@@ -46,13 +46,6 @@ OPTIONS = (
         "true",
     ),
     CHECKSUMS,
-    Option(
-        "bpdu",
-        values.boolean,
-        False,
-        "guests are switches themselves: frames to link-local groups (BPDU, LLDP, LACP) are not dropped at their ports",
-        "true",
-    ),
     ROLES,
 )
 
@@ -167,7 +160,7 @@ class Bridged(Mode):
             *([Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")] if host.ipv6 else []),
             LinkAttribute(tap, "master", name),
             *([LinkAttribute(tap, "isolated", "on")] if network["isolated"] else []),
-            *([] if network["bpdu"] else [LinkAttribute(tap, "guard", "on")]),
+            *([] if is_switch(vif) else [LinkAttribute(tap, "guard", "on")]),
             *_vlans(vif, network, host),
             LinkAttribute(tap, "state", "up"),
         ]
@@ -197,10 +190,10 @@ def _ingress(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
     wanted = bool(vif.addresses) if network["antispoof"] is None else network["antispoof"]
     if wanted and vif.filter:
         yield from _antispoof(vif, network)
-        yield from checked(vif, network, host, ("bridge",), "switch" if network["bpdu"] else "guests")
+        yield from checked(vif, network, host, ("bridge",))
         if is_checked(network, host):
             return
-    if not network["bpdu"]:
+    if not is_switch(vif):
         yield GUESTS
         yield NftChain.of(vif.ifname, "ports")
 

@@ -51,8 +51,13 @@ LINK_LOCAL = Option(
 
 def roles(family: str, vif: Vif) -> Iterator[Resource]:
     """Yield the nft elements that make the guest at a filtered tap a client, but for its roles."""
-    for name in ("clients", *(role.replace("-", "_") + "s" for role in vif.roles or ())):
+    for name in ("clients", *(role.replace("-", "_") + "s" for role in vif.roles or () if role != "switch")):
         yield NftElement(family, name, (f'"{vif.ifname}"',))
+
+
+def is_switch(vif: Vif) -> bool:
+    """Whether frames to link-local groups pass the guest's port."""
+    return "switch" in (vif.roles or ())
 
 
 def check_master(vif: Vif, network: Network, host: Host) -> None:
@@ -123,14 +128,14 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
             yield NftElement("inet", "prefixes6", (tap, mac, prefix))
 
 
-def checked(vif: Vif, network: Network, host: Host, families: Sequence[str], chain: str = "guests") -> Iterator[Resource]:
+def checked(vif: Vif, network: Network, host: Host, families: Sequence[str]) -> Iterator[Resource]:
     """Yield what finishes the checksums of a filtered guest, for its filters in these families of nft; nothing where they are
-    trusted, or where the kernel has no ifb (`check` tells). `chain` is the one of ruleset.GUESTS that frames go to."""
+    trusted, or where the kernel has no ifb (`check` tells)."""
     if not is_checked(network, host):
         return
     yield Ifb()
     yield GUESTS
-    yield NftChain.of(vif.ifname, chain)
+    yield NftChain.of(vif.ifname, "switch" if is_switch(vif) else "guests")
     for family in families:
         yield NftElement(family, "checked", (f'"{vif.ifname}"',))
 
