@@ -272,3 +272,26 @@ def test_man_page_is_well_formed(page: Path) -> None:
         env={**ENV, "MANROFFSEQ": "", "MANWIDTH": "80", "LC_ALL": "C.UTF-8"},
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
+def guarantees() -> list[list[str]]:
+    """The rows of the table of what a guest can't do: what, of which NIC, the tests."""
+    section = (ROOT / "README.md").read_text().partition("## What a guest can't do\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def test_every_guarantee_has_its_tests() -> None:
+    assert len(guarantees()) > 10
+    for what, _, tests in guarantees():
+        named = re.findall(r"`([^`]+)::(test_[a-z0-9_]+)`", tests)
+        assert named, f"nothing proves: {what}"
+        for path, name in named:
+            text = (ROOT / "tests/netns" / path).read_text()
+            assert re.search(rf"(?m)^def {name}\(", text), f"{path} has no {name}"
+
+
+def test_every_guarantee_is_in_the_man_page() -> None:
+    section = MAN8.read_text().partition("\n.Sh GUARANTEES\n")[2].partition("\n.Sh ")[0]
+    told = section.partition(".El")[0].split(".It\n")[1:]
+    assert [each.splitlines()[0] for each in told] == [what for what, *_ in guarantees()]
