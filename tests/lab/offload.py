@@ -15,6 +15,8 @@ import subprocess
 import sys
 import threading
 import time
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 TUNSETIFF, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x4000
@@ -23,6 +25,51 @@ NEEDS_CSUM = 1
 TCPV4, TCPV6, UDP_L4 = 1, 4, 5
 """GSO types, linux/virtio_net.h."""
 SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17
+
+
+OPTIONS = 60, bytes([0, 0x1E, 4, 0, 0, 0, 0])
+"""Destination options: an unknown one, to be skipped, with four bytes for the guest to choose."""
+
+
+class Lie(NamedTuple):
+    """A frame as it shall leave the host; where the sum starts, and where it is written; what the filter sees there; the two
+    bytes that make the sum what is wanted."""
+
+    frame: bytes
+    start: int
+    at: int
+    before: bytes
+    filler: int
+
+    def behind(self, tag: bytes) -> Lie:
+        """The same behind a VLAN tag."""
+        size = len(tag)
+        frame = self.frame[:12] + tag + self.frame[12:]
+        return Lie(frame, self.start + size, self.at + size, self.before, self.filler + size)
+
+
+def lies(mac: str, peer: str, own: tuple[str, str], other: tuple[str, str]) -> dict[str, Lie]:
+    """What a guest with a MAC and two addresses, IPv4 and IPv6, has its host send in another's name. The filter sees its own
+    addresses, which differ from the other's in the last two bytes."""
+    from .frames import advertisement, arp, extended, icmp6, router_advertisement, udp4, udp6
+
+    in4, in6, echo = IPv4Address(own[0]).packed[2:], IPv6Address(own[1]).packed[-2:], bytes([128, 0])
+    own_ll = f"fe80::{eui64(mac)}"
+    return {
+        "ARP reply": Lie(arp(2, mac, other[0], other[0]), 22, 30, in4, 42),
+        "ARP request": Lie(arp(1, mac, other[0], own[0]), 22, 30, in4, 42),
+        "IPv4": Lie(udp4(peer, mac, other[0], own[0], 9), 26, 28, in4, 44),
+        "IPv6": Lie(extended(udp6(peer, mac, other[1], own[1], 9), OPTIONS), 22, 36, in6, 58),
+        "advertisement": Lie(extended(advertisement(mac, own_ll, other[1]), OPTIONS), 22, 84, in6, 58),
+        "router advertisement": Lie(extended(router_advertisement(mac, own_ll, "2001:db8:bad::"), OPTIONS), 22, 62, echo, 58),
+        "redirect": Lie(extended(icmp6(mac, own_ll, 137, bytes(36)), OPTIONS), 22, 62, echo, 58),
+    }
+
+
+def eui64(mac: str) -> str:
+    """The interface identifier that a MAC makes, as the last half of an address."""
+    data = bytes.fromhex(mac.replace(":", ""))
+    return (bytes([data[0] ^ 2]) + data[1:3] + b"\xff\xfe" + data[3:]).hex(":", 2)
 
 
 class Liar:

@@ -18,6 +18,7 @@ however badly its network is filtered.
 import hashlib
 import lzma
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pathlib import Path
 
 CACHE = Path("/var/cache/vmnet-hooks-tests")
 BUSYBOX = Path("/bin/busybox")
+VNET = Path(__file__).resolve().parents[1] / "lab/vnet.c"
 # What the guest needs beyond what is built into Debian's kernel. `ipv6` is built in there; a kernel that has it as
 # a module works too.
 DRIVERS = ("virtio_pci", "virtio_net", "ipv6")
@@ -120,6 +122,16 @@ def _plain(module: Path) -> bytes:
     return data
 
 
+def _vnet() -> bytes:
+    """The program that sends frames whose checksums are left to the host."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "vnet"
+        done = subprocess.run(["gcc", "-static", "-Os", "-Wall", "-o", made, VNET], stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise MissingPiece(f"{VNET.name} can't be compiled; apt-get install gcc libc6-dev: {done.stderr.strip()}")
+        return made.read_bytes()
+
+
 def _cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
     """A `newc` archive (the kernel's Documentation/driver-api/early-userspace/buffer-format.rst)."""
     out = bytearray()
@@ -138,7 +150,10 @@ def build() -> tuple[Path, Path]:
     if not BUSYBOX.exists():
         raise MissingPiece("no /bin/busybox; apt-get install busybox-static")
     version, kernel = newest_kernel()
-    key = hashlib.sha256(Path(__file__).read_bytes() + BUSYBOX.read_bytes()).hexdigest()[:16]
+    key = hashlib.sha256(Path(__file__).read_bytes() + BUSYBOX.read_bytes() + VNET.read_bytes()).hexdigest()[:16]
+    # The demo needs no compiler, and does not send such frames.
+    with_vnet = shutil.which("gcc") is not None
+    key += "-vnet" * with_vnet
     image = CACHE / f"guest-{version}-{key}.cpio"
     if image.exists():
         return kernel, image
@@ -150,6 +165,7 @@ def build() -> tuple[Path, Path]:
     names = [module.name.split(".ko")[0] + ".ko" for module in modules]
     entries = [(name, directory, b"") for name in ("bin", "dev", "proc", "sys", "tmp", "mod")]
     entries += [("bin/busybox", program, BUSYBOX.read_bytes()), ("init", program, INIT.encode())]
+    entries += [("bin/vnet", program, _vnet())] if with_vnet else []
     entries += [("modules", plain, "\n".join(names).encode())]
     entries += [(f"mod/{name}", plain, _plain(module)) for name, module in zip(names, modules, strict=True)]
     CACHE.mkdir(parents=True, exist_ok=True)

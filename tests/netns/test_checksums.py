@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv6Address
-from typing import NamedTuple
 
 import pytest
 from lab import offload
 from lab.domains import Interface
-from lab.frames import advertisement, arp, checksum, ethernet, extended, icmp6, router_advertisement, udp4, udp6
+from lab.frames import checksum, ethernet, extended, udp4, udp6
 from lab.guest import Nic, wired
 from lab.nodes import Node
 from lab.offload import Liar, Listener
@@ -29,40 +28,11 @@ MAC, PEER, LL = "52:54:00:bb:00:10", "02:00:00:00:06:01", "fe80::5054:ff:febb:10
 OWN4, OWN6, GATEWAY4, GATEWAY6 = "10.7.0.16", "2001:db8:7::16", "10.7.0.1", "2001:db8:7::1"
 TAP = "lan-tap16"
 NIC = Interface(MAC, TAP, "lan", [OWN4, OWN6], "br0")
-OPTIONS = 60, bytes([0, 0x1E, 4, 0, 0, 0, 0])
-"""Destination options: an unknown one, to be skipped, with four bytes for the guest to choose."""
 TAG = bytes.fromhex("81000000")
 """Of priority 0, and no VLAN."""
 
 
-class Lie(NamedTuple):
-    """A frame as it shall leave the host; where the sum starts, and where it is written; what the filter sees there; the two
-    bytes that make the sum what is wanted."""
-
-    frame: bytes
-    start: int
-    at: int
-    before: bytes
-    filler: int
-
-    def behind(self, tag: bytes) -> Lie:
-        """The same behind a VLAN tag."""
-        size = len(tag)
-        frame = self.frame[:12] + tag + self.frame[12:]
-        return Lie(frame, self.start + size, self.at + size, self.before, self.filler + size)
-
-
-IN4, IN6 = IPv4Address(OWN4).packed[2:], IPv6Address(OWN6).packed[-2:]
-ECHO = bytes([128, 0])
-LIES = {
-    "ARP reply of the gateway": Lie(arp(2, MAC, GATEWAY4, GATEWAY4), 22, 30, IN4, 42),
-    "ARP request of the gateway": Lie(arp(1, MAC, GATEWAY4, "10.7.0.77"), 22, 30, IN4, 42),
-    "IPv4 from the gateway": Lie(udp4(PEER, MAC, GATEWAY4, "10.7.0.77", 9), 26, 28, IN4, 44),
-    "IPv6 from the gateway": Lie(extended(udp6(PEER, MAC, GATEWAY6, "2001:db8:7::77", 9), OPTIONS), 22, 36, IN6, 58),
-    "advertisement of the gateway": Lie(extended(advertisement(MAC, LL, GATEWAY6), OPTIONS), 22, 84, IN6, 58),
-    "router advertisement": Lie(extended(router_advertisement(MAC, LL, "2001:db8:bad::"), OPTIONS), 22, 62, ECHO, 58),
-    "redirect": Lie(extended(icmp6(MAC, LL, 137, bytes(36)), OPTIONS), 22, 62, ECHO, 58),
-}
+LIES = offload.lies(MAC, PEER, (OWN4, OWN6), (GATEWAY4, GATEWAY6))
 SENTINEL = udp4(PEER, MAC, OWN4, "10.7.0.99", 7777)
 """A frame that passes: what was sent before it would have come by then."""
 
@@ -92,7 +62,7 @@ def liar(host: Node, tap: str, how: str, mac: str = MAC) -> Iterator[Liar]:
             found.close()
 
 
-def came(sender: Liar, listener: Listener, lie: Lie, sentinel: bytes = SENTINEL) -> tuple[bool, bool]:
+def came(sender: Liar, listener: Listener, lie: offload.Lie, sentinel: bytes = SENTINEL) -> tuple[bool, bool]:
     """Whether the frame that is to leave does, sent as it is, and made by a checksum."""
     sent, wanted = offload.forged(*lie)
     found = []
@@ -223,7 +193,7 @@ def test_damage(bridged, damage):
     one.host.run(damage)
     found = one.host.cli("check")
     assert found.returncode == 1, found.stdout
-    lie = LIES["IPv4 from the gateway"]
+    lie = LIES["IPv4"]
     sent, wanted = offload.forged(*lie)
     del listener.frames[:]
     sender.send(sent, lie.start, lie.at - lie.start)
@@ -255,12 +225,14 @@ def router(how):
         one.stop("dom1", nic)
 
 
-def lies_of(nic: Interface, gateway: str) -> dict[str, Lie]:
+def lies_of(nic: Interface, gateway: str) -> dict[str, offload.Lie]:
     """What a routed guest tells: from another's address, to the host's MAC."""
     own4, own6 = IPv4Address(nic.ips[0]).packed[2:], IPv6Address(nic.ips[1]).packed[-2:]
     return {
-        "IPv4": Lie(udp4(gateway, nic.mac, "192.0.2.99", "198.51.100.9", 9), 26, 28, own4, 44),
-        "IPv6": Lie(extended(udp6(gateway, nic.mac, "2001:db8::99", "2001:db8:1::9", 9), OPTIONS), 22, 36, own6, 58),
+        "IPv4": offload.Lie(udp4(gateway, nic.mac, "192.0.2.99", "198.51.100.9", 9), 26, 28, own4, 44),
+        "IPv6": offload.Lie(
+            extended(udp6(gateway, nic.mac, "2001:db8::99", "2001:db8:1::9", 9), offload.OPTIONS), 22, 36, own6, 58
+        ),
     }
 
 
