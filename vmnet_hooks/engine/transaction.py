@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 from ..model import plan
-from ..model.objects import FORWARDING_GATE, Device, LinkAttribute, NftElement, NftTable, Sysctl
+from ..model.objects import FORWARDING_GATE, Device, LinkAttribute, NftChain, NftElement, NftTable, Sysctl
 from ..model.owner import NEEDED, Owner
 from ..model.plan import Change, Plan, Release
 from ..model.resource import Resource
@@ -118,8 +118,8 @@ class _Draft:
         wants, recorded = self.wants, self.recorded
         moved = [resource for key, resource in recorded.items() if resource != wants[key]]
         # An element without a record is added, not looked up: libnftables loads every set of the host to find that one element is
-        # missing, and does so again for the next.
-        sought = [r for key, r in wants.items() if key in recorded or not isinstance(r, NftElement)]
+        # missing, and does so again for the next. A chain would get its rule twice.
+        sought = [r for key, r in wants.items() if key in recorded or not isinstance(r, NftElement) or isinstance(r, NftChain)]
         self.current = self.session.kernel.read([*moved, *sought, *[item.ours for item in self.release.values()]])
 
     def follow_remade_links(self) -> None:
