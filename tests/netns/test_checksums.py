@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 from lab import offload
+from lab.agent import Agent
 from lab.domains import Interface
 from lab.frames import checksum, ethernet, extended, udp4, udp6
 from lab.guest import Nic, wired
@@ -257,3 +258,17 @@ def test_no_lie_leaves_a_router(router):
                 assert eventually(lambda: from_(nic.ips[0])), "the host forwards what it should"
                 other = "192.0.2.99" if what == "IPv4" else "2001:db8::99"
                 assert not from_(other), what
+
+
+@pytest.mark.parametrize("damage", ["ip link del vmnet-ifb", f"nft delete chain netdev vmnet port-{TAP}", "nft flush ruleset"])
+def test_the_agent_opens_the_port_again(damage):
+    """Meanwhile the filter lets nothing pass."""
+    with Single(LAN, foreign=False) as one, liar(one.host, TAP, "veth") as sender, Listener(one.peer, "lan0") as listener:
+        like_a_cheap_host(one.host, "lan0")
+        with Agent(one.host):
+            one.start("dom1", NIC)
+            one.host.run(damage)
+            assert eventually(lambda: sender.send(SENTINEL) and listener.has(SENTINEL, 0.2), 10)
+            assert eventually(lambda: one.host.cli("check").returncode == 0, 10)
+            assert came(sender, listener, LIES["IPv4"]) == (False, False)
+            one.stop("dom1", NIC)
