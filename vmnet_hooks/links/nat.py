@@ -63,6 +63,8 @@ class Translation(Kind):
         key = (str(part["subnet"]), f'"{part["out"]}"')
         if part["snat"]:
             yield NftElement("inet", f"snat{version}", key, str(part["snat"]))
+            # Before Linux 6.5, a rule can't ask only whether a map has a key.
+            yield NftElement("inet", f"snatted{version}", key)
         else:
             yield NftElement("inet", f"masquerade{version}", key)
         if part["connections"]:

@@ -171,6 +171,8 @@ _NAT = """\
 	set private6 { type ipv6_addr . ifname; }
 	map snat4 { type ipv4_addr . ifname : ipv4_addr; flags interval; }
 	map snat6 { type ipv6_addr . ifname : ipv6_addr; flags interval; }
+	set snatted4 { type ipv4_addr . ifname; flags interval; }
+	set snatted6 { type ipv6_addr . ifname; flags interval; }
 	chain nat {
 		type nat hook postrouting priority srcnat; policy accept;
 		ip daddr { 224.0.0.0/24, 255.255.255.255 } return
@@ -189,8 +191,8 @@ _NAT = """\
 	chain untranslated {
 		ip daddr { 224.0.0.0/24, 255.255.255.255 } return
 		ip6 daddr ff02::/16 return
-		ip saddr . oifname @snat4 counter drop
-		ip6 saddr . oifname @snat6 counter drop
+		ip saddr . oifname @snatted4 counter drop
+		ip6 saddr . oifname @snatted6 counter drop
 		ip saddr . oifname @masquerade4 counter drop
 		ip6 saddr . oifname @masquerade6 counter drop
 		ip saddr . oifname @private4 counter drop
