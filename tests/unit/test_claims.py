@@ -236,6 +236,20 @@ def test_a_reconnect_undoes_no_edit_that_repair_applies_meanwhile(host):
     assert [found.network for found in host.kept().nics()] == ["lan"] and host.check(running={given.id: edited}) == []
 
 
+def test_an_edit_is_applied_while_the_guest_changes_its_front_end(host):
+    """`start` has set it up; libvirtd is restarted while `repair` is under way."""
+    given = guest(1, ("public", ["192.0.2.10"]), ("lan", []))
+    host.add_taps(given)
+    host.call(guests.plug, given, "cli")
+    host.call(lambda s: guests.activate(s.config, s.records, lambda _: None, given))
+    edited = replace(given, claims=given.claims[1:])
+    asked = host.kept().owners()
+    events.act(GuestEvent(Action.RECONNECT, "libvirt", edited), None, Place(host))
+    assert {nic.frontend for nic in host.kept().nics()} == {"libvirt"}
+    host.repair(running={given.id: edited}, asked=asked)
+    assert [found.network for found in host.kept().nics()] == ["lan"] and host.check(running={given.id: edited}) == []
+
+
 @pytest.mark.parametrize(
     ("known", "age", "sent", "late"),
     [

@@ -109,9 +109,9 @@ def _is_as_known(session: Session, edit: Edit) -> bool:
     """Whether a guest's NICs are those of which an edit was worked out: it may have ended since, and started again."""
     there = [nic for nic in session.records.nics(domain_id=edit.domain.id) if not nic.is_left_over and lives(session, nic)]
     known = {nic.ifname for nic in edit.known}
-    return {replace(nic, phase="") for nic in there} == {replace(nic, phase="") for nic in edit.known} and all(
-        vif.ifname in known or _is_waiting(session, vif) for vif, _ in edit.bound
-    )
+    # A hook of libvirtd's own restart says of a guest that `start` set up that it is libvirt's.
+    now, then = ({replace(nic, phase="", frontend="") for nic in each} for each in (there, edit.known))
+    return now == then and all(vif.ifname in known or _is_waiting(session, vif) for vif, _ in edit.bound)
 
 
 def by_name(session: Session, name: str) -> tuple[Domain, str] | None:
