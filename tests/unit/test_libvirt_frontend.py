@@ -135,8 +135,8 @@ def metadata(inner: str) -> bytes:
             )
         ),
         (
-            "<v:interface mac='52:54:00:aa:00:10' network='a' roles='router,switch'/>",
-            "roles holds 'switch', which must be one of",
+            "<v:interface mac='52:54:00:aa:00:10' network='a' roles='router,relay'/>",
+            "roles holds 'relay', which must be one of",
         ),
         ("<v:interface mac='52:54:00:aa:00:10' network='a' filter='off'/>", "filter is 'off'; use yes or no"),
         ("<v:interface mac='52:54:00:aa:00:10' network='a'><v:ip/></v:interface>", "ip '' is neither an address nor a subnet"),

@@ -79,7 +79,7 @@ def test_without_a_filter_there_are_none(load):
     ("value", "message"),
     [
         ('"router"', "networks.lan.roles: 'router' must be a list of roles"),
-        ('["switch"]', "networks.lan.roles: ['switch'] holds 'switch', which must be one of dhcp-server, router, querier"),
+        ('["relay"]', "networks.lan.roles: ['relay'] holds 'relay', which must be one of dhcp-server, router, querier, switch"),
     ],
 )
 def test_wrong_roles(load, value, message):
