@@ -22,9 +22,17 @@ def was(path: str, xens: object, ours: object) -> tuple[str, str]:
     return f"-/proc/sys/net/{path}:{xens}", f"+/proc/sys/net/{path}:{ours}"
 
 
+PORTS = "frames to link-local groups end at the port, and checksums are finished before the filter"
 # The lines that differ (`-` is Xen's, `+` ours), by their reasons.
 EXPLAINED = {
     "bridge": {
+        PORTS: (
+            "+table netdev vmnet",
+            f"-{PORT} guard off",
+            f"+{PORT} guard on",
+            f"-{PORT} off root_block",
+            f"+{PORT} on root_block",
+        ),
         "`ip` is enforced; Debian has switched this off in Xen's script (bug 894013)": ("+table bridge vmnet",),
         "frames that no filter sees (01:80:c2:00:00:0X) teach the bridge no MAC of a guarded guest": (
             "-lan no_linklocal_learn 0",
@@ -33,6 +41,7 @@ EXPLAINED = {
         "a port of a bridge has no addresses of its own": was(f"ipv6/conf/{PORT}/disable_ipv6", 0, 1),
     },
     "route": {
+        PORTS: ("+table netdev vmnet",),
         "what a guest may send is filtered by address and MAC": ("+table inet vmnet", "+table arp vmnet"),
         "our routes are known by their protocol": (
             f"-192.0.2.21 dev {PORT} scope 253 src 192.0.2.1 metric 2",
@@ -68,6 +77,9 @@ def lines(state: str) -> list[str]:
     kernel = re.sub(r"(?ms)^(table \w+ vmnet) \{.*?^\}", r"\1", state.partition("### files")[0])
     found: list[str] = []
     for line in kernel.splitlines():
+        if re.search(r"\bvmnet-ifb\b", line):
+            # The link on which checksums are finished.
+            continue
         words = re.sub(r"^\d+: ", "", line).split()
         if "<" in line and words[0].endswith(":"):
             ifname = words[0].rstrip(":").partition("@")[0]

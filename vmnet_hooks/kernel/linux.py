@@ -15,7 +15,7 @@ from ..errors import ConflictError, KernelError, exhausted
 from ..model.facts import DefaultRoute, Host, Link
 from ..model.objects import FORWARDING_GATE, KINDS, Route
 from ..model.plan import Plan
-from ..model.resource import ALIAS, MAIN_TABLE, Resource
+from ..model.resource import ALIAS, IFB, MAIN_TABLE, Resource
 from . import wire
 from .netlink import Netlink, NetlinkError, View
 from .objects import Edge, edge, sysctl
@@ -191,8 +191,17 @@ class Kernel:
         rp_filter = int(sysctl.read("net/ipv4/conf/all/rp_filter") or 0)
         router6 = sysctl.read(FORWARDING_GATE) == "1"
         addresses = {name: self._addresses(found[name]) for name in ports if name in found}
-        machine, ifb = _machine(), self.netlink.makes("ifb")
+        machine, ifb = _machine(), self._has_ifb()
         return Host(found, ipv6, ra_links, rp_filter, router6, addresses, _vlans(), machine=machine, ifb=ifb)
+
+    def _has_ifb(self) -> bool:
+        """Whether the kernel has ifb. Raises KernelError."""
+        if os.path.exists(f"/sys/class/net/{IFB}"):
+            return True
+        if not os.path.exists("/sys/module/ifb"):
+            # Where it is not built in. Loaded by the kernel itself, it would make two links, ifb0 and ifb1.
+            _load("ifb", "numifbs=0")
+        return self.netlink.makes("ifb")
 
     def _ra_links(self) -> tuple[str, ...]:
         """Links with a default route that was learned from a router advertisement."""
@@ -347,6 +356,17 @@ def _vlans() -> dict[tuple[str, int], str]:
     except FileNotFoundError:
         return {}
     return {(parent, int(vid)): name for name, vid, parent in rows if vid.isdecimal()}
+
+
+def _load(module: str, *settings: str) -> None:
+    """Load a module of the running kernel, if there is a file of it. What fails shows when the module is used."""
+    try:
+        with open(f"/lib/modules/{os.uname().release}/modules.dep") as file:
+            if not any(f"/{module}.ko" in line.partition(":")[0] for line in file):
+                return
+        os.waitpid(os.posix_spawnp("modprobe", ["modprobe", "-q", module, *settings], os.environ), 0)
+    except OSError:
+        return
 
 
 def _machine() -> str:
