@@ -71,7 +71,8 @@ class Dom0:
             """
             echo '### bridge vlan'; bridge vlan show
             echo '### files'
-            find /run/vmnet-hooks /run/vmnet-hosts /run/xen-hotplug -type f ! -path '*state.db*' ! -name lock ! -name clock ! -name down | sort
+            find /run/vmnet-hooks /run/vmnet-hosts /run/xen-hotplug -type f ! -path '*state.db*' |
+                grep -vxE '/run/vmnet-hooks/(lock|clock|down)' | sort
             echo '### backends'; for domain in $(xenstore-list backend/vif); do xenstore-ls -f backend/vif/$domain; done
             """,
             check=False,
