@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from .. import values
@@ -16,7 +16,7 @@ from ..model.facts import DefaultRoute, Host, Link
 from ..model.objects import FORWARDING_GATE, KINDS, Route
 from ..model.plan import Plan
 from ..model.resource import ALIAS, IFB, MAIN_TABLE, Resource
-from . import wire
+from . import free_files, wire
 from .netlink import Netlink, NetlinkError, View
 from .objects import Edge, edge, sysctl
 from .objects.nft import Nft
@@ -104,21 +104,14 @@ class Kernel:
     def reserve(self) -> Iterator[Callable[[], None]]:
         """Hold the file descriptors that taking a transaction back needs, until the end of the context or the call of what it
         gives. Raises KernelError if there are none."""
-        held: list[int] = []
-
-        def release() -> None:
-            while held:
-                os.close(held.pop())
-
         try:
-            try:
-                while len(held) < RESERVED:
-                    held.append(os.dup(self.netlink.fileno()))
-            except OSError as error:
-                raise KernelError(f"nothing was changed: {_reason(error)}") from None
-            yield release
+            held = free_files.held(RESERVED)
+        except OSError as error:
+            raise KernelError(f"nothing was changed: {_reason(error)}") from None
+        try:
+            yield partial(free_files.release, held)
         finally:
-            release()
+            free_files.release(held)
 
     # --- facts -------------------------------------------------------------------------------------------------------
 
@@ -358,6 +351,7 @@ def _vlans() -> dict[tuple[str, int], str]:
     return {(parent, int(vid)): name for name, vid, parent in rows if vid.isdecimal()}
 
 
+@cache
 def _load(module: str, *settings: str) -> None:
     """Load a module of the running kernel, if there is a file of it. What fails shows when the module is used."""
     try:
