@@ -240,7 +240,7 @@ def test_what_is_no_part_of_a_connection_does_not_leave_untranslated(lab):
 
 
 def differences(lab: Lab) -> list[str]:
-    """What `check` says of tables; on a slow machine guests have waited for long to be called running, and it says so."""
+    """What `check` says of tables; on a slow machine it also tells of guests that have waited for long to be called running."""
     return [line for line in lab.vmnet.tried("check").output.splitlines() if " nft " in line]
 
 

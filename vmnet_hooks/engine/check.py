@@ -194,13 +194,13 @@ def hazards(session: Session) -> list[str]:
     routed = (taps - ports) | {masters[port] for port in ports}
     found = session.kernel.hazards(bridged, anycast, permanent, routed, ports) if resources else []
     networks = session.config.networks
-    guarded = {r.parts[0].strip('"') for r in resources if isinstance(r, NftElement) and r.set == "guarded"}
+    guarded = {r.links[0] for r in resources if isinstance(r, NftElement) and r.set == "guarded"}
     filtered = {nic.network for nic in session.records.nics() if nic.ifname in guarded}
     checked = [name for name in sorted(filtered & networks.keys()) if networks[name].options.get("checksums") == "checked"]
     if checked and not session.kernel.host(()).ifb:
         found.append(
             f"this kernel has no ifb: checksums are not finished before the filters of network {checked[0]} judge, and guests "
-            "can forge what these have approved; use a kernel with ifb (modprobe ifb), or accept it: "
+            "can forge what these have approved; use a kernel with ifb, or accept it: "
             f'networks.{checked[0]}.checksums = "trusted"'
         )
     return found

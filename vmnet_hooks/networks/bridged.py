@@ -191,7 +191,7 @@ def _ingress(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
     if wanted and vif.filter:
         yield from _antispoof(vif, network)
         yield from checked(vif, network, host, ("bridge",))
-        if is_checked(network, host):
+        if is_checked(vif, network, host):
             return
     if not is_switch(vif):
         yield GUESTS

@@ -113,7 +113,7 @@ class HostRoute(Mode):
             *((NAT,) if network["nat"] else ()),
             *(_network6(network, host) if ipv6 else ()),
             *tap.source_filter(vif, True, ipv6),
-            *(tap.checked(vif, network, host, ("inet", "arp")) if vif.filter else ()),
+            *tap.checked(vif, network, host, ("inet", "arp")),
             *tap.limited(vif, network),
             *tap.settings(vif, True, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, network["link_local"]),
             *_paths(vif, network, host),

@@ -265,7 +265,7 @@ class Routed(Mode):
         return [
             *_arp_source(vif, network),
             *tap.source_filter(vif, ipv4, ipv6),
-            *(tap.checked(vif, network, host, ("inet", "arp")) if vif.filter else ()),
+            *tap.checked(vif, network, host, ("inet", "arp")),
             *tap.limited(vif, network),
             *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, link_local),
             *_paths(vif, network),

@@ -129,9 +129,9 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
 
 
 def checked(vif: Vif, network: Network, host: Host, families: Sequence[str]) -> Iterator[Resource]:
-    """Yield what finishes the checksums of a filtered guest, for its filters in these families of nft; nothing where they are
-    trusted, or where the kernel has no ifb (`check` tells)."""
-    if not is_checked(network, host):
+    """Yield what finishes the checksums of a guest, for its filters in these families of nft; nothing where it has none, where
+    they are trusted, or where the kernel has no ifb (`check` tells)."""
+    if not is_checked(vif, network, host):
         return
     yield Ifb()
     yield GUESTS
@@ -140,9 +140,9 @@ def checked(vif: Vif, network: Network, host: Host, families: Sequence[str]) -> 
         yield NftElement(family, "checked", (f'"{vif.ifname}"',))
 
 
-def is_checked(network: Network, host: Host) -> bool:
-    """Whether the checksums of filtered guests are finished before the filter."""
-    return bool(network["checksums"] == CHECKED and host.ifb)
+def is_checked(vif: Vif, network: Network, host: Host) -> bool:
+    """Whether the checksums of a guest are finished before its filter."""
+    return bool(vif.filter and network["checksums"] == CHECKED and host.ifb)
 
 
 def limited(vif: Vif, network: Network) -> Iterator[Resource]:

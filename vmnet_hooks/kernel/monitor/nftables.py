@@ -79,7 +79,7 @@ def our_table(body: bytes) -> str:
 def _port(body: bytes) -> str:
     """Return the key of the chain of a port that a message is about, or a rule in it; "" if it is about anything else."""
     items = attributes(body, NFGENMSG.size)
-    # Both the name of a chain and that of a table have the number of what is different in messages about sets.
+    # In messages about anything else, these numbers stand for what is no such name.
     names = [text(items[number]) for number in (CHAIN_NAME, RULE_CHAIN) if number in items]
     links = [link for name in names if (link := NftChain.link_of(name))]
     return NftChain.of(links[0], "").key if links and our_table(body) == GUESTS.key else ""

@@ -43,8 +43,7 @@ class Ifbs(Edge[Ifb]):
             # It has nothing to say itself.
             if os.path.exists(f"{sysctl.ROOT}/net/ipv6/conf/{IFB}"):
                 sysctl.write_value(f"net/ipv6/conf/{IFB}/addr_gen_mode", str(_ADDR_GEN_MODE_NONE))
-        if want.tx == "off" or have:
-            _tx(_SET_TX, want.tx == "on")
+        _tx(_SET_TX, want.tx == "on")
         view.netlink.set_link(IFB_INDEX, up=want.state == "up")
 
     def unset(self, have: Ifb, view: View) -> None:

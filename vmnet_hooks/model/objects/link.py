@@ -156,10 +156,6 @@ class Ifb(Resource):
         return self.alias == ALIAS
 
     @property
-    def takes_along(self) -> bool:
-        return False
-
-    @property
     def is_made(self) -> bool:
         """Whether the link is the one that is wanted, apart from settings that can be changed."""
         return (self.index, self.type, self.alias) == (IFB_INDEX, "ifb", ALIAS)

@@ -210,7 +210,7 @@ class NftChain(NftElement):
 
     @cached
     def link(self) -> str:
-        return self.parts[0].strip('"')
+        return self.links[0]
 
     @cached
     def name(self) -> str:
