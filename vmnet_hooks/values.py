@@ -16,6 +16,7 @@ IPv4 = ipaddress.IPv4Address
 IPv6 = ipaddress.IPv6Address
 IPAddress = IPv4 | IPv6
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 def text(value: object) -> str:
@@ -32,7 +33,9 @@ def name(value: object) -> str:
 
 
 def ifname(value: object) -> str:
-    """Parse an interface's name, at most 15 bytes (IFNAMSIZ - 1)."""
+    """Parse an interface's name, at most 15 bytes (IFNAMSIZ - 1). Not one that the kernel's settings of all interfaces have."""
+    if value in ("all", "default"):
+        raise ValueError("stands for all interfaces in the kernel's settings; choose another name")
     if not _IFNAME.fullmatch(text(value)):
         if len(str(value)) > 15:
             raise ValueError("is longer than an interface's name may be; use at most 15 characters")
@@ -262,7 +265,7 @@ def numbers(text: str) -> set[int]:
     return found
 
 
-def interface(value: object) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+def interface(value: object) -> Interface:
     """Parse an address with its prefix length."""
     try:
         found = ipaddress.ip_interface(text(value))
@@ -272,4 +275,15 @@ def interface(value: object) -> ipaddress.IPv4Interface | ipaddress.IPv6Interfac
         raise ValueError(f"has no prefix length; write {found.ip}/{64 if found.version == 6 else 24}")
     if getattr(found, "scope_id", None):
         raise ValueError("has a zone; write the address without %zone")
+    return found
+
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)", re.ASCII)
+
+
+def domain(value: object) -> str:
+    """Parse a domain name (RFC 1035, 2.3.4), with or without a final dot; return it without."""
+    found = text(value).removesuffix(".")
+    if not found or len(found) > 253 or not all(_LABEL.fullmatch(label) for label in found.split(".")):
+        raise ValueError("is not a domain name; write one as example.org")
     return found

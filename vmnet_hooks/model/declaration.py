@@ -162,9 +162,10 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 class Config:
     """The configuration: every network by name, every other part by id, and the folder that holds domains.d.
 
-    `errors` are its mistakes. `broken` are the tables, by id, that can't be used because of them; "" is a file, or what else may
-    declare anything. What needs one of them is refused, the rest serves. `hints` are broken parts, as far as they can be read:
-    others depend on them.
+    `forwards` are the parts, by id, that are set up with guests, `ddns` those that are the agent's work. `errors` are its
+    mistakes. `broken` are the tables, by id, that can't be used because of them; "" is a file, or what else may declare anything.
+    What needs one of them is refused, the rest serves. `hints` are broken parts, as far as they can be read: others depend on
+    them.
     """
 
     networks: Mapping[str, Network]
@@ -173,6 +174,8 @@ class Config:
     errors: Sequence[ConfigError] = ()
     broken: Mapping[str, Broken] = field(default_factory=dict)
     hints: Sequence[Declared] = ()
+    forwards: Mapping[str, Declared] = field(default_factory=dict)
+    ddns: Mapping[str, Declared] = field(default_factory=dict)
 
     def plus(self, network: Network, parts: Iterable[Declared]) -> "Config":
         """Return this configuration, extended by a network that no file declares and by the parts that the network implies. Raise
@@ -214,7 +217,9 @@ class Config:
     def part(self, name: str) -> Declared | None:
         """Return the part or the network with this ID; None if it is not declared."""
         network = self.networks.get(name.partition(":")[2])
-        return network if network and network.id == name else self.parts.get(name)
+        if network and network.id == name:
+            return network
+        return self.parts.get(name) or self.forwards.get(name) or self.ddns.get(name)
 
     def on_bridge(self, name: str) -> list[Network]:
         """Return the networks whose guests are on the bridge `name`. Raise ConfigError if it may be that of a broken network."""
@@ -248,6 +253,8 @@ class Config:
         for part_id, broken in self.broken.items():
             if name in (part_id, broken.name) or (not found and not part_id):
                 raise broken.error
+        if not found and any(name in (part.id, part.name) for part in (*self.forwards.values(), *self.ddns.values())):
+            raise InputError(f"{one_line(name)} comes with its guest; if that runs already: vmnet-hook repair")
         if not found:
             raise InputError(f"{one_line(repr(name))} is not declared in {self.directory}{nearest(name, everything)}")
         return found

@@ -1,10 +1,10 @@
 """Facts about the host that a composition depends on, from the kernel and the configuration. Plain data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from .declaration import Declared
+from .declaration import Declared, Network
 
 if TYPE_CHECKING:
     from .objects.bridge import Adoption
@@ -55,6 +55,47 @@ class DefaultRoute(NamedTuple):
     version: int
 
 
+class WayTo(NamedTuple):
+    """A route of the main table: its destination, and the link that it leads to."""
+
+    destination: str
+    link: str
+
+
+class Listener(NamedTuple):
+    """A socket of the host's that takes what comes for a port, of an IP version; `address` is "" for all of the host's."""
+
+    protocol: str
+    version: int
+    address: str
+    port: int
+
+
+class Server(NamedTuple):
+    """What the server of a network depends on: whether systemd runs it, and what keeps it from starting, with the remedy; "" if
+    nothing does."""
+
+    unit: bool = False
+    obstacle: str = ""
+
+
+class Forwards(NamedTuple):
+    """Forwarded ports of guests that are composed, and what they depend on."""
+
+    parts: tuple[Declared, ...] = ()
+
+    addresses: Mapping[str, Sequence[str]] = {}
+    """The guests' addresses, by the guest's name, in the order of the names of their links."""
+
+    ways: Mapping[str, tuple[str, ...]] = {}
+    """The links on which packets arrive, as far as they exist, by the name of the part."""
+
+    listeners: frozenset[Listener] = frozenset()
+
+    bridged: bool = False
+    """Whether the kernel hands bridged packets to the chains of IP (br_netfilter)."""
+
+
 @dataclass(frozen=True)
 class Host:
     """The host: facts from the kernel, and the declarations besides the one that is composed."""
@@ -99,6 +140,9 @@ class Host:
     parts: Mapping[str, Declared] = field(default_factory=dict)
     """The requested declared links and all links below them, by name."""
 
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    """The declared networks, by name."""
+
     nats: tuple[Declared, ...] = ()
     """The declared parts that translate addresses."""
 
@@ -110,6 +154,15 @@ class Host:
 
     ifb: bool = True
     """Whether the kernel has ifb, on which checksums are finished."""
+
+    fdb_limit: bool = True
+    """Whether the kernel limits the MACs that a bridge learns."""
+
+    forwards: Forwards = Forwards()
+    """The ports that are forwarded to the guests that are composed."""
+
+    servers: Mapping[str, Server] = field(default_factory=dict)
+    """What the servers of networks depend on, by the network's name."""
 
     bare6: frozenset[str] = frozenset()
     """The links to the outside to which the kernel gives no link-local IPv6 address, and that have none but what we gave."""

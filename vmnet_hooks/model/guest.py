@@ -31,7 +31,8 @@ class Vif:
 
     `ifname` is the link on the host ("" if it does not exist yet). `id` identifies the NIC within its domain where the MAC does
     not: a NIC of an HVM guest of Xen has an emulated and a paravirtual link with one MAC. `twin` is the `id` of the other one
-    of the two, and `metric` the metric of routes to this one. `is_named` is set if the name of the link is a setting of the
+    of the two, and `metric` the metric of routes to this one. `shares_mac` is set if the guest may have another link with this
+    MAC: a NIC that is passed through, or a twin. `is_named` is set if the name of the link is a setting of the
     guest, so that two guests may ask for the same one. `without_tap` is libvirt's type of a NIC that never has a link that we
     could set up: passed through, or a macvtap; `device` is the name of what it has instead. `bridge`, `mtu` (bytes) and
     `port_mac` (the MAC of the link on the host) are from the hypervisor's configuration. `domain` is the guest's name. The
@@ -44,6 +45,7 @@ class Vif:
     bridge: str = ""
     id: str = ""
     twin: str = ""
+    shares_mac: bool = False
     mtu: int | None = None
     metric: int = 0
     port_mac: str = ""
@@ -57,6 +59,11 @@ class Vif:
     is_named: bool = False
     without_tap: str = ""
     device: str = ""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the guest has no other link with this MAC."""
+        return not (self.shares_mac or self.twin)
 
     def claimed(self, claim: Claim) -> "Vif":
         return replace(

@@ -72,6 +72,12 @@ class Kind:
     translates = False
     """Whether its parts translate addresses: those of the option `subnet`, on their way out of the link in the option `out`."""
 
+    goes_with_guest = False
+    """Whether its parts are set up with the guests that they name, and not by themselves."""
+
+    is_of_agent = False
+    """Whether its parts are the agent's work alone, and nothing of them is in the kernel."""
+
     spares_ports = False
     """Whether such a link does its work with those of its ports that exist: a bond."""
 

@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import values
 from ..errors import ConfigError
@@ -15,6 +15,35 @@ from .resource import Resource
 Prefixes6 = Sequence[ipaddress.IPv6Network]
 Implied = tuple[str, str, Mapping[str, Any]]
 """Section, name and table of a part, as TOML has them."""
+
+
+class Side(NamedTuple):
+    """Where a network meets the host: the links by which the host routes for its guests, apart from their taps; whether it routes
+    at their taps; and the links by which their packets leave the host, None if the network names none."""
+
+    links: tuple[str, ...] = ()
+    taps: bool = False
+    out: tuple[str, ...] | None = None
+
+
+class Lan(NamedTuple):
+    """What a guest is to set up at its own link: the length of the prefix of its address, and its gateway. `gateway` is None if
+    there is none, or for IPv6, whose gateway is told by its link-local address on `router`, a link of the host."""
+
+    prefix: int
+    gateway: ipaddress.IPv4Address | None = None
+    router: str = ""
+
+
+class Around(NamedTuple):
+    """The declared links by name, and the parts that translate addresses."""
+
+    links: Mapping[str, Declared]
+    nats: Sequence[Declared]
+
+
+Own = Callable[[str], Sequence[values.Interface]]
+"""Returns the host's own addresses on a link, with the lengths of their prefixes."""
 
 
 class Mode:
@@ -59,6 +88,22 @@ class Mode:
         """Return the addresses that a bound NIC can't have because of `links`, the declared links by name, and whose each is."""
         return {}
 
+    def completed(self, name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the options of the network with this name, completed by those that follow from them."""
+        return options
+
+    def starts_with_host(self, network: Network) -> bool:
+        """Return whether `vmnet-hook up` without names brings up the network, if networks of its mode come up alone."""
+        return True
+
+    def is_isolated(self, network: Network) -> bool:
+        """Return whether guests are to tell nothing outside the host."""
+        return False
+
+    def exclusive(self, network: Network) -> Sequence[values.Subnet]:
+        """Return subnets that no other link of the host may have."""
+        return ()
+
     # --- composing ---------------------------------------------------------------------------------------------------
 
     def links(self, network: Network) -> tuple[str, ...]:
@@ -77,6 +122,10 @@ class Mode:
         """Return those links on which the network sets the sender of the host's ARP requests."""
         return ()
 
+    def is_filtered(self, vif: Vif, network: Network) -> bool:
+        """Return whether what the guest sends is held to its own MAC, and to its addresses if it has any."""
+        return vif.filter
+
     def network_resources(self, network: Network, host: Host) -> Iterable[Resource]:
         """Return the kernel objects of the network, which exist from its first guest to its last. Raise ConfigError if the host
         does not allow it."""
@@ -85,6 +134,14 @@ class Mode:
     def vif_resources(self, vif: Vif, network: Network, host: Host) -> Iterable[Resource]:
         """Return the kernel objects of one NIC. Raise ConfigError or InputError if the host does not allow it."""
         raise NotImplementedError
+
+    def admits(self, network: Network, ends: Iterable[str]) -> Iterable[Resource]:
+        """Return what lets connections in from these ends of ways: names of links in quotes, numbers of groups."""
+        return ()
+
+    def side(self, network: Network, host: Host) -> Side:
+        """Return where the network meets the host, as far as the host routes for its guests."""
+        return Side()
 
     def nothing_below(self, network: Network) -> ConfigError:
         """Return the error for `vmnet-hook up` of a network that does not come up alone, and none of whose links is
@@ -123,10 +180,18 @@ class Mode:
         """Return the addresses whose conntrack entries are stale once the guest has migrated here."""
         return ()
 
+    def answers(self, address: str, network: Network) -> Iterable[Resource]:
+        """Return what sends packets with ANSWER_MARK from a guest's address by the host's own routes, where others do not."""
+        return ()
+
     def proxied6(self, network: Network, on_link: Callable[[str], Prefixes6]) -> Prefixes6:
         """Return the IPv6 prefixes for which the agent answers neighbour solicitations on a tap, whatever the address.
         `on_link` returns the host's own prefixes on a link."""
         return ()
+
+    def lan(self, vif: Vif, address: values.IPAddress, network: Network, around: Around, own: Own) -> Lan | None:
+        """Return what the guest is to set up for one of its addresses; None if the declaration does not tell."""
+        return None
 
     # --- what others ask of a network --------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from .guest import Domain, Vif
 ASKED_FOR, NEEDED = "cli", "auto"
 """`frontend` of a part of the host: the admin asked for it, or only something on it needs it."""
 
+_SHARES_MAC = 1 << 16
+
 PREPARE_SECONDS = 120.0
 """How long a domain may take from `prepare` to `start`; after that, its hypervisor's daemon was killed in between."""
 
@@ -125,8 +127,8 @@ class GuestOwner(Owner):
 class Nic(GuestOwner):
     """What a guest's NIC needs. `ifname` and `ifindex` are the host's side of it, the rest is as in Vif.
 
-    Roles have no column of their own (see records/store.py: _kind): they are the bits of `filter` above the lowest. Without a
-    filter they mean nothing, and a NIC has none."""
+    Roles have no column of their own (see records/store.py: _kind): they are the bits of `filter` above the lowest, and
+    `shares_mac` is the bit _SHARES_MAC."""
 
     ifname: str
     ifindex: int
@@ -140,17 +142,19 @@ class Nic(GuestOwner):
     mtu: int | None = None
     metric: int = 0
     roles: tuple[str, ...] = ()
+    shares_mac: bool = False
 
     @classmethod
     def of_columns(cls, columns: Mapping[str, Any]) -> Self:
         bits = columns["filter"]
         roles = tuple(role for number, role in enumerate(ROLES, 1) if bits >> number & 1)
-        return cls(**{**columns, "filter": bool(bits), "roles": roles})
+        return cls(**{**columns, "filter": bool(bits & 1), "roles": roles, "shares_mac": bool(bits & _SHARES_MAC)})
 
     def columns(self) -> dict[str, Any]:
         bits = sum(1 << number for number, role in enumerate(ROLES, 1) if role in self.roles)
-        columns = {**super().columns(), "filter": 1 | bits if self.filter else 0}
-        del columns["roles"]
+        bits |= _SHARES_MAC if self.shares_mac else 0
+        columns = {**super().columns(), "filter": self.filter | bits}
+        del columns["roles"], columns["shares_mac"]
         return columns
 
     @classmethod
@@ -173,6 +177,7 @@ class Nic(GuestOwner):
             mtu=vif.mtu,
             metric=vif.metric,
             roles=vif.roles or (),
+            shares_mac=vif.filter and not vif.is_alone,
         )
 
     @property
@@ -209,6 +214,7 @@ class Nic(GuestOwner):
             mtu=self.mtu,
             metric=self.metric,
             roles=self.roles,
+            shares_mac=self.shares_mac,
         )
 
     def is_here(self, index_of: IndexOf, name_now: NameNow) -> bool:

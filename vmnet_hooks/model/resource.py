@@ -13,12 +13,21 @@ TABLE = "vmnet"
 
 NAT_TABLE = f"{TABLE}-nat"
 """The table with the NAT chain, of family inet. While such a chain exists, the kernel tracks every connection of the host."""
+FORWARD_TABLE = f"{TABLE}-forward"
+"""The table that forwards ports of the host's addresses to guests, of family inet. It makes the kernel track connections, too."""
+FORWARD_MAPS = ("forward4", "forward6", "ranges4", "ranges6")
+FORWARD_SETS = (*FORWARD_MAPS, "hairpins", "bridges", "elsewhere")
+"""The names of its maps, and of all its sets."""
+ANSWER_MARK = 0x08000000
+"""The bit of a packet's mark (fwmark) by which a guest's answers on forwarded ports leave by the host's own routes."""
 SENDERS_TABLE = f"{TABLE}-senders"
 """The table with the senders of ARP requests by subnet, of family arp."""
 SHARES_TABLE = f"{TABLE}-shares"
 """What the names of tables begin with that limit the connections of guests, of family inet: `-` and the name of a NAT follow."""
 NAT_SETS = ("masquerade", "private", "snat")
-"""The prefixes of the names of its sets."""
+"""The prefixes of the names of its sets of addresses."""
+NAT_LINKS = ("natted", "translated4", "translated6", "admitted", "admitted_groups")
+"""Its other sets."""
 
 IFB = f"{TABLE}-ifb"
 """The link on which checksums are finished."""
@@ -137,6 +146,11 @@ class Resource:
     @property
     def takes_along(self) -> bool:
         """Whether its removal removes or resets objects that are not in the plan."""
+        return False
+
+    @property
+    def goes_with_master(self) -> bool:
+        """Whether the kernel forgets the object when the link leaves its master."""
         return False
 
     def covers(self, have: "Resource") -> bool:

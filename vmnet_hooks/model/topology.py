@@ -1,7 +1,7 @@
 """The host as `graph` and `import` see it: links with their details, routing tables, NAT. Plain data."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,14 @@ class Nat:
 
 @dataclass(frozen=True)
 class Facts:
-    """The present state of the host. `absent` are links that we made and that do not exist any more."""
+    """The present state of the host. `absent` are links that we made and that do not exist any more; `forwards` the ports
+    that are forwarded, as text, and `names` what is registered at DNS servers, by the address of the guest; `servers` what is
+    served on a link, as text, by the link's name."""
 
     links: Sequence[LinkDetails] = ()
     tables: Sequence[Table] = ()
     nats: Sequence[Nat] = ()
     absent: Sequence[LinkDetails] = ()
+    forwards: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    servers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)

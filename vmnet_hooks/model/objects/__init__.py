@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..resource import Resource
 from .address import Address, HostName, Neighbour, ProxyNeighbour
 from .link import Device, Ifb, LinkAttribute
-from .nft import NftChain, NftElement, NftTable, is_nft_key, port_table, shares_table, table_of
+from .nft import NftChain, NftElement, NftTable, is_nft_key, port_table, shared_set, shares_table, table_of
 from .route import Route, Rule, TableName
 from .sysctl import FORWARDING_GATE, Sysctl
 
@@ -35,6 +35,7 @@ __all__ = [
     "TableName",
     "is_nft_key",
     "port_table",
+    "shared_set",
     "shares_table",
     "table_of",
 ]
@@ -69,6 +70,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("link", f"{_MODEL}.link", "LinkAttribute", f"{_EDGES}.link_attribute"),
         Kind("fdb", f"{_MODEL}.bridge", "FdbEntry", f"{_EDGES}.bridge_port"),
         Kind("vlans", f"{_MODEL}.bridge", "PortVlans", f"{_EDGES}.bridge_port"),
+        Kind("port-mac", f"{_MODEL}.bridge", "PortMac", f"{_EDGES}.port_mac"),
         Kind("adoption", f"{_MODEL}.bridge", "Adoption", f"{_EDGES}.adoption"),
         Kind("address", f"{_MODEL}.address", "Address", f"{_EDGES}.address"),
         Kind("neigh", f"{_MODEL}.address", "Neighbour", f"{_EDGES}.neighbour"),
@@ -77,6 +79,8 @@ KINDS: Mapping[str, Kind] = {
         Kind("host-name", f"{_MODEL}.address", "HostName", f"{_EDGES}.names"),
         Kind("route", f"{_MODEL}.route", "Route", f"{_EDGES}.route"),
         Kind("rule", f"{_MODEL}.route", "Rule", f"{_EDGES}.route"),
+        Kind("dnsmasq", f"{_MODEL}.dnsmasq", "Dnsmasq", f"{_EDGES}.dnsmasq"),
     )
 }
-"""By name. Those of bridges are in bridge.py alone, which few calls load; of the rest, the classes are here too."""
+"""By name. Those of bridges and of servers are in bridge.py and dnsmasq.py alone, which few calls load; of the rest, the classes
+are here too."""

@@ -92,20 +92,28 @@ class ProxyNeighbour(_Addressed):
 @dataclass(frozen=True)
 class HostName(Resource):
     """A guest's name in a file of its own, hosts(5). dnsmasq reads the folder with --hostsdir, and notices files that come and
-    go."""
+    go. A network that has a server has a folder of its own."""
 
     ifname: str
     name: str
     addresses: tuple[str, ...]
+    network: str = ""
+
+    later = frozenset({"network"})
 
     kind = "host-name"
     rank = 46
     marked = True
     DIRECTORY: ClassVar[str] = "/run/vmnet-hosts"
+    OF_NETWORKS: ClassVar[str] = "/run/vmnet-dnsmasq/names"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.OF_NETWORKS}/{self.network}" if self.network else self.DIRECTORY
 
     @property
     def path(self) -> str:
-        return f"{self.DIRECTORY}/{self.ifname}"
+        return f"{self.folder}/{self.ifname}"
 
     @property
     def text(self) -> str:
@@ -124,7 +132,7 @@ class HostName(Resource):
         return (self.ifname,)
 
     def set_command(self, have: Self | None) -> str:
-        return f"mkdir -p {self.DIRECTORY}; printf %s {shlex.quote(self.text)} > {self.path}"
+        return f"mkdir -p {self.folder}; printf %s {shlex.quote(self.text)} > {self.path}"
 
     def unset_command(self) -> str:
         return f"rm -f {self.path}"

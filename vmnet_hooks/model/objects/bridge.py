@@ -35,6 +35,61 @@ class FdbEntry(OnLink):
 
 
 @dataclass(frozen=True)
+class PortMac(OnLink):
+    """A guest's MAC at its port, in each of the port's `vlans` (ranges; "" on a bridge that is not VLAN-aware): `static sticky`,
+    so that no frame of another port moves it there. What is merely `static` moves.
+
+    As read, `state` may be `static` (another program's entry at the same port), and `elsewhere` the link that the bridge has an
+    entry of the MAC at that it has not learnt: another's, or the link's own."""
+
+    lladdr: str
+    vlans: str = ""
+    state: str = "sticky"
+    elsewhere: str = ""
+
+    kind = "port-mac"
+    word = "port-mac"
+    # A port has VLANs before it has entries in them, and loses the entries before.
+    rank = 29
+    composite = True
+
+    @cached
+    def key(self) -> str:
+        return self.key_of(self.ifname, self.lladdr)
+
+    @property
+    def vids(self) -> list[int]:
+        """The VLANs by number; 0 is none."""
+        return sorted(numbers(self.vlans)) or [0]
+
+    def conflict(self, have: Self) -> str:
+        text = f"MAC {self.lladdr} has an entry at {have.elsewhere} in the same bridge; give the NIC another MAC, or remove that"
+        return f"{text}: bridge fdb del {self.lladdr} dev {have.elsewhere} master" if have.elsewhere else ""
+
+    def vacated(self, want: Self, gone: Container[str]) -> Self | None:
+        # The kernel deletes no entry in a VLAN that the port is not in any more.
+        kept = numbers(self.vlans) & numbers(want.vlans)
+        if self.elsewhere or len(kept) == len(numbers(self.vlans)):
+            return self
+        return replace(self, vlans=ranges(kept)) if kept else None
+
+    def difference(self, have: Self) -> str:
+        if have.elsewhere:
+            return f"the bridge has it at {have.elsewhere}"
+        return f"is {have.state}, in VLANs {have.vlans}" if have.vlans else f"is {have.state}: another port can take it over"
+
+    def set_command(self, have: Self | None) -> str:
+        # Without a VLAN: in each that the port has.
+        state = "static sticky" if self.state == "sticky" else self.state
+        lines = [f"bridge fdb replace {self.lladdr} {dev(self.ifname)} master {state}"]
+        gone = sorted(numbers(have.vlans) - numbers(self.vlans)) if have else ()
+        return "\n".join([*lines, *(f"bridge fdb del {self.lladdr} {dev(self.ifname)} master vlan {vid}" for vid in gone)])
+
+    def unset_command(self) -> str:
+        return f"bridge fdb del {self.lladdr} {dev(self.ifname)} master"
+
+
+@dataclass(frozen=True)
 class PortVlans(Resource):
     """All VLANs of a port of a VLAN-aware bridge: `untagged` is its PVID (0: none), `tagged` are ranges, as `10,20-30`.
     With `own` they are those of the bridge itself, as the host's port."""

@@ -20,6 +20,9 @@ IFB_QUEUES = 8
 IFB_QUEUE_LENGTH = 1000
 """Packets. The kernel's default for an ifb is 32, which a burst of one guest fills."""
 
+SHUT = "shut"
+"""The state of a port that is up, and that `guard` has disabled."""
+
 KERNEL_LINK_LOCAL = 3
 """The mark (IFA_PROTO) of a link-local address that the kernel generates."""
 
@@ -193,12 +196,13 @@ class Ifb(Resource):
 
 @dataclass(frozen=True)
 class LinkAttribute(OnLink):
-    """One attribute of a link: `mtu`, `address`, `master` ("" is none), `isolated` and `guard`
-    (on|off), `lladdr` (the link-local
+    """One attribute of a link: `mtu`, `address`, `group` (a number), `master` ("" is none), `isolated`, `guard`, `hairpin` and
+    `learning` (of a port: on|off; with learning off, the bridge takes no MAC from what comes from it), `lladdr` (the link-local
     addresses, comma-separated, each with /64, followed by ` proto MARK` unless the kernel generates it),
     `primary` (of a bond; "" is none), `tx` (checksums by the device: on|off),
+    `fdb_max_learned` (of a bridge; 0: no limit),
     `no_linklocal_learn` (of a bridge; 1: it learns no MAC from frames to 01:80:c2:00:00:0x, which bypass its filters),
-    `state` (up|down).
+    `state` (up|down; as read, also SHUT).
 
     With `stays`, clean-up leaves the attribute as it is."""
 
@@ -213,10 +217,14 @@ class LinkAttribute(OnLink):
     ORDER: ClassVar[Mapping[str, int]] = {
         "mtu": 20,
         "no_linklocal_learn": 20,
+        "group": 20,
+        "fdb_max_learned": 20,
         "address": 21,
         "master": 22,
         "isolated": 23,
         "guard": 23,
+        "hairpin": 23,
+        "learning": 23,
         "lladdr": 24,
         "primary": 25,
         "tx": 28,
@@ -255,13 +263,17 @@ class LinkAttribute(OnLink):
     def takes_along(self) -> bool:
         return self.name == "master"
 
+    @property
+    def goes_with_master(self) -> bool:
+        return self.name in ("isolated", "guard", "hairpin", "learning")
+
     def vacated(self, want: Self, gone: Container[str]) -> Self | None:
         leaves = self.name == "master" and self.value in gone and self.ifname not in gone
         return replace(self, value="") if leaves else self
 
     def released_by(self, have: Self, keys: Container[str] = ()) -> bool:
         # The kernel sets a port down that leaves a bond: that is no change of an admin's.
-        return self.covers(have) or (self.name == "state" and self.key_of(self.ifname, "master") in keys)
+        return self.covers(have) or have.value == SHUT or (self.name == "state" and self.key_of(self.ifname, "master") in keys)
 
     def restorable(self, made: Container[str]) -> bool:
         # A link that an admin has set down stays down, unless it is made again.
@@ -273,18 +285,22 @@ class LinkAttribute(OnLink):
             return self.addresses.keys() <= have.addresses.keys()
         return self == have
 
+    def difference(self, have: Self) -> str:
+        return "its bridge has shut the port, as a BPDU came from it" if have.value == SHUT else super().difference(have)
+
     def set_command(self, have: Self | None) -> str:
         match self.name:
             case "state":
-                return f"ip link set {dev(self.ifname)} {self.value}"
+                again = f"ip link set {dev(self.ifname)} down && " if have and have.value == SHUT else ""
+                return f"{again}ip link set {dev(self.ifname)} {'up' if self.value == SHUT else self.value}"
             case "master":
                 return f"ip link set {dev(self.ifname)} " + (f"master {self.value}" if self.value else "nomaster")
-            case "isolated" | "guard":
+            case "isolated" | "guard" | "hairpin" | "learning":
                 return f"bridge link set {dev(self.ifname)} {self.name} {self.value}"
             case "primary":
                 return f"ip link set {dev(self.ifname)} type bond primary {self.value or shlex.quote('')}"
-            case "no_linklocal_learn":
-                return f"ip link set {dev(self.ifname)} type bridge no_linklocal_learn {self.value}"
+            case "no_linklocal_learn" | "fdb_max_learned":
+                return f"ip link set {dev(self.ifname)} type bridge {self.name} {self.value}"
             case "tx":
                 return f"ethtool -K {self.ifname} tx {self.value}"
             case "lladdr":
@@ -295,8 +311,16 @@ class LinkAttribute(OnLink):
                 return "\n".join(lines)
         return f"ip link set {dev(self.ifname)} {self.name} {self.value}"
 
+    @property
+    def without(self) -> str | None:
+        """The value of what had none before: of the master and the limit of a link that we made, and of the flags that only ports
+        have, those that a port begins with. None for all others."""
+        begins = {"master": "", "isolated": "off", "guard": "off", "hairpin": "off", "learning": "on", "fdb_max_learned": "0"}
+        return begins.get(self.name)
+
     def unset_command(self) -> str:
-        # Only these can have had no value before: the master of a link that we made, and the flags that only ports have.
         if self.name == "master":
             return f"ip link set {dev(self.ifname)} nomaster"
-        return f"bridge link set {dev(self.ifname)} {self.name} off"
+        if self.name == "fdb_max_learned":
+            return f"ip link set {dev(self.ifname)} type bridge fdb_max_learned 0"
+        return f"bridge link set {dev(self.ifname)} {self.name} {self.without}"

@@ -5,7 +5,19 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Self
 
-from ..resource import NAT_SETS, NAT_TABLE, SENDERS_TABLE, SHARES_TABLE, TABLE, Keys, Resource, cached
+from ..resource import (
+    FORWARD_SETS,
+    FORWARD_TABLE,
+    NAT_LINKS,
+    NAT_SETS,
+    NAT_TABLE,
+    SENDERS_TABLE,
+    SHARES_TABLE,
+    TABLE,
+    Keys,
+    Resource,
+    cached,
+)
 from .link import Device
 
 OF_TAPS = ("guarded", "own", "ports")
@@ -21,9 +33,16 @@ def table_of(family: str, set_name: str) -> str:
     """The name of the table that a set or map of ours is in."""
     if family == "arp" and set_name == "senders":
         return SENDERS_TABLE
-    return NAT_TABLE if family == "inet" and set_name.startswith(NAT_SETS) else TABLE
+    if family == "inet" and set_name.startswith(SHARED):
+        return shares_table(set_name.removeprefix(SHARED))
+    if family == "inet" and set_name in FORWARD_SETS:
+        return FORWARD_TABLE
+    is_nat = family == "inet" and (set_name.startswith(NAT_SETS) or set_name in NAT_LINKS)
+    return NAT_TABLE if is_nat else TABLE
 
 
+UNROUTED = "unrouted"
+"""The chain that that of a bridge goes to."""
 PORT_CHAIN = "port-"
 """What the name of the chain of a guest's port starts with."""
 
@@ -33,9 +52,18 @@ def port_table(ifname: str) -> str:
     return f"{TABLE}-{_identifier(ifname)}"
 
 
-def shares_table(nat: str) -> str:
-    """The name of the table for one declared NAT."""
-    return f"{SHARES_TABLE}-{_identifier(nat)}"
+SHARED = "shared-"
+"""What the name of the set of the taps whose guests a table of shares limits starts with; the table's follows."""
+
+
+def shares_table(name: str) -> str:
+    """The name of the table for one declared NAT, or, with a slash at the end of its name, for one network."""
+    return f"{SHARES_TABLE}-{_identifier(name)}"
+
+
+def shared_set(name: str) -> str:
+    """The name of the set of taps in that table."""
+    return SHARED + _identifier(name)
 
 
 def _identifier(name: str) -> str:
@@ -156,7 +184,7 @@ class NftElement(Resource):
     @property
     def guest_tap(self) -> str:
         """The tap that only a guest's filter has this element for; "" for any other element."""
-        return self.links[0] if self.set in OF_TAPS else ""
+        return self.links[0] if self.set in OF_TAPS and self.value != UNROUTED else ""
 
     @staticmethod
     def table_of_key(key: str) -> str:
@@ -193,9 +221,9 @@ class NftElement(Resource):
 
 @dataclass(frozen=True)
 class NftChain(NftElement):
-    """The base chain of a guest's port, which sees what the guest sends before bridge and routing do: an element of the netdev
-    table, whose `value` is the chain of all such ports that it goes to. Before Linux 6.16 it goes with the tap; since then it
-    stays, and is there for a new tap of that name."""
+    """The base chain of a guest's port, which sees what the guest sends before bridge and routing do, or of a bridge: an element
+    of the netdev table, whose `value` is the chain that it goes to. Before Linux 6.16 it goes with its link; since then it stays,
+    and is there for a new link of that name."""
 
     kind = "nft-chain"
 
@@ -215,6 +243,11 @@ class NftChain(NftElement):
     @cached
     def name(self) -> str:
         return PORT_CHAIN + _identifier(self.link)
+
+    @property
+    def order(self) -> float:
+        # The bridge may be made with its first guest.
+        return Device.rank + 1 if self.value == UNROUTED else self.rank
 
     @property
     def goes_with_link(self) -> bool:

@@ -117,7 +117,8 @@ UNREACHABLE = 0
 
 @dataclass(frozen=True)
 class Rule(Resource):
-    """A policy rule: packets `from` or `to` a subnet look up `table`, or are unreachable (UNREACHABLE)."""
+    """A policy rule: packets `from` or `to` a subnet look up `table`, or are unreachable (UNREACHABLE); with a `mark`, of one
+    bit, only those whose mark has it."""
 
     priority: int
     selector: str
@@ -126,10 +127,12 @@ class Rule(Resource):
     """UNREACHABLE (0, which is no table's number): the kernel drops the packets and answers that it can't reach their
     destination."""
     proto: int = field(default=PROTO, compare=False)
+    mark: int = 0
 
     kind = "rule"
     rank = 60
     marked = True
+    later = frozenset(("mark",))
 
     @property
     def family(self) -> int:
@@ -137,11 +140,11 @@ class Rule(Resource):
 
     @cached
     def key(self) -> str:
-        return self.key_of(self.priority, self.selector, self.subnet, self.table)
+        return self.key_of(self.priority, self.selector, self.subnet, self.table, self.mark)
 
     @staticmethod
-    def key_of(priority: int, selector: str, subnet: str, table: int) -> str:
-        return f"rule {priority} {selector} {subnet} {table}"
+    def key_of(priority: int, selector: str, subnet: str, table: int, mark: int = 0) -> str:
+        return f"rule {priority} {selector} {subnet} {table}" + _marked(mark)
 
     @property
     def drawn_in(self) -> tuple[str | int, ...]:
@@ -153,13 +156,17 @@ class Rule(Resource):
 
     def _words(self) -> str:
         action = f"lookup {self.table}" if self.table else "unreachable"
-        return f"{self.selector} {self.subnet} {action} pref {self.priority} protocol {self.proto}"
+        return f"{self.selector} {self.subnet}{_marked(self.mark)} {action} pref {self.priority} protocol {self.proto}"
 
     def set_command(self, have: Self | None) -> str:
         return f"{ip(self.subnet)} rule add {self._words()}"
 
     def unset_command(self) -> str:
         return f"{ip(self.subnet)} rule del {self._words()}"
+
+
+def _marked(mark: int) -> str:
+    return f" fwmark {mark:#x}/{mark:#x}" if mark else ""
 
 
 @dataclass(frozen=True)
