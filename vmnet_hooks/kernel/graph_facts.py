@@ -120,7 +120,7 @@ def _tables(rules: Iterable[Rule], routes: Iterable[Route]) -> list[Table]:
     """Return the tables that rules of ours look up, with our routes in them, by number."""
     words: dict[int, dict[tuple[int, str], list[str]]] = {}
     for rule in rules:
-        if rule.ours and rule.table:
+        if rule.ours and rule.table and not rule.mark:
             words.setdefault(rule.table, {}).setdefault((rule.priority, rule.subnet), []).append(rule.selector)
     rows: dict[int, list[tuple[str, str, str]]] = {}
     for route in routes:

@@ -7,6 +7,7 @@ this when there is something to say.
 import ctypes
 import errno
 import os
+import threading
 
 from ..errors import KernelError, exhausted
 from .free_files import are_free
@@ -14,6 +15,10 @@ from .free_files import are_free
 FILES = 4
 """Files that a transaction may open: a socket for the names of links, and the names of protocols. The library calls exit(3) where
 it can't."""
+
+_ALONE = threading.Lock()
+"""The library keeps its list of the host's links for all contexts together (libnftables 1.0.6, src/iface.c): one thread
+frees it under another's feet, and the process dies."""
 
 JSON = 1 << 4
 """The flag of `Context.run` for output as JSON."""
@@ -47,7 +52,8 @@ class Context:
         if not are_free(FILES):
             raise KernelError(f"nftables: {exhausted(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))}")
         self._lib.nft_ctx_output_set_flags(self._ctx, flags)
-        failed = self._lib.nft_run_cmd_from_buffer(self._ctx, statements.encode())
+        with _ALONE:
+            failed = self._lib.nft_run_cmd_from_buffer(self._ctx, statements.encode())
         output = self._lib.nft_ctx_get_output_buffer(self._ctx).decode()
         error = self._lib.nft_ctx_get_error_buffer(self._ctx).decode()
         return output, (error.strip() or "failed") if failed else ""

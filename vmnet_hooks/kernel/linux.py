@@ -8,11 +8,12 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 from .. import values
 from ..errors import ConflictError, KernelError, exhausted
-from ..model.facts import DefaultRoute, Host, Link
+from ..model.facts import DefaultRoute, Host, Link, Listener, Server, WayTo
 from ..model.objects import FORWARDING_GATE, KINDS, Route
 from ..model.plan import Plan
 from ..model.resource import ALIAS, IFB, MAIN_TABLE, Resource
@@ -30,7 +31,7 @@ RESERVED = 6
 """File descriptors that are needed at the same time, at most, to take changes back: a setting's file, the sockets of nftables
 and its library, and what an import opens."""
 
-_RTPROT_RA = 9
+_RTPROT_KERNEL, _RTPROT_RA = 2, 9
 _ABSENT = (errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL)
 
 
@@ -185,7 +186,9 @@ class Kernel:
         router6 = sysctl.read(FORWARDING_GATE) == "1"
         addresses = {name: self._addresses(found[name]) for name in ports if name in found}
         machine, ifb = _machine(), self._has_ifb()
-        return Host(found, ipv6, ra_links, rp_filter, router6, addresses, _vlans(), machine=machine, ifb=ifb)
+        return Host(
+            found, ipv6, ra_links, rp_filter, router6, addresses, _vlans(), machine=machine, ifb=ifb, fdb_limit=_limits_fdb()
+        )
 
     def _has_ifb(self) -> bool:
         """Whether the kernel has ifb. Raises KernelError."""
@@ -289,6 +292,57 @@ class Kernel:
             return None
         return tuple(address for address in self.netlink.addresses(self.netlink.index(ifname)) if address.startswith("fe80:"))
 
+    def holders(self, addresses: Iterable[str]) -> dict[str, str]:
+        """The link that has each of the host's own among the addresses. Raises KernelError."""
+        # Few hosts forward ports, here and below.
+        from . import listeners
+
+        try:
+            return listeners.holders(self.netlink, addresses)
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+
+    def listeners(self) -> frozenset[Listener]:
+        """The host's sockets that listen. Raises KernelError."""
+        from . import listeners  # See above.
+
+        try:
+            return listeners.listeners()
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+
+    def ways_to(self, subnet: values.Subnet, link: str) -> list[WayTo]:
+        """The routes of the main table to some of a subnet, and those of addresses of the host's with a wider subnet, by other
+        links than `link`. Raises KernelError."""
+        found = []
+        family = wire.AF_INET if subnet.version == 4 else wire.AF_INET6
+        try:
+            for route in self.netlink.routes(family, MAIN_TABLE, 0, 0):
+                there = ip_network(route.dst) if route.oif and "/" in route.dst else None
+                if there is None or not there.prefixlen or not there.overlaps(subnet):
+                    continue
+                if (there.prefixlen >= subnet.prefixlen or route.proto == _RTPROT_KERNEL) and (
+                    name := self.netlink.name(route.oif)
+                ) != link:
+                    found.append(WayTo(str(there), name))
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+        return found
+
+    def server(self, name: str, addresses: Sequence[str]) -> Server:
+        """What the server of a network depends on; `addresses` are those at which it serves DNS. Raises KernelError."""
+        # Few networks have one.
+        from . import dnsmasq
+
+        try:
+            return dnsmasq.facts(name, addresses)
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
+
+    def filters_bridges(self) -> bool:
+        """Whether bridged packets pass the chains of IP (br_netfilter)."""
+        return any(sysctl.read(f"net/bridge/bridge-nf-call-{name}") == "1" for name in ("iptables", "ip6tables"))
+
     def seen(self) -> "dict[str, Seen]":
         """Every link by name, and as `all` the settings of all links together. Raises KernelError."""
         # Only `check` asks, here and below.
@@ -361,6 +415,13 @@ def _load(module: str, *settings: str) -> None:
         os.waitpid(os.posix_spawnp("modprobe", ["modprobe", "-q", module, *settings], os.environ), 0)
     except OSError:
         return
+
+
+@cache
+def _limits_fdb() -> bool:
+    """Whether bridges have fdb_max_learned. A kernel without it takes the attribute and does nothing."""
+    major, minor = (int(word) for word in os.uname().release.replace("-", ".").replace("+", ".").split(".")[:2])
+    return (major, minor) >= (6, 7)
 
 
 def _machine() -> str:

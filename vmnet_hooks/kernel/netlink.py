@@ -287,7 +287,7 @@ class Netlink(Socket):
         return self._makes[kind]
 
     def set_port_flag(self, index: int, name: str, on: bool) -> None:
-        """Set or clear a flag of a bridge port, `isolated` or `guard`."""
+        """Set or clear a flag of a bridge port, `isolated`, `guard`, `hairpin` or `learning`."""
         self.change(wire.SETLINK, wire.port_flag(index, name, on))
 
     def change_vlans(self, verb: str, index: int, own: bool, first: int, last: int, untagged: bool) -> None:

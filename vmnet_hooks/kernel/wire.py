@@ -22,7 +22,7 @@ Items = Mapping[int, "bytes | Items"]
 """Attributes by number."""
 
 _LINK = Struct("=BxHiII")
-_VLAN, _VLAN_FLAGS = Struct("=HH"), Struct("=H")
+_VLAN, _VLAN_FLAGS, _VID = Struct("=HH"), Struct("=H"), Struct("=H")
 ADDRESS = Struct("=BBBBI")
 NEIGHBOUR = Struct("=BxxxiHBB")
 ROUTE = Struct("=BBBBBBBBI")
@@ -40,12 +40,13 @@ GROUP_IPV4_ADDRESS, GROUP_IPV4_ROUTE, GROUP_IPV4_RULE, GROUP_IPV4_NETCONF = 5, 7
 GROUP_IPV6_ADDRESS, GROUP_IPV6_ROUTE, GROUP_IPV6_RULE, GROUP_IPV6_NETCONF = 9, 11, 19, 25
 
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO = 1, 3, 4, 10, 12
-_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_EXT_MASK, _IFLA_NUM_TX_QUEUES = 18, 20, 26, 29, 31
+_IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_AF_SPEC, _IFLA_GROUP, _IFLA_EXT_MASK, _IFLA_NUM_TX_QUEUES = 18, 20, 26, 27, 29, 31
 _BRIDGE_FLAGS, _BRIDGE_VLAN_INFO, _SELF = 0, 2, 2
 _PVID, _UNTAGGED, _RANGE_BEGIN, _RANGE_END = 2, 4, 8, 16
 _INFO_KIND, _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 1, 2, 4, 5
-_BR_VLAN_FILTERING, _BOND_PRIMARY = 7, 11
-_BRPORT_FLAGS = {"guard": 5, "isolated": 33}
+_BR_VLAN_FILTERING, _BR_FDB_MAX_LEARNED, _BOND_PRIMARY = 7, 49, 11
+_BRPORT_STATE = 1
+_BRPORT_FLAGS = {"hairpin": 4, "guard": 5, "learning": 8, "isolated": 33}
 # For statistics, which we do not read, the kernel adds up counters of all processors.
 _SKIP_STATS = INT.pack(1 << 3)
 # Indices into the arrays of values: linux/ip.h (which counts from 1) and linux/ipv6.h.
@@ -55,12 +56,12 @@ _SETTINGS = (
 )
 _INET6_ADDR_GEN_MODE = 8
 AF_BRIDGE = 7
-UP, LOWER_UP = 1, 0x10000
+UP, _RUNNING, LOWER_UP = 1, 0x40, 0x10000
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PROTO = 1, 2, 4, 11
-NDA_DST, NDA_LLADDR, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 8, 12
-USE, PROXY = 1, 8
-INCOMPLETE, PERMANENT = 1, 0x80
+NDA_DST, NDA_LLADDR, _NDA_VLAN, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 5, 8, 12
+USE, _MASTER, PROXY, EXT_LEARNED, STICKY = 1, 4, 8, 0x10, 0x40
+INCOMPLETE, NOARP, PERMANENT = 1, 0x40, 0x80
 RTA_DST, _RTA_SRC, _RTA_IIF, RTA_OIF, _RTA_GATEWAY, RTA_PRIORITY, _RTA_PREFSRC, RTA_TABLE = 1, 2, 3, 4, 5, 6, 7, 15
 _RTA_METRICS, _RTAX_MTU, _RTA_MULTIPATH, _RTA_VIA = 8, 2, 9, 18
 _FAMILY = Struct("=H")
@@ -73,8 +74,9 @@ KEPT = {2: "local", 3: "broadcast", 4: "anycast"}
 ONLINK = 4
 _LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
 FRA_DST, FRA_SRC, FRA_PRIORITY, FRA_TABLE, _FRA_PROTOCOL = 1, 2, 6, 15, 21
+FRA_MARK, _FRA_MASK = 10, 16
 # Selectors other than a subnet: marks, interfaces, l3mdev, users, protocols, ports, tunnels; in newer kernels DSCP, flow labels.
-_FRA_OTHERS = frozenset((3, 10, 12, 17, 19, 20, 22, 23, 24, 25, 26, 27, 28, 29))
+_FRA_OTHERS = frozenset((3, 12, 17, 19, 20, 22, 23, 24, 25, 26, 27, 28, 29))
 _TO_TABLE, _UNREACHABLE = 1, 7
 _ACTIONS = (_TO_TABLE, _UNREACHABLE)
 
@@ -95,6 +97,7 @@ class LinkMessage:
     data: bytes
     port: bytes
     families: bytes
+    group: int = 0
 
     @property
     def settings(self) -> dict[tuple[str, str], str]:
@@ -112,12 +115,26 @@ class LinkMessage:
         return found
 
     def port_flag(self, name: str) -> bool | None:
-        """A flag of a bridge port, `isolated` or `guard`; None for other links."""
+        """A flag of a bridge port, `isolated`, `guard`, `hairpin` or `learning`; None for other links."""
         return any(attributes(self.port).get(_BRPORT_FLAGS[name], b"")) if self.port else None
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether a bridge has disabled a port with `guard` that it could use: a BPDU came from it. One that is not up, or has no
+        carrier, is disabled too; the bridge has noticed when the link is no longer RUNNING."""
+        able = UP | LOWER_UP | _RUNNING
+        state = attributes(self.port).get(_BRPORT_STATE, b"") if self.port and self.flags & able == able else b""
+        return state[:1] == b"\0" and bool(self.port_flag("guard"))
 
     @property
     def vlan_filtering(self) -> bool:
         return self.kind == "bridge" and any(attributes(self.data).get(_BR_VLAN_FILTERING, b""))
+
+    @property
+    def learned_limit(self) -> int | None:
+        """How many MACs a bridge learns, 0 without a limit; None for other links, and before Linux 6.7."""
+        found = attributes(self.data).get(_BR_FDB_MAX_LEARNED) if self.kind == "bridge" else None
+        return None if found is None else INT.unpack(found)[0]
 
     @property
     def primary(self) -> int:
@@ -139,14 +156,15 @@ class RouteMessage(NamedTuple):
 
 
 class RuleMessage(NamedTuple):
-    """A policy rule in RTM_NEWRULE and RTM_DELRULE that selects by one subnet alone: `selector` is from or to. With table 0 the
-    packets are unreachable."""
+    """A policy rule in RTM_NEWRULE and RTM_DELRULE that selects by one subnet: `selector` is from or to. With table 0 the packets
+    are unreachable. With a `mark` that is not 0, it selects by that, too; the mask is the same."""
 
     priority: int
     selector: str
     subnet: str
     table: int
     proto: int
+    mark: int = 0
 
 
 # --- attributes ------------------------------------------------------------------------------------------------------------
@@ -217,6 +235,7 @@ def link_of(data: bytes) -> LinkMessage:
         info.get(_INFO_DATA, b""),
         info.get(_INFO_PORT_DATA, b"") if text(info.get(_INFO_PORT_KIND, b"")) == "bridge" else b"",
         items.get(_IFLA_AF_SPEC, b""),
+        INT.unpack(items.get(_IFLA_GROUP, bytes(4)))[0],
     )
 
 
@@ -227,7 +246,7 @@ def link_body(index: int, ifname: str = "") -> bytes:
 
 
 def link_change(index: int, items: Items, up: bool | None = None) -> bytes:
-    """Encode a change of a link: attributes, which `mtu`, `address`, `master`, `name` and `primary` make, and its state."""
+    """Encode a change of a link: attributes, which the functions below make, and its state."""
     flags, change = (0, 0) if up is None else (UP if up else 0, UP)
     return body(_LINK.pack(0, 0, index, flags, change), items)
 
@@ -240,6 +259,11 @@ def mtu(value: int) -> Items:
 def address(mac: str) -> Items:
     """Encode a link's MAC."""
     return {_IFLA_ADDRESS: _mac(mac)}
+
+
+def group(number: int) -> Items:
+    """Encode a link's group."""
+    return {_IFLA_GROUP: INT.pack(number)}
 
 
 def master(index: int) -> Items:
@@ -257,6 +281,11 @@ def primary(index: int) -> Items:
     return {_IFLA_LINKINFO: {_INFO_KIND: b"bond", _INFO_DATA: {_BOND_PRIMARY: INT.pack(index)}}}
 
 
+def learned_limit(most: int) -> Items:
+    """Encode how many MACs a bridge learns; 0 for no limit."""
+    return {_IFLA_LINKINFO: {_INFO_KIND: b"bridge", _INFO_DATA: {_BR_FDB_MAX_LEARNED: INT.pack(most)}}}
+
+
 def impossible_link(kind: str) -> bytes:
     """Encode a new link with more queues to send by than the kernel allows (4,096)."""
     items: Items = {_IFLA_NUM_TX_QUEUES: INT.pack(0xFFFF), _IFLA_LINKINFO: {_INFO_KIND: kind.encode()}}
@@ -264,7 +293,7 @@ def impossible_link(kind: str) -> bytes:
 
 
 def port_flag(index: int, name: str, on: bool) -> bytes:
-    """Encode a flag of a bridge port, `isolated` or `guard`."""
+    """Encode a flag of a bridge port, `isolated`, `guard`, `hairpin` or `learning`."""
     inner = {_BRPORT_FLAGS[name]: b"\1" if on else b"\0"}
     return body(_LINK.pack(AF_BRIDGE, 0, index, 0, 0), {_IFLA_PROTINFO: inner})
 
@@ -359,6 +388,20 @@ def neighbour_address(data: bytes) -> str:
     """Return the address of an RTM_NEWNEIGH that has a MAC; "" if it has none."""
     items = attributes(data, 12)
     return inet_ntop(data[0], items[NDA_DST]) if NDA_LLADDR in items and NDA_DST in items else ""
+
+
+def port_mac(index: int, mac: str, vid: int = 0, state: int = 0, flags: int = 0) -> bytes:
+    """Encode the entry of a MAC that a bridge has at a port; with `vid`, in that VLAN."""
+    items = {NDA_LLADDR: _mac(mac)}
+    if vid:
+        items[_NDA_VLAN] = _VID.pack(vid)
+    return body(NEIGHBOUR.pack(AF_BRIDGE, index, state, flags | _MASTER, 0), items)
+
+
+def port_of_mac(data: bytes) -> tuple[int, int, int]:
+    """Decode the body of an RTM_NEWNEIGH of a bridge: the index of the link that the MAC is at, the entry's state and flags."""
+    _, index, state, flags, _ = NEIGHBOUR.unpack_from(data)
+    return index, state, flags
 
 
 # --- routes and rules ------------------------------------------------------------------------------------------------------
@@ -464,18 +507,22 @@ def rules_body(family: int) -> bytes:
 
 
 def rules_of(data: bytes, family: int) -> list[RuleMessage]:
-    """Decode the body of an RTM_NEWRULE of a family: one rule if it selects by one subnet alone, else none."""
+    """Decode the body of an RTM_NEWRULE of a family: one rule if it selects by one subnet, and by nothing but a mark
+    besides, else none."""
     here, to_length, from_length, _, table, _, _, action, _ = ROUTE.unpack_from(data)
     items = attributes(data, 12)
     if here != family or _FRA_OTHERS & items.keys() or (to_length and from_length) or action not in _ACTIONS:
         return []
     found = []
+    mark, mask = (INT.unpack(items[key])[0] if key in items else 0 for key in (FRA_MARK, _FRA_MASK))
+    if mark != mask:
+        return []
     for selector, key, length in (("from", FRA_SRC, from_length), ("to", FRA_DST, to_length)):
         if packed := items.get(key):
             priority, target = (INT.unpack(items[k])[0] if k in items else 0 for k in (FRA_PRIORITY, FRA_TABLE))
             proto = items.get(_FRA_PROTOCOL, b"\0")[0]
             target = 0 if action == _UNREACHABLE else target or table
-            found.append(RuleMessage(priority, selector, f"{inet_ntop(family, packed)}/{length}", target, proto))
+            found.append(RuleMessage(priority, selector, f"{inet_ntop(family, packed)}/{length}", target, proto, mark))
     return found
 
 
@@ -497,6 +544,7 @@ def rule_body(rule: RuleMessage) -> bytes:
         FRA_SRC if is_from else FRA_DST: inet_pton(family, host),
         FRA_PRIORITY: INT.pack(rule.priority),
         **({FRA_TABLE: INT.pack(rule.table)} if rule.table else {}),
+        **({FRA_MARK: INT.pack(rule.mark), _FRA_MASK: INT.pack(rule.mark)} if rule.mark else {}),
         _FRA_PROTOCOL: bytes((rule.proto,)),
     }
     action = _TO_TABLE if rule.table else _UNREACHABLE

@@ -6,6 +6,7 @@ The settings of links are in the dump of links: a file for each would take longe
 import os
 from collections.abc import Iterator, Sequence
 
+from ..model.resource import PROTO
 from ..model.world import Question, Seen, Way
 from . import wire
 from .netlink import Netlink, NetlinkError
@@ -74,8 +75,13 @@ def ways(netlink: Netlink, questions: Sequence[Question]) -> list[Way]:
 def policy(netlink: Netlink, version: int, table: int) -> list[int]:
     """Return the priorities of all rules of an IP version that lead to a table, whatever they select by."""
     family = wire.AF_INET6 if version == 6 else wire.AF_INET
-    rules = (wire.target_of(data) for data in netlink.dump(wire.GETRULE, wire.rules_body(family)))
-    return sorted(priority for priority, target in rules if target == table)
+    found = []
+    for data in netlink.dump(wire.GETRULE, wire.rules_body(family)):
+        priority, target = wire.target_of(data)
+        # Those of ours by a mark are for answers on forwarded ports.
+        if target == table and not any(rule.mark and rule.proto == PROTO for rule in wire.rules_of(data, family)):
+            found.append(priority)
+    return sorted(found)
 
 
 def _told(netlink: Netlink, answers: Sequence[bytes | NetlinkError], names: dict[int, str]) -> Iterator[Way]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ...model.objects import NftChain, NftElement, NftTable
-from ...model.resource import NAT_SETS, TABLE
+from ...model.resource import FORWARD_MAPS, NAT_SETS, TABLE
 from ...model.ruleset import GUESTS
 from ..netlink import NETLINK_NETFILTER, Socket, messages
 from ..objects.nft import (
@@ -90,8 +90,8 @@ def _elements(table: str, body: bytes) -> set[str]:
     items = attributes(body, NFGENMSG.size)
     name = text(items.get(LIST_SET, b""))
     family = table.split()[1]
-    if name.startswith(NAT_SETS) or name == "closed":
-        # The interface does not come first; there are few elements, one for each network.
+    if name.startswith(NAT_SETS) or name in ("closed", "reached", "fenced", "admitted_groups", *FORWARD_MAPS):
+        # The interface does not come first; there are few elements.
         return {NftElement.key_of(family, name)}
     return {NftElement.key_of(family, name, f'"{tap}"') for tap in _taps(items.get(LIST_ELEMENTS, b""))}
 

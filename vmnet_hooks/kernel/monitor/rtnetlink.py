@@ -7,7 +7,7 @@ from _socket import AF_INET, AF_INET6, NETLINK_ROUTE, inet_ntop
 from contextlib import closing
 
 from ...model.objects import LinkAttribute, Neighbour, ProxyNeighbour, Route, Rule, Sysctl
-from ...model.objects.bridge import FdbEntry
+from ...model.objects.bridge import FdbEntry, PortMac
 from ...model.resource import PROTO
 from .. import wire
 from ..netlink import REPLACE, Netlink, Socket, messages
@@ -19,6 +19,7 @@ from ..wire import (
     DELROUTE,
     DELRULE,
     FRA_DST,
+    FRA_MARK,
     FRA_PRIORITY,
     FRA_SRC,
     FRA_TABLE,
@@ -31,6 +32,7 @@ from ..wire import (
     NEWLINK,
     NEWNEIGH,
     NEWROUTE,
+    NOARP,
     PERMANENT,
     PROXY,
     ROUTE,
@@ -55,7 +57,6 @@ _GROUPS = (
     *(wire.GROUP_IPV4_ADDRESS, wire.GROUP_IPV4_ROUTE, wire.GROUP_IPV4_RULE, wire.GROUP_IPV4_NETCONF),
     *(wire.GROUP_IPV6_ADDRESS, wire.GROUP_IPV6_ROUTE, wire.GROUP_IPV6_RULE, wire.GROUP_IPV6_NETCONF),
 )
-_NOARP = 0x40
 _NEWNETCONF = 80
 _NETCONFA_IFINDEX, _NETCONFA_FORWARDING, _NETCONFA_RP_FILTER, _NETCONFA_PROXY_NEIGH = 1, 2, 3, 5
 _IFINDEX_ALL = -1
@@ -135,6 +136,7 @@ class RtnetlinkMonitor:
         self._links[link.index] = link
         if before is None or before.name != link.name:
             found.links.add(link.name)
+            found.made.add(link.name)
             if before:
                 found.links.add(before.name)
                 found.gone.add((link.index, before.name))
@@ -149,13 +151,14 @@ class RtnetlinkMonitor:
 
     def _judge_neighbour(self, kind: int, body: bytes, found: Suspects) -> None:
         family, index, state, flags, _ = NEIGHBOUR.unpack_from(body)
-        if family == AF_BRIDGE and (kind == NEWNEIGH or not state & (PERMANENT | _NOARP)):
-            # Learned entries come and go by themselves.
+        if family == AF_BRIDGE and not state & (NOARP if kind == NEWNEIGH else PERMANENT | NOARP):
+            # Learned entries come and go by themselves. One that is added may be in the place of a static one of ours.
             return
         items = attributes(body, NEIGHBOUR.size)
         for name in self._named(index):
             if family == AF_BRIDGE and NDA_LLADDR in items:
-                found.keys.add(FdbEntry.key_of(name, items[NDA_LLADDR].hex(":")))
+                entry = PortMac if state & NOARP else FdbEntry
+                found.keys.add(entry.key_of(name, items[NDA_LLADDR].hex(":")))
             elif family in _VERSIONS and NDA_DST in items:
                 kept = ProxyNeighbour if flags & PROXY else Neighbour
                 found.keys.add(kept.key_of(name, inet_ntop(family, items[NDA_DST])))
@@ -212,6 +215,7 @@ def _judge_rule(body: bytes, found: Suspects) -> None:
     priority = INT.unpack(items[FRA_PRIORITY])[0] if FRA_PRIORITY in items else 0
     if FRA_TABLE in items:
         table = INT.unpack(items[FRA_TABLE])[0]
+    mark = INT.unpack(items[FRA_MARK])[0] if FRA_MARK in items else 0
     for selector, number, length in (("from", FRA_SRC, src_length), ("to", FRA_DST, dst_length)):
         if number in items:
-            found.keys.add(Rule.key_of(priority, selector, f"{inet_ntop(family, items[number])}/{length}", table))
+            found.keys.add(Rule.key_of(priority, selector, f"{inet_ntop(family, items[number])}/{length}", table, mark))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...model.objects import LinkAttribute
+from ...model.objects.link import SHUT
 from .. import wire
 from ..netlink import View
 from . import Edge
@@ -27,6 +28,8 @@ class LinkAttributes(Edge[LinkAttribute]):
         match want.name:
             case "mtu":
                 netlink.set_link(index, wire.mtu(int(want.value)))
+            case "group":
+                netlink.set_link(index, wire.group(int(want.value)))
             case "address":
                 netlink.set_link(index, wire.address(want.value))
             case "master":
@@ -38,15 +41,20 @@ class LinkAttributes(Edge[LinkAttribute]):
                 from .. import checksums
 
                 checksums.switch(want.ifname, want.value == "on")
+            case "fdb_max_learned":
+                netlink.set_link(index, wire.learned_limit(int(want.value)))
             case "no_linklocal_learn":
                 # Of bridges alone.
                 from .. import sysfs
 
                 sysfs.write(want.ifname, _NO_LINKLOCAL_LEARN, want.value)
-            case "isolated" | "guard":
+            case "isolated" | "guard" | "hairpin" | "learning":
                 netlink.set_port_flag(index, want.name, want.value == "on")
             case "state":
-                netlink.set_link(index, up=want.value == "up")
+                if want.value == "up" and have and have.value == SHUT:
+                    # The bridge looks at the port anew.
+                    netlink.set_link(index, up=False)
+                netlink.set_link(index, up=want.value != "down")
             case "lladdr":
                 wanted, have_now = want.addresses, {a for a in netlink.addresses(index) if a.startswith("fe80:")}
                 # New before old: a process killed in between leaves both, which `covers` accepts and `released_by` finds.
@@ -56,8 +64,8 @@ class LinkAttributes(Edge[LinkAttribute]):
                     netlink.delete_address(index, address)
 
     def unset(self, have: LinkAttribute, view: View) -> None:
-        if have.name in ("isolated", "guard", "master"):
-            self.set(LinkAttribute(have.ifname, have.name, "" if have.name == "master" else "off"), have, view)
+        if (value := have.without) is not None:
+            self.set(LinkAttribute(have.ifname, have.name, value), have, view)
 
 
 def _value(want: LinkAttribute, link: wire.LinkMessage, view: View) -> str | None:
@@ -66,11 +74,16 @@ def _value(want: LinkAttribute, link: wire.LinkMessage, view: View) -> str | Non
             return str(link.mtu)
         case "address":
             return link.address
+        case "group":
+            return str(link.group)
         case "state":
+            if link.is_shut and (bridge := view.netlink.link_at(link.master)) and bridge.flags & wire.UP:
+                # One that is down itself has disabled all of its ports.
+                return SHUT
             return "up" if link.flags & wire.UP else "down"
         case "master":
             return view.netlink.name(link.master)
-        case "isolated" | "guard":
+        case "isolated" | "guard" | "hairpin" | "learning":
             flag = link.port_flag(want.name)
             return None if flag is None else "on" if flag else "off"
         case "primary":
@@ -80,6 +93,8 @@ def _value(want: LinkAttribute, link: wire.LinkMessage, view: View) -> str | Non
             from .. import checksums
 
             return "on" if checksums.are_left_to(want.ifname) else "off"
+        case "fdb_max_learned":
+            return None if (limit := link.learned_limit) is None else str(limit)
         case "no_linklocal_learn":
             # Of bridges alone.
             from .. import sysfs

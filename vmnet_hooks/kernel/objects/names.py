@@ -19,17 +19,17 @@ class TableNames(Edge[TableName]):
         _write(want)
 
     def unset(self, have: TableName, view: View) -> None:
-        if _text(have.path) in ("", have.text):
+        if content(have.path) in ("", have.text):
             _remove(have.path)
 
     def ours(self, view: View) -> Iterator[TableName]:
-        paths = (f"{TableName.DIRECTORY}/{file}" for file in _files(TableName.DIRECTORY))
+        paths = (f"{TableName.DIRECTORY}/{file}" for file in files(TableName.DIRECTORY))
         yield from filter(None, map(_table_name, paths))
 
 
 class HostNames(Edge[HostName]):
     def read(self, wanted: Sequence[HostName], view: View) -> Iterable[HostName]:
-        return [_host_name(want.ifname, text) for want in wanted if (text := _text(want.path)) is not None]
+        return [_host_name(want.ifname, text, want.network) for want in wanted if (text := content(want.path)) is not None]
 
     def set(self, want: HostName, have: HostName | None, view: View) -> None:
         _write(want)
@@ -38,15 +38,17 @@ class HostNames(Edge[HostName]):
         _remove(have.path)
 
     def ours(self, view: View) -> Iterator[HostName]:
-        # The folder is ours alone.
-        for file in _files(HostName.DIRECTORY):
-            if (text := _text(f"{HostName.DIRECTORY}/{file}")) is not None:
-                yield _host_name(file, text)
+        # The folders are ours alone.
+        for network in ("", *files(HostName.OF_NETWORKS)):
+            folder = HostName("", "", (), network).folder
+            for file in files(folder):
+                if (text := content(f"{folder}/{file}")) is not None:
+                    yield _host_name(file, text, network)
 
 
 def _rows(path: str) -> Iterator[tuple[int, str]]:
     """Yield the numbers and names in a file, as iproute2 reads it. An admin's own file that has the name serves as well."""
-    for line in (_text(path) or "").splitlines():
+    for line in (content(path) or "").splitlines():
         words = line.partition("#")[0].split()
         try:
             yield int(words[0], 0), words[1]
@@ -56,7 +58,7 @@ def _rows(path: str) -> Iterator[tuple[int, str]]:
 
 def _table_name(path: str) -> TableName | None:
     """What a file says, if it is as we write it: one line, NUMBER NAME, in the file of that name."""
-    text = _text(path) or ""
+    text = content(path) or ""
     number, _, name = text.strip().partition(" ")
     if not (number.isascii() and number.isdecimal()):
         return None
@@ -66,23 +68,23 @@ def _table_name(path: str) -> TableName | None:
 
 def _is_foreign(path: str) -> bool:
     """Whether another wrote a file. An empty one is ours: a process was killed before it had written."""
-    return bool(_text(path)) and _table_name(path) is None
+    return bool(content(path)) and _table_name(path) is None
 
 
-def _host_name(ifname: str, text: str) -> HostName:
+def _host_name(ifname: str, text: str, network: str) -> HostName:
     rows = [line.split() for line in text.splitlines()]
     names = {row[1] for row in rows if len(row) == 2}
-    return HostName(ifname, ",".join(sorted(names)), tuple(row[0] for row in rows if row))
+    return HostName(ifname, ",".join(sorted(names)), tuple(row[0] for row in rows if row), network)
 
 
-def _files(folder: str) -> list[str]:
+def files(folder: str) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
         return []
 
 
-def _text(path: str) -> str | None:
+def content(path: str) -> str | None:
     """What a file holds; None if there is no such file."""
     try:
         with open(path, errors="replace") as file:
@@ -92,11 +94,12 @@ def _text(path: str) -> str | None:
 
 
 def _write(name: TableName | HostName) -> None:
-    os.makedirs(name.DIRECTORY, exist_ok=True)
+    folder = os.path.dirname(name.path)
+    os.makedirs(folder, exist_ok=True)
     with open(name.path, "w") as file:
         file.write(name.text)
     # Others read them: iproute2 for all users, dnsmasq. Our umask is our caller's.
-    for path, bits in ((name.DIRECTORY, 0o755), (name.path, 0o644)):
+    for path, bits in ((folder, 0o755), (name.path, 0o644)):
         os.chmod(path, bits)
 
 

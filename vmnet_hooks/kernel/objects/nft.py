@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import re
-from _socket import AF_INET, inet_ntop, inet_pton
+from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import KernelError, one_line
 from ...model.objects import NftChain, NftElement, NftTable, table_of
-from ...model.objects.nft import PORT_CHAIN
 from ...model.plan import Change, Plan
-from ...model.resource import NAT_SETS, SHARES_TABLE, TABLE
+from ...model.resource import FORWARD_MAPS, NAT_SETS, SHARES_TABLE, TABLE
 from ...model.ruleset import TABLES
 from ..netlink import CREATE, NETLINK_NETFILTER, NetlinkError, Socket, View
-from ..wire import NFGENMSG, Items, attributes, body, family_of, text, values
+from ..wire import INT, NFGENMSG, Items, attributes, body, family_of, text, values
 from . import Edge
 
 if TYPE_CHECKING:
@@ -54,14 +53,21 @@ _GOTO, _APPEND = -4, 0x800
 LIST_SET, LIST_ELEMENTS = 2, 3
 _LIST_ELEM, ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END, DATA_VALUE = 1, 1, 2, 10, 1
 _PROTOCOLS = {"ipv6": 10}
+_TRANSPORTS = {"tcp": 6, "udp": 17, "sctp": 132}
+_SIZES = {"vrrp4": 4, "lladdrs": 6, "chaddrs": 6}
+"""Bytes of the numbers in the keys of sets; 16 in all others."""
+_EXITS = ("exits4", "exits6")
+_LINKS = ("passages", "bridged", "hairpins", "translated4", "translated6", "admitted")
+"""The sets of pairs of links."""
+_GROUPED = ("ways", "reached", "entries", "fenced", "admitted_groups", *_EXITS)
+"""Sets with groups of links in their keys: decimal numbers."""
 INTERVALS = ("masquerade", "prefixes", "snat", "target_prefixes")
 """Sets of intervals that libnftables is asked about: few guests need one. Each network with role host has an element of
 `senders`, which is a map of intervals too."""
 
-_OF_PORT = PORT_CHAIN.encode()
 _COMMENT = 0
 _MARK = "vmnet-hooks "
-_STATELESS, _JSON = 1 << 1, 1 << 4  # The library is loaded where it is needed.
+_STATELESS, _JSON = 1 << 2, 1 << 4  # The library is loaded where it is needed.
 _LISTING_PAYS = 24
 """Elements of one set from which one listing is faster than a look-up each, whose cost does not depend on the set's size."""
 _BATCH = 200
@@ -180,7 +186,16 @@ class Nft:
         return rules(self._asking(), family, table, chain)
 
     def apply(self, plan: Plan) -> None:
-        """Make all changes as one transaction, or none. Raises KernelError."""
+        """Make all changes as one transaction, or none; and end connections to forwarded ports that lead elsewhere now. Raises
+        KernelError."""
+        self._apply(plan)
+        if moved := [change for change in plan if getattr(change.subject, "set", "") in FORWARD_MAPS]:
+            # Few hosts forward ports.
+            from ..conntrack import forget_moved
+
+            forget_moved([(change.subject, change.want) for change in moved])  # type: ignore[misc]
+
+    def _apply(self, plan: Plan) -> None:
         steps = _elements(plan)
         if steps and _change_elements(self._asking(), steps):
             return
@@ -279,14 +294,32 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     if isinstance(key, dict) and "elem" in key:
         key = key["elem"]["val"]
     items = key["concat"] if isinstance(key, dict) and "concat" in key else [key]
+    if name in _GROUPED:
+        parts = [str(item) if isinstance(item, int) else f'"{item}"' for item in items]
+        if name in _EXITS:
+            parts[-1] = items[-1]
+        return NftElement(family, name, tuple(parts))
+    if name in FORWARD_MAPS:
+        return _forward_from_json(family, name, items, value)
     parts = [_text(item) for item in items]
+    if name in _LINKS:
+        return NftElement(family, name, tuple(f'"{part}"' for part in parts))
     if name == "closed":
         return NftElement(family, name, tuple(parts), str(value))
-    # The interface comes first, except in the sets of NAT: subnet . interface. Neighbours are addresses alone.
-    position = 1 if name.startswith(NAT_SETS) else -1 if name.startswith("known") else 0
+    # The interface comes first, except in the sets of NAT: subnet . interface.
+    position = 1 if name.startswith(NAT_SETS) else 0
     subnets = name.startswith(("masquerade", "prefixes", "senders", "snat"))
     parts = [f'"{part}"' if at == position else _spelled(part, subnets) for at, part in enumerate(parts)]
     return NftElement(family, name, tuple(parts), str(value))
+
+
+def _forward_from_json(family: str, name: str, items: Sequence[Any], value: Any) -> NftElement:
+    """Where there is no /etc/protocols, nft prints their numbers."""
+    address, protocol, port = items
+    names = {number: each for each, number in _TRANSPORTS.items()}
+    ports = "-".join(map(str, port["range"])) if isinstance(port, dict) else str(port)
+    to = [_spelled(str(item), False) for item in (value["concat"] if isinstance(value, dict) else [value])]
+    return NftElement(family, name, (_spelled(address, False), names.get(protocol, protocol), ports), " . ".join(to))
 
 
 # --- by netlink ---------------------------------------------------------------------------------------------------------
@@ -300,17 +333,36 @@ def read_table(socket: Socket, want: NftTable) -> NftTable | None:
     try:
         named = body(header, {TABLE_NAME: name})
         table = attributes(socket.get(_GETTABLE, named), 4)
-        rules = [attributes(data, 4) for data in socket.dump(GETRULE, named)]
-        # The kernel filters rules by table, but not chains.
-        chains = [attributes(data, 4) for data in socket.dump(_GETCHAIN, header)]
+        found = (_rules_of_chains if want.family == "netdev" else _all_rules)(socket, want, header, name)
     except NetlinkError as error:
         if error.code == errno.ENOENT:
             return None
         raise KernelError(f"nft list table {want.family} {want.name}: {os.strerror(error.code)}") from None
-    counted = Counter([rule[RULE_CHAIN] for rule in rules if rule[TABLE_NAME] == name])
-    names = [c[CHAIN_NAME] for c in chains if c[TABLE_NAME] == name and not c[CHAIN_NAME].startswith(_OF_PORT)]
-    found = sorted([(text(chain), counted[chain]) for chain in names])
     return NftTable(want.family, want.body, tuple(found), want.name, _version(table.get(_TABLE_USERDATA, b"")))
+
+
+def _all_rules(socket: Socket, want: NftTable, header: bytes, name: bytes) -> list[tuple[str, int]]:
+    """Return the chains of a table, each with the number of its rules."""
+    rules = [attributes(data, 4) for data in socket.dump(GETRULE, body(header, {TABLE_NAME: name}))]
+    # The kernel filters rules by table, but not chains.
+    chains = [attributes(data, 4) for data in socket.dump(_GETCHAIN, header)]
+    counted = Counter([rule[RULE_CHAIN] for rule in rules if rule[TABLE_NAME] == name])
+    return sorted([(text(c[CHAIN_NAME]), counted[c[CHAIN_NAME]]) for c in chains if c[TABLE_NAME] == name])
+
+
+def _rules_of_chains(socket: Socket, want: NftTable, header: bytes, name: bytes) -> list[tuple[str, int]]:
+    """Return those chains of a table that are wanted: of this family, each guest has one."""
+    found = []
+    for chain, _ in want.rules:
+        try:
+            socket.get(_GETCHAIN, body(header, {TABLE_NAME: name, CHAIN_NAME: chain.encode() + b"\0"}))
+        except NetlinkError as error:
+            if error.code != errno.ENOENT:
+                raise
+            continue
+        there = socket.dump(GETRULE, body(header, {TABLE_NAME: name, RULE_CHAIN: chain.encode() + b"\0"}))
+        found.append((chain, len(list(there))))
+    return found
 
 
 def _version(userdata: bytes) -> str:
@@ -341,7 +393,7 @@ def _read_element(socket: Socket, want: NftElement) -> NftElement | None:
         if bounds != [_interval_start(want), end]:
             return None
     value = attributes(there[_ELEM_DATA])[DATA_VALUE] if _ELEM_DATA in there else b""
-    return NftElement(want.family, want.set, want.parts, inet_ntop(AF_INET, value) if value else "")
+    return NftElement(want.family, want.set, want.parts, _value_of(want.set, value) if value else "")
 
 
 def _change_elements(socket: Socket, steps: Sequence[tuple[NftElement, bool]]) -> bool:
@@ -424,7 +476,7 @@ def _encoded(element: NftElement, with_value: bool = True) -> bytes:
     if end := _interval_end(element):
         item[_ELEM_KEY_END] = {DATA_VALUE: end}
     if element.value and with_value:
-        item[_ELEM_DATA] = {DATA_VALUE: inet_pton(AF_INET, element.value)}
+        item[_ELEM_DATA] = {DATA_VALUE: b"".join([_packed(part, element.set) for part in element.value.split(" . ")])}
     names = {
         TABLE_NAME: table_of(element.family, element.set).encode() + b"\0",
         LIST_SET: element.set.encode() + b"\0",
@@ -432,14 +484,24 @@ def _encoded(element: NftElement, with_value: bool = True) -> bytes:
     return body(NFGENMSG.pack(FAMILIES[element.family], 0, 0), {**names, LIST_ELEMENTS: {_LIST_ELEM: item}})
 
 
+def _value_of(name: str, data: bytes) -> str:
+    """Return the value of an element of a map, an address or an address and a port, from its bytes."""
+    size = 16 if name in FORWARD_MAPS and name.endswith("6") else 4
+    address = inet_ntop(AF_INET if size == 4 else AF_INET6, data[:size])
+    return f"{address} . {int.from_bytes(data[size : size + 2], 'big')}" if len(data) > size else address
+
+
 def _interval_start(element: NftElement) -> bytes:
     """Return the key of an element, the first one if it contains a prefix."""
-    return b"".join([_packed(part.partition("/")[0], element.set) for part in element.parts])
+    ends = "-" if element.set in FORWARD_MAPS else "/"
+    return b"".join([_packed(part.partition(ends)[0], element.set) for part in element.parts])
 
 
 def _interval_end(element: NftElement) -> bytes:
     """Return the last key of an element whose key contains a prefix; b"" for others."""
     last = element.parts[-1]
+    if element.set in FORWARD_MAPS and "-" in last:
+        return b"".join([_packed(part, element.set) for part in (*element.parts[:-1], last.partition("-")[2])])
     if "/" not in last:
         return b""
     return b"".join([*map(_packed, element.parts[:-1]), ip_network(last).broadcast_address.packed])
@@ -451,8 +513,13 @@ def _packed(part: str, name: str = "") -> bytes:
         return part[1:-1].encode().ljust(16, b"\0")
     if part in _PROTOCOLS:
         return bytes((_PROTOCOLS[part], 0, 0, 0))
+    if part in _TRANSPORTS:
+        return bytes((_TRANSPORTS[part], 0, 0, 0))
+    if part.isdecimal():
+        return pack(">H2x", int(part)) if name in FORWARD_MAPS else INT.pack(int(part))
     if part.startswith("0x"):
-        return int(part, 16).to_bytes(4 if name == "vrrp4" else 16, "big")
+        size = _SIZES.get(name, 16)
+        return int(part, 16).to_bytes(size, "big") + bytes(-size % 4)
     if part.count(":") == 5 and len(part) == 17:
         return bytes.fromhex(part.replace(":", "")) + bytes(2)
     return inet_pton(family_of(part), part)

@@ -1,12 +1,13 @@
 """Routes and policy rules in rtnetlink's words."""
 
+import errno
 from _socket import AF_INET, AF_INET6
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...model.objects import Route, Rule
 from ...model.resource import MAIN_TABLE, PROTO
 from .. import wire
-from ..netlink import View
+from ..netlink import NetlinkError, View
 from . import Edge
 
 _FAMILY = {4: AF_INET, 6: AF_INET6}
@@ -51,7 +52,13 @@ class Routes(Edge[Route]):
         return None
 
     def set(self, want: Route, have: Route | None, view: View) -> None:
-        view.netlink.set_route(_encoded(want, view), replace=have is not None)
+        try:
+            view.netlink.set_route(_encoded(want, view), replace=have is not None)
+        except NetlinkError as error:
+            if not have or error.code != errno.EEXIST:
+                raise
+            # With an address, the kernel makes its route, beside one of ours to the same subnet.
+            view.netlink.delete_route(_encoded(have, view))
 
     def unset(self, have: Route, view: View) -> None:
         view.netlink.delete_route(_encoded(have, view))
@@ -114,7 +121,7 @@ def _rules(family: int, view: View) -> list[Rule]:
 
 
 def _encoded_rule(rule: Rule) -> wire.RuleMessage:
-    return wire.RuleMessage(rule.priority, rule.selector, rule.subnet, rule.table, rule.proto)
+    return wire.RuleMessage(rule.priority, rule.selector, rule.subnet, rule.table, rule.proto, rule.mark)
 
 
 EDGES: Mapping[str, Edge] = {Route.kind: Routes(), Rule.kind: Rules()}

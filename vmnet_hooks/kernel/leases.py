@@ -1,0 +1,49 @@
+"""What dnsmasq has leased, from its files: a line for each lease; those of IPv6 come after one with the server's identifier."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..errors import KernelError
+from ..model.objects.dnsmasq import Dnsmasq
+
+_DUID = re.compile(r"00:(?:01:00:01(?::[0-9a-f]{2}){4}|03:00:01)((?::[0-9a-f]{2}){6})", re.ASCII)
+"""A client identifier that has a MAC in it (RFC 8415, 11.2 and 11.4)."""
+_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)
+
+
+class Lease(NamedTuple):
+    """A lease. `expires` is in seconds since the epoch, 0 if it never does. By IPv6, `mac` is what the client names in its
+    identifier, "" if nothing; no filter holds it to that."""
+
+    address: str
+    mac: str
+    name: str
+    expires: int
+
+
+def of(network: str, now: float) -> list[Lease]:
+    """Return what is leased to guests of a network; nothing if it has no server. Raise KernelError."""
+    path = Dnsmasq.leases_of(network)
+    try:
+        with open(path, errors="replace") as file:
+            return [lease for lease in parsed(file.read()) if lease.expires == 0 or lease.expires > now]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise KernelError(f"{path}: {error.strerror}; use sudo") from None
+
+
+def parsed(text: str) -> Iterator[Lease]:
+    """Yield the leases of a file. Other lines are left out."""
+    for line in text.splitlines():
+        words = line.split(" ")
+        if len(words) < 5 or not (words[0].isascii() and words[0].isdecimal()):
+            continue
+        address, name = words[2], "" if words[3] == "*" else words[3]
+        if ":" not in address:
+            mac = words[1] if _MAC.fullmatch(words[1]) else ""
+        else:
+            found = _DUID.fullmatch(words[4])
+            mac = found[1].removeprefix(":") if found else ""
+        yield Lease(address, mac, name, int(words[0]))
