@@ -13,7 +13,11 @@ from ..errors import ConflictError, InputError
 from ..model.declaration import Config, Declared, Network
 from ..model.facts import Host
 from ..model.guest import Claim, Domain, Vif
-from ..model.resource import Resource
+from ..model.objects import NftElement
+from ..model.resource import FORWARD_MAPS, Resource
+from ..model.service import Service
+from ..networks import reach
+from ..services import SERVICES
 
 Bound = tuple[Vif, Network]
 
@@ -69,12 +73,14 @@ def bind_nic(vif: Vif, network: Network, config: Config, where: str) -> Vif:
     """Return a claimed NIC as it is on the network, its addresses checked and completed. Raise InputError, for the claim at
     `where`, if the network can't have it."""
     roles = vif.roles if vif.roles is not None else network.options.get("roles", ())
-    # No filter drops what the others send; frames to link-local groups are dropped without one.
-    roles = tuple(role for role in roles if vif.filter or role == "switch")
+    # Without a filter nothing drops what servers and queriers send.
+    roles = tuple(role for role in roles if vif.filter or role in ("switch", "router"))
     vif = network.mode.bind(replace(vif, roles=roles), network, where)
     reserved = network.mode.reserved(vif, network, config.links)
     if taken := next((address for address in vif.addresses if address in reserved), ""):
         raise InputError(f"{where}: {taken} is {reserved[taken]}; choose another address")
+    for service in offered(network):
+        service.bind(vif, network, where)
     return vif
 
 
@@ -152,6 +158,26 @@ def _translating(part: Declared, config: Config) -> Iterator[Declared]:
         yield from (nat for nat in config.nats if any(values.overlap(nat["subnet"], subnet) for subnet in subnets))
 
 
+def offered(network: Network) -> list[Service]:
+    """Return the services that a network offers. The files of others are not loaded."""
+    return [SERVICES[name] for name in SERVICES if network.options.get(name) is not None]
+
+
+def has_server(network: Network) -> bool:
+    """Return whether a network has a server, which is up even without a guest."""
+    return any(service.has_server(network) for service in offered(network))
+
+
+def comes_up_alone(network: Network) -> bool:
+    """Return whether `vmnet-hook up NETWORK` brings up a network that has no guest."""
+    return network.mode.brings_up_alone or has_server(network)
+
+
+def starts_with_host(network: Network) -> bool:
+    """Return whether `vmnet-hook up` without names does."""
+    return comes_up_alone(network) and network.mode.starts_with_host(network)
+
+
 def compose(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:
     """Return every resource that one NIC needs, by key, those that it shares with its network included."""
     return {**compose_part(network, host), **compose_vif(vif, network, host)}
@@ -159,13 +185,24 @@ def compose(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:
 
 def compose_vif(vif: Vif, network: Network, host: Host) -> dict[str, Resource]:
     """Return what one NIC needs besides what `compose_part` has for its network."""
-    return {resource.key: resource for resource in network.mode.vif_resources(vif, network, host)}
+    found = {resource.key: resource for resource in network.mode.vif_resources(vif, network, host)}
+    for service in offered(network):
+        found.update((resource.key, resource) for resource in service.vif_resources(vif, network, host))
+    if host.forwards.parts:
+        from ..links import forward  # Few guests have one.
+
+        found.update((resource.key, resource) for resource in forward.vif_resources(vif, network, host))
+    return found
 
 
 def withheld(vif: Vif, network: Network, resources: Mapping[str, Resource]) -> dict[str, Resource]:
     """Return those of a NIC's resources that attract its traffic: a guest that still runs elsewhere must not have them yet."""
     attracts = network.mode.attracts
-    return {key: resource for key, resource in resources.items() if attracts(resource, vif, network)}
+    return {key: r for key, r in resources.items() if attracts(r, vif, network) or _is_forwarded(r)}
+
+
+def _is_forwarded(resource: Resource) -> bool:
+    return isinstance(resource, NftElement) and resource.set in FORWARD_MAPS
 
 
 def in_phase(phase: str, vif: Vif, network: Network, resources: Mapping[str, Resource]) -> dict[str, Resource]:
@@ -177,7 +214,11 @@ def in_phase(phase: str, vif: Vif, network: Network, resources: Mapping[str, Res
 def compose_part(part: Declared, host: Host) -> dict[str, Resource]:
     """Return the resources of a part of the host alone: of a network without any guest (a router node), of a link, of a NAT."""
     _check_names(part, host)
-    return {resource.key: resource for resource in map(_once, part.resources(host))}
+    found = {resource.key: resource for resource in map(_once, part.resources(host))}
+    if isinstance(part, Network):
+        for service in offered(part):
+            found.update((resource.key, resource) for resource in map(_once, service.network_resources(part, host)))
+    return found
 
 
 def _once(resource: Resource) -> Resource:
@@ -199,10 +240,12 @@ def _uncompared(kind: type[Resource]) -> list[str]:
 
 def _check_names(part: Declared, host: Host) -> None:
     """Raise ConfigError for an alternative name: an interface that had two names would be two interfaces to us."""
-    for name in (*part.links(), *part.stands_on()):
+    reached = reach.links(part) if isinstance(part, Network) else ()
+    for name in (*part.links(), *part.stands_on(), *reached):
         link = host.links.get(name)
         if link and link.name not in ("", name):
             option = next((key for key, value in part.options.items() if name == value or name in _items(value)), "")
+            option = option or ("reach" if name in reached else "")
             raise part.error(option, f"{name} is an alternative name of {link.name}; write {link.name}")
 
 

@@ -179,11 +179,14 @@ class _Reading:
         while True:
             self._drop_dependents()
             networks = {part.name: part for part in self.found.values() if isinstance(part, Network)}
-            parts = {key: part for key, part in self.found.items() if not isinstance(part, Network)}
+            rest = {key: part for key, part in self.found.items() if not isinstance(part, Network)}
+            parts = {key: part for key, part in rest.items() if not (part.kind.goes_with_guest or part.kind.is_of_agent)}
+            forwards = {key: part for key, part in rest.items() if part.kind.goes_with_guest}
+            ddns = {key: part for key, part in rest.items() if part.kind.is_of_agent}
             for network in networks.values():
                 for part in implied(network):
                     parts.setdefault(part.id, part)
-            declared = Config(networks, directory, parts, tuple(self.errors), self.broken, tuple(self.hints))
+            declared = Config(networks, directory, parts, tuple(self.errors), self.broken, tuple(self.hints), forwards, ddns)
             try:
                 check_together(declared)
             except Refusal as error:
@@ -216,7 +219,7 @@ def _first(part: Declared, links: Container[str]) -> str:
 def check_together(declared: Config) -> None:
     """Raise ConfigError if parts that are right by themselves contradict each other."""
     by_section: dict[str, list[Declared]] = {}
-    for part in (*declared.networks.values(), *declared.parts.values()):
+    for part in (*declared.networks.values(), *declared.parts.values(), *declared.forwards.values(), *declared.ddns.values()):
         by_section.setdefault(part.kind.section, []).append(part)
     for parts in by_section.values():
         parts[0].kind.check_together(parts, declared)

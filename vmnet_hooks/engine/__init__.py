@@ -5,7 +5,7 @@ transaction  work a transaction out;  apply: carry it out, undo it, remove what 
 parts        declared parts of the host as owners;  owners: what owners in the records shall have
 guests       plug and unplug NICs;  migration: cut a guest over that comes in
 host         bring parts up and down;  takeover: guard a bridge that takes over a live port
-names        give a tap its name again
+names        give a tap its name again;  forwards: what forwarded ports depend on, and whether they work
 check        compare configuration, records and kernel;  world: ask what of the world keeps it from working
 claims       compare what claims say now with what running guests were given
 repair       remove the differences;  healing: the agent's share of that
@@ -28,6 +28,7 @@ from ..model.owner import GuestOwner, Nic
 from ..model.plan import Plan
 from ..model.resource import Resource
 from ..model.ruleset import CLOSED6
+from ..networks import reach
 from ..records.store import Store
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Kernel(Protocol):
     def is_underway(self, port: str) -> bool: ...
     def obstacle(self, port: str, bridge: str) -> str: ...
     def lladdrs(self, ifname: str) -> tuple[str, ...] | None: ...
+    def holders(self, addresses: Iterable[str]) -> Mapping[str, str]: ...
+    def listeners(self) -> frozenset[facts.Listener]: ...
+    def server(self, name: str, addresses: Sequence[str]) -> facts.Server: ...
+    def filters_bridges(self) -> bool: ...
+    def ways_to(self, subnet: values.Subnet, link: str) -> list[facts.WayTo]: ...
     def seen(self) -> "Mapping[str, Seen]": ...
     def ways(self, questions: "Sequence[Question]") -> "list[Way]": ...
     def policy(self, version: int, table: int) -> list[int]: ...
@@ -125,6 +131,8 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
     hinted = [part for part in config.hints if isinstance(part, Network)]
     ports += [name for network in networks for name in network.mode.addressed(network) if name in names]
     host = kernel.host(names, ports)
+    if reached := {name for network in networks for name in reach.links(network)} - host.links.keys():
+        host = replace(host, links={**kernel.host(tuple(reached)).links, **host.links})
     masters = [link.master for name in dict.fromkeys(ports) if (link := host.links.get(name))]
     if outer := [master for master in masters if master and master not in host.links]:
         host = replace(host, links={**kernel.host(outer).links, **host.links})
@@ -135,6 +143,7 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         links={**host.links, **_unbridged(session, names, host)},
         router6=_forwards6(session, host),
         parts=parts,
+        networks=config.networks,
         vids={part.name: config.vids_on(part.name) for part in parts.values()},
         nats=(*config.nats, *(part for part in config.hints if part.kind.translates)),
         adoptions=_adoptions(session, members, host, adopt) if members else {},
@@ -143,7 +152,17 @@ def gather(session: Session, links: Iterable[str], adopt: bool = False) -> facts
         shared_uplinks=_shared_uplinks(session, host),
         uplinks6=frozenset(name for network in (*networks, *hinted) for name in network.mode.links6(network)),
         bare6=_bare6(session, host),
+        servers={network.name: found for network in networks if (found := _server(session, network, parts))},
     )
+
+
+def _server(session: Session, network: Network, parts: Mapping[str, Declared]) -> facts.Server | None:
+    """What the server of a network on one of these parts depends on; None if it has none."""
+    part = parts.get(network.mode.bridge_of(network))
+    if part is None or not compose.has_server(network):
+        return None
+    addresses = [str(own.ip) for own in part.options.get("addresses") or ()]
+    return session.kernel.server(network.name, addresses if network.options.get("dns") is not None else ())
 
 
 def _shared_uplinks(session: Session, host: facts.Host) -> frozenset[str]:

@@ -148,8 +148,12 @@ def _verify(kernel: Kernel, changes: Plan) -> None:
     # Elements are in the kernel if their transaction was accepted.
     changed = [w for w in last.values() if w is not None and not isinstance(w, NftElement) and not (lost and w.link in lost)]
     current = kernel.read(changed)
+    moved = {change.subject.link for change in changes if change.subject.takes_along}
     for resource in changed:
         have = current.get(resource.key)
+        if have is None and resource.goes_with_master and resource.link in moved:
+            # What it was before was put back while the link was still a port.
+            continue
         if have is None or not resource.covers(have):
             found = f" ({resource.difference(have)})" if have else ""
             raise KernelError(

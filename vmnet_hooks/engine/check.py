@@ -61,6 +61,10 @@ def _differences(session: Session, domain: str, gone: Collection[str], running: 
         drifts += claims.unannounced(session, owner, running)
     drifts += claims.differences(session, living, running, domain)
     drifts += world.differences(session, living, claimed, tuple(drifts), domain)
+    if session.config.forwards:
+        from . import forwards  # Few hosts have any.
+
+        drifts += forwards.differences(session, living, domain)
     if not domain:
         found = orphans(session, claimed)
         taps, stays = left_to_guests(session, found)
@@ -176,7 +180,9 @@ def is_declared(config: Config, resource: Resource) -> bool:
     links = {name for part in declared for name in part.kind.makes(part)}
     if isinstance(resource, NftTable):
         return any(resource.name in part.kind.tables(part) for part in declared)
-    return resource == CLOSED6 or bool(links & {*_links(resource)})
+    # A server is on no link, but serves one.
+    there = _links(resource) or resource.drawn_in
+    return resource == CLOSED6 or not links.isdisjoint(there)
 
 
 def hazards(session: Session) -> list[str]:
@@ -202,5 +208,11 @@ def hazards(session: Session) -> list[str]:
             f"this kernel has no ifb: checksums are not finished before the filters of network {checked[0]} judge, and guests "
             "can forge what these have approved; use a kernel with ifb, or accept it: "
             f'networks.{checked[0]}.checksums = "trusted"'
+        )
+    limited = [part.name for part in session.config.links.values() if part.options.get("fdb_max_learned")]
+    if limited and not session.kernel.host(()).fdb_limit:
+        found.append(
+            f"this kernel does not limit what a bridge learns: guests without a filter can fill the table of {limited[0]}; "
+            f"use Linux 6.7 or newer, or remove bridges.{limited[0]}.fdb_max_learned"
         )
     return found

@@ -261,6 +261,8 @@ def _changes(nic: Nic, vif: Vif, network: Network) -> list[str]:
         changes.append("its filter is to be " + ("on" if vif.filter else "off"))
     if nic.roles != (vif.roles or ()):
         changes.append(f"its roles are to be {', '.join(vif.roles or ('client',))}")
+    if nic.shares_mac != (vif.filter and not vif.is_alone):
+        changes.append("its MAC is " + ("no other link's any more" if vif.is_alone else "another link's of the guest, too"))
     if nic.network != network.name:
         changes.insert(0, f"is to be on network {network.name}, not {nic.network}")
     elif (nic.vlan, nic.tagged) != (vif.vlan, vif.tagged):
@@ -305,6 +307,7 @@ def _vif(session: Session, nic: Nic, known: Sequence[Nic]) -> Vif:
         nic.ifname,
         id="" if own == nic.mac else own,
         twin=next(iter(ids.values()), ""),
+        shares_mac=nic.shares_mac,
         mtu=nic.mtu,
         metric=nic.metric,
         port_mac=port_mac,

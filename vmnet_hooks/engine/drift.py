@@ -19,6 +19,7 @@ Kind = Literal[
     "not-up",  # what is declared, or what the owner stands on
     "unreached",  # the kernel sends packets from or to a guest elsewhere
     "hindered",  # what another program set keeps something of ours from working
+    "unregistered",  # a name at a DNS server that is not as it shall be
     "unconfirmed",  # a takeover
     "interrupted",  # a command
 ]

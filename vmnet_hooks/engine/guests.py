@@ -182,6 +182,10 @@ def _plug(
 ) -> Transaction:
     """`imagine` that taps exist which do not. `known` is what `_known` returned, `asked` what `_ask` did."""
     host = gather(session, [name for vif, network in bound for name in compose.links_of(vif, network)])
+    if session.config.forwards:
+        from . import forwards  # Few hosts have any.
+
+        host = forwards.seen(session, host, [vif for vif, _ in bound])
     wanted, needs = _needed(session, [network for _, network in bound], host)
     plugged: dict[str, compose.Bound] = {}
     for vif, network in bound:
@@ -197,6 +201,8 @@ def _plug(
     for identity, (vif, network) in plugged.items():
         twin = [nic_id(domain, vif.twin)] if vif.twin else []
         drop += _check_holders(session, domain, vif, network, [*plugged, *drop, *twin], is_same, incoming)
+        if not incoming and is_same is not is_another and _is_elsewhere(session, domain, vif, network, is_same):
+            vif = replace(vif, shares_mac=True)
         wants = {**shared[network.name], **compose.compose_vif(vif, network, host)}
         waits = incoming and bool(compose.withheld(vif, network, wants))
         owner = _owner(known.get(identity), domain, vif, network, frontend, host, waits, now)
@@ -316,6 +322,12 @@ def _check_holders(
         return "" if shares else f"{text}, which is the same guest: a route leads to one of the two; put both on a bridge"
 
     return _dead(session, ((holder, conflict(what, holder)) for what, holder in _holders(session.records, vif, network, but)))
+
+
+def _is_elsewhere(session: Session, domain: Domain, vif: Vif, network: Network, is_same: IsSame) -> bool:
+    """Whether the same guest has a NIC with the same MAC under another id: its device model's."""
+    others = session.records.nics(network=network.name, mac=vif.mac)
+    return any(nic.domain_id != domain.id and is_same(nic.domain_id) for nic in others)
 
 
 def _holders(records: Store, vif: Vif, network: Network, but: Sequence[str]) -> Iterator[tuple[str, Nic]]:

@@ -172,11 +172,11 @@ def _chosen(session: Session, names: Sequence[str]) -> list[Declared]:
     """The parts of these names; without any, all that stand on their own."""
     config = session.config
     if not names:
-        alone = [network for network in config.networks.values() if network.mode.brings_up_alone]
+        alone = [network for network in config.networks.values() if compose.starts_with_host(network)]
         return [*(part for part in config.parts.values() if not part.implied_by), *alone]
     chosen: list[Declared] = []
     for part in (part for name in names for part in config.find(name)):
-        if isinstance(part, Network) and not part.mode.brings_up_alone:
+        if isinstance(part, Network) and not compose.comes_up_alone(part):
             below = [parts.find(config, other) for other in compose.needs(part, config)]
             if not below:
                 raise part.mode.nothing_below(part)
@@ -201,12 +201,19 @@ def _changed(session: Session, transaction: Transaction) -> list[Owner]:
 
 
 def _undeclared(session: Session, wanted: Mapping[str, Sequence[str]]) -> list[str]:
-    """Ids of parts that are up, no longer declared, and needed by no guest and by none of the parts that are `wanted`."""
+    """Ids of parts that are up, no longer declared or no longer up without guests, and needed by no guest and by none of the
+    parts that are `wanted`."""
     names = [part.id for part in session.records.parts() if part.id not in wanted]
-    undeclared = [name for name in names if not parts.is_declared(session.config, name)]
+    undeclared = [name for name in names if not (parts.is_declared(session.config, name) and _comes_up(session, name))]
     needed = {other for others in wanted.values() for other in others}
     but = [*undeclared, *wanted]
     return [name for name in undeclared if name not in needed and not session.records.claimed_elsewhere(f"needs {name}", but)]
+
+
+def _comes_up(session: Session, name: str) -> bool:
+    """Whether a part that is up would come up now: a network may have had a server."""
+    part = session.config.part(name)
+    return not isinstance(part, Network) or compose.comes_up_alone(part)
 
 
 def _going(session: Session, names: Sequence[str]) -> tuple[list[Part], list[Part]]:

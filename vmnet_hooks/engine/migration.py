@@ -16,7 +16,6 @@ from ..kernel import announcement, conntrack
 from ..kernel.first_frame import FirstFrameSocket
 from ..model import plan
 from ..model.declaration import Config
-from ..model.objects import LinkAttribute, ProxyNeighbour, Route
 from ..model.owner import Nic, Owner
 from ..model.resource import Resource
 from ..model.ruleset import with_tables
@@ -148,7 +147,7 @@ def detach(owners: Sequence[Nic], declared: Config, asks: Callable[[], object] |
 def _await(owners: Sequence[Nic], declared: Config, asks: Callable[[], object] | None) -> None:
     ears = listeners((owner.ifname, owner.ifindex, owner.mac) for owner in owners)
     # While there is time for it: once the guest is heard, every millisecond counts.
-    engine.preload([kind.kind for kind in (LinkAttribute, ProxyNeighbour, Route)])
+    engine.preload(("link", "port-mac", "proxy", "route"))
     if not wait(ears, asks):
         return
     reason = ""

@@ -39,8 +39,15 @@ def _composed_nic(session: Session, nic: Nic) -> dict[str, Resource]:
     # The port's MAC as it was given: it is no part of the record of the NIC.
     found = session.records.recorded(LinkAttribute.key_of(nic.ifname, "address"))
     port_mac = found[0].value if found and isinstance(found[0], LinkAttribute) else ""
-    vif = network.mode.bind(replace(nic.vif, port_mac=port_mac), network, nic.domain)
+    # Older versions did not record it.
+    twins = session.records.nics(domain_id=nic.domain_id, mac=nic.mac)
+    shares_mac = nic.shares_mac or any(twin.id != nic.id for twin in twins)
+    vif = network.mode.bind(replace(nic.vif, port_mac=port_mac, shares_mac=shares_mac), network, nic.domain)
     host = gather(session, compose.links_of(vif, network))
+    if session.config.forwards:
+        from . import forwards  # Few hosts have any.
+
+        host = forwards.seen(session, host, [vif])
     return compose.in_phase(nic.phase, vif, network, compose.compose(vif, network, host))
 
 

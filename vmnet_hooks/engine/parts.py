@@ -11,6 +11,7 @@ from ..declared.configuration import RUNTIME
 from ..errors import ConfigError, MissingLink, VmnetError
 from ..model import facts
 from ..model.declaration import Config, Declared, Network
+from ..model.objects import Device
 from ..model.owner import ASKED_FOR, NEEDED, HostOwner, Owner, Part, part_label
 from ..model.resource import Resource
 from . import Session, gather
@@ -58,6 +59,7 @@ def composed(
         try:
             if lost := [other for other in below if other not in needs]:
                 raise part.error("", f"stands on {part_label(lost[0])}, which is not up")
+            check_subnet(session, part)
             wanted[owner] = compose.compose_part(part, host)
         except ConfigError as error:
             if failed is None:
@@ -94,6 +96,31 @@ def needed(session: Session, networks: Iterable[Network], host: facts.Host) -> C
         except VmnetError:
             pass
     return composed(session, links) if links else ({}, {})
+
+
+def check_subnet(session: Session, part: Declared) -> None:
+    """Raise ConfigError if the host has another way to a subnet that is to be a network's alone, whose bridge the part is."""
+    network = session.config.networks.get(part.implied_by)
+    if network is None or not part.kind.is_link:
+        return
+    for subnet in network.mode.exclusive(network):
+        for way in session.kernel.ways_to(subnet, network.mode.bridge_of(network)):
+            ours = _maker(session, way.link)
+            guests = [owner for owner in session.records.needing(ours.id) if owner.is_on_top] if ours else []
+            if ours and not is_declared(session.config, ours.id) and not guests:
+                # It goes with this change, or with the next `up`.
+                continue
+            remedy = f"choose another subnet, or remove that (ip{' -6' if subnet.version == 6 else ''} route)"
+            if ours:
+                remedy = f"choose another subnet, or stop the guests on {way.link} and run vmnet-hook down {ours.id}"
+            problem = f"{subnet} is the host's way to {way.destination} dev {way.link} already; {remedy}"
+            raise network.error(f"ipv{subnet.version}.subnet", problem)
+
+
+def _maker(session: Session, link: str) -> Owner | None:
+    """Return the part that made a link; None if it is not ours."""
+    key, records = Device.key_of(link), session.records
+    return next((owner for owner in records.of_host() if key in records.claimed(owner.id)), None)
 
 
 def _is_missing(session: Session, part: Declared, host: facts.Host) -> bool:

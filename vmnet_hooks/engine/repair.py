@@ -56,7 +56,9 @@ def repair(
         living = sorted(
             (owner for owner in known if owner not in dead and owner.id not in unnamed), key=partial(owners.depth, session)
         )
-        steps += [partial(_reapply, session, owner) for owner in living]
+        failed += _failed(steps)
+        failed += _reapply_each(session, living)
+        steps = []
         if not (domain or session.config.errors):
             # What no record has may be of a table with a mistake.
             steps.append(partial(_remove_orphans, session))
@@ -102,18 +104,38 @@ def _edits(
     return claims.edits(session, [owner for owner in known if owner not in dead], running, domain)
 
 
-def _reapply(session: Session, owner: Owner) -> None:
-    found = session.records.owners(id=owner.id)
-    if not found:
-        # A part that only a dead guest needed has gone with it.
-        return
-    part = session.config.part(owner.id)
-    if part and changes_by_up(part):
-        wanted, needs = with_tables(session.records.claims(owner.id)), session.records.needs(owner.id)
-    else:
-        wanted, needs = owners.wants(session, owner)[0], owners.needs(session, owner)
-    transaction = build(session, {owner: wanted}, (), {owner.id: needs})
-    apply.run(session, transaction, "repair")
+def _reapply_each(session: Session, living: Sequence[Owner]) -> list[str]:
+    """Set up again what each owner shall have. Returns why that failed.
+
+    What one guest shall have may be impossible while another of its network has what it had: the gateway of the whole network is
+    an address of the host's, say, and is elsewhere by now. So those of one network that fail are set up at once.
+    """
+    failed: dict[str, dict[Owner, str]] = {}
+    for owner in living:
+        for reason in _failed([partial(_reapply, session, [owner])]):
+            network = owner.network_in(session.config)
+            failed.setdefault(network.id if network else owner.id, {})[owner] = reason
+    left: list[str] = []
+    for together in failed.values():
+        if len(together) == 1 or _failed([partial(_reapply, session, list(together))]):
+            left += together.values()
+    return left
+
+
+def _reapply(session: Session, living: Sequence[Owner]) -> None:
+    """Set up again what these owners shall have, by one transaction."""
+    wanted, needs = {}, {}
+    for owner in living:
+        if not session.records.owners(id=owner.id):
+            # A part that only a dead guest needed has gone with it.
+            continue
+        part = session.config.part(owner.id)
+        if part and changes_by_up(part):
+            wanted[owner], needs[owner.id] = with_tables(session.records.claims(owner.id)), session.records.needs(owner.id)
+        else:
+            wanted[owner], needs[owner.id] = owners.wants(session, owner)[0], owners.needs(session, owner)
+    if wanted:
+        apply.run(session, build(session, wanted, (), needs), "repair")
 
 
 def _remove_orphans(session: Session) -> None:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .. import values
+from ..declared.compose import has_server
 from ..declared.configuration import RUNTIME
 from ..model.declaration import Declared, Network
-from ..model.objects import Address, Device, LinkAttribute, Route, Rule, Sysctl
+from ..model.objects import Address, Device, LinkAttribute, NftElement, Route, Rule, Sysctl
 from ..model.objects.bridge import Adoption
 from ..model.owner import Nic, Owner, nics, part_label
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.world import Question, Seen, Way
+from ..networks import reach
 from ..records import taken_down
 from . import Session, guests
 from .drift import Drift
@@ -51,6 +53,7 @@ def differences(
     astray = list(_ways(view))
     yield from astray
     yield from _ways_out(view, {(d.owner_id, d.resource.family) for d in astray if isinstance(d.resource, Route)})
+    yield from _closed(view)
     yield from _translated(view)
     yield from _next_hops(view)
     yield from _duplicates(view)
@@ -103,6 +106,16 @@ class _View:
         """The links with a default route, each with its IP version."""
         return {(route.link, route.version) for route in self.session.kernel.default_routes()}
 
+    def is_half(self, nic: Nic) -> bool:
+        """Whether another NIC has the same addresses: of two halves, the kernel takes packets from the one that its route leads
+        to."""
+        return any(self.held[address] > 1 for address in nic.addresses)
+
+    @cached_property
+    def held(self) -> Counter[str]:
+        """How many NICs have each address."""
+        return Counter(address for nic in self.nics.values() for address in nic.addresses)
+
     def network(self, nic: Nic) -> Network | None:
         return self.session.config.networks.get(nic.network)
 
@@ -145,7 +158,8 @@ def _absent(session: Session) -> Iterator[Declared]:
     command declared, and took down again, stays declared for the guests that still use a part of it."""
     up = {owner.id for owner in session.records.of_host()}
     config = session.config
-    alone = [network for network in config.networks.values() if network.mode.serves_others(network)]
+    there = [network for network in config.networks.values() if network.mode.starts_with_host(network)]
+    alone = [network for network in there if network.mode.serves_others(network) or has_server(network)]
     for part in (*(part for part in config.parts.values() if not part.implied_by), *alone):
         if (
             part.id in up
@@ -320,13 +334,11 @@ def _ways_out(view: _View, astray: Container[tuple[str, int]]) -> Iterator[Drift
     packets whose answers would go elsewhere. Where a rule sends packets is the admin's choice."""
     versions = {version for _, version in view.ways_to_the_world}
     asked: list[tuple[Question, Nic]] = []
-    held = Counter(address for nic in view.nics.values() for address in nic.addresses)
     for name, there in view.ways_in.items():
         for nic in there:
             if {name, nic.ifname} & view.lost[0] or not view.links[nic.ifname].carrier:
                 continue
-            if any(held[address] > 1 for address in nic.addresses):
-                # Of two halves of a NIC, the kernel takes packets from the one that its route leads to.
+            if view.is_half(nic):
                 continue
             network = view.network(nic)
             gateways: dict[int, str] = {
@@ -343,6 +355,74 @@ def _ways_out(view: _View, astray: Container[tuple[str, int]]) -> Iterator[Drift
             what = f"{question.source}: the kernel drops what the guest sends ({way.reason or way.type}); see {ip} rule"
             remedy = f"{ip} route get {question.address} from {question.source} iif {question.link}"
             yield Drift("unreached", what, remedy, nic.label, nic.id)
+
+
+def _closed(view: _View) -> Iterator[Drift]:
+    """Yield the networks whose guests' packets to the outside the host drops, as they leave by a link that the network does not
+    name; and links that a network reaches and that do not exist."""
+    asked = [*_from_taps(view), *_from_bridges(view)]
+    told = set()
+    for (question, owner, network), way in zip(asked, view.session.kernel.ways([q for q, *_ in asked]), strict=True):
+        version = values.version(question.address)
+        leads_out = way.type == "unicast" and not way.reason and (way.dev, version) in view.ways_to_the_world
+        if not leads_out or _passes(view, question.link, network.name, way.dev) or (owner.id, version) in told:
+            continue
+        told.add((owner.id, version))
+        what = f"what {network.label} sends to the outside leaves by {way.dev}, which it does not name, and is dropped"
+        remedy = f'add "link:{way.dev}" to reach of {network.label}, then vmnet-hook repair'
+        if network.options.get("out"):
+            ip = "ip -6 route" if version == 6 else "ip route"
+            remedy = f"correct out of {network.label}, then vmnet-hook repair; or the host's default route ({ip})"
+        if network.mode.beyond(network):
+            # Its gateway is elsewhere: a rule or a route of another program leads astray.
+            ip = "ip -6" if version == 6 else "ip"
+            remedy = f"{ip} rule; {ip} route get {question.address} from {question.source} iif {question.link}"
+        yield Drift("unreached", what, remedy, owner.label, owner.id)
+    for network in {nic.network: found for nic in view.nics.values() if (found := view.network(nic))}.values():
+        for link in reach.links(network):
+            if link not in view.links:
+                what = f"{link} does not exist, so that guests do not reach it"
+                yield Drift("hindered", what, f"create {link}, then vmnet-hook repair", network.label, network.id)
+
+
+_Asked = tuple[Question, Owner, Network]
+
+
+def _from_taps(view: _View) -> Iterator[_Asked]:
+    """Yield where each guest at a tap sends to the outside from."""
+    for nic in view.nics.values():
+        network = view.network(nic)
+        if network and _is_closed(view, nic.ifname) and view.links[nic.ifname].carrier and not view.is_half(nic):
+            for version, route in {route.family: route for route in view.routes.get(nic.ifname, ())}.items():
+                yield Question(nic.ifname, WORLD[version], route.dst.partition("/")[0]), nic, network
+
+
+def _from_bridges(view: _View) -> Iterator[_Asked]:
+    """Yield where guests on each bridge that the host routes for send to the outside from."""
+    found = {network.mode.bridge_of(network): network for nic in view.nics.values() if (network := view.network(nic))}
+    for bridge, network in found.items():
+        part = view.part_of(bridge) if bridge in view.links and _is_closed(view, bridge) else None
+        for text in view.links[bridge].addresses if part else ():
+            own = ipaddress.ip_interface(text.split()[-1])
+            guest = next((ip for ip in own.network.hosts() if ip != own.ip), None)
+            if part and guest:
+                yield Question(bridge, WORLD[own.version], str(guest)), part, network
+
+
+def _is_closed(view: _View, link: str) -> bool:
+    """Whether the host forwards only some of what it gets from a link of guests."""
+    closed, open_ = (NftElement.key_of("inet", name, f'"{link}"') for name in ("enclosed", "unbound"))
+    return closed in view.claimed and open_ not in view.claimed
+
+
+def _passes(view: _View, link: str, network: str, out: str) -> bool:
+    """Whether the host forwards from a link of guests of a network to another one."""
+    group = reach.group(network)
+    keys = [NftElement.key_of("inet", "passages", f'"{link}"', f'"{out}"'), NftElement.key_of("inet", "ways", f'"{out}"', group)]
+    if guest := view.nics.get(out):
+        other = reach.group(guest.network)
+        keys += [NftElement.key_of("inet", "reached", group, other), NftElement.key_of("inet", "entries", f'"{link}"', other)]
+    return any(key in view.claimed for key in keys)
 
 
 def _translated(view: _View) -> Iterator[Drift]:
@@ -442,7 +522,7 @@ def _astray(question: Question, route: Route, way: Way, view: _View) -> tuple[st
     if way.table == route.table:
         ours = way.dst != route.dst and Route.key_of(way.table, way.dst) in view.claimed
         return f"{what}; see {ip} route", asked if ours else f"{ip} route del {way.dst} dev {way.dev} table {table}"
-    ours = any(isinstance(resource, Rule) and resource.table == way.table for resource in view.claimed.values())
+    ours = any(isinstance(r, Rule) and r.table == way.table and not r.mark for r in view.claimed.values())
     rules = [] if ours else [n for n in view.session.kernel.policy(route.family, way.table) if 0 < n < _KERNELS_OWN]
     return f"{what}; see {ip} rule", f"{ip} rule del pref {rules[0]}" if rules else asked
 

@@ -6,13 +6,14 @@ own MAC: STP identifies bridges by it, and the host uses it towards guests of ot
 no frame from or to the shared MAC, and no ARP or ND about the shared addresses.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_interface as interface
 
 from .. import values
 from ..model.declaration import Config, Declared, Option
 from ..model.facts import Host, Link
 from ..model.objects import Address, Device, LinkAttribute, NftElement, Route, Sysctl
-from ..model.objects.bridge import FdbEntry, PortVlans
+from ..model.objects.bridge import FdbEntry, PortVlans, address_of
 from ..model.resource import MAIN_TABLE, Resource
 from ..model.ruleset import ARP, forwarding, guarded_port, port_table
 from . import link
@@ -32,6 +33,13 @@ OPTIONS = (
     Option("max_age", values.integer(6, 40), None, "seconds after which STP's last hello is no longer valid; default: 20", "6"),
     Option("priority", values.integer(0, 65535), None, "STP: the lowest becomes the root; default: 32768", "4096"),
     Option("ageing", values.integer(0, 1000000), None, "seconds that a learnt MAC is remembered; default: 300", "60"),
+    Option(
+        "fdb_max_learned",
+        values.integer(1, 2**32 - 1),
+        None,
+        "MACs that the bridge learns, of all ports together (Linux 6.7 or newer); default: no limit",
+        "4096",
+    ),
     Option(
         "group_fwd_mask", values.integer(0, 65528), None, "link-local groups to forward, one bit each: 0x4000 is LLDP", "0x4000"
     ),
@@ -156,6 +164,8 @@ class Bridge(link.LinkKind):
         yield from link.adoption(part, host)
         if part["pvid"]:
             yield link.own_vlans(part, host)
+        if part["fdb_max_learned"] and host.fdb_limit:
+            yield LinkAttribute(name, "fdb_max_learned", str(part["fdb_max_learned"]))
         if not part["tx_checksum"]:
             yield LinkAttribute(name, "tx", "off")
         # A bridge without a MAC of its own takes the lowest of its ports' MACs, and changes it as guests come and go.
@@ -165,9 +175,8 @@ class Bridge(link.LinkKind):
             yield from _gateway(part, host)
         else:
             yield from link.attributes(part, host, mac, host.adoptions.get(part.adopts))
-        subnets = [a.network for a in part["addresses"]]
-        nat = any(n["subnet"].version == s.version and n["subnet"].overlaps(s) for n in host.nats for s in subnets)
-        if part["forwarding"] or (part["forwarding"] is None and (part["anycast_gateway"] or nat)):
+        if forwards(part, host.nats):
+            subnets = [a.network for a in part["addresses"]]
             inside = gateway_link(part) if part["anycast_gateway"] else name
             for version in sorted({subnet.version for subnet in subnets} or {4}):
                 yield from forwarding(version, (name, inside) if inside != name else (name,), host)
@@ -200,6 +209,33 @@ def gateway_link(part: Declared) -> str:
 def gateway_mac(part: Declared) -> str:
     """Return the shared gateway's MAC: by default a locally administered one, the same on all nodes with the same `addresses`."""
     return part["gateway_mac"] or link.local_mac(",".join(sorted(str(a) for a in part["addresses"])))
+
+
+def translated(part: Declared, nats: Iterable[Declared]) -> list[Declared]:
+    """Return which of the declared NAT is of the subnets of a bridge."""
+    subnets = [address.network for address in part["addresses"]]
+    return [nat for nat in nats if any(values.overlap(nat["subnet"], subnet) for subnet in subnets)]
+
+
+def forwards(part: Declared, nats: Iterable[Declared]) -> bool:
+    """Return whether the host routes packets that arrive on a bridge; `nats` is all declared NAT."""
+    if part["forwarding"] is None:
+        return bool(part["anycast_gateway"] or translated(part, nats))
+    return bool(part["forwarding"])
+
+
+def not_routed(part: Declared) -> str:
+    """Return that the host does not route packets that arrive on a bridge, with the remedy."""
+    if part.implied_by:
+        return f"the host forwards nothing of networks.{part.implied_by}; choose another `forward` there"
+    return f"the host does not route for {part.label}; set forwarding = true there"
+
+
+def own_addresses(part: Declared, host: Host) -> list[values.IPAddress]:
+    """Return the host's own addresses on a bridge: declared, or taken over from a port."""
+    adopted = host.adoptions.get(part.adopts)
+    taken = [interface(address_of(item).split(" ")[0]) for item in adopted.addresses] if adopted else []
+    return list(dict.fromkeys(address.ip for address in (*part["addresses"], *taken) if not address.ip.is_link_local))
 
 
 def own_macs(part: Declared, existing: Link | None, host: Host) -> tuple[str, ...]:

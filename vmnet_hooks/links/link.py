@@ -13,7 +13,7 @@ from ..model.facts import Host
 from ..model.kind import Kind
 from ..model.objects import Address, Device, LinkAttribute, Route, Sysctl
 from ..model.objects.bridge import Adoption, PortVlans
-from ..model.resource import LOCAL_TABLE, MAIN_TABLE, Resource
+from ..model.resource import IFB, LOCAL_TABLE, MAIN_TABLE, Resource
 
 MIN_IPV6_MTU = 1280
 MAX_DEPTH = 8
@@ -175,6 +175,8 @@ class LinkKind(Kind):
     is_link = True
 
     def parse_name(self, name: str) -> str:
+        if name == IFB:
+            raise ValueError("is the link on which checksums are finished; choose another name")
         return values.ifname(name)
 
     def check(self, part: Declared) -> None:

@@ -68,7 +68,7 @@ class Translation(Kind):
         else:
             yield NftElement("inet", f"masquerade{version}", key)
         if part["connections"]:
-            yield shares(part.name, part["subnet"], part["connections"])
+            yield shares(part.name, part["connections"], [part["subnet"]])
         # Replies arrive on `out`.
         yield from forwarding(version, (part["out"],), host)
 

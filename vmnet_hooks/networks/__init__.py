@@ -7,11 +7,13 @@ from ..errors import ConfigError, one_line
 from ..model.declaration import Config, Declared, Network, Option, Required
 from ..model.kind import Kind, Registry, Row
 from ..model.mode import Mode
+from ..services import SERVICES
 
 MODES: Registry[Mode] = Registry(
     Row("routed", "vmnet_hooks.networks.routed", "Routed"),
     Row("bridged", "vmnet_hooks.networks.bridged", "Bridged"),
     Row("hostroute", "vmnet_hooks.networks.hostroute", "HostRoute"),
+    Row("virtual", "vmnet_hooks.networks.virtual", "Virtual"),
 )
 
 
@@ -33,12 +35,15 @@ class Networks(Kind):
         if "mode" not in table:
             raise ConfigError(f"{where}.mode: missing; use one of {', '.join(MODES)}")
         try:
-            return (mode_option(), *_mode(table["mode"]).options)
+            rows = (mode_option(), *_mode(table["mode"]).options)
         except ValueError as error:
             raise ConfigError(f"{where}.mode: {one_line(repr(table['mode']))} {error}") from None
+        # Few networks offer a service: the files of services are loaded for those, or to name the keys that there are.
+        names = {row.name for row in rows}
+        return rows if all(key in names for key in table) else (*rows, *(service.option for service in SERVICES.values()))
 
     def listed(self) -> Iterable[tuple[str, tuple[Option, ...]]]:
-        yield f"{self.section}.NAME", (mode_option(),)
+        yield f"{self.section}.NAME", (mode_option(), *(service.option for service in SERVICES.values()))
         for name, mode in MODES.items():
             yield f"{self.section}.NAME({name})", mode.options
 
@@ -62,7 +67,8 @@ class Networks(Kind):
 
     def declare(self, name: str, options: Mapping[str, Any], source: str) -> Network:
         rest = {key: value for key, value in options.items() if key != "mode"}
-        return Network(self, name, rest, source, options["mode"])
+        mode: Mode = options["mode"]
+        return Network(self, name, mode.completed(name, rest), source, mode)
 
     def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
         by_mode: dict[str, list[Network]] = {}
@@ -70,3 +76,7 @@ class Networks(Kind):
             by_mode.setdefault(network.mode.name, []).append(network)
         for name, networks in by_mode.items():
             MODES[name].check_together(networks, declared)
+        for network in declared.networks.values():
+            for name in SERVICES:
+                if network.options.get(name) is not None:
+                    SERVICES[name].check(network, declared)

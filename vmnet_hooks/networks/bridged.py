@@ -9,12 +9,14 @@ from ..errors import ConfigError, InputError
 from ..model.declaration import ROLES, Config, Declared, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.mode import Implied, Mode
+from ..model.mode import Around, Implied, Lan, Mode, Own, Side
 from ..model.objects import LinkAttribute, NftChain, NftElement, Sysctl
-from ..model.objects.bridge import PortVlans
+from ..model.objects.bridge import PortMac, PortVlans
+from ..model.objects.nft import UNROUTED
 from ..model.resource import Resource
-from ..model.ruleset import BRIDGE, GUESTS
-from .tap import CHECKSUMS, by_kind, checked, is_checked, is_switch, merged, roles, sources
+from ..model.ruleset import BRIDGE, GUESTS, INET
+from . import reach
+from .tap import CHECKSUMS, by_kind, checked, is_checked, is_switch, prefixed, roles, sources
 
 OPTIONS = (
     Option("bridge", values.ifname, Required, "the bridge that guests join", '"br0"'),
@@ -42,16 +44,18 @@ OPTIONS = (
         "antispoof",
         values.boolean,
         None,
-        "guests send only from their own MAC and, if they are given addresses, from these; default: if they are given any",
+        "guests send only from their own MAC and, if they are given addresses, from these; default: if given any, or leasing one",
         "true",
     ),
     CHECKSUMS,
     ROLES,
+    reach.HOST,
+    reach.NETWORKS,
 )
 
 
 class Bridged(Mode):
-    options = OPTIONS
+    options: tuple[Option, ...] = OPTIONS
 
     brings_up_alone = False
     shares_addresses = True
@@ -74,16 +78,22 @@ class Bridged(Mode):
 
     def check_together(self, networks: Sequence[Network], declared: Config) -> None:
         """Raise ConfigError if networks share a bridge without different VLANs, or if a declared link is not suitable."""
+        reach.check(networks, declared)
         seen: dict[str, Network] = {}
         for network in networks:
             name = network["bridge"]
             first = seen.setdefault(name, network)
-            vlans = [(n["vlan"], n["tagged"]) for n in (first, network)]
+            part = declared.links.get(name)
+            own = part.options.get("pvid") if part else None
+            vlans = [(n["vlan"] or own, n["tagged"]) for n in (first, network)]
             if first is not network and (vlans[0] == vlans[1] or first["uplink"] or network["uplink"]):
                 raise network.error("bridge", f"{name} is already the bridge of {first.label}; use one of them")
-            part = declared.links.get(name)
             if part and not part.kind.takes_guests:
                 raise network.error("bridge", f"{part.label} is a {part.kind.word}, not a bridge; name a bridge")
+            if part and part.implied_by and not network["uplink"] and part.implied_by != network.name:
+                raise network.error(
+                    "bridge", f"{name} is that of networks.{part.implied_by}; claim that network for guests on it"
+                )
             if network["uplink"] and part and part.implied_by != network.name:
                 raise network.error("uplink", f"bridge {name} is declared in {part.source}: list the uplink in its ports instead")
             device = declared.parts.get(f"vlan:{_vlan_name(network)}") if network["uplink"] and network["vlan"] else None
@@ -134,9 +144,49 @@ class Bridged(Mode):
         bridge = links.get(network["bridge"])
         return [address.network for address in bridge["addresses"]] if bridge else []
 
+    def lan(self, vif: Vif, address: values.IPAddress, network: Network, around: Around, own: Own) -> Lan | None:
+        part = around.links.get(network["bridge"])
+        found = next((other for other in part["addresses"] if address in other.network), None) if part else None
+        if not (part and found and _is_beside(vif, part)):
+            return None
+        from ..links import bridge  # Most bridges have no addresses.
+
+        is_router = bridge.forwards(part, around.nats)
+        if found.version == 6:
+            link = bridge.gateway_link(part) if part["anycast_gateway"] else part.name
+            return Lan(found.network.prefixlen, router=link if is_router else "")
+        return Lan(found.network.prefixlen, found.ip if is_router else None)
+
     def nothing_below(self, network: Network) -> ConfigError:
         problem = f"{network['bridge']} is not declared: there is nothing to bring up without a guest"
         return network.error("bridge", problem)
+
+    def is_filtered(self, vif: Vif, network: Network) -> bool:
+        wanted = network["antispoof"]
+        if wanted is None:
+            wanted = bool(vif.addresses) or _is_leased(network)
+        return bool(wanted and vif.filter)
+
+    def side(self, network: Network, host: Host) -> Side:
+        """Return the bridge, and its shared gateway's link, if the host is the router of the guests on it."""
+        part = host.parts.get(network["bridge"])
+        if not part:
+            return Side()
+        from ..links import bridge  # Most bridges are not declared, or a guest is there that loaded it.
+
+        if not bridge.forwards(part, host.nats):
+            return Side()
+        nats = bridge.translated(part, host.nats)
+        return Side(part.kind.makes(part), False, tuple(dict.fromkeys(nat["out"] for nat in nats)) or None)
+
+    def network_resources(self, network: Network, host: Host) -> Iterator[Resource]:
+        yield from reach.asking(network, network["bridge"])
+        yield from reach.within(network, network["bridge"])
+        if _is_unrouted(network, host):
+            yield GUESTS
+            yield NftChain.of(network["bridge"], UNROUTED)
+        part = host.parts.get(network["bridge"])
+        yield from reach.ways(network, host, {address.version for address in part["addresses"]} if part else ())
 
     def vif_resources(self, vif: Vif, network: Network, host: Host) -> list[Resource]:
         """Return the filter first, the MTU before the port (or the bridge would get the smaller MTU of the tap), the state last.
@@ -146,15 +196,15 @@ class Bridged(Mode):
         name, tap = network["bridge"], vif.ifname
         part, link = host.parts.get(name), host.links.get(name)
         if link is None and part is None:
-            raise network.error(
-                "bridge", f"{name} does not exist; declare it in [bridges], or create it (ip link add {name} type bridge)"
-            )
+            made = f"ip link add {name} type bridge; if it is libvirt's, virsh net-start NETWORK"
+            raise network.error("bridge", f"{name} does not exist; declare it in [bridges], or create it ({made})")
         if link and not link.takes_guests:
             raise network.error("bridge", f"{name} is not a bridge but {link.kind or 'a plain interface'}; name a bridge")
         mtu = link.mtu if link else _mtu(name, host)
         return [
             *_beside_gateway(vif, network, host),
             *_ingress(vif, network, host),
+            *_to_host(vif, network, host),
             LinkAttribute(tap, "mtu", str(vif.mtu or network["mtu"] or mtu)),
             LinkAttribute(tap, "address", _tap_mac(vif, host)),
             *([Sysctl(f"net/ipv6/conf/{tap}/disable_ipv6", "1")] if host.ipv6 else []),
@@ -162,11 +212,24 @@ class Bridged(Mode):
             *([LinkAttribute(tap, "isolated", "on")] if network["isolated"] else []),
             *([] if is_switch(vif) else [LinkAttribute(tap, "guard", "on")]),
             *_vlans(vif, network, host),
+            *_pinned(vif, network, host),
             LinkAttribute(tap, "state", "up"),
         ]
 
+    def attracts(self, resource: Resource, vif: Vif, network: Network) -> bool:
+        """Return whether a resource pins the guest's MAC to its port. A port that learns gets it with the guest's first frame."""
+        return isinstance(resource, PortMac) or (isinstance(resource, LinkAttribute) and resource.name == "learning")
+
     def bridge_of(self, network: Network) -> str:
         return str(network["bridge"])
+
+
+def _is_leased(network: Network) -> bool:
+    if network.options.get("dhcp") is None:
+        return False
+    from ..services import pool  # Loaded with the network's options.
+
+    return pool.is_leased(network)
 
 
 def _vlan_name(network: Network) -> str:
@@ -187,21 +250,49 @@ def _tags(network: Network) -> bool:
 
 def _ingress(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
     """Yield what judges the frames of one port."""
-    wanted = bool(vif.addresses) if network["antispoof"] is None else network["antispoof"]
-    if wanted and vif.filter:
+    if network.mode.is_filtered(vif, network):
         yield from _antispoof(vif, network)
         yield from checked(vif, network, host, ("bridge",))
         if is_checked(vif, network, host):
             return
-    if not is_switch(vif):
-        yield GUESTS
-        yield NftChain.of(vif.ifname, "ports")
+    yield GUESTS
+    yield NftChain.of(vif.ifname, "switch_ports" if is_switch(vif) else "ports")
+
+
+def _to_host(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
+    """Yield what limits what the guest at a port may send to the host, and through it if the host does not route for its
+    bridge."""
+    found = list(reach.host("bridge", vif, network))
+    if _is_unrouted(network, host):
+        found.append(NftElement("bridge", "unrouted", (f'"{vif.ifname}"',)))
+    if found:
+        yield BRIDGE
+        yield INET
+    yield from found
+
+
+def _is_unrouted(network: Network, host: Host) -> bool:
+    """Whether the host, by its declaration, does not route for the bridge. Of a bridge that the admin made, it is not known."""
+    part, link = host.parts.get(network["bridge"]), host.links.get(network["bridge"])
+    is_ours = part and not (part.implied_by and link and not link.ours)
+    return bool(is_ours and network["reach"] != reach.ALL and not network.mode.side(network, host).links)
+
+
+def _pinned(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
+    """Yield what keeps the MAC of a filtered guest at its port, in whatever frames of others it is the source. Behind a switch
+    are MACs of others; and of two links with one MAC, only the guest knows which one it uses."""
+    if not network.mode.is_filtered(vif, network) or is_switch(vif) or not vif.is_alone:
+        return
+    yield LinkAttribute(vif.ifname, "learning", "off")
+    vids = {vid for port in _vlans(vif, network, host) for vid in (port.untagged, *values.numbers(port.tagged)) if vid}
+    yield PortMac(vif.ifname, vif.mac, values.ranges(vids))
 
 
 def _is_beside(vif: Vif, bridge: Declared) -> bool:
     """Return whether a bound NIC is in the VLAN that the bridge's own addresses are in."""
     vids = (vif.vlan, *(vif.tagged or ()))
-    return bool(bridge["addresses"]) and (not any(vids) or not bridge["vlan_filtering"] or bridge["pvid"] in vids)
+    is_there = bool(bridge["addresses"] or bridge.adopts)
+    return is_there and (not any(vids) or not bridge["vlan_filtering"] or bridge["pvid"] in vids)
 
 
 def _beside_gateway(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
@@ -210,13 +301,15 @@ def _beside_gateway(vif: Vif, network: Network, host: Host) -> Iterator[Resource
     part, link = host.parts.get(network["bridge"]), host.links.get(network["bridge"])
     if not (part and _is_beside(vif, part)):
         return
-    from ..links.bridge import own_macs  # Most bridges have no addresses.
+    from ..links.bridge import own_addresses, own_macs  # Most bridges have no addresses.
 
     macs = own_macs(part, link, host)
     if vif.mac in macs:
         raise InputError(f"NIC {vif.mac}: its MAC is that of {part.label}; give the NIC another")
     tap = f'"{vif.ifname}"'
-    own = [address.ip for address in part["addresses"]]
+    own = own_addresses(part, host)
+    if taken := next((ip for ip in own if str(ip) in vif.addresses), None):
+        raise InputError(f"NIC {vif.mac}: {taken} is {part.label}'s own; choose another address")
     if any(ip.version == 6 for ip in own):
         own += [values.eui64(values.LINK_LOCAL, mac) for mac in macs]
     yield BRIDGE
@@ -241,6 +334,7 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
     yield BRIDGE
     yield NftElement("bridge", "guarded", (tap,))
     yield NftElement("bridge", "macs", (tap, mac))
+    yield NftElement("bridge", "lladdrs", (tap, f"{int(mac.replace(':', ''), 16):#x}"))
     yield from roles("bridge", vif)
     if not vif.addresses:
         return
@@ -255,15 +349,10 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
             yield NftElement("bridge", "targets", (tap, mac, f"{int(ip):#x}"))
         else:
             yield NftElement("bridge", "vrrp4", (tap, mac, f"{int(ip):#x}"))
-    for prefix in merged(prefixes4):
-        yield NftElement("bridge", "prefixes4", (tap, mac, str(prefix)))
-    for prefix in merged(prefixes6):
-        yield NftElement("bridge", "prefixes6", (tap, mac, str(prefix)))
-        targets = f"{int(prefix.network_address):#x}-{int(prefix.broadcast_address):#x}"
-        yield NftElement("bridge", "target_prefixes", (tap, mac, targets))
+    yield from prefixed("bridge", tap, prefixes4, prefixes6)
 
 
-def _vlans(vif: Vif, network: Network, host: Host) -> list[Resource]:
+def _vlans(vif: Vif, network: Network, host: Host) -> list[PortVlans]:
     """Return the VLANs of the tap. Raise ConfigError for a tap without VLANs on a VLAN-aware bridge, which would be cut off."""
     name = network["bridge"]
     part, link = host.parts.get(name), host.links.get(name)

@@ -12,19 +12,21 @@ from dataclasses import replace
 
 from .. import values
 from ..errors import InputError, MissingLink
-from ..model.declaration import ROLES, Network, Option, Required
+from ..model.declaration import ROLES, Config, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.mode import Mode, Prefixes6
-from ..model.objects import Address, HostName, NftElement, ProxyNeighbour, Route, Sysctl
+from ..model.mode import Around, Lan, Mode, Own, Prefixes6, Side
+from ..model.objects import Address, HostName, NftElement, ProxyNeighbour, Route, Sysctl, shared_set
 from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import ARP, INET, NAT, forwarding
-from . import tap
+from ..model.ruleset import ARP, INET, NAT, forwarding, shares
+from . import reach, tap
 
 ROUTER_OFFSET = 127
 """Added to the last octet of a guest's address to get its gateway, as in Xen's vif-nat."""
 
 
+_PRIVATE = 24
+"""The length of the prefix of a guest with a private address and its gateway, see `router_of`."""
 _SHORTEST = {4: 8, 6: 12}
 """The shortest prefixes that IANA allocates. A route to a shorter one replaces a part of the default route."""
 _IPV6_METRIC = 1024
@@ -51,12 +53,15 @@ OPTIONS = (
     Option(
         "forward_all", values.boolean, False, "let new interfaces forward IPv4, for guests that other programs set up", "true"
     ),
+    tap.CONNECTIONS,
     tap.LINK_LOCAL,
     Option("tap_mac", values.mac, "fe:ff:ff:ff:ff:ff", "the MAC of every tap", '"fe:00:00:00:00:01"'),
     ROLES,
     tap.PROBE,
     tap.CHECKSUMS,
     tap.LIMIT,
+    reach.HOST,
+    reach.NETWORKS,
     Option("mtu", values.integer(68, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
 )
 
@@ -70,6 +75,11 @@ class HostRoute(Mode):
         if network["nat"] and (network["address"] or network["proxy_arp"]):
             option = "address" if network["address"] else "proxy_arp"
             raise network.error(option, "is of no use with nat = true: every guest has a gateway of its own")
+        if network["connections"] and not network["nat"]:
+            raise network.error("connections", "is of no use without nat = true: nothing tracks connections")
+
+    def check_together(self, networks: Sequence[Network], declared: Config) -> None:
+        reach.check(networks, declared)
 
     def bind(self, vif: Vif, network: Network, where: str) -> Vif:
         """Check the guest's addresses and prefixes."""
@@ -99,8 +109,12 @@ class HostRoute(Mode):
     def way_in(self, network: Network) -> str:
         return str(network["netdev"])
 
+    def side(self, network: Network, host: Host) -> Side:
+        return Side((), True, (network["netdev"],))
+
     def network_resources(self, network: Network, host: Host) -> Iterator[Resource]:
-        return _network(network, host)
+        yield from _network(network, host)
+        yield from reach.ways(network, host, (4,))
 
     def vif_resources(self, vif: Vif, network: Network, host: Host) -> list[Resource]:
         tap.check_master(vif, network, host)
@@ -115,6 +129,9 @@ class HostRoute(Mode):
             *tap.source_filter(vif, True, ipv6),
             *tap.checked(vif, network, host, ("inet", "arp")),
             *tap.limited(vif, network),
+            *reach.host("inet", vif, network),
+            *reach.tap(vif, network, host),
+            *_shared(vif, network),
             *tap.settings(vif, True, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, network["link_local"]),
             *_paths(vif, network, host),
         ]
@@ -132,6 +149,18 @@ class HostRoute(Mode):
         """Return the prefixes on `netdev`: a guest with an address of one takes it for on-link. For IPv4, proxy ARP has the same
         effect."""
         return [] if network["nat"] else on_link(network["netdev"])
+
+    def lan(self, vif: Vif, address: values.IPAddress, network: Network, around: Around, own: Own) -> Lan | None:
+        there = [found for found in own(network["netdev"]) if found.version == address.version and not found.ip.is_link_local]
+        prefix = next((found.network.prefixlen for found in there if address in found.network), address.max_prefixlen)
+        if address.version == 6:
+            return Lan(prefix, router=vif.ifname)
+        if network["nat"]:
+            return Lan(_PRIVATE, ipaddress.IPv4Address(router_of(tap.by_kind(vif.addresses)[0][0])))
+        gateway: ipaddress.IPv4Address | None = network["address"] or next((found.ip for found in there), None)  # type: ignore
+        # A prefix without the gateway in it leaves the guest none that it finds.
+        held = gateway and gateway in ipaddress.IPv4Interface(f"{address}/{prefix}").network
+        return Lan(prefix if held else address.max_prefixlen, gateway) if gateway else None
 
     def netdev_of(self, network: Network) -> str:
         return str(network["netdev"])
@@ -158,12 +187,21 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         yield Sysctl(f"net/ipv4/conf/{netdev}/proxy_arp", "1")
     if network["forward_all"]:
         yield Sysctl("net/ipv4/conf/default/forwarding", "1")
+    if network["connections"]:
+        yield shares(f"{network.name}/", network["connections"])
+
+
+def _shared(vif: Vif, network: Network) -> Iterator[Resource]:
+    """Yield the element that limits the guest's tracked connections, if the network has a limit."""
+    if network["connections"]:
+        yield NftElement("inet", shared_set(f"{network.name}/"), (f'"{vif.ifname}"',))
 
 
 def _network6(network: Network, host: Host) -> Iterator[Resource]:
     netdev = network["netdev"]
     yield from tap.link_local(netdev, host)
     yield from forwarding(6, (netdev,), host)
+    yield from reach.forwards(6, network, host)
     if not network["nat"]:
         yield from tap.proxy_ndp(netdev)
 

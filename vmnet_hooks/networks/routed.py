@@ -15,12 +15,12 @@ from ..errors import InputError, MissingLink
 from ..model.declaration import ROLES, Config, Declared, Network, Option, Required
 from ..model.facts import Host
 from ..model.guest import Vif
-from ..model.mode import Mode, Prefixes6
+from ..model.mode import Around, Lan, Mode, Own, Prefixes6, Side
 from ..model.objects import Address, LinkAttribute, Neighbour, NftElement, ProxyNeighbour, Route, Rule, Sysctl, TableName
 from ..model.objects.route import UNREACHABLE
-from ..model.resource import MAIN_TABLE, Resource
-from ..model.ruleset import ARP, INET, NAT, SENDERS, forwarding
-from . import tap
+from ..model.resource import ANSWER_MARK, MAIN_TABLE, Resource
+from ..model.ruleset import ARP, INET, NAT, SENDERS, forwarding, shares
+from . import reach, tap
 
 
 def _subnet(version: int) -> Callable[[object], Any]:
@@ -116,6 +116,7 @@ OPTIONS = (
     Option(
         "masquerade", values.ifname, "", "router roles: translate guests' addresses on the way out of this interface", '"eth0"'
     ),
+    tap.CONNECTIONS,
     Option(
         "external", values.ifname, "", "router roles: the interface to the outside, where forwarding is switched on too", '"eth0"'
     ),
@@ -137,6 +138,8 @@ OPTIONS = (
     tap.PROBE,
     tap.CHECKSUMS,
     tap.LIMIT,
+    reach.HOST,
+    reach.NETWORKS,
     Option("mtu", values.integer(1280, 65535), None, "bytes, of the tap; default: the tap's own", "1400"),
     Option("rule_priority", values.integer(1, 32763), 22000, "first of three priorities of the network's policy rules", "21000"),
 )
@@ -170,6 +173,12 @@ class Routed(Mode):
             raise network.error(
                 "ipv4.arp_source", "missing; role host needs an unused address of the subnet as the uplink's ARP sender"
             )
+        if not router and (names := reach.links(network)):
+            raise network.error(
+                "reach", f"link:{names[0]} is of no use with role host: the table of the network leads to its gateway"
+            )
+        if network["connections"] and not network["masquerade"]:
+            raise network.error("connections", "is of no use without masquerade: nothing tracks connections")
         for name in ("masquerade", "external"):
             if network[name] and not router:
                 raise network.error(name, f"{network[name]} is of no use with role host; set role to router or router+host")
@@ -177,6 +186,7 @@ class Routed(Mode):
                 raise network.error(name, f"{network[name]} is the uplink itself; name the interface to the outside")
 
     def check_together(self, networks: Sequence[Network], declared: Config) -> None:
+        reach.check(networks, declared)
         for number, network in enumerate(networks):
             _check_sender(network, networks)
             if master := declared.masters.get(network["uplink"]):
@@ -255,8 +265,15 @@ class Routed(Mode):
     def subnets(self, network: Network, links: Mapping[str, Declared]) -> Sequence[values.Subnet]:
         return [net for _, side in _sides(network) for net in _all(side)]
 
+    def side(self, network: Network, host: Host) -> Side:
+        uplink = (network["uplink"],)
+        if network["role"] == "host":
+            return Side((), True, uplink)
+        return Side(uplink, True, tuple(filter(None, (network["masquerade"], network["external"]))) or None)
+
     def network_resources(self, network: Network, host: Host) -> Iterator[Resource]:
-        return _network(network, host)
+        yield from _network(network, host)
+        yield from reach.ways(network, host, [side["subnet"].version for _, side in _sides(network)])
 
     def vif_resources(self, vif: Vif, network: Network, host: Host) -> list[Resource]:
         tap.check_master(vif, network, host)
@@ -267,6 +284,8 @@ class Routed(Mode):
             *tap.source_filter(vif, ipv4, ipv6),
             *tap.checked(vif, network, host, ("inet", "arp")),
             *tap.limited(vif, network),
+            *reach.host("inet", vif, network),
+            *reach.tap(vif, network, host),
             *tap.settings(vif, ipv4, ipv6, network["tap_mac"], vif.mtu or network["mtu"], host, link_local),
             *_paths(vif, network),
         ]
@@ -282,8 +301,22 @@ class Routed(Mode):
         valid."""
         return list(vif.addresses) if network["role"] == "host" else []
 
+    def answers(self, address: str, network: Network) -> Iterator[Resource]:
+        if network["role"] == "host":
+            ip = values.address(address)
+            net = next(net for net in _all(network[f"ipv{ip.version}"]) if ip in net)
+            # Behind the rule for what is to other guests, which is there first.
+            yield Rule(network["rule_priority"], "from", str(net), MAIN_TABLE, mark=ANSWER_MARK)
+
     def proxied6(self, network: Network, on_link: Callable[[str], Prefixes6]) -> Prefixes6:
         return _all(network["ipv6"]) if network["ipv6"] else []
+
+    def lan(self, vif: Vif, address: values.IPAddress, network: Network, around: Around, own: Own) -> Lan | None:
+        side = network[f"ipv{address.version}"]
+        if side is None:
+            return None
+        prefix = side["subnet"].prefixlen if address in side["subnet"] else address.max_prefixlen
+        return Lan(prefix, side["gateway"]) if address.version == 4 else Lan(prefix, router=vif.ifname)
 
     def serves(self, network: Network, addresses: values.Subnet) -> bool:
         subnets = self.subnets(network, {})
@@ -359,6 +392,9 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
     yield ARP
     if network["masquerade"]:
         yield NAT
+    if network["connections"]:
+        subnets = [net for _, side in _sides(network) for net in _all(side)]
+        yield shares(f"{network.name}/", network["connections"], subnets, network["masquerade"])
     if network["ipv4"]:
         if not router:
             yield from _senders(network["ipv4"], uplink, host)
@@ -386,7 +422,7 @@ def _network(network: Network, host: Host) -> Iterator[Resource]:
         else:
             yield Route(MAIN_TABLE, subnet, uplink)
             yield Route(table, "0.0.0.0/0" if key == "ipv4" else "::/0", uplink, str(side["gateway"]))
-            yield NftElement("inet", f"known{key[-1]}", (str(side["gateway"]),))
+            yield NftElement("inet", f"known{key[-1]}", (f'"{uplink}"', str(side["gateway"])))
         for net in map(str, _all(side)):
             if network["masquerade"]:
                 yield NftElement("inet", f"masquerade{key[-1]}", (net, f'"{network["masquerade"]}"'))

@@ -1,11 +1,11 @@
 """Shared by modes: checksums; filter, sysctls and MAC of a tap that is not a bridge's port; the link to the outside; a guest's
 addresses and prefixes, checked and sorted."""
 
-import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 
 from .. import values
 from ..errors import InputError
+from ..model import blocks
 from ..model.declaration import Network, Option
 from ..model.facts import Host
 from ..model.guest import Vif
@@ -38,6 +38,14 @@ LIMIT = Option(
     True,
     "limit how many neighbours a guest makes the host look for: 100 at once, then 20 a second",
     "false",
+)
+
+CONNECTIONS = Option(
+    "connections",
+    values.integer(16, 2**20),
+    None,
+    "where addresses are translated: tracked connections that one guest may have; default: no limit",
+    "4096",
 )
 
 LINK_LOCAL = Option(
@@ -113,19 +121,23 @@ def source_filter(vif: Vif, ipv4: bool, ipv6: bool) -> Iterator[Resource]:
     # The sender of a probe (RFC 5227) is 0.0.0.0.
     for address in (*single4, "0.0.0.0"):
         yield NftElement("arp", "sources", (tap, mac, address))
-    prefixes4, prefixes6 = list(map(str, merged(prefixes4))), list(map(str, merged(prefixes6)))
-    for prefix in prefixes4:
-        yield NftElement("arp", "prefixes", (tap, mac, prefix))
+    yield from prefixed("arp", tap, prefixes4, ())
+    yield from prefixed("inet", tap, prefixes4 if ipv4 else (), prefixes6 if ipv6 else ())
     if ipv4:
         for address in single4:
             yield NftElement("inet", "sources4", (tap, mac, address))
-        for prefix in prefixes4:
-            yield NftElement("inet", "prefixes4", (tap, mac, prefix))
     if ipv6:
         for address in (*single6, str(values.eui64(values.LINK_LOCAL, mac))):
             yield NftElement("inet", "sources6", (tap, mac, address))
-        for prefix in prefixes6:
-            yield NftElement("inet", "prefixes6", (tap, mac, prefix))
+
+
+def prefixed(family: str, tap: str, prefixes4: Sequence[str], prefixes6: Sequence[str]) -> Iterator[Resource]:
+    """Yield the nft elements of the prefixes that a guest may send from. `tap` is a part of a key."""
+    if prefixes4 or prefixes6:
+        yield NftElement(family, "prefixed", (tap,))
+    for name, prefixes in (("blocks4", prefixes4), ("blocks6", prefixes6)):
+        for key in blocks.keys(prefixes):
+            yield NftElement(family, name, (tap, key))
 
 
 def checked(vif: Vif, network: Network, host: Host, families: Sequence[str]) -> Iterator[Resource]:
@@ -135,7 +147,7 @@ def checked(vif: Vif, network: Network, host: Host, families: Sequence[str]) -> 
         return
     yield Ifb()
     yield GUESTS
-    yield NftChain.of(vif.ifname, "switch" if is_switch(vif) else "guests")
+    yield NftChain.of(vif.ifname, "switches" if is_switch(vif) else "guests")
     for family in families:
         yield NftElement(family, "checked", (f'"{vif.ifname}"',))
 
@@ -177,12 +189,6 @@ def sources(vif: Vif, where: str, unusable: Callable[[values.Subnet], str]) -> t
             raise InputError(f"{where}: {address} {problem or 'is given twice; remove one'}")
         found.append(address)
     return tuple(found)
-
-
-def merged(prefixes: list[str]) -> list[values.Subnet]:
-    """Return the shortest list of prefixes (of one family) with the same addresses: an interval set refuses overlapping
-    elements."""
-    return list(ipaddress.collapse_addresses([ipaddress.ip_network(p) for p in prefixes]))  # type: ignore
 
 
 def by_kind(addresses: tuple[str, ...]) -> tuple[list[str], list[str], list[str], list[str]]:
