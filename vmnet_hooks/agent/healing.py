@@ -111,6 +111,13 @@ class Patience:
         self._waiting -= found
         return found
 
+    def hurry(self, now: float) -> set[str]:
+        """Return the keys that could not be restored, each once: what they lacked may be there now."""
+        for key in self._failing:
+            self._until[key] = now
+        self._waiting -= self._failing
+        return set(self._failing)
+
     def next_due(self) -> float | None:
         return min((self._until[key] for key in self._waiting), default=None)
 
@@ -198,6 +205,9 @@ class Healing:
                 suspects.add(tables.drain())
                 now = time.monotonic()
                 suspects.keys |= self._patience.due(now)
+                if suspects.made:
+                    # The bridge of a tap, made anew, after a pause that has become long.
+                    suspects.keys |= self._patience.hurry(now)
                 if now >= poll:
                     suspects.add(proxies.changed())
                     poll = now + POLL_SECONDS

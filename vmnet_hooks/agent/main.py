@@ -35,8 +35,9 @@ from .hotplug import Hotplug
 from .index import Index
 from .metrics import Metrics, label
 from .migration import IncomingMigrations
-from .neighbour_discovery import NeighbourDiscovery
 from .place import Resident
+from .registrar import Registrar
+from .responder import Responder
 from .server import Server, listening
 
 GRACE = 10.0
@@ -61,8 +62,11 @@ class Agent:
         self.announcer = Announcer(self)
         self.arrivals = IncomingMigrations(self)
         self.place = Resident(self.note, self.announcer.announce, self.arrivals.watch, TableCache(), self.index.noting)
-        self.server = Server(self, {"status": self._status}, self._follow)
-        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, NeighbourDiscovery(self), Healing(self, keeper)]
+        self.responder = Responder(self)
+        self.registrar = Registrar(self)
+        self.server = Server(self, {"status": self._status, "register": self.registrar.retry}, self._follow)
+        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, self.responder, self.registrar]
+        self.parts.append(Healing(self, keeper))
         # This loads every front end: the first call of one must not wait for it.
         self.parts += [Hotplug(self, row.name, watch) for row in FRONT_ENDS if (watch := load(row).watch)]
         self._followers: list[socket.socket] = []
@@ -111,6 +115,7 @@ class Agent:
                 "healed": int(self.metrics.total("healed")),
                 "vifs": len(nics(self.index.owners.values())),
                 "configuration": self._configuration(),
+                "deaf": self.responder.deaf(),
             }
         )
 

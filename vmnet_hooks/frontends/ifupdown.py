@@ -19,7 +19,7 @@ from ..errors import ConfigError, InputError, one_line
 from ..model.declaration import Config, Network, Option
 from ..model.guest import Action
 from ..model.host_event import NetworkEvent
-from ..networks import MODES
+from ..networks import MODES, reach
 from .front_end import FrontEnd, Request
 
 INTERFACES = "/etc/network/interfaces"
@@ -112,7 +112,7 @@ def network(environ: Mapping[str, str], ifname: str, family: str, where: str) ->
             "0, but a node that is not the gateway answers for its guests; write 1",
         )
     options = {row.name: row.default for row in _ROWS.values()}
-    options |= {"uplink": ifname, "table": _table(words["ip-routing-table"], where), "role": role, key: side}
+    options |= {**reach.OPEN, "uplink": ifname, "table": _table(words["ip-routing-table"], where), "role": role, key: side}
     found = Stanza(SECTIONS["networks"], f"{ifname}-{family}", options, where, MODES["routed"])
     found.check()
     found.mode.check_together([found], Config({}))

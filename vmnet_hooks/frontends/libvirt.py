@@ -5,6 +5,7 @@ A hook must not call libvirt, which waits for the hook: that is a deadlock.
 
 import re
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lxml import etree
@@ -74,8 +75,10 @@ def parse_domain(data: bytes, where: str) -> Domain:
         raise InputError(f"{where}: no <name>; is it a domain of libvirt's?")
     if uuid and not _UUID.fullmatch(uuid):
         raise InputError(f"{where}: uuid {one_line(repr(uuid))} is not a UUID")
-    vifs = tuple(_vif(index, element) for index, element in enumerate(root.iterfind("devices/interface")))
-    return Domain(name, uuid, vifs, tuple(_claims(root, where)))
+    vifs = [_vif(index, element) for index, element in enumerate(root.iterfind("devices/interface"))]
+    passed_through = {vif.mac for vif in vifs if vif.without_tap}
+    vifs = [replace(vif, shares_mac=vif.shares_mac or vif.mac in passed_through) for vif in vifs]
+    return Domain(name, uuid, tuple(vifs), tuple(_claims(root, where)))
 
 
 def _vif(index: int, element: etree._Element) -> Vif:
@@ -90,6 +93,7 @@ def _vif(index: int, element: etree._Element) -> Vif:
         ifname=device if has_tap else "",
         index=index,
         bridge=attribute("source", "bridge"),
+        shares_mac=element.find("teaming") is not None,
         without_tap="" if has_tap else kind,
         device="" if has_tap else device,
     )

@@ -58,6 +58,13 @@ def domain_xml(name: str) -> bytes:
         return connection.lookupByName(name).XMLDesc(0).encode()
 
 
+def networks() -> list[tuple[str, str]]:
+    """Return the names of all networks that libvirt has defined, each with its XML as it is defined. Raise LibvirtError."""
+    with _connection() as connection:
+        inactive = libvirt.VIR_NETWORK_XML_INACTIVE
+        return sorted((network.name(), network.XMLDesc(inactive)) for network in connection.listAllNetworks())
+
+
 def known_macs() -> set[str]:
     """Return the MACs of all NICs of all domains of this host; none if libvirt can't be reached."""
     try:

@@ -106,6 +106,8 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> VifEvent:
         call.devid,
         id=call.vif,
         twin=_twin(call, backend),
+        # A stub domain has all NICs of its guest.
+        shares_mac=call.script == "vif-bridge" and bool(xenstore.read(f"/local/domain/{call.domid}/target")),
         mtu=parsed(_mtu, backend["mtu"], f"{where}: mtu") if backend.get("mtu") else None,
         metric=METRIC_EMULATED if call.emulated else METRIC,
         port_mac=PORT_MAC,

@@ -16,7 +16,7 @@ from ..kernel import sysfs
 from ..model.declaration import Config, Network, parse_options
 from ..model.guest import Claim
 from ..model.resource import ALIAS
-from ..networks import MODES
+from ..networks import MODES, reach
 from .xen_call import INTERFACE, Call, parsed
 
 _NOTATION = re.compile(r"([^.:]+)(?:\.(\d{1,4}))?((?::\d{1,4})*)", re.ASCII)
@@ -194,8 +194,11 @@ def _plain_routes(netdev: str, nat: bool, where: str) -> Network:
 
 
 def network_of(name: str) -> Network | None:
-    """Return the network with host routes that was described under this name; None if it is another name."""
+    """Return the network that was described under this name; None if it is another name. A bridge that was made for its guests is
+    there by now."""
     kind, _, netdev = name.partition(":")
+    if kind == "bridge" and netdev:
+        return described(name, "bridged", {"bridge": netdev}, name)
     return _plain_routes(netdev, kind == "nat", name) if kind in ("route", "nat") and netdev else None
 
 
@@ -204,6 +207,7 @@ CLAIMS = {"vif-bridge": _bridged, "vif-route": _routed, "vif-nat": _nat}
 
 def described(name: str, mode: str, options: dict[str, Any], where: str) -> Described:
     """Return a network that no file declares. Its name contains a colon, which names of declared networks can't contain."""
+    options = {**reach.OPEN, **options}
     return Described(SECTIONS["networks"], name, parse_options(MODES[mode].options, options, where), where, MODES[mode])
 
 

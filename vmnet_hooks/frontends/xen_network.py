@@ -19,6 +19,7 @@ from ..kernel import iproute2, sysfs
 from ..model import declaration
 from ..model.guest import Action
 from ..model.host_event import PartsEvent
+from ..networks.reach import OPEN
 from .front_end import FrontEnd, Request
 from .xen_call import VARIABLE
 from .xen_claim import default_netdev, is_bridge, lines
@@ -108,7 +109,7 @@ def _bridge(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
         adopts = there and (_has_address(netdev) or (part is not None and part.adopts == netdev))
         tables[f'bridges."{bridge}"'] = {"ports": [netdev], **({"adopt": netdev} if adopts else {})}
         if variables.get("antispoof") == "yes":
-            tables[f'networks."{bridge}"'] = {"mode": "bridged", "bridge": bridge, "antispoof": True}
+            tables[f'networks."{bridge}"'] = {"mode": "bridged", "bridge": bridge, "antispoof": True, **OPEN}
     return _event(command, stem, [f"bridge:{bridge}"], tables)
 
 
@@ -178,7 +179,7 @@ def _route(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
         print(_RULER)
         return None
     name = f"network-route-{netdev}"
-    table = {"mode": "hostroute", "netdev": netdev, "proxy_arp": True, "forward_all": True}
+    table = {"mode": "hostroute", "netdev": netdev, "proxy_arp": True, "forward_all": True, **OPEN}
     return _event(command, name, [f"network:{name}"], {f'networks."{name}"': table})
 
 
@@ -204,7 +205,7 @@ def _nat(command: str, variables: Mapping[str, str]) -> PartsEvent | None:
     }
     name = f"network-nat-{netdev}"
     named: dict[str, Mapping[str, Any]] = {f'nat."{part}"': table for part, table in tables.items()}
-    named[f'networks."{name}"'] = {"mode": "hostroute", "netdev": netdev, "nat": True, "forward_all": True}
+    named[f'networks."{name}"'] = {"mode": "hostroute", "netdev": netdev, "nat": True, "forward_all": True, **OPEN}
     return _event(command, name, [*(f"nat:{part}" for part in tables), f"network:{name}"], named)
 
 

@@ -11,7 +11,7 @@ from ..model.owner import Nic, Owner, nics
 from ..model.resource import Resource
 from ..model.ruleset import NAT
 from ..model.topology import Facts, LinkDetails, Nat, Table, table_name
-from .labels import cleaned, destination, guest_words, home, inside, link_words, natural, to_guest
+from .labels import cleaned, destination, guest_words, home, inside, link_words, natural, short, to_guest
 from .model import MISSING, NBSP, NOT_UP, Edge, Graph, Node
 
 DRAWN_AS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
@@ -94,8 +94,13 @@ class _Builder:
         port = self._port(link, owner is not None)
         if owner:
             lines = [*guest_words(owner), *port, f"{state} {mtu}"]
+            forwards = [text for address in owner.addresses for text in self.facts.forwards.get(address, ())]
+            lines += [text.replace(" ", NBSP) for text in forwards]
+            # A name has addresses of both families.
+            lines += dict.fromkeys(short(name) for address in owner.addresses for name in self.facts.names.get(address, ()))
         else:
-            lines = [f"{link_words(link, kind)} {state}", mtu, *port, *link.addresses]
+            served = [text.replace(" ", NBSP) for text in self.facts.servers.get(link.name, ())]
+            lines = [f"{link_words(link, kind)} {state}", mtu, *port, *link.addresses, *served]
         more = [f"MAC {link.mac}"] if link.mac else []
         more += [f"alias {link.alias}"] if link.alias else []
         return Node(link.name, kind, cleaned(lines), link.state, link.name in self.marked, more=cleaned(more))
