@@ -42,6 +42,7 @@ COMMANDS = (
     Row("revert", "host", "Host", "Put back at once what `up --confirm-within` changed."),
     Row("status", "look", "Look", "List what is set up, and whether the agent runs."),
     Row("check", "look", "Look", "Compare records, configuration and kernel."),
+    Row("leases", "leases", "Look", "List the addresses that guests have by DHCP."),
     Row("graph", "graph", "Look", "Draw the host's networks, from the wire to the guests."),
     Row("monitor", "look", "Look", "Follow what the agent does."),
     Row("options", "look", "Look", "List every key of the configuration."),

@@ -1,6 +1,7 @@
 """Commands about configuration files: validate, import."""
 
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,7 @@ from .arguments import JSON
 from .output import as_json
 
 if TYPE_CHECKING:
+    from ..importing.draft import Block
     from ..model.declaration import Config
     from ..model.guest import Claim
 
@@ -42,10 +44,16 @@ def validate(config_dir: str, to_json: bool) -> None:
             continue
         errors += [wrong for claim in claims if (wrong := _wrong(claim, declared, seen)) and wrong not in errors]
     if to_json:
-        there = {"networks": list(declared.networks), "parts": list(declared.parts), "domains": domains}
+        there = {
+            "networks": list(declared.networks),
+            "parts": [*declared.parts, *declared.forwards, *declared.ddns],
+            "domains": domains,
+        }
         as_json({**there, "errors": list(dict.fromkeys(map(str, errors)))})
     elif not errors:
         parts = f", {len(declared.parts)} host parts" if declared.parts else ""
+        parts += f", {len(declared.forwards)} forwarded ports" if declared.forwards else ""
+        parts += f", {len(declared.ddns)} DNS zones" if declared.ddns else ""
         click.echo(f"ok: {len(declared.networks)} networks{parts}, {len(domains)} domains")
     else:
         for line in dict.fromkeys(map(str, errors)):
@@ -73,6 +81,27 @@ def _wrong(claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str])
     return None
 
 
+def _of_libvirt() -> tuple[list["Block"], list[str]]:
+    """Return the drafts of libvirt's networks, and what the file begins with."""
+    # Not needed for completion.
+    from ..engine import edge
+    from ..frontends import libvirt_connection
+    from ..importing.libvirt_networks import LibvirtNetwork, convert
+
+    with closing(edge()()) as kernel:
+        way_out = next((route.link for route in kernel.default_routes()), "")
+    blocks = convert([LibvirtNetwork(*found) for found in libvirt_connection.networks()], way_out)
+    made = [block.draft.options["bridge"] for block in blocks if block.draft and block.draft.options["mode"] == "virtual"]
+    header = ["What libvirt's networks are, by `vmnet-hook import --libvirt`."]
+    if made:
+        header += [
+            "A virtual network takes the place of libvirt's: stop that first, and keep it from starting (virsh net-destroy NAME;",
+            "virsh net-autostart NAME --disable). Guests that name it need no edit if libvirt's network of that name becomes one",
+            "that uses the bridge: <network><name>NAME</name><forward mode='bridge'/><bridge name='BRIDGE'/></network>.",
+        ]
+    return blocks, header
+
+
 @click.command("import")
 @click.option(
     "--interfaces",
@@ -82,8 +111,9 @@ def _wrong(claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str])
     type=click.Path(dir_okay=False),
 )
 @click.option("--live", is_flag=True, help="Read the kernel's links, addresses and routes instead.")
-def import_(path: str | None, live: bool) -> None:
-    """Print, as TOML of vmnet.toml(5), the host's networks as ifupdown's files or the kernel have them.
+@click.option("--libvirt", "of_libvirt", is_flag=True, help="Read the networks that libvirt has defined instead.")
+def import_(path: str | None, live: bool, of_libvirt: bool) -> None:
+    """Print, as TOML of vmnet.toml(5), the host's networks as ifupdown's files, the kernel or libvirt have them.
 
     What can't be carried over is printed as a comment with the reason. Nothing is changed.
     """
@@ -94,10 +124,15 @@ def import_(path: str | None, live: bool) -> None:
     from ..importing.live import convert
     from ..kernel import import_facts
 
-    if live and path:
-        raise InputError("--live reads the kernel, not a file; leave --interfaces out")
+    if (live or of_libvirt) and path:
+        other = "--live reads the kernel" if live else "--libvirt asks libvirt"
+        raise InputError(f"{other}, and no file; leave --interfaces out")
+    if live and of_libvirt:
+        raise InputError("--live reads the kernel, and --libvirt asks libvirt; leave one out")
     path = path or INTERFACES
-    if live:
+    if of_libvirt:
+        blocks, header = _of_libvirt()
+    elif live:
         blocks = convert(import_facts.read())
         header = [
             "The kernel's links as they are now, by `vmnet-hook import --live`.",
@@ -107,7 +142,9 @@ def import_(path: str | None, live: bool) -> None:
         blocks = stanzas.convert(interfaces.read(path))
         header = [f"What {one_line(path)} declares, by `vmnet-hook import`."]
     settle(blocks)
-    if made := [block.draft.name for block in blocks if not live and block.draft and SECTIONS[block.draft.section].is_link]:
+    if made := [
+        block.draft.name for block in blocks if not (live or of_libvirt) and block.draft and SECTIONS[block.draft.section].is_link
+    ]:
         header += [
             f"Remove the stanzas of {one_line(', '.join(made))} there; those of other links stay. `vmnet-hook up` refuses",
             "links that ifupdown made: at the next boot, vmnet-hooks makes them.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from . import registration
 from .session import complain, opened
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ def look(declared: "Config") -> tuple["Facts", "Graph"]:
     from ..frontends.running import gone
     from ..graph.build import build
     from ..kernel import graph_facts
+    from ..links.forward import shown
     from ..model.objects import Device, NftElement
+    from ..model.objects.dnsmasq import Dnsmasq
+    from ..model.resource import FORWARD_MAPS
     from ..model.topology import Facts, LinkDetails, Nat
 
     with opened(declared) as session:
@@ -66,15 +70,22 @@ def look(declared: "Config") -> tuple["Facts", "Graph"]:
         drifts = check(session, "", gone(owners))
         links, tables = graph_facts.read()
         resources = session.records.resources()
+        names = registration.by_address(session)
     there = {link.name for link in links}
     nats, absent = [], []
+    forwards: dict[str, list[str]] = {}
+    servers: dict[str, list[str]] = {}
     for resource in resources.values():
         if isinstance(resource, NftElement) and resource.set.startswith(("snat", "masquerade")):
             subnet, out = resource.parts
             nats.append(Nat(subnet, out.strip('"'), resource.value))
+        elif isinstance(resource, NftElement) and resource.set in FORWARD_MAPS:
+            forwards.setdefault(resource.value.partition(" . ")[0], []).append(shown(resource))
+        elif isinstance(resource, Dnsmasq):
+            servers.setdefault(resource.interface, []).append(resource.serves)
         elif isinstance(resource, Device) and resource.ifname not in there:
             absent.append(LinkDetails(resource.ifname, kind=resource.type, up=False, parent=resource.parent))
-    facts = Facts(links, tables, nats, absent)
+    facts = Facts(links, tables, nats, absent, forwards, servers, names)
     return facts, build(facts, owners, declared, drifts)
 
 

@@ -14,12 +14,13 @@ from ..errors import ConfigError, InputError, one_line
 from ..frontends import FRONT_ENDS
 from ..model.guest import Domain, NicEvent, Vif
 from ..model.owner import Owner
-from . import domains, problem
+from . import domains, problem, registration
 from .arguments import DOMAIN, JSON, OPTIONAL_DOMAIN, network_names
 from .output import as_json, as_rows, columns, differences
 from .session import complain, opened
 
 if TYPE_CHECKING:
+    from ..declared.compose import Bound
     from ..engine import Session
     from ..model.plan import Plan
 
@@ -222,6 +223,7 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
     if verb not in ("start", "stop", "up", "down") or (verb in ("start", "stop") and len(names) != 1):
         raise InputError(f"plan {' '.join(words)}: write `plan DOMAIN`, `plan start|stop DOMAIN` or `plan up|down [NAME]...`")
     failed: list[ConfigError] = []
+    told: list[tuple[str, str]] = []
     # All that is declared: nothing of it may be broken.
     declared = configuration.load() if verb == "up" and not names else None
     with opened(declared if verb in ("start", "up") else RECORDS_ALONE) as session:
@@ -231,21 +233,24 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
             commands = _commands(host.plan_down(session, names))
         elif verb == "stop":
             commands = _commands(guests.plan_unplug(session, _parsed(xml, names[0]) if xml else Domain(names[0])))
+            told += registration.withdrawn(session, names[0])
         elif by or (xml is None and (by := _described_by(session, names[0]))):
-            commands = _plan_described(session, names[0], by)
+            commands = _plan_described(session, names[0], by, told)
         else:
             try:
-                commands = _commands(guests.plan_plug(session, *_describe(session, names[0], xml)))
+                guest, frontend = _describe(session, names[0], xml)
+                commands = _commands(guests.plan_plug(session, guest, frontend))
+                told += registration.planned(session, guests.bind(guest, session.config))
             except Unreachable:
                 if not (by := _known_to(names[0])):
                     raise
-                commands = _plan_described(session, names[0], by)
+                commands = _plan_described(session, names[0], by, told)
     if to_json:
-        as_json([{"key": key, "command": command} for key, command in commands])
+        as_json([{"key": key, "command": command} for key, command in (*commands, *told)])
     else:
         what = one_line(" ".join(names) or verb)
         click.echo(f"# {what}: {'nothing to do' if not commands else f'{len(commands)} changes'}")
-        for _, command in commands:
+        for _, command in (*commands, *told):
             click.echo(command)
     for reason in failed:
         problem(reason)
@@ -253,8 +258,8 @@ def plan(words: tuple[str, ...], xml: str | None, by: str | None, stopping: bool
         raise SystemExit(failed[0].exit_code)
 
 
-def _plan_described(session: "Session", domain: str, by: str) -> list[tuple[str, str]]:
-    """Return the keys and the commands of what `_start_described` would change."""
+def _plan_described(session: "Session", domain: str, by: str, told: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the keys and the commands of what `_start_described` would change. Append to `told` what the agent would do."""
     # Not needed for completion.
     from ..engine import guests
     from ..frontends.front_end import load
@@ -262,6 +267,7 @@ def _plan_described(session: "Session", domain: str, by: str) -> list[tuple[str,
 
     front_end = next(load(row) for row in FRONT_ENDS if row.name == by)
     found: list[tuple[str, str]] = []
+    bound: list[Bound] = []
     for event in front_end.nics(domain, session.config):
         if isinstance(event, NicEvent):
             if event.rename:
@@ -270,6 +276,8 @@ def _plan_described(session: "Session", domain: str, by: str) -> list[tuple[str,
             # What its NICs share is done for the first of them.
             known = {key for key, _ in found}
             found += [row for row in _commands(guests.plan_plug(here, event.domain, event.frontend)) if row[0] not in known]
+            bound += guests.bind(event.domain, here.config)
+    told += registration.planned(session, bound)
     return found
 
 
@@ -300,6 +308,8 @@ def repair(domain: str, to_json: bool) -> None:
             domains.require(session, domain, running)
         fine = f"nothing is set up for {one_line(domain)}" if domains.nothing(session, domain) else "nothing to repair"
         done, left = engine.repair(session, domain, gone(owners), running, announcement.announce, owners)
+        registered, unregistered = registration.retried(session, domain)
+    done, left = [*done, *registered], [*left, *unregistered]
     for drift in done:
         syslog.syslog(syslog.LOG_NOTICE, one_line(f"repair {drift.owner}: {drift.what}"))
     if to_json:

@@ -2,21 +2,24 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import __version__
 from ..errors import VmnetError, one_line
-from . import domains
+from . import domains, registration
 from .arguments import JSON, OPTIONAL_DOMAIN
 from .output import as_json, columns, differences
 from .session import complain, opened
 
 if TYPE_CHECKING:
-    from ..model.declaration import Option
+    from ..engine import Session
+    from ..engine.drift import Drift
+    from ..model.declaration import Config, Option
     from ..model.guest import Domain, Vif
+    from ..model.owner import Owner
 
 
 _COLOURS = {"ok": "green", "down": "yellow"}
@@ -34,6 +37,7 @@ def status(domain: str, to_json: bool) -> None:
     from ..engine import world
     from ..engine.claims import unclaimed
     from ..frontends.running import described, gone
+    from ..model.owner import Nic
 
     declared = configuration.survey()
     with opened(declared) as session:
@@ -42,6 +46,11 @@ def status(domain: str, to_json: bool) -> None:
             domains.require(session, domain, running)
         owners = session.records.owners(domain=domain) if domain else session.records.owners()
         drifts = engine.check(session, domain, gone(owners), running)
+        forwards = {owner.id: found for owner in owners if (found := _forwards(session, owner.id))} if declared.forwards else {}
+        leased = _leased(session)
+        drifts += registration.owed(session, domain)
+        names = registration.shown(session)
+        names = {owner.domain: names[owner.domain] for owner in owners if isinstance(owner, Nic) and owner.domain in names}
         idle = unclaimed(session, running, domain)
         down = [] if domain else world.down(session)
     drifted = {drift.owner for drift in drifts}
@@ -53,8 +62,11 @@ def status(domain: str, to_json: bool) -> None:
             "network": row["network"],
             "mac": row["mac"],
             "addresses": list(row["addresses"]),
-            "filter": bool(row["filter"]),
+            "leased": leased.get(row["ifname"], []),
+            "filter": _is_filtered(owner, declared),
             "roles": list(getattr(owner, "roles", ())),
+            "forwards": forwards.get(owner.id, []),
+            "names": names.get(row["domain"], []),
             "frontend": owner.frontend,
             "phase": owner.phase,
             "state": "drift" if owner.label in drifted else "ok",
@@ -79,7 +91,7 @@ def status(domain: str, to_json: bool) -> None:
                     r["ifname"] or "-",
                     (r["name"] if r["domain"] == "" else r["network"]) or "-",
                     r["mac"] or "-",
-                    " ".join(r["addresses"]) or "-",
+                    " ".join([*r["addresses"], *(f"{address}*" for address in r["leased"])]) or "-",
                     r["phase"] or "-",
                     r["state"],
                 )
@@ -87,6 +99,14 @@ def status(domain: str, to_json: bool) -> None:
             ],
             lambda column, cell: click.style(cell, fg=_COLOURS.get(cell, "red")) if column == "STATE" else cell,
         )
+    for row in rows:
+        for forward in row["forwards"]:
+            click.echo(f"{one_line(row['domain'])} {row['ifname']}: forwards {forward}")
+    if any(row["leased"] for row in rows):
+        click.echo("*: leased; see `vmnet-hook leases`", err=True)
+    for guest, found in names.items():
+        for name in found:
+            click.echo(f"{one_line(guest)}: {name}")
     click.echo(_agent(), err=True)
     if idle:
         click.echo("unclaimed: no network claims it; see `vmnet-hook set --help`, and GUESTS in vmnet.toml(5)", err=True)
@@ -95,16 +115,68 @@ def status(domain: str, to_json: bool) -> None:
     complain(declared)
 
 
+def _leased(session: "Session") -> dict[str, list[str]]:
+    """Return the addresses that guests have leased, by their taps."""
+    # Not needed for completion.
+    from .leases import of_network
+
+    found: dict[str, list[str]] = {}
+    for row in (row for name in session.config.networks for row in of_network(session, name)):
+        if row["leased"] and row["ifname"]:
+            found.setdefault(row["ifname"], []).append(row["address"])
+    return found
+
+
+def _forwards(session: "Session", owner_id: str) -> list[str]:
+    """Return the ports that are forwarded to a NIC, as text."""
+    # Not needed for completion.
+    from ..links.forward import shown
+    from ..model.objects import NftElement
+    from ..model.resource import FORWARD_MAPS
+
+    claims = session.records.claims(owner_id).values()
+    return [shown(r) for r in claims if isinstance(r, NftElement) and r.set in FORWARD_MAPS]
+
+
+def _is_filtered(owner: "Owner", config: "Config") -> bool:
+    """Whether what a NIC's guest sends is filtered; of a part, True."""
+    # Not needed for completion.
+    from ..model.owner import Nic
+
+    network = config.networks.get(owner.network) if isinstance(owner, Nic) else None
+    return network.mode.is_filtered(owner.vif, network) if network and isinstance(owner, Nic) else bool(owner.columns()["filter"])
+
+
 def _unclaimed(guest: "Domain", vif: "Vif") -> dict[str, Any]:
     """Return the row of a running guest's NIC that no network claims."""
     there = {"domain": guest.name, "ifname": vif.ifname, "name": guest.name, "mac": vif.mac, "frontend": "", "phase": ""}
-    return {**there, "network": "", "addresses": [], "filter": False, "roles": [], "state": "unclaimed"}
+    return {
+        **there,
+        "network": "",
+        "addresses": [],
+        "leased": [],
+        "filter": False,
+        "roles": [],
+        "forwards": [],
+        "names": [],
+        "state": "unclaimed",
+    }
 
 
 def _absent(part_id: str, state: str) -> dict[str, Any]:
     """Return the row of a declared part that is not up."""
-    blank = {"domain": "", "ifname": "", "mac": "", "addresses": [], "filter": True, "roles": [], "frontend": "", "phase": "-"}
-    return {**blank, "name": part_id, "network": part_id.partition(":")[2], "state": state}
+    blank = {
+        "domain": "",
+        "ifname": "",
+        "mac": "",
+        "addresses": [],
+        "leased": [],
+        "filter": True,
+        "roles": [],
+        "frontend": "",
+        "phase": "-",
+    }
+    return {**blank, "forwards": [], "names": [], "name": part_id, "network": part_id.partition(":")[2], "state": state}
 
 
 def _agent() -> str:
@@ -112,20 +184,32 @@ def _agent() -> str:
     # Not needed for completion.
     from ..hook import client
 
-    connection = client.connected()
-    if connection is None:
+    if (connection := client.connected()) is None:
         return "agent: not running; hooks do their work by themselves, more slowly, see vmnet-hookd(8)"
-    try:
-        answer = client.asked(connection, "agent/status").partition(b"\n")[2]
-        found = json.loads(answer)
-    except (OSError, ValueError):
+    connection.close()
+    if (found := _status()) is None:
         return f"agent: does not answer, or is not version {__version__}; restart it: systemctl restart vmnet-hookd"
-    finally:
-        connection.close()
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["since"]))
     did = f"{found['served']} calls served, {found['healed']} objects put back"
     stands = f"; {found['configuration']}" if found["configuration"] else ""
     return one_line(f"agent: runs since {since}, process {found['pid']}: {did}{stands}")
+
+
+def _status() -> dict[str, Any] | None:
+    """Return what the agent says of itself; None if there is none, or it does not answer."""
+    # Not needed for completion.
+    from ..hook import client
+
+    connection = client.connected()
+    if connection is None:
+        return None
+    try:
+        answer: dict[str, Any] = json.loads(client.asked(connection, "agent/status").partition(b"\n")[2])
+    except (OSError, ValueError):
+        return None
+    finally:
+        connection.close()
+    return answer
 
 
 @click.command()
@@ -137,14 +221,16 @@ def check(domain: str, to_json: bool) -> None:
     from ..declared import configuration
     from ..engine import check as engine
     from ..frontends.running import described, gone
+    from . import leases
 
     declared = configuration.survey()
     with opened(declared) as session:
         running = described()
         if domain:
             domains.require(session, domain, running)
-        drifts = engine.check(session, domain, gone(session.records.owners()), running)
-        hazards = [] if domain else engine.hazards(session)
+        drifts = [*engine.check(session, domain, gone(session.records.owners()), running), *_unserved(session, domain)]
+        drifts += registration.owed(session, domain)
+        hazards = [] if domain else [*engine.hazards(session), *leases.crowded(session)]
         fine = f"nothing is set up for {one_line(domain)}" if domains.nothing(session, domain) else "ok"
     for hazard in hazards:
         click.echo(f"warning: {hazard}", err=True)
@@ -152,6 +238,35 @@ def check(domain: str, to_json: bool) -> None:
     complain(declared)
     if drifts:
         raise SystemExit(1)
+
+
+def _unserved(session: "Session", domain: str) -> "Iterator[Drift]":
+    """Yield for each guest's network, or NIC, that the agent does not answer what guests ask by DHCP."""
+    # Not needed for completion.
+    from ..engine.drift import Drift
+    from ..model.objects import NftElement
+    from ..services import dhcp
+
+    told = []
+    for nic in session.records.nics():
+        network = session.config.networks.get(nic.network)
+        if network and domain in ("", nic.domain) and network.options.get(dhcp.OPTION.name) is not None:
+            tap = f'"{nic.ifname}"'
+            keys = {NftElement.key_of(family, name, tap, nic.mac) for family in ("inet", "bridge") for name in dhcp.SETS}
+            if not keys.isdisjoint(session.records.claimed(nic.id)):
+                told.append((nic, network))
+    if not told:
+        return
+    agent = _status()
+    if agent is None:
+        what = "the agent does not run, or does not answer; it tells guests their addresses by DHCP"
+        for label, network_id in dict.fromkeys((network.label, network.id) for _, network in told):
+            yield Drift("hindered", what, "systemctl restart vmnet-hookd", label, network_id)
+        return
+    for nic, _ in told:
+        if nic.ifname in agent.get("deaf", ()):
+            what = f"{nic.ifname}: the agent can't listen there, to answer by DHCP; see its log"
+            yield Drift("hindered", what, "systemctl restart vmnet-hookd", nic.label, nic.id)
 
 
 @click.command()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any
 
-from ..declared import SECTIONS
+from ..declared import SECTIONS, implied
 from ..declared.configuration import MAX_BYTES, check_together, load
 from ..errors import ConfigError, InputError, VmnetError, one_line
 from ..model.declaration import Config, Declared, Network, Option, Refusal
@@ -156,7 +156,12 @@ def _check_together(drafts: Iterable[Draft]) -> None:
             raise Refused(draft, "", f"{part.id} is declared already")
         parts[part.id], made_of[part.id] = part, draft
     networks = {part.name: part for part in parts.values() if isinstance(part, Network)}
-    declared = Config(networks, "", {key: part for key, part in parts.items() if not isinstance(part, Network)})
+    others = {key: part for key, part in parts.items() if not isinstance(part, Network)}
+    for network in networks.values():
+        for part in implied(network):
+            others.setdefault(part.id, part)
+            made_of.setdefault(part.id, made_of[network.id])
+    declared = Config(networks, "", others)
     try:
         check_together(declared)
     except Refusal as refusal:
@@ -172,7 +177,7 @@ def _parsed(row: Option, value: Any) -> Any:
 
 
 def _table_of(row: Option, value: Any) -> Any:
-    return row.parse({key.name: key.parse(value[key.name]) if key.name in value else key.default for key in row.keys})
+    return row.parse({key.name: _parsed(key, value[key.name]) if key.name in value else key.default for key in row.keys})
 
 
 def toml(header: Sequence[str], blocks: Iterable[Block]) -> str:
@@ -248,6 +253,8 @@ def toml_value(value: Any) -> str:
             return str(value)
         case list() | tuple():
             return f"[{', '.join(map(toml_value, value))}]"
+        case Mapping() if not value:
+            return "{}"
         case Mapping():
             return f"{{ {', '.join(f'{_key(key)} = {toml_value(inner)}' for key, inner in value.items())} }}"
         case IPv4Address() | IPv4Interface() | IPv4Network() | IPv6Address() | IPv6Interface() | IPv6Network():
