@@ -38,6 +38,7 @@ IPV4 = f'ipv4 = {{ subnet = "10.64.0.0/16", gateway = "{GATEWAY4}", arp_source =
 IPV6 = f'ipv6 = {{ subnet = "2001:db8::/64", gateway = "{GATEWAY6}" }}\n'
 ROUTED = '[networks.public]\nmode = "routed"\nuplink = "up0"\ntable = 222\n'
 BRIDGED = "".join(f'[networks.lan{n}]\nmode = "bridged"\nbridge = "br{n}"\n' for n in range(BRIDGES))
+TRUSTED = BRIDGED.replace("\n[", '\nchecksums = "trusted"\n[') + 'checksums = "trusted"\n'
 DUAL, ONLY4 = ROUTED + IPV4 + IPV6, ROUTED + IPV4
 Commands = Mapping[str, Mapping[str, object]]
 Series = dict[str, list[float]]
@@ -80,6 +81,13 @@ def routed(number: int, dual: bool = True, filter: bool = True) -> Interface:
 def bridged(number: int) -> Interface:
     """The NIC of a guest on a bridge."""
     return Interface(guest_mac(number), f"t{number}", "", (), bridge=f"br{number // PORTS}")
+
+
+def prefixed(number: int) -> Interface:
+    """The NIC of a guest on a bridge, with a prefix of each family."""
+    bridge = number // PORTS
+    ips = (f"10.{64 + number // 4096}.{number // 16 % 256}.{number % 16 * 16}/28", f"2001:db8:{number:x}::/64")
+    return Interface(guest_mac(number), f"t{number}", f"lan{bridge}", ips, bridge=f"br{bridge}")
 
 
 def xml(domain: str, *nics: Interface, stage: str = "start") -> str:

@@ -23,16 +23,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for `import lab` and `impo
 
 from bench.hosts import ROOT, Product  # noqa: E402
 from bench.report import Effort, Row, as_data, failed, figure, rows_table, table, unknown  # noqa: E402
-from bench.rows import forwarding, migration, plugs, processes, profile  # noqa: E402
+from bench.rows import forwarding, migration, plugs, processes, profile, services  # noqa: E402
 
 PARTS = {
     "processes": processes.ignored_and_handled,
     "plugs": plugs.plugs,
+    "prefixes": plugs.prefixes,
     "in-process": processes.in_process,
     "at-once": processes.at_once,
     "forwarding": forwarding.forwarding,
     "arp": forwarding.arp,
     "migration": migration.migration,
+    "services": services.services,
 }
 WORSE = 1.05
 """No change may make a row worse than this, `--against` what was before."""

@@ -23,6 +23,11 @@ class Capture:
             "-t",
             "-v",
             "--immediate-mode",
+            # A slot of the ring is as large as this, and by default there are 32: a burst of more was lost.
+            "-s",
+            "9216",
+            "-B",
+            "8192",
             "-i",
             ifname,
             *expression.split(),

@@ -1,6 +1,6 @@
 """Machines made of namespaces: a `Node` is one mount and one network namespace, kept by one sleeping process.
 
-Nothing outside the namespaces is touched, except that `/etc/vmnet-hooks` is created on the machine when it is not
+Nothing outside the namespaces is touched, except that the folders of MOUNTS are created on the machine when they are not
 there: a mount needs a directory to stand on. When the test run dies, even by SIGKILL, every node dies with it (the
 holder reads from a pipe that only we hold open).
 """
@@ -25,7 +25,7 @@ IFDOWN = ROOT / "hooks" / "qemu" / "ifdown"
 ENV = {"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 # A venv's packages are visible to its own interpreter only; without a venv, the hook's first line names the right one.
 IN_VENV = sys.prefix != sys.base_prefix
-MOUNTS = ("/run", "/etc/vmnet-hooks", "/etc/iproute2/rt_tables.d")
+MOUNTS = ("/run", "/etc/vmnet-hooks", "/etc/iproute2/rt_tables.d", "/var/lib/vmnet-hooks")
 
 # The holder: `cat` ends when our end of its stdin closes. sysfs shows the devices of the namespace that mounted it.
 HOLDER = """
@@ -51,7 +51,7 @@ def ran(argv: Sequence[str], done: subprocess.CompletedProcess[str]) -> subproce
 
 
 class Node:
-    """One machine: own network, own /run, /etc/vmnet-hooks, /etc/iproute2/rt_tables.d and /sys."""
+    """One machine: own network, own /run, /etc/vmnet-hooks, /var/lib/vmnet-hooks, /etc/iproute2/rt_tables.d and /sys."""
 
     def __init__(self, name: str):
         self.name = name
@@ -313,7 +313,7 @@ def canonical(command: str, output: str) -> str:
         for pattern, replacement in NOISE:
             line = pattern.sub(replacement, line)
         line = line.rstrip()
-        if command.startswith("bridge") and "permanent" not in line:
+        if command.startswith("bridge") and "permanent" not in line and "static" not in line:
             continue  # learnt from traffic
         if command.startswith("grep") and NOISY_SYSCTLS.search(line):
             continue

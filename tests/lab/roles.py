@@ -136,7 +136,7 @@ FINE = {
     "IGMPv3 report": igmp(0x22),
     "IGMP leave": igmp(0x17),
     "MLD report": mld(143),
-    "router solicitation": icmp6(MAC, LL, 133),
+    "router solicitation": icmp6(MAC, LL, 133, bytes(4)),
     "echo request": icmp4(8),
     "echo request, IPv6": icmp6(MAC, OWN6, 128),
     "ARP": arp(1, MAC, OWN4, GW4),
@@ -144,7 +144,7 @@ FINE = {
     "advertisement": advertisement(MAC, OWN6, OWN6),
 }
 OPEN = {
-    "QinQ": tagged(tagged(icmp6(MAC, LL, 133), 6), 5),
+    "QinQ": tagged(tagged(icmp6(MAC, LL, 133, bytes(4)), 6), 5),
     "RA behind two priority tags": tagged(tagged(router_advertisement(MAC, LL), 0), 0),
     "RA behind a tag in a priority tag": tagged(tagged(router_advertisement(MAC, LL), 5), 0),
     "IGMP query of 0.0.0.0": igmp(0x11, "0.0.0.0"),

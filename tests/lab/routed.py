@@ -201,8 +201,9 @@ def reach(pairs: Iterable[tuple[Node, str]], wait: float = 3) -> list[str]:
 
 
 def send(node: Node, ifname: str, *frames: bytes) -> None:
-    """Send raw frames from a node, past its own stack."""
-    node.run(["/usr/bin/python3", "-IS", FRAMES, ifname, *(frame.hex() for frame in frames)])
+    """Send raw frames from a node, past its own stack: some at a time, as the kernel drops what its queue of 1,000 can't take."""
+    for at in range(0, len(frames), 200):
+        node.run(["/usr/bin/python3", "-IS", FRAMES, ifname, *(frame.hex() for frame in frames[at : at + 200])])
 
 
 def eventually(condition: object, timeout: float = 5, every: float = 0.1) -> bool:

@@ -49,10 +49,15 @@ class Twins:
 
     @staticmethod
     def imported(node: Node, *argv: str) -> str:
-        """What `vmnet-hook import` prints on a node: valid, without a word on stderr."""
-        done = node.cli("import", *argv)
-        assert (done.returncode, done.stderr) == (0, ""), (argv, done.stdout, done.stderr)
-        return done.stdout
+        """What `vmnet-hook import` prints on a node: valid, without a word on stderr. While a bridge's topology changes, which a
+        busy machine may come to, not all can be read: the import tells, and is done again."""
+        end = time.monotonic() + 60
+        while True:
+            done = node.cli("import", *argv)
+            assert (done.returncode, done.stderr) == (0, ""), (argv, done.stdout, done.stderr)
+            if "an STP topology change hides" not in done.stdout or time.monotonic() > end:
+                return done.stdout
+            time.sleep(1)
 
     @staticmethod
     def by_us(node: Node, toml: str) -> None:

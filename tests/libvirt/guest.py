@@ -20,7 +20,7 @@ READY = 60  # seconds; a boot takes 3 s on an idle machine, much longer when oth
 
 @dataclass(frozen=True)
 class Nic:
-    """One <interface>. `network`: claimed in the metadata; None: left to what else may claim it."""
+    """One <interface>. `network`: claimed in the metadata; None: left to what else may claim it. `source`: libvirt's network."""
 
     mac: str
     kind: str = "ethernet"
@@ -30,11 +30,14 @@ class Nic:
     ips: tuple[str, ...] = ()
     script: str | None = None
     downscript: str | None = None
+    source: str | None = None
 
     def xml(self) -> str:
         parts = [f"<mac address='{self.mac}'/>", "<model type='virtio'/>"]
         if self.bridge:
             parts.append(f"<source bridge='{self.bridge}'/>")
+        if self.source:
+            parts.append(f"<source network='{self.source}'/>")
         if self.dev:
             parts.append(f"<target dev='{self.dev}'/>")
         if self.script:

@@ -30,7 +30,7 @@ BUSYBOX = Path("/bin/busybox")
 VNET = Path(__file__).resolve().parents[1] / "lab/vnet.c"
 # What the guest needs beyond what is built into Debian's kernel. `ipv6` is built in there; a kernel that has it as
 # a module works too.
-DRIVERS = ("virtio_pci", "virtio_net", "ipv6")
+DRIVERS = ("virtio_pci", "virtio_net", "ipv6", "af_packet")
 
 INIT = """#!/bin/busybox sh
 B=/bin/busybox

@@ -2,9 +2,9 @@
 """A libvirt host of our own, and the router that it is wired to; the machine's own libvirt is not seen or changed.
 
 `Host` is a `Node` that also has its own process, host name and IPC namespaces, its own /etc (a copy: what a test
-writes there is gone with it) and /var/{lib,log,cache}/libvirt, and runs libvirtd and virtlogd in them. The hook is
-linked as the Debian package does it. Process 1 of the host ends when our end of its stdin closes, also by SIGKILL of
-the test run, and takes every process of the host with it: daemons, guests, hooks.
+writes there is gone with it), /var/{lib,log,cache}/libvirt and /var/lib/vmnet-hooks, and runs libvirtd and virtlogd in
+them. The hook is linked as the Debian package does it. Process 1 of the host ends when our end of its stdin closes, also
+by SIGKILL of the test run, and takes every process of the host with it: daemons, guests, hooks.
 
 `Router` is the world outside: gateway of the routed network on `public0`, a peer on the bridged network on `lan0`, and
 an address beyond the gateway.
@@ -305,7 +305,7 @@ def process_1(name: str) -> None:
         os.mkdir(each)
     subprocess.run("cp -a /etc/. /run/etc/", shell=True, check=True)
     _mount("--bind", "/run/etc", "/etc")
-    for each in ("/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt"):
+    for each in ("/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt", "/var/lib/vmnet-hooks"):
         os.makedirs(each, exist_ok=True)
         _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", each)
     for each in ("/etc/libvirt/hooks", "/etc/libvirt/qemu", "/etc/vmnet-hooks", "/etc/iproute2/rt_tables.d"):

@@ -13,11 +13,19 @@ TOOLS = {
     "ifup": "ifupdown",
     "brctl": "bridge-utils",
     "dhclient": "isc-dhcp-client",
+    "dhcpcd": "dhcpcd-base",
+    "dnsmasq": "dnsmasq-base",
     "nmcli": "network-manager",
     "dbus-daemon": "dbus",
     "firewalld": "firewalld",
     "iptables": "iptables",
     "gcc": "gcc libc6-dev",
+    "keepalived": "keepalived",
+    "named": "bind9",
+    "nsupdate": "bind9-dnsutils",
+    "dig": "bind9-dnsutils",
+    "busybox": "busybox-static",
+    "ethtool": "ethtool",
 }
 
 

@@ -185,7 +185,7 @@ def test_a_port_without_its_chain_is_closed(bridged):
         "ip link set vmnet-ifb down",
         f"nft flush chain netdev vmnet port-{TAP}",
         "nft delete table netdev vmnet",
-        "nft flush chain netdev vmnet switch",
+        "nft flush chain netdev vmnet checked",
         f"ip link set dev {TAP} type bridge_slave guard off",
     ],
 )

@@ -40,8 +40,8 @@ UNKNOWN4, UNKNOWN6 = "192.0.2.99", "2001:db8::99"
 class TwoNetworks(RoutedLab):
     """With a guest of a second network on host a: s1."""
 
-    def __init__(self, role: str, second_role: str):
-        super().__init__(PUBLIC + f'role = "{role}"\n' + SECOND.format(role=second_role))
+    def __init__(self, role: str, second_role: str, reached: str = '"public"'):
+        super().__init__(PUBLIC + f'role = "{role}"\n' + SECOND.format(role=second_role) + f"reach = [{reached}]\n")
         try:
             wire(self.a, "up1", self.router, "eth1", "02:00:00:00:00:a1", "02:00:00:00:00:02")
             # The gateway of a role that routes is this host itself; the router sends what is for its guests to it.
@@ -107,6 +107,21 @@ def test_two_networks_reach_one_another_once(first, second):
         for seen in wires:
             assert seen.having("echo request") == [], str(seen)
         assert lab.a.cli("check").returncode == 0, lab.a.cli("check").stdout
+
+
+@pytest.mark.parametrize("second", ["host", "router+host"])
+@pytest.mark.parametrize("first", ["host", "router+host"])
+def test_two_networks_that_do_not_reach_one_another(first, second):
+    """Nothing arrives, by no way. Where the gateway is elsewhere, the guest reaches the outside by it."""
+    with TwoNetworks(first, second, reached="") as lab:
+        a1, s1 = lab.start_both()
+        outside = [(guest.node, ip) for guest, role in ((a1, first), (s1, second)) if role == "host" for ip in (WORLD4, WORLD6)]
+        assert reach(outside) == []
+        with ExitStack() as stack:
+            seen = [stack.enter_context(Capture(guest.node, "eth0", "icmp or icmp6")) for guest in (a1, s1)]
+            for node, target in ((a1.node, s1.ip4), (a1.node, s1.ip6), (s1.node, a1.ip4), (s1.node, a1.ip6)):
+                assert ping(node, target, wait=0.3) is None
+        assert seen[0].having(f"{s1.ip4} > |{s1.ip6} > ") == seen[1].having(f"{a1.ip4} > |{a1.ip6} > ") == []
 
 
 @pytest.mark.parametrize("first", ["host", "router+host"])

@@ -7,17 +7,17 @@ liar eth0 == tap1 -- br0 or br9 -- tap2 == eth0 victim
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
 from lab import frames
+from lab.bridged import ANYCAST, BESIDE, STRICT, guests, of_kind, takes_over
 from lab.domains import Interface, domain_toml, domain_xml
 from lab.frames import advertisement, arp, ip4, ip6, router_advertisement, solicitation, tagged, udp6
 from lab.guest import Nic, wired
 from lab.nodes import Node
+from lab.offload import eui64
 from lab.roles import (
     ALL6,
     DESTINATION_OPTIONS,
@@ -72,28 +72,6 @@ def as_gateway(mac: str, link_local: str) -> dict[str, bytes]:
     }
 
 
-BR9 = f'[bridges.br9]\nports = ["lan0"]\nmcast_snooping = false\naddresses = ["{GW4}/24", "{GW6}/64"]\n'
-STRICT = "antispoof = true\n"
-BESIDE = BR9 + LAN.replace("br0", "br9")
-ANYCAST = BR9 + "anycast_gateway = true\n" + LAN.replace("br0", "br9")
-
-
-@contextmanager
-def guests(one: Single, nic: Interface) -> Iterator[tuple[Node, Node]]:
-    """The guest, and the one that listens: nothing filters that one."""
-    other = Interface(VICTIM, "tap2", "lan", (), nic.bridge, filter=False)
-    with wired(one.host, "tap1", "liar", Nic(MAC)) as liar, wired(one.host, "tap2", "victim", Nic(VICTIM)) as victim:
-        one.start("dom1", nic)
-        one.start("dom2", other)
-        yield liar, victim
-        one.stop("dom2", other)
-        one.stop("dom1", nic)
-
-
-def of_kind(kind: str, bridge: str = "br0", roles: Sequence[str] | None = None) -> Interface:
-    return Interface(MAC, "tap1", "lan", () if kind != "addressed" else (OWN4, OWN6), bridge, kind != "unfiltered", roles)
-
-
 @pytest.fixture(scope="module")
 def one():
     with Single(LAN) as single:
@@ -106,9 +84,7 @@ def beside(request):
     config = ANYCAST if request.param == "anycast" else BESIDE
     with Single(config, foreign=False) as single:
         plain(single.host)
-        single.host.sh("ip link set lan0 nomaster; ip link del br0")
-        done = single.host.cli("up")
-        assert done.returncode == 0, done.stderr
+        takes_over(single)
         yield single
 
 
@@ -125,7 +101,7 @@ def test_roles(one, tmp_path, kind, roles):
 
 
 def test_unfiltered(one, tmp_path):
-    one.host.config(LAN)
+    one.host.config(LAN + 'reach_host = "all"\n')
     with guests(one, of_kind("unfiltered")) as (liar, victim):
         assert passed(liar, victim, EVERYTHING, tmp_path) == set(EVERYTHING)
         assert "table bridge" not in one.host.sh("nft list tables")
@@ -336,3 +312,24 @@ def forwarded(sender: Node, receiver: Node, path: Path) -> set[str]:
     sniffer.wait()
     data = pcap.read_bytes()
     return {name for name, (_, payload) in wanted.items() if payload[-10:] in data}
+
+
+def test_what_a_bridge_has_taken_over(tmp_path):
+    """The host's addresses, which a bridge adopts, are its own as those that are declared for it."""
+    config = '[bridges.br9]\nports = ["lan0"]\nadopt = "lan0"\nmcast_snooping = false\n' + LAN.replace("br0", "br9")
+    with Single(config, foreign=False) as one:
+        plain(one.host)
+        one.host.sh(
+            f"ip link set lan0 nomaster; ip link del br0; ip addr add {GW4}/24 dev lan0; ip -6 addr add {GW6}/64 dev lan0"
+        )
+        one.peer.sh("ip addr add 10.7.0.250/24 dev lan0; ip -6 addr add 2001:db8:7::250/64 dev lan0 nodad")
+        done = one.host.cli("up")
+        assert done.returncode == 0, done.stderr
+        mac = one.host.run("cat /sys/class/net/br9/address").stdout.strip()
+        link_local = f"fe80::{eui64(mac)}"
+        with guests(one, of_kind("unfiltered", "br9")) as (liar, victim):
+            assert passed(liar, victim, as_gateway(mac, link_local), tmp_path) == set()
+        for nic in (Interface(MAC, "tap1", "lan", (GW4,), "br9"), Interface(mac, "tap1", "lan", (OWN4,), "br9")):
+            with wired(one.host, "tap1", "liar", Nic(MAC)):
+                refused = one.host.hook("dom1", "start", "begin", domain_xml("dom1", nic, stage="start"))
+                assert refused.returncode and "bridges.br9" in refused.stderr, refused

@@ -56,7 +56,10 @@ def stanzas(families: str, role: str, ifname: str = "eth1") -> str:
 def toml(families: str, role: str) -> str:
     lines = PUBLIC.replace('uplink = "up0"', 'uplink = "eth1"').replace('table_name = "snf_routed"\n', "").splitlines()
     dropped = {"inet": "ipv6 =", "inet6": "ipv4 =", "both": "#"}[families]
-    return "\n".join(line for line in lines if not line.startswith(dropped)) + f'\nrole = "{role}"\n'
+    return (
+        "\n".join(line for line in lines if not line.startswith(dropped))
+        + f'\nrole = "{role}"\nreach_host = "all"\nreach = "all"\n'
+    )
 
 
 class Host:

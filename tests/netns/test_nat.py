@@ -38,8 +38,9 @@ bridge = "guestbr0"
 mode = "bridged"
 bridge = "otherbr0"
 """
-SNAT = INSIDE + '[nat.out4]\nsubnet = "192.168.77.0/24"\nout = "ext0"\nsnat = "203.0.113.7"\n'
-MASQUERADE = INSIDE + (
+REACHING = INSIDE.replace("[networks.others]", 'reach = ["others", "link:ext1"]\nreach_host = "all"\n[networks.others]')
+SNAT = REACHING + '[nat.out4]\nsubnet = "192.168.77.0/24"\nout = "ext0"\nsnat = "203.0.113.7"\n'
+MASQUERADE = REACHING + (
     '[nat.out4]\nsubnet = "192.168.77.0/24"\nout = "ext0"\nmasquerade = true\n'
     '[nat.out6]\nsubnet = "fd77::/64"\nout = "ext0"\nmasquerade = true\n'
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from lab.domains import domain_xml
@@ -16,6 +17,7 @@ CASES = {
     "routed-dynamic": (PUBLIC + "permanent_neighbours = false\n", [routed(10)]),
     "routed-mtu": (PUBLIC + "mtu = 1400\n", [routed(10)]),
     "bridged-isolated": (LAN + "isolated = true\n", [bridged(10)]),
+    "bridged-prefixes": (LAN, [replace(bridged(10), ips=("10.7.0.10", "10.99.0.0/27", "2001:db8:7:8::/61"), network="lan")]),
     "routed+bridged": (PUBLIC + LAN, [routed(10), bridged(10)]),
 }
 

@@ -16,7 +16,7 @@ from lab.domains import domain_xml
 from lab.guest import Nic, wired
 from lab.nodes import Node, Switch, settled, wire
 from lab.routed import GATEWAY4, GATEWAY6, PUBLIC, call, ping, ran, reach
-from lab.single import routed, same
+from lab.single import Single, routed, same
 
 OUT4, OUT6 = "203.0.113.2", "2001:db8:f::2"
 
@@ -107,6 +107,35 @@ def test_masquerade(roles, role):
     same(up, settled(lab.gate))
     done = lab.gate.cli("check")
     assert done.returncode == 0, done.stdout + done.stderr
+    lab.down()
+    same(before, settled(lab.gate))
+
+
+FILL = """
+import socket, sys
+sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+for port in range(1, 501):
+    sock.sendto(b"x", (sys.argv[1], port))
+"""
+
+
+def test_connections_of_one_guest_are_limited(roles):
+    """Of one of another node, and of one of the router's own; what they have goes on, and each has a limit of its own."""
+    lab = roles(of_role("router+host") + 'masquerade = "ext0"\nconnections = 50\n')
+    lab.world.sh("nft add table inet f; nft add chain inet f i '{ type filter hook prerouting priority -300; }'")
+    lab.world.run("nft add rule inet f i udp dport 1-1000 drop")
+    before = settled(lab.gate)
+    lab.up()
+    guests = [lab.start(0), lab.start(1)]
+    assert reach([(guest, out) for guest in guests for out in (OUT4, OUT6)]) == []
+    for count, (guest, out) in enumerate([(guest, out) for out in (OUT4, OUT6) for guest in guests], 1):
+        was = tracked(lab.gate)
+        guest.run(["/usr/bin/python3", "-IS", "-c", FILL, out])
+        assert 40 <= tracked(lab.gate) - was <= 60, (count, was, tracked(lab.gate))
+        assert ping(guest, out, 1) is None
+    assert lab.gate.cli("check").returncode == 0
+    lab.stop(1)
+    lab.stop(0)
     lab.down()
     same(before, settled(lab.gate))
 
@@ -208,3 +237,27 @@ def test_up_says_what_is_wrong(roles, network, why):
     done = lab.gate.cli("up", network)
     assert done.returncode in (1, 2) and why in done.stderr, (done.returncode, done.stdout, done.stderr)
     same(before, settled(lab.gate))
+
+
+def test_the_gateway_moves_away_while_guests_run():
+    """The role is edited, and edited back: the gateway's address goes from the host and from every tap at once."""
+    nics = [routed(last) for last in (11, 12)]
+    with Single(of_role("router+host"), foreign=False) as one, ExitStack() as stack:
+        ran(["up"], one.host.cli("up", "public"))
+        nodes = [
+            stack.enter_context(
+                wired(one.host, nic.tap, f"g{number}", Nic(nic.mac, nic.ips[0], 24, GATEWAY4, nic.ips[1], GATEWAY6))
+            )
+            for number, nic in enumerate(nics)
+        ]
+        for number, nic in enumerate(nics):
+            one.start(f"web{number}", nic)
+        pairs = [(node, address) for node, nic in zip(nodes, reversed(nics), strict=True) for address in nic.ips]
+        for role in ("host", "router+host"):
+            assert reach(pairs) == []
+            one.host.config(of_role(role))
+            assert one.host.cli("check").returncode == 1
+            ran(["repair"], one.host.cli("repair"))
+            assert one.host.cli("check").stdout == "ok\n"
+            assert (GATEWAY4 in one.host.run("ip addr").stdout) == (role != "host")
+        assert reach(pairs) == []

@@ -390,9 +390,10 @@ def test_spoofed_neighbour_discovery_is_not_heard(lab):
 
 
 def test_an_open_nic_may_lie(lab):
-    """filter = false lets all of it out."""
+    """filter = false lets all of it out: where the network does not say otherwise, by the host's own default route."""
     a1 = lab.guests["a1"]
     lab.stop(a1)
+    lab.reconfigure(PUBLIC + 'reach = "all"\n')
     lab.start(a1.opened())
     try:
         assert reach([(a1.node, WORLD4), (a1.node, WORLD6)]) == []
@@ -405,6 +406,22 @@ def test_an_open_nic_may_lie(lab):
                 send(a1.node, "eth0", frame)
                 seen.pause(0.1)
             assert seen.lines, f"{name}: nothing got out"
+    finally:
+        lab.stop(a1.opened())
+        lab.reconfigure(PUBLIC)
+        lab.start(a1)
+
+
+def test_an_open_nic_leaves_by_its_networks_links(lab):
+    """A packet from a foreign address matches no policy rule: it does not leave by the host's own default route either."""
+    a1 = lab.guests["a1"]
+    lab.stop(a1)
+    lab.start(a1.opened())
+    try:
+        with Capture(lab.router, "mg1", "udp port 7") as seen:
+            send(a1.node, "eth0", *(frame for name, frame in spoofs(lab).items() if "foreign" in name))
+            seen.pause(0.1)
+        assert seen.lines == []
     finally:
         lab.stop(a1.opened())
         lab.start(a1)

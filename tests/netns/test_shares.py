@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import ExitStack
 
 import pytest
-from lab.frames import BROADCAST, arp, solicitation
+from lab.capture import Capture
+from lab.domains import Interface
+from lab.frames import BROADCAST, arp, ip4, solicitation
+from lab.guest import Nic, wired
 from lab.hostnet import Pinging
-from lab.routed import GATEWAY4, GATEWAY6, PUBLIC, WORLD4, WORLD6, Plugged, RoutedLab, ping, reach, send
+from lab.routed import PUBLIC, WORLD4, WORLD6, Plugged, RoutedLab, ping, reach, send
+from lab.scan import SCAN, far
+from lab.single import Single
 
 BURST, RATE, TOTAL = 100, 20, 100
 """Neighbours that a guest may make the host look for at once, and a second; and all guests together, a second."""
@@ -19,28 +25,6 @@ SECONDS = 4
 PEERS = 60
 FIRST = {4: "192.0.2.100", 6: "2001:db8::1000"}
 """The first address of those that a guest scans."""
-
-SCAN = """
-import socket, sys, time
-source, first, count, seconds, rate = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
-family = socket.AF_INET6 if ":" in source else socket.AF_INET
-sock = socket.socket(family, socket.SOCK_DGRAM)
-sock.bind((source, 0))
-base, size = int.from_bytes(socket.inet_pton(family, first), "big"), 16 if family == socket.AF_INET6 else 4
-start, sent = time.monotonic(), 0
-while time.monotonic() < start + seconds:
-    sock.sendto(b"x", (socket.inet_ntop(family, (base + sent % count).to_bytes(size, "big")), 9))
-    sent += 1
-    time.sleep(max(0, start + sent / rate - time.monotonic()))
-"""
-
-
-def far(guest: Plugged) -> None:
-    """Let a guest send to its subnet by way of the host without ARP and ND: it needs no answer to send."""
-    guest.node.sh(f"""
-        ip route replace 192.0.2.0/24 via {GATEWAY4} dev eth0 onlink
-        ip -6 route replace 2001:db8::/64 via {GATEWAY6} dev eth0 onlink
-    """)
 
 
 def scan(*guests: Plugged, version: int, count: int, seconds: float = SECONDS, rate: int = 400) -> None:
@@ -70,7 +54,7 @@ def lab():
     with RoutedLab() as running:
         running.start()
         for guest in running.guests.values():
-            far(guest)
+            far(guest.node)
         # Real neighbours of the guests: the router has their addresses.
         running.router.sh(f"for n in $(seq {PEERS}); do ip addr add 192.0.2.$((30 + n))/32 dev eth0; done")
         yield running
@@ -120,6 +104,25 @@ def test_many_real_neighbours(lab):
     assert reach(peers) == []
 
 
+def test_nothing_else_makes_them_known(lab):
+    """A neighbour is known on its own link: what comes in by another one from its address does not count."""
+    time.sleep(5)
+    guest, other = lab.guests["a1"], lab.guests["a2"]
+    targets = [f"192.0.2.{last}" for last in range(100, 140)]
+    frames = [ip4("02:00:00:00:08:01", target, other.ip4, 17, bytes(8), dst_mac="02:00:00:00:09:01") for target in targets]
+    scan(guest, version=4, count=40, seconds=1)
+    assert any(target in lab.a.run("nft list set inet vmnet sought4").stdout for target in targets)
+    lab.a.sysctl("ipv4/conf/eth9/forwarding", 1)
+    try:
+        with Capture(other.node, "eth0", "udp") as seen:
+            send(lab.router, "mg1", *frames)
+    finally:
+        lab.a.sysctl("ipv4/conf/eth9/forwarding", 0)
+    assert len(seen.lines) >= len(targets), str(seen.lines)
+    known = lab.a.run("nft list set inet vmnet known4").stdout
+    assert not [target for target in targets if f"{target} " in known], known
+
+
 def test_questions_to_the_host_as_a_proxy(lab):
     """The host answers for addresses that it does not look for."""
     guest = lab.guests["a1"]
@@ -138,11 +141,49 @@ def test_the_records_know_only_what_is_ours(lab):
     assert lab.a.cli("check").stdout == "ok\n"
 
 
+FILL = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for port in range(1, 501):
+    sock.sendto(b"x", (sys.argv[1], port))
+"""
+BEHIND = '[networks.out]\nmode = "hostroute"\nnetdev = "eth9"\nnat = true\n'
+
+
+def test_connections_of_a_guest_behind_the_host():
+    """The limit is each guest's own, and that of the network goes with its last guest."""
+    taken = [Interface(f"52:54:00:cc:00:{n}", f"nat-tap{n}", "out", [f"10.0.9.{n}"]) for n in (16, 17)]
+    with Single(BEHIND + "connections = 50\n", foreign=False) as one, ExitStack() as stack:
+        one.peer.sh("ip addr add 10.0.1.254/24 dev eth9")
+        one.peer.sh("nft add table inet f; nft add chain inet f i '{ type filter hook prerouting priority -300; }'")
+        one.peer.run("nft add rule inet f i udp dport 1-1000 drop")
+
+        def tracked() -> int:
+            return int(one.host.sysctl("netfilter/nf_conntrack_count"))
+
+        for nic in taken:
+            at = Nic(nic.mac, nic.ips[0], 24, f"10.0.9.{int(nic.ips[0][-2:]) + 127}")
+            guest = stack.enter_context(wired(one.host, nic.tap, nic.tap, at))
+            one.start(nic.tap, nic)
+            assert reach([(guest, "10.0.1.254")]) == []
+            was = tracked()
+            guest.run(["/usr/bin/python3", "-IS", "-c", FILL, "10.0.1.254"])
+            assert 40 <= tracked() - was <= 60
+            assert ping(guest, "10.0.1.254", 1) is None
+        assert one.host.cli("check").stdout == "ok\n"
+        one.host.sh("nft flush ruleset")
+        assert one.host.cli("repair").returncode == 0 and one.host.cli("check").returncode == 0
+        assert "nat-tap16" in one.host.sh("nft list table inet vmnet-shares-out/")
+        for nic in taken:
+            one.stop(nic.tap, nic)
+        assert "vmnet-shares" not in one.host.sh("nft list tables")
+
+
 def test_switched_off():
     """The host looks for everything, as the kernel does."""
     with RoutedLab(PUBLIC + "limit_neighbours = false\n") as lab:
         lab.start()
-        far(lab.guests["a1"])
+        far(lab.guests["a1"].node)
         scan(lab.guests["a1"], version=4, count=150, seconds=1)
         assert looked_for(lab, 4) >= 150
         assert lab.a.cli("check").stdout == "ok\n"

@@ -3,20 +3,17 @@ running guest goes, commands and hooks say one clear line each, and the next sta
 
 from __future__ import annotations
 
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import pytest
-from lab import frames
 from lab.agent import Agent
 from lab.domains import Interface, domain_toml, domain_xml
-from lab.flood import __file__ as FLOOD
-from lab.guest import Nic, wired
+from lab.forging import BRIDGED, FORGED, ROUTED, ROUTED_FORGED, Counter, flooding, forging, keeps
 from lab.nodes import Node, without_anycast
-from lab.routed import SUBOPERATION, TAP_MAC, eventually
-from lab.single import LAN, PUBLIC, Single, routed, same
+from lab.routed import SUBOPERATION, eventually
+from lab.single import same
 
 DB = "/run/vmnet-hooks/state.db"
 DAMAGE = {
@@ -31,47 +28,6 @@ DAMAGE = {
     "records a folder": f"rm -f {DB}*; mkdir {DB}",
     "lock a folder": "rm -f /run/vmnet-hooks/lock; mkdir /run/vmnet-hooks/lock",
 }
-PORT = 6666
-BRIDGED = Interface("52:54:00:bb:00:10", "lan-tap16", "lan", ("10.7.0.16",), "br0")
-ROUTED = routed(11, "tap11")
-FORGED = frames.udp4("02:00:00:00:06:01", BRIDGED.mac, "10.7.0.1", "10.7.0.99", PORT)
-
-
-@contextmanager
-def flooding(guest: Node, frame: bytes = FORGED):
-    """A guest sends a forged frame a millisecond."""
-    flood = guest.popen(["/usr/bin/python3", "-IS", FLOOD, "eth0", "1", *([frame.hex()] * 4)], stdout=-1)
-    flood.stdout.readline()
-    try:
-        yield
-        assert flood.poll() is None
-    finally:
-        flood.kill()
-
-
-class Counter:
-    """Counts the forged frames that get to a node through an interface."""
-
-    def __init__(self, node: Node, ifname: str = "lan0"):
-        chain = f'type filter hook ingress device "{ifname}" priority 0; udp dport {PORT} counter;'
-        node.sh(f"nft 'table netdev seen {{ chain seen {{ {chain} }}; }}'")
-        self.node = node
-
-    @property
-    def seen(self) -> int:
-        return int(re.search(r"packets (\d+)", self.node.sh("nft list table netdev seen"))[1])
-
-
-@contextmanager
-def lab():
-    """A host with a bridged and a routed guest that run."""
-    with Single(PUBLIC + LAN, foreign=False) as one:
-        one.host.sh("for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || echo 0 > $f; done")
-        with (
-            wired(one.host, BRIDGED.tap, "liar", Nic(BRIDGED.mac)) as guest,
-            wired(one.host, ROUTED.tap, "other", Nic(ROUTED.mac, "192.0.2.11")) as other,
-        ):
-            yield one, guest, other
 
 
 def hook(node: Node, op: str, domain: str, nic: Interface):
@@ -84,7 +40,7 @@ LOST = ("removed", "emptied", "everything removed")
 @pytest.mark.parametrize("with_agent", (False, True), ids=("alone", "agent"))
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_records(damage, with_agent):
-    with lab() as (one, guest, _), Agent(one.host) if with_agent else nullcontext() as agent:
+    with forging() as (one, guest, _), Agent(one.host) if with_agent else nullcontext() as agent:
         host = one.host
         one.start("dom", BRIDGED)
         one.start("dom-r", ROUTED)
@@ -113,21 +69,11 @@ def test_records(damage, with_agent):
             assert agent.process.poll() is None and "Traceback" not in agent.log, agent.log
 
 
-def keeps(node: Node, tap: str) -> bool:
-    """Whether the agent's own table guards a routed guest."""
-    return tap in node.sh("nft list set inet vmnet_keeper guarded 2>/dev/null || :")
-
-
-def kept(node: Node) -> bool:
-    """Whether the agent's own table guards the bridged guest."""
-    return BRIDGED.tap in node.sh("nft list set bridge vmnet_keeper guarded 2>/dev/null || :")
-
-
 @pytest.mark.parametrize("lost", (False, True), ids=("records", "no records"))
 def test_the_agents_first_act_is_to_close(lost):
     """It starts while the filter is flushed (or while the records are lost, and then the filter is flushed): nothing passes once
     its tables are there, which is long before it answers."""
-    with lab() as (one, guest, _):
+    with forging() as (one, guest, _):
         host, agent = one.host, Agent(one.host)
         one.start("dom", BRIDGED)
         host.sh(DAMAGE["removed"] if lost else "nft flush ruleset")
@@ -136,7 +82,7 @@ def test_the_agents_first_act_is_to_close(lost):
             open_before = counter.seen
             begin = time.monotonic()
             starting = pool.submit(agent.start)
-            while not kept(host):
+            while not keeps(host, BRIDGED):
                 assert time.monotonic() < begin + 10, agent.log
             closed, before = time.monotonic() - begin, counter.seen
             starting.result()
@@ -155,21 +101,20 @@ def test_the_agents_first_act_is_to_close(lost):
 
 RENAME = "ip link set {0} name other0"
 """Newer kernels rename a link that is up."""
-ROUTED_FORGED = frames.udp4(TAP_MAC, "02:00:00:00:06:02", "192.0.2.11", "10.0.1.254", PORT)
 
 
 @pytest.mark.parametrize("with_agent", (False, True), ids=("alone", "agent"))
 @pytest.mark.parametrize("nic", (BRIDGED, ROUTED), ids=("bridged", "routed"))
 def test_a_renamed_tap(nic, with_agent):
     """Filters are by name. Without the agent `check` tells, and `repair` mends; with it nothing passes."""
-    with lab() as (one, bridged, other), Agent(one.host) if with_agent else nullcontext() as agent:
+    with forging() as (one, bridged, other), Agent(one.host) if with_agent else nullcontext() as agent:
         host = one.host
         one.start("dom", BRIDGED)
         one.start("dom-r", ROUTED)
         # A router on the uplink's segment takes what is routed.
         host.sh("ip neigh add 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0 nud permanent")
         counter = Counter(one.peer) if nic is BRIDGED else Counter(one.segment, "p0")
-        assert not agent or eventually(lambda: kept(host) and keeps(host, ROUTED.tap), 5)
+        assert not agent or eventually(lambda: keeps(host, BRIDGED) and keeps(host, ROUTED), 5)
         before = one.state()
         is_bridged = nic is BRIDGED
         with flooding(bridged if is_bridged else other, FORGED if is_bridged else ROUTED_FORGED):
@@ -199,7 +144,7 @@ def test_a_renamed_tap(nic, with_agent):
 
 def test_a_renamed_tap_whose_name_is_taken():
     """It is shut, and the remedy works."""
-    with lab() as (one, bridged, _):
+    with forging() as (one, bridged, _):
         host = one.host
         one.start("dom", BRIDGED)
         counter = Counter(one.peer)
@@ -225,7 +170,7 @@ UNFILTERED = Interface("52:54:00:bb:00:11", "lan-tap17", bridge="br0")
 
 def test_the_remedies():
     """What `check` names for a guest that no record has works, and what is left of one that has ended is cleaned up."""
-    with lab() as (one, _, _):
+    with forging() as (one, _, _):
         host = one.host
         one.tap(UNFILTERED.tap, UNFILTERED.mac, bridge="br0")
         guests = {"dom": BRIDGED, "dom-r": ROUTED, "plain": UNFILTERED}
@@ -258,7 +203,7 @@ def test_the_remedies():
 
 def test_a_guest_of_domains_d_is_recorded_again():
     """Its taps are named there."""
-    with lab() as (one, guest, _):
+    with forging() as (one, guest, _):
         host = one.host
         host.domain_toml("dom", domain_toml(BRIDGED))
         one.start("dom", BRIDGED, metadata=False)

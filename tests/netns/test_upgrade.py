@@ -1,8 +1,8 @@
 """The package is upgraded while guests run: the records of an older version are taken over, and nothing of the guests is lost.
 
 `tests/records/VERSION.json` is what that version recorded for the scene below: tables and rows, without the numbers of the links.
-`0.1.0-kinds.json` is of the same tables, and has an owner of each kind.
-`python3 tests/netns/test_upgrade.py`, in a tree of that version, prints the records of another one.
+`0.1.0-kinds.json` is of the same tables, and has an owner of each kind; `0.3.0-prefixes.json` has guests with prefixes.
+`python3 tests/netns/test_upgrade.py [prefixes]`, in a tree of that version, prints the records of another one.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ from lab.nodes import ROOT, Node, settled, wire  # noqa: E402
 from lab.routed import call  # noqa: E402
 from lab.single import LAN, PUBLIC, bridged, routed, same  # noqa: E402
 from lab.xenhost import XenHost, offline, online  # noqa: E402
+from test_antispoof import passed  # noqa: E402
+from test_prefixes import from_bridged, knows_upstream, routed_on  # noqa: E402
 
 from vmnet_hooks.records import decode  # noqa: E402
 
 RECORDED = {"0.1.0": ROOT / "tests/records/0.1.0.json", "0.1.0-kinds": ROOT / "tests/records/0.1.0-kinds.json"}
+PREFIXES = ROOT / "tests/records/0.3.0-prefixes.json"
 STATE = "/run/vmnet-hooks/state.db"
 CONFIG = PUBLIC + LAN + '\n[bridges.xenbr0]\nports = ["eth9"]\nadopt = "eth9"\n'
 LATER = '\n[bridges.br5]\n[networks.five]\nmode = "bridged"\nbridge = "br5"\n'
@@ -53,16 +56,19 @@ for f in -4 -6; do
     while ip $f rule del pref 22002 2>/dev/null; do :; done
 done
 ip link del vmnet-ifb
-for port in /sys/class/net/*/brport; do bridge link set dev $(basename $(dirname $port)) guard off; done
+for group in /sys/class/net/*/netdev_group; do echo 0 > $group; done
+for port in /sys/class/net/*/brport; do bridge link set dev $(basename $(dirname $port)) guard off learning on; done
+bridge fdb | grep " sticky " | while read mac dev port rest; do bridge fdb del $mac dev $port master; done
 """
-"""Up to 0.2, `from` had the priority of `to`, tables had no floor, and no checksum was finished."""
+"""Up to 0.2, `from` had the priority of `to`, tables had no floor, no checksum was finished, every port learnt, and taps had no
+group."""
 
 
 class Scene:
     """A takeover that waits to be confirmed; routed, bridged and Xen guests that run. A `full` one has a network that a stanza
-    describes too, and a guest whose start was prepared."""
+    describes too, and a guest whose start was prepared. Xen's are `prefixed` or not."""
 
-    def __init__(self, one: XenHost, full: bool = True) -> None:
+    def __init__(self, one: XenHost, full: bool = True, prefixed: bool = False) -> None:
         self.one = one
         self.ifupdown = Ifupdown(one.host) if full else None
         if self.ifupdown:
@@ -75,8 +81,10 @@ class Scene:
             one.tap(nic.tap, nic.mac, bridge=nic.bridge)
         self.before = settled(one.host)
         self.vifs = [
-            one.vif(5, script="vmnet-vif-bridge", bridge="br0", ip="10.7.0.20"),
-            one.vif(6, script="vmnet-vif-nat"),
+            one.vif(5, script="vmnet-vif-bridge", bridge="br0", ip="10.7.0.20" + (" 10.7.1.0/28 2001:db8:7::/64" * prefixed)),
+            one.vif(6, script="vmnet-vif-route", ip="10.0.1.20 198.18.5.0/28 2001:db8:5::/64")
+            if prefixed
+            else one.vif(6, script="vmnet-vif-nat"),
         ]
         self.cli("up", "xenbr0", "--confirm-within", f"{DAY:.0f}")
         for name, nic in GUESTS.items():
@@ -165,7 +173,7 @@ def test_guests_run_on_and_stop_without_a_trace(scene, recorded):
     scene.one.host.sh(
         "nft delete chain netdev vmnet port-vif6.0\nfor f in inet arp; do nft delete element $f vmnet checked '{ vif6.0 }'; done"
     )
-    for undeclared in ("clients { vif6.0 }", "limited { vif6.0 }", "known4 { 198.51.100.254 }"):
+    for undeclared in ("clients { vif6.0 }", "limited { vif6.0 }", "known4 { eth5 . 198.51.100.254 }"):
         scene.one.host.run(["nft", f"delete element inet vmnet {undeclared}"], check=False)
     state = settled(scene.one.host)
     scene.replace_records(RECORDED[recorded])
@@ -173,7 +181,7 @@ def test_guests_run_on_and_stop_without_a_trace(scene, recorded):
     # What networks and filters are made of has changed: named, and made so by `repair`.
     whats = [drift["what"] for drift in waiting]
     kinds = {what.partition(" ")[0] for what in whats if what != "a takeover waits to be confirmed"}
-    assert kinds == {"rule", "nft", "ifb", "link"} and len(whats) > len(kinds)
+    assert kinds == {"rule", "nft", "ifb", "link", "port-mac"} and len(whats) > len(kinds)
     assert {drift["remedy"] for drift in waiting} == {"vmnet-hook confirm", "vmnet-hook repair"}
     scene.cli("confirm")
     scene.cli("repair")
@@ -230,10 +238,66 @@ def test_a_start_that_was_prepared_goes_on(scene, recorded):
     scene.ends()
 
 
+def test_prefixes_stay_with_their_guests(tmp_path):
+    """They were in interval sets, and are where no file declares the network, until the guest's next start."""
+    with XenHost(CONFIG, foreign=False) as one:
+        knows_upstream(one.host, "eth9")
+        # Else forwarded IPv6 is what is bridged, too, and the host has not forwarded any before.
+        one.host.sh("for f in /proc/sys/net/bridge/bridge-nf-call-*; do [ ! -e $f ] || echo 0 > $f; done")
+        scene = Scene(one, full=False, prefixed=True)
+        scene.replace_records(PREFIXES)
+        assert intervals(one.host) == {"vif5.0", "vif6.0"}
+        they_send(scene, tmp_path)
+        scene.cli("confirm")
+        waiting = json.loads(scene.cli("check", "--json", status=1))
+        assert {drift["remedy"] for drift in waiting} == {"vmnet-hook repair"}
+        assert {"nft bridge", 'nft bridge prefixed "vif5.0"'} <= {drift["key"] for drift in waiting}
+        # The tables are made anew, by this version.
+        vif = one.vif(7, script="vmnet-vif-bridge", bridge="br0", ip="10.7.0.21 10.7.2.0/28")
+        scene.vifs.append(vif)
+        online(vif)
+        assert intervals(one.host) == {"vif5.0", "vif6.0"} and "vif7.0" in one.host.sh("nft list set bridge vmnet blocks4")
+        they_send(scene, tmp_path)
+        checked = json.loads(scene.cli("check", "--json", status=1))
+        assert {drift["remedy"] for drift in checked} == {"vmnet-hook repair"}
+        scene.cli("repair")
+        assert scene.cli("check") == "ok\n"
+        assert intervals(one.host) == {"vif6.0"}
+        they_send(scene, tmp_path)
+        again = scene.vifs[1]
+        offline(again)
+        again.register()
+        again.device()
+        online(again)
+        assert intervals(one.host) == set() and scene.cli("check") == "ok\n"
+        they_send(scene, tmp_path)
+        scene.ends()
+
+
+def intervals(host: Node) -> set[str]:
+    """The taps with prefixes in sets of intervals."""
+    found = [element for element in elements(host) if "prefixes" in element.split()[2]]
+    return {json.loads(element.split(maxsplit=3)[3])["concat"][0] for element in found}
+
+
+def they_send(scene: Scene, path: Path) -> None:
+    """The guests on vif5.0 and vif6.0, from what is theirs and from what is not."""
+    one, (bridge, route, *_) = scene.one, scene.vifs
+    (path / "seen.pcap").unlink(missing_ok=True)
+    four, six = ["10.7.1.0", "10.7.1.15", "10.7.1.16"], ["2001:db8:7::", "2001:db8:7::ffff", "2001:db8:6:ffff::"]
+    wanted = from_bridged(bridge.mac, [*four, *six])
+    through = {name for name in wanted if not name.endswith((four[-1], six[-1]))}
+    assert passed(one, bridge.guest, wanted, path) == through
+    inside, outside = ["198.18.5.0", "198.18.5.15", "2001:db8:5::7"], ["198.18.4.255", "198.18.5.16", "2001:db8:5:1::"]
+    last = (route.mac, "10.0.1.20")
+    assert routed_on(one, route.guest, route.mac, [*inside, *outside], path / "seen.pcap", last) == set(inside)
+
+
 def record() -> None:
     """Print what the product in this tree records for the scene."""
+    prefixed = sys.argv[1:] == ["prefixes"]
     with XenHost(CONFIG + LATER, foreign=False) as one:
-        found = Scene(one)
+        found = Scene(one, not prefixed, prefixed)
         names = {index: name for name, index in found.indexes().items()}
         with closing(sqlite3.connect(":memory:")) as opened:
             opened.deserialize(one.host.path(STATE).read_bytes())

@@ -217,12 +217,14 @@ def plain():
 @pytest.mark.parametrize("name, other, keys", TWO.values(), ids=TWO.keys())
 @pytest.mark.parametrize("ip", ["", "10.7.0.10"], ids=["any address", "ip="])
 def test_both_on_a_bridge(plain, name, other, keys, ip):
-    """Both ports may send from the guest's address, and from no other."""
+    """Both ports may send from the guest's address, and from no other; its MAC is where it sends from."""
     with nothing_stays(plain):
         first = plain.vif(1, mac="00:16:3e:00:00:77", name=name, bridge="br0", ip=ip, **keys)
         second = plain.vif(2, mac=first.mac, name=other, bridge="br0", ip=ip)
         plain.store.write("/local/domain/1/target", "2")
         online(first)
+        # Until it sends, a guest that migrates runs at the other.
+        second.guest.run("ip link set eth0 down")
         online(second)
         for vif in (first, second):
             vif.guest.run("ip link set eth0 up")

@@ -46,6 +46,8 @@ PACKAGES = (
     "kmod",
     "udev",
     "python3-pytest",
+    "bind9",
+    "bind9-dnsutils",
 )
 
 # Shown to the root: the device nodes, the cache of the tests, what the test guest is made of unless the root has a kernel of its

@@ -14,6 +14,8 @@ from clean_root import CleanRoot
 HOOK = "/etc/libvirt/hooks/qemu.d/vmnet-hooks"
 HOOKS = "/usr/lib/vmnet-hooks/hooks"
 UNIT, AGENT, SOCKET = "vmnet-networks.service", "vmnet-hookd.service", "vmnet-hookd.socket"
+SERVER = "vmnet-dnsmasq@.service"
+DDNS = "vmnet-ddns.socket"
 XEN = ("vif-bridge", "vif-route", "vif-nat", "vif-setup", "network-bridge", "network-route", "network-nat")
 IFUPDOWN = ("/etc/network/if-up.d/vmnet-hooks", "/etc/network/if-down.d/vmnet-hooks")
 
@@ -94,14 +96,28 @@ def test_agent_service(root: CleanRoot, deb: Path) -> None:
     """Enabled and sound; where systemd runs, dpkg starts it, restarts it after an upgrade, and stops it when it goes. All of that
     under a systemd is in tests/service."""
     root.install(deb)
-    assert root.run(["systemctl", "is-enabled", SOCKET, AGENT]).stdout == "enabled\nenabled\n"
-    done = root.run(["systemd-analyze", "verify", "--man=yes", SOCKET, AGENT])
+    assert root.run(["systemctl", "is-enabled", SOCKET, AGENT, DDNS]).stdout == 3 * "enabled\n"
+    done = root.run(["systemd-analyze", "verify", "--man=yes", SOCKET, AGENT, DDNS])
     assert done.stdout == "", done.stdout
+    assert root.path("/lib/systemd/system/vmnet-ddns@.service").exists()
     assert "Usage: vmnet-hookd" in root.run(["vmnet-hookd", "--help"]).stdout
     postinst, prerm = (root.path(f"/var/lib/dpkg/info/vmnet-hooks.{name}").read_text() for name in ("postinst", "prerm"))
     assert re.search(rf"_dh_action=restart\n.*_dh_action=start\n.*invoke \$_dh_action .*{AGENT}", postinst, re.S), postinst
     (stop,) = re.findall(rf".*invoke stop .*{AGENT}.*", prerm)
     assert SOCKET in stop and '"$1" = remove' in prerm.split(stop)[0].splitlines()[-1], prerm
+
+
+def test_unit_of_servers(root: CleanRoot, deb: Path) -> None:
+    """vmnet-hook starts and stops its instances: dpkg does neither, and enables none."""
+    root.install(deb)
+    if not root.path("/usr/sbin/dnsmasq").exists():
+        root.write("/usr/sbin/dnsmasq", "#!/bin/sh\n", 0o755)
+    done = root.run(["systemd-analyze", "verify", "--man=yes", SERVER.replace("@", "@lan")])
+    assert done.stdout == "", done.stdout
+    assert root.run(["systemctl", "is-enabled", SERVER], check=False).stdout.strip() in ("static", "disabled")
+    for name in ("postinst", "prerm", "postrm"):
+        script = root.path(f"/var/lib/dpkg/info/vmnet-hooks.{name}").read_text()
+        assert not re.search(rf"(invoke|enable|unmask|stop) .*{SERVER}", script), script
 
 
 def test_agent_of_the_installed_program(root: CleanRoot, deb: Path) -> None:

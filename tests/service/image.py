@@ -43,7 +43,13 @@ WantedBy=multi-user.target
 MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer", "man-db.timer"),
     *("logrotate.timer", "e2scrub_reap.service", "systemd-pstore.service", "systemd-hwdb-update.service", "getty@tty1.service"),
-    *("serial-getty@ttyS0.service", "getty-static.service", "machines.target", "systemd-journal-catalog-update.service"),
+    *(
+        "named.service",
+        "serial-getty@ttyS0.service",
+        "getty-static.service",
+        "machines.target",
+        "systemd-journal-catalog-update.service",
+    ),
 )
 
 

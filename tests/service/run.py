@@ -22,7 +22,7 @@ from lab import boot, xenstore  # noqa: E402
 TIER = boot.Tier(
     "service",
     limit=2400,  # it takes about eight minutes on two cores
-    tools={**boot.QEMU, **boot.MAKING, "dpkg-buildpackage": "build-essential", "dh": "debhelper"},
+    tools={**boot.QEMU, **boot.MAKING, "dpkg-buildpackage": "build-essential", "dh": "debhelper", "dnsmasq": "dnsmasq-base"},
     arguments=("-v", "-rP", "--durations=10", "tests/service"),
     what="systemd $(systemctl --version | awk '{ print $2; exit }')",
 )
@@ -45,12 +45,22 @@ def newer(deb: Path, work: Path) -> Path:
     return built
 
 
+def copy_dnsmasq(to: Path) -> None:
+    """This machine's dnsmasq, with its libraries."""
+    to.mkdir()
+    program = shutil.which("dnsmasq", path="/usr/sbin:/usr/bin")
+    needed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    for file in (program, *re.findall(r"=> (/\S+)", needed)):
+        shutil.copy(file, to)
+
+
 def load(machine: boot.Machine) -> None:
-    """Our packages and Xen's userland."""
+    """Our packages, dnsmasq and Xen's userland."""
     (machine.work / "deb").mkdir()
     deb = build(machine.work / "deb", DEB_BUILD_OPTIONS="nocheck")
     shutil.copy(deb, machine.cargo / "lab/vmnet-hooks.deb")
     shutil.copy(newer(deb, machine.work), machine.cargo / "lab/newer.deb")
+    copy_dnsmasq(machine.cargo / "lab/dnsmasq")
     shutil.copytree(xenstore.fetched(), machine.cargo / "lab/xen", symlinks=True)
 
 

@@ -17,13 +17,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from lab.domains import Interface
+from lab.guest import Nic, wired
+from lab.named import Named
 from lab.nodes import changes
 from lab.routed import call, reach
 from lab.xenstore import Vif
-from machine import CONFIG, HOOK, LIBVIRT, SERVICE, SOCKET, World, domain, eventually, state
+from machine import CONFIG, GATEWAY4, HOOK, LIBVIRT, SERVICE, SOCKET, World, domain, eventually, state
 
 SCORE = 2.1
 """Exposure by `systemd-analyze security`: 0 is best, 10 worst."""
+
+DDNS = f"""
+[ddns.lab]
+server = "{GATEWAY4}"
+zone = "lab.example"
+reverse = ["2.0.192.in-addr.arpa"]
+key = "/etc/vmnet-hooks/ddns.key"
+networks = ["public"]
+"""
 
 STRICT = """[Service]
 SystemCallErrorNumber=kill
@@ -66,7 +78,7 @@ def test_it_is_started_at_installation(world: World) -> None:
 
 
 def test_units_are_sound(world: World) -> None:
-    for unit in (SOCKET, SERVICE, "vmnet-networks.service"):
+    for unit in (SOCKET, SERVICE, "vmnet-networks.service", "vmnet-ddns.socket", "vmnet-ddns@1.service"):
         done = world.host.run(["systemd-analyze", "verify", "--man=no", unit], check=False)
         assert done.returncode == 0 and not done.stdout + done.stderr, (unit, done)
 
@@ -115,6 +127,128 @@ def test_guests_in_the_sandbox(world: World) -> None:
         assert eventually(lambda: reach(pairs) == []), reach(pairs)
         host.served_by_agent(4, lambda: [world.stop("one", one), world.stop("two", two)])
     assert eventually(lambda: state(host) == before), changes(before, state(host))
+
+
+SERVED = """
+[bridges.sbr0]
+addresses = ["10.9.0.1/24"]
+
+[networks.served]
+mode = "bridged"
+bridge = "sbr0"
+
+[networks.served.dhcp]
+pool = ["10.9.0.100-10.9.0.199"]
+hosts = []
+
+[networks.served.dns]
+domain = "lan.example"
+forwarders = []
+"""
+SERVER = "vmnet-dnsmasq@served.service"
+DNSMASQ = """
+for lib in /lab/dnsmasq/*.so*; do
+    [ -e /usr/lib/x86_64-linux-gnu/${lib##*/} ] || [ -e /lib/x86_64-linux-gnu/${lib##*/} ] || cp $lib /usr/lib/x86_64-linux-gnu/
+done
+install -m 755 /lab/dnsmasq/dnsmasq /usr/sbin/dnsmasq
+ldconfig
+"""
+ASK = "ip link set eth0 up; busybox udhcpc -f -n -q -t 20 -T 1 -i eth0 -s /bin/true"
+
+
+def test_a_server(world: World) -> None:
+    """dnsmasq by its unit, not as root, and with what a new bridge takes; killed, stopped, edited, taken down."""
+    host = world.host
+    host.sh(DNSMASQ)
+    path = Path("/etc/vmnet-hooks/vmnet.toml")
+    path.write_text(CONFIG + SERVED)
+    host.run("vmnet-hook up")
+    assert host.is_active(SERVER), host.journal("-u", SERVER)
+    done = host.run(["systemd-analyze", "verify", "--man=no", SERVER], check=False)
+    assert done.returncode == 0 and not done.stdout + done.stderr, done
+
+    def pid() -> int:
+        return int(host.shown("MainPID", unit=SERVER)[0])
+
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid()}/status").read_text().splitlines())
+    assert status["Uid"].split()[0] != "0" and (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert int(status["CapEff"], 16) & (1 << 10 | 1 << 12 | 1 << 13) == 1 << 10 | 1 << 12 | 1 << 13, status
+    host.check()
+    nic = Interface("52:54:00:aa:00:30", "tap-served", bridge="sbr0")
+    with wired(host, nic.tap, "served", Nic(nic.mac)) as node:
+        host.run(f"ip link set {nic.tap} master sbr0")
+        world.start("served", nic)
+        assert "lease of 10.9.0.1" in node.run(["sh", "-c", f"{ASK} 2>&1"], timeout=120).stdout
+        assert "10.9.0.1" in host.run("vmnet-hook leases").stdout
+        # systemd starts it again; the agent what was stopped, from within its sandbox.
+        before = pid()
+        os.kill(before, signal.SIGKILL)
+        assert eventually(lambda: host.is_active(SERVER) and pid() not in (0, before))
+        host.run(["systemctl", "stop", SERVER])
+        assert eventually(lambda: host.is_active(SERVER)), host.journal("-u", SERVER)
+        before = pid()
+        host.sh("echo port=5353 >> /run/vmnet-dnsmasq/served.conf")
+        assert eventually(lambda: pid() not in (0, before))
+        assert "5353" not in Path("/run/vmnet-dnsmasq/served.conf").read_text()
+        assert eventually(lambda: host.run("vmnet-hook check", check=False).stdout == "ok\n")
+        # Static leases are read anew; a bridge that is made anew is served.
+        before = pid()
+        path.write_text(CONFIG + SERVED.replace("hosts = []", f'hosts = [{{ mac = "{nic.mac}", ips = ["10.9.0.77"] }}]'))
+        host.run("vmnet-hook up")
+        assert pid() == before
+        assert "lease of 10.9.0.77" in node.run(["sh", "-c", f"{ASK} 2>&1"], timeout=120).stdout
+        host.run("ip link del sbr0")
+        assert eventually(lambda: host.run("vmnet-hook check", check=False).stdout == "ok\n"), host.run("vmnet-hook check").stdout
+        assert pid() == before
+        assert "lease of 10.9.0.77" in node.run(["sh", "-c", f"{ASK} 2>&1"], timeout=120).stdout
+        world.stop("served", nic)
+    assert "leases" in host.run("ls /var/lib/vmnet-hooks/dnsmasq/served/").stdout
+    path.write_text(CONFIG + SERVED.replace("hosts = []", "keep_leases = false"))
+    host.run("vmnet-hook up")
+    host.run("vmnet-hook down")
+    assert not host.is_active(SERVER)
+    assert (
+        not Path("/var/lib/private/vmnet-hooks/dnsmasq/served").exists() and not Path("/run/vmnet-dnsmasq/served.conf").exists()
+    )
+    path.write_text(CONFIG)
+
+
+def test_names_in_the_sandbox(world: World) -> None:
+    """The agent may use no network; nsupdate, which systemd starts for it, may. What was registered outlasts the agent."""
+    host = world.host
+    named = Named(world.router, GATEWAY4, "lab.example", "2.0.192.in-addr.arpa")
+    key = Path("/etc/vmnet-hooks/ddns.key")
+    key.write_text(named.key)
+    key.chmod(0o600)
+    config = Path("/etc/vmnet-hooks/vmnet.toml")
+    config.write_text(CONFIG + DDNS)
+    host.run(["ip", "addr", "add", "192.0.2.2/24", "dev", "eth1", "noprefixroute"])
+    host.run(["ip", "route", "add", GATEWAY4, "dev", "eth1"])
+    ptr = "10.2.0.192.in-addr.arpa"
+
+    def has(*values: str) -> bool:
+        found = (named.asked("one.lab.example"), named.asked("one.lab.example", "AAAA"), named.asked(ptr, "PTR"))
+        return found == values
+
+    try:
+        with world.guest("one", 10, "public") as (one, _):
+            world.start("one", one)
+            told = host.journal("-t", "vmnet-hook", "-n", "20")
+            assert eventually(lambda: has("192.0.2.10", "2001:db8::10", "one.lab.example.")), told + host.journal("-n", "40")
+            host.check()
+            assert oct(os.stat("/var/lib/vmnet-hooks").st_mode) == "0o40711"
+            host.run(["systemctl", "kill", "-s", "KILL", SERVICE])
+            world.stop("one", one)
+            assert eventually(lambda: has("", "", "")), host.journal("-n", "40")
+            host.check()
+        # Prerequisites that do not hold are no failure of the unit.
+        assert "vmnet-ddns" not in host.run(["systemctl", "list-units", "--failed", "--no-legend"]).stdout
+        shown = host.run(["systemd-analyze", "security", "--no-pager", "vmnet-ddns@1.service"]).stdout
+        assert float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", shown)[1]) <= SCORE
+    finally:
+        config.write_text(CONFIG)
+        host.run(["ip", "addr", "del", "192.0.2.2/24", "dev", "eth1"])
+        named.stop()
 
 
 def test_xen_in_the_sandbox(world: World) -> None:
@@ -336,6 +470,7 @@ def test_removed(world: World) -> None:
     same(whole, state(host))
     host.run("dpkg -P vmnet-hooks")
     gone = ("/run/vmnet-hooks", "/run/vmnet-hookd", "/run/vmnet-hosts", "/etc/vmnet-hooks")
+    gone += ("/run/vmnet-dnsmasq", "/var/lib/vmnet-hooks", "/var/lib/private/vmnet-hooks")
     assert [path for path in gone if Path(path).exists()] == []
     units = host.run("systemctl list-units --all --no-legend --plain vmnet*").stdout
     assert "vmnet-hookd" not in units, units

@@ -16,7 +16,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from vmnet_hooks import values
 from vmnet_hooks.errors import InTheWay, KernelError
 from vmnet_hooks.kernel.objects import adoption
-from vmnet_hooks.model.facts import DefaultRoute, Host, Link
+from vmnet_hooks.model.facts import DefaultRoute, Host, Link, Listener, Server, WayTo
 from vmnet_hooks.model.objects import (
     Address,
     Device,
@@ -31,7 +31,8 @@ from vmnet_hooks.model.objects import (
     Sysctl,
     TableName,
 )
-from vmnet_hooks.model.objects.bridge import Adoption, PortVlans
+from vmnet_hooks.model.objects.bridge import Adoption, PortMac, PortVlans
+from vmnet_hooks.model.objects.dnsmasq import Dnsmasq
 from vmnet_hooks.model.plan import Change, Plan
 from vmnet_hooks.model.resource import ALIAS, MAIN_TABLE, Resource
 from vmnet_hooks.model.ruleset import TABLES
@@ -43,8 +44,8 @@ class Killed(BaseException):
 
 
 # Unlike what any mode wants, so that every value must be put back.
-PORT_FLAGS = ("isolated", "guard")
-"""What only ports of bridges have."""
+PORT_FLAGS = {"isolated": "off", "guard": "off", "hairpin": "off", "learning": "on"}
+"""What only ports of bridges have, and begin with."""
 _DEVICE_SYSCTLS = {
     "net/ipv4/conf/{}/forwarding": "0",
     "net/ipv4/conf/{}/proxy_arp": "0",
@@ -98,9 +99,14 @@ class FakeKernel:
         self.unnamed: set[str] = set()
         """Links with no MAC of their own: a bond takes its first port's, a bridge the lowest of its ports', a VLAN device its
         parent's."""
-        self.ifb = True
+        self.ifb = self.fdb_limit = True
         self.ipv6, self.ra_links, self.rp_filter = ipv6, ra_links, rp_filter
         self.machine = "4c4c4544"
+        self.bridged = False
+        """br_netfilter."""
+        self.listening: set[Listener] = set()
+        self.servers: dict[str, str] = {}
+        """Why the servers of networks can't start."""
         self.obstacles: dict[str, str] = {}
         self.underway: set[str] = set()
         self.heard: set[str] = set()
@@ -168,6 +174,7 @@ class FakeKernel:
         self.put(
             Device(name, kind, parent, fixed, tuple({**defaults, **given}.items()), alias=""),
             LinkAttribute(name, "mtu", str(mtu)),
+            LinkAttribute(name, "group", "0"),
             LinkAttribute(name, "address", address),
             LinkAttribute(name, "master", ""),
             LinkAttribute(name, "lladdr", ""),
@@ -177,7 +184,7 @@ class FakeKernel:
         if kind == "bond":
             self.put(LinkAttribute(name, "primary", ""))
         if kind == "bridge":
-            self.put(LinkAttribute(name, "no_linklocal_learn", "0"))
+            self.put(LinkAttribute(name, "no_linklocal_learn", "0"), LinkAttribute(name, "fdb_max_learned", "0"))
             self._default_vlan(name, name)
         for path, value in {**_DEVICE_SYSCTLS, **(_DEVICE_SYSCTLS6 if self.ipv6 else {})}.items():
             self.put(Sysctl(path.format(name), value))
@@ -265,7 +272,16 @@ class FakeKernel:
             if isinstance(r, Device) and r.type == "vlan"
         }
         return Host(
-            found, self.ipv6, self.ra_links, self.rp_filter, self._gate(), addresses, vlans, machine=self.machine, ifb=self.ifb
+            found,
+            self.ipv6,
+            self.ra_links,
+            self.rp_filter,
+            self._gate(),
+            addresses,
+            vlans,
+            machine=self.machine,
+            ifb=self.ifb,
+            fdb_limit=self.fdb_limit,
         )
 
     def _addresses(self, ifname: str) -> list[str]:
@@ -334,6 +350,31 @@ class FakeKernel:
             return None
         return tuple(r.address for r in self.world.values() if isinstance(r, Address) and _is_link_local(r, ifname))
 
+    def holders(self, addresses: Iterable[str]) -> dict[str, str]:
+        self._alive()
+        held = {values.bare(r.address): r.ifname for r in reversed(self.world.values()) if isinstance(r, Address)}
+        return {address: held[address] for address in addresses if address in held}
+
+    def listeners(self) -> frozenset[Listener]:
+        self._alive()
+        return frozenset(self.listening)
+
+    def ways_to(self, subnet: values.Subnet, link: str) -> list[WayTo]:
+        routes = [r for r in self.world.values() if isinstance(r, Route) and r.table == MAIN_TABLE and r.dev != link]
+        there = [(ip_network(route.dst), route) for route in routes]
+        return [
+            WayTo(str(net), route.dev)
+            for net, route in there
+            if net.prefixlen and values.overlap(net, subnet) and (net.prefixlen >= subnet.prefixlen or route.proto == 2)
+        ]
+
+    def server(self, name: str, addresses: Sequence[str]) -> Server:
+        self._alive()
+        return Server(False, self.servers.get(name, ""))
+
+    def filters_bridges(self) -> bool:
+        return self.bridged
+
     def seen(self) -> dict[str, Seen]:
         self._alive()
         found = {"all": Seen()}
@@ -352,7 +393,7 @@ class FakeKernel:
 
     def _way(self, question: Question) -> Way:
         address, source = (ip_address(text) if text else None for text in (question.address, question.source))
-        rules = [r for r in self.world.values() if isinstance(r, Rule)]
+        rules = [r for r in self.world.values() if isinstance(r, Rule) and not r.mark]
         own = [r for r in self.world.values() if isinstance(r, Address) and " " not in r.address]
         connected = [Route(MAIN_TABLE, str(ip_interface(r.address).network), r.ifname, proto=2) for r in own]
         routes = [
@@ -373,7 +414,7 @@ class FakeKernel:
 
     def policy(self, version: int, table: int) -> list[int]:
         self._alive()
-        rules = [r for r in self.world.values() if isinstance(r, Rule) and r.table == table]
+        rules = [r for r in self.world.values() if isinstance(r, Rule) and r.table == table and not r.mark]
         return sorted(rule.priority for rule in rules if (":" in rule.subnet) == (version == 6))
 
     def hazards(self, bridged: bool, anycast: bool, permanent: tuple[int, int], routed: object, ports: object) -> list[str]:
@@ -480,6 +521,8 @@ class FakeKernel:
                 yield from self._move(first)
             case PortVlans():
                 yield from self._change_vlans(first)
+            case Dnsmasq() if first.subject.key not in self.lost:
+                yield from self._change_server(first)
             case LinkAttribute(name="master") if first.want and first.want.key not in self.lost:
                 yield from self._change_master(first)
             case _:
@@ -605,8 +648,8 @@ class FakeKernel:
             self._set_link(LinkAttribute(port, "mtu", self._value(f"link {master} mtu")))
             self._set_link(LinkAttribute(port, "state", "up"))
         else:
-            for flag in PORT_FLAGS:
-                self.world.setdefault(f"link {port} {flag}", LinkAttribute(port, flag, "off"))
+            for flag, value in PORT_FLAGS.items():
+                self.world.setdefault(f"link {port} {flag}", LinkAttribute(port, flag, value))
             self._default_vlan(port, master)
 
     def _name_bridge(self, name: str) -> None:
@@ -625,6 +668,7 @@ class FakeKernel:
         self.put(LinkAttribute(port, "master", ""))
         for flag in PORT_FLAGS:
             self.world.pop(f"link {port} {flag}", None)
+        self.world = {key: r for key, r in self.world.items() if not (isinstance(r, PortMac) and r.ifname == port)}
         self.vlans.pop(port, None)
         self.pvids.pop(port, None)
         if port in self.enslaved:
@@ -724,6 +768,21 @@ class FakeKernel:
         if ":" in what and self._value(f"sysctl net/ipv6/conf/{dev}/disable_ipv6") != "0":
             raise KernelError(f"ip {line}: Permission denied")
 
+    # --- servers -----------------------------------------------------------------------------------------------------
+
+    def _change_server(self, change: Change) -> Iterator[Micro]:
+        want, there = change.want, self.world.get(change.subject.key)
+        assert isinstance(change.subject, Dnsmasq) and isinstance(there, Dnsmasq | None)
+        if want is None:
+            if there:
+                yield lambda: self.put(replace(there, runs=False))
+                yield lambda: self.world.pop(there.key, None) and None
+            return
+        assert isinstance(want, Dnsmasq)
+        yield lambda: self.put(replace(want, runs=bool(there and there.runs), conf=there.conf if there else ""))
+        yield lambda: self.put(replace(want, runs=bool(there and there.runs)))
+        yield lambda: self.put(want)
+
     # --- everything else ---------------------------------------------------------------------------------------------
 
     def _value(self, key: str) -> str:
@@ -740,7 +799,9 @@ class FakeKernel:
             if dev is None or dev in self.links:
                 if isinstance(subject, LinkAttribute):
                     if subject.name in PORT_FLAGS and subject.key in self.world and subject.key not in self.lost:
-                        self.put(replace(subject, value="off"))
+                        self.put(replace(subject, value=PORT_FLAGS[subject.name]))
+                    elif subject.name == "fdb_max_learned" and subject.key not in self.lost:
+                        self.put(replace(subject, value="0"))
                     elif subject.name == "master" and subject.key not in self.lost:
                         self._set_link(LinkAttribute(subject.ifname, "master", ""))
                 elif isinstance(subject, Sysctl):
@@ -761,6 +822,8 @@ class FakeKernel:
         if isinstance(want, Address | Route):
             self._may_have(dev, getattr(want, "address", getattr(want, "dst", "")), label(step))
         if isinstance(want, LinkAttribute) and want.name in (*PORT_FLAGS, "primary") and want.key not in self.world:
+            raise KernelError(f"{label(step)}: Operation not supported")
+        if isinstance(want, PortMac) and not self.master(want.ifname):
             raise KernelError(f"{label(step)}: Operation not supported")
         if want.key in self.lost:
             return

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,12 @@ class Build:
         return made
 
 
+def way_out(toml: str) -> str:
+    """The link of the host's default route: where guests are to leave, if that is declared."""
+    found = re.search(r'^(?:netdev|masquerade|out) = "(.*)"$', toml, re.MULTILINE) if "[networks." in toml else None
+    return found[1] if found and found[1] in ("eth1", "eth9") else "eth0"
+
+
 class Host:
     def __init__(self, path: Path, toml: str = EVERYTHING, **facts) -> None:
         self.path = path
@@ -103,7 +110,7 @@ class Host:
         self.kernel.add_link("lan0", up=True, master="br0")
         self.kernel.put(
             # Somebody else's.
-            Route(254, "0.0.0.0/0", "eth0", "203.0.113.1", 3),
+            Route(254, "0.0.0.0/0", way_out(toml), "203.0.113.1", 3),
             Route(222, "203.0.113.0/24", "eth0", "", 3),
             Rule(100, "from", "203.0.113.0/24", 7, 4),
             Sysctl("net/ipv4/conf/eth1/forwarding", "1"),

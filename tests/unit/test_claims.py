@@ -407,6 +407,24 @@ def test_status_lists_what_no_network_claims(run, host):
     assert json.loads(run("status", "--json").output) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "filtered"),
+    [
+        (nic(), True),
+        (nic(more="filter = false"), False),
+        (nic("", "lan"), False),
+        (nic('"10.7.0.10"', "lan"), True),
+        (nic('"10.7.0.10"', "lan", "filter = false"), False),
+    ],
+)
+def test_status_tells_whether_there_is_a_filter(run, host, text, filtered):
+    """A bridged guest without addresses has none, unless its network has antispoof."""
+    started(host, text)
+    (row,) = json.loads(run("status", "--json").output)
+    assert row["filter"] is filtered
+    assert any(" guarded " in key for key in host.kernel.world) is filtered
+
+
 # --- a broken configuration -----------------------------------------------------------------------------------------------------
 
 

@@ -76,7 +76,8 @@ def test_options_lists_every_key(run):
     for name, mode in MODES.items():
         for row in mode.options:
             assert f"networks.NAME({name}).{row.name}" in keys
-            assert {f"networks.NAME({name}).{row.name}.{sub.name}" for sub in row.keys} <= keys
+            inner = f"networks.NAME({name}).{row.name}" + ("[]" if row.listed else "")
+            assert {f"{inner}.{sub.name}" for sub in row.keys} <= keys
     assert all(row["doc"] for row in rows)
     for section, kind in SECTIONS.items():
         assert {f"{section}.NAME.{row.name}" for row in kind.options} <= keys

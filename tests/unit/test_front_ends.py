@@ -105,6 +105,7 @@ def test_what_the_agent_serves_in_order(name, environ, expected):
 
 
 ABOUT_ONE = {
+    "cli/files.py": {"libvirt_connection"},
     "cli/guests.py": {"libvirt", "libvirt_connection"},
     "cli/xen_scripts.py": {"xen_diversion"},
     "importing/stanzas.py": {"ifupdown"},

@@ -204,7 +204,10 @@ def test_completion_of_options_loads_one_file_of_commands(command):
 
 
 def test_version_and_completion_take_little_longer_than_click():
-    """In processor time, the least of interleaved runs. It was 6 times as much when every command was loaded."""
+    """In processor time, the least of interleaved runs: more of them where the machine is busy.
+
+    It was 6 times as much when every command was loaded.
+    """
     calls = {
         "click": (CLICK, {}),
         "version": vmnet_hook("--version"),
@@ -213,13 +216,15 @@ def test_version_and_completion_take_little_longer_than_click():
         "TAB on a domain": vmnet_hook(tab="vmnet-hook stop "),
         "TAB on a part": vmnet_hook(tab="vmnet-hook up "),
     }
+    limits = {"version": 1.6, "TAB": 1.6, "help": 1.8, "TAB on a domain": 3.0, "TAB on a part": 3.0}
     least = dict.fromkeys(calls, float("inf"))
-    for _ in range(7):
-        for name, (command, env) in calls.items():
+    for _ in range(5):
+        for name, (command, env) in list(calls.items()) * 7:
             null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (1, 2)]
             _, status, usage = os.wait4(os.posix_spawn(command[0], command, env, file_actions=null), 0)
             assert status == 0, name
             least[name] = min(least[name], usage.ru_utime + usage.ru_stime)
-    ratios = {name: round(seconds / least["click"], 2) for name, seconds in least.items()}
-    assert max(ratios["version"], ratios["TAB"]) <= 1.6 and ratios["help"] <= 1.8, ratios
-    assert max(ratios["TAB on a domain"], ratios["TAB on a part"]) <= 3.0, ratios
+        above = {name: least[name] / least["click"] for name in limits if least[name] > limits[name] * least["click"]}
+        if not above:
+            break
+    assert not above, {name: round(seconds / least["click"], 2) for name, seconds in least.items()}

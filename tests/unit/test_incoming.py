@@ -239,11 +239,28 @@ def test_the_gateway_keeps_what_it_tracks(tmp_path):
     session.records.close()
 
 
-def test_bridged_guests_wait_for_nothing(tmp_path):
-    domain = guest(1, ("lan", ["10.7.0.10"]))
+def test_an_unfiltered_bridged_guest_waits_for_nothing(tmp_path):
+    domain = guest(1, ("lan", []))
     plain, host = twins(tmp_path, domain, {})
     plain.plug(domain)
     [owner] = incoming(host, domain)
     assert owner.phase == "plugged"
     assert not difference(plain.kernel.snapshot(), host.kernel.snapshot())
     assert compose.withheld(*guests.bind(domain, host.session().config)[0], plain.claimed()) == {}
+
+
+def test_the_mac_of_a_filtered_bridged_guest_waits_for_it(tmp_path):
+    """Until then its port learns, as it does with the guest's first frame."""
+    domain = guest(1, ("lan", ["10.7.0.10"]))
+    plain, host = twins(tmp_path, domain, {})
+    plain.plug(domain)
+    [owner] = incoming(host, domain)
+    waits = {f"port-mac {owner.ifname} {owner.mac}", f"link {owner.ifname} learning"}
+    assert owner.phase == "incoming"
+    assert not waits & host.claimed().keys()
+    assert host.kernel.world[f"link {owner.ifname} learning"].value == "on"
+    host.call(arrive, domain.id)
+    assert waits <= host.claimed().keys() and phases(host) == ["active"] and host.check() == []
+    assert not difference(plain.kernel.snapshot(), host.kernel.snapshot())
+    host.unplug(domain)
+    assert not waits & host.kernel.world.keys()

@@ -174,6 +174,15 @@ assert "No such file" in refused(Change(None, new), Change(None, element("nonsen
 context._context = None
 context.apply([Change(tap, None), Change(other, None)])
 assert context._context is None and context.elements([tap, source]) == {}
+prefixes = [
+    element("prefixed", '"tap0"'), element("blocks4", '"tap0"', "10.1.0.8"),
+    element("blocks6", '"tap0"', "0x20010db8000000008000000000000000"),
+    element("blocks6", '"tap0"', "0x8000000000000000000000000000000"),
+]
+context.apply([Change(None, prefix) for prefix in prefixes])
+assert context.elements(prefixes) == {prefix.key: prefix for prefix in prefixes}
+context.apply([Change(prefix, None) for prefix in prefixes])
+assert context._context is None and context.elements(prefixes) == {}
 many = [Change(None, element("sources4", '"tap0"', mac, f"192.0.{n >> 8}.{n & 255}")) for n in range(500)]
 context.apply(many)
 assert len(context.listing("inet", "sources4")) == 500

@@ -30,6 +30,7 @@ from vmnet_hooks.model.objects import (
     Sysctl,
     TableName,
 )
+from vmnet_hooks.model.objects.bridge import PortMac
 from vmnet_hooks.model.resource import NAT_SETS
 from vmnet_hooks.model.ruleset import NAT
 
@@ -85,7 +86,7 @@ PLUGS = {
     "hostroute": Case(PLAIN, HOSTROUTE),
     "hostroute, host without IPv6": Case(PLAIN_TOO, HOSTROUTE, ipv6=False),
     "hostroute beside another": Case(PLAIN, HOSTROUTE, first=[PLAIN_TOO]),
-    "hostroute, router advertisements, strict": Case(PLAIN, HOSTROUTE, ra_links=("eth0",), rp_filter=1),
+    "hostroute, router advertisements, strict": Case(PLAIN, HOSTROUTE, ra_links=("eth1",), rp_filter=1),
     "hostroute with NAT": Case(PRIVATE, HOSTROUTE),
     "hostroute with NAT beside plain": Case(PRIVATE, HOSTROUTE, first=[PLAIN]),
     "second half of a NIC, hostroute": Case(halves(PLAIN)[1], HOSTROUTE, first=[halves(PLAIN)[0]]),
@@ -823,6 +824,8 @@ def damaged(resource):
             return replace(resource, value="77")
         case LinkAttribute(name="mtu"):
             return replace(resource, value="777")
+        case LinkAttribute(name="group"):
+            return replace(resource, value="7")
         case LinkAttribute(name="address"):
             return replace(resource, value="02:00:00:00:77:77")
         case LinkAttribute(name="state"):
@@ -833,6 +836,12 @@ def damaged(resource):
             return replace(resource, value="")
         case LinkAttribute(name="isolated" | "guard"):
             return replace(resource, value="off")
+        case LinkAttribute(name="learning"):
+            return replace(resource, value="on")
+        case PortMac():
+            return replace(resource, state="static")
+        case LinkAttribute(name="fdb_max_learned"):
+            return replace(resource, value="7")
         case LinkAttribute(name="no_linklocal_learn"):
             return replace(resource, value="0")
         case Neighbour():

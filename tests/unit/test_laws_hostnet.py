@@ -42,10 +42,25 @@ AWARE = (
     '[networks.trunk]\nmode = "bridged"\nbridge = "ebr0"\ntagged = [20, 30]\n'
 )
 IMPLIED = '[networks.forty]\nmode = "bridged"\nbridge = "br40"\nuplink = "eth3"\nvlan = 40\n'
+VIRTUAL = (
+    '[networks.lab]\nmode = "virtual"\nout = "eth0"\nipv4 = { subnet = "10.9.0.0/24" }\n'
+    'ipv6 = { subnet = "fd00:9::/64", nat = true }\nreach = ["inner"]\n'
+    '[networks.inner]\nmode = "virtual"\nforward = "routed"\nout = "eth0"\nipv4 = { subnet = "10.8.0.0/24" }\n'
+    '[networks.closed]\nmode = "virtual"\nforward = "isolated"\nipv4 = { subnet = "10.7.0.0/24" }\nautostart = false\n'
+)
 DECLARED = '[networks.five]\nmode = "bridged"\nbridge = "guestbr0"\n'
 ROUTED = PUBLIC.replace('"eth1"', '"eth3.7"') + V4 + V6 + '[vlans."eth3.7"]\nparent = "eth3"\nid = 7\n'
+SERVED = (
+    BRIDGE
+    + '[networks.served]\nmode = "bridged"\nbridge = "guestbr0"\n'
+    + '[networks.served.dhcp]\npool = ["10.5.5.100-10.5.5.199"]\ndomain = "lan.example"\n'
+    + 'hosts = [{ mac = "52:54:00:00:00:07", ips = ["10.5.5.7"] }]\n[networks.served.dns]\n'
+)
+POOLED, NAMED = guest(1, ("served", ())), guest(2, ("served", ["10.5.5.20"]))
 EVERYTHING = ANYCAST + ADOPT + AWARE + ROUTED + LAN + NAT[len(BRIDGE) :]
 TEN, TRUNK = guest(1, ("ten", ())), guest(2, ("trunk", ()))
+INSIDE = guest(1, ("lab", ["10.9.0.7", "fd00:9::7"]), ("closed", ["10.7.0.7"]))
+INSIDE2 = guest(2, ("lab", ["10.9.0.8"]), ("inner", ["10.8.0.8"]))
 FORTY, FORTY2, FIVE = guest(1, ("forty", ())), guest(2, ("forty", ())), guest(1, ("five", ()))
 PUBLIC1 = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]))
 
@@ -143,6 +158,9 @@ UPS = {
     "masquerade": Act(MASQUERADE, up()),
     "VLAN-aware": Act(AWARE, up()),
     "routed uplink": Act(ROUTED, up()),
+    "virtual networks": Act(VIRTUAL, up()),
+    "virtual network, with its guests alone": Act(VIRTUAL, up("closed")),
+    "network with a server": Act(SERVED, up()),
     "everything": Act(EVERYTHING, up()),
     "by name, with what it needs": Act(STACK, up("guestbr0")),
     "by kind": Act(EVERYTHING, up("vlan:eth1.100", "network:public")),
@@ -155,7 +173,9 @@ EDITS = {
     "port exchanged": edit('ports = ["eth1"]', 'ports = ["eth3"]', BRIDGE),
     "STP off": edit("stp = true\npriority = 4096\n", "", RING),
     "STP on": edit("tx_checksum = false\n", "stp = true\nforward_delay = 4\nmax_age = 6\n", BRIDGE),
-    "option changed": edit("priority = 4096", "priority = 8192\nageing = 30\ngroup_fwd_mask = 0x4000", RING),
+    "option changed": edit(
+        "priority = 4096", "priority = 8192\nageing = 30\nfdb_max_learned = 100\ngroup_fwd_mask = 0x4000", RING
+    ),
     "option removed": edit("priority = 4096\n", "", RING),
     "address changed": edit("10.5.5.254/24", "10.5.6.254/24", BRIDGE),
     "shared address changed": edit("10.5.5.254/24", "10.5.6.254/24", ANYCAST),
@@ -183,7 +203,20 @@ EDITS = {
     "removed from under": edit(STACK, '[bonds.bond0]\nports = ["eth1", "eth2"]\n', STACK),
     "NAT changed": edit('snat = "203.0.113.9"', "masquerade = true", NAT),
     "NAT removed": edit(NAT[len(BRIDGE) :], "", NAT),
+    "static lease added": edit("hosts = [", 'hosts = [{ mac = "52:54:00:00:00:08", ips = ["10.5.5.8"] }, ', SERVED),
+    "server changed": edit('domain = "lan.example"', 'domain = "example.org"', SERVED),
+    "network with a server renamed": edit("networks.served", "networks.other", SERVED),
+    "no server any more": edit(SERVED[len(BRIDGE) :], '[networks.served]\nmode = "bridged"\nbridge = "guestbr0"\n', SERVED),
     "VLANs changed": edit('vlans = [10, "20-30"]', 'vlans = [10, "25-40"]', AWARE),
+    "virtual, closed": edit(
+        'forward = "routed"\nout = "eth0"', 'forward = "isolated"', VIRTUAL.replace('reach = ["inner"]\n', "")
+    ),
+    "virtual, opened": edit(
+        'out = "eth0"\nipv4 = { subnet = "10.9.0.0/24" }\nipv6 = { subnet = "fd00:9::/64", nat = true }',
+        'forward = "open"\nipv4 = { subnet = "10.9.0.0/25" }',
+        VIRTUAL,
+    ),
+    "virtual, other bridge": edit('reach = ["inner"]', 'bridge = "virbr7"', VIRTUAL),
     "aware no more": edit("vlan_filtering = true\nvlans", "vlan_filtering = true\nmcast_snooping = false\nvlans", AWARE),
 }
 GUESTS = {
@@ -191,8 +224,12 @@ GUESTS = {
     "trunk guest beside another": Act(AWARE, plug(TRUNK), up(), plug(TEN), domains=(TEN, TRUNK)),
     "guest that brings the bridge": Act(DECLARED + BRIDGE, plug(FIVE), domains=(FIVE,)),
     "guest that brings a stack": Act(DECLARED + STACK, plug(FIVE), domains=(FIVE,)),
+    "guest that brings a server": Act(SERVED, plug(POOLED), domains=(POOLED,)),
+    "guest with a name beside another": Act(SERVED, plug(NAMED), up(), plug(POOLED), domains=(POOLED, NAMED)),
     "first guest of an implied bridge": Act(IMPLIED, plug(FORTY), domains=(FORTY,)),
     "second guest of an implied bridge": Act(IMPLIED, plug(FORTY2), plug(FORTY), domains=(FORTY, FORTY2)),
+    "first guest of virtual networks": Act(VIRTUAL, plug(INSIDE), domains=(INSIDE,)),
+    "second guest of virtual networks": Act(VIRTUAL, plug(INSIDE2), plug(INSIDE), domains=(INSIDE, INSIDE2)),
     "prepare": Act(IMPLIED, prepare(FORTY), domains=()),
     "prepare of a stack": Act(DECLARED + STACK, prepare(FIVE), domains=()),
     "prepare, then plug": Act(IMPLIED, plug(FORTY), prepare(FORTY), like=plug(FORTY), domains=(FORTY,)),
@@ -208,9 +245,16 @@ GUESTS = {
 GOING = {
     "down": Act(EVERYTHING, down(), up()),
     "down of a stack": Act(STACK, down(), up()),
+    "down of a server": Act(SERVED, down(), up()),
+    "guest that brought a server": Act(SERVED, unplug(NAMED), plug(NAMED), domains=(NAMED,)),
     "down of an adoption": Act(ADOPT, down("xenbr0"), up()),
     "down after an edit": Act(EVERYTHING, down(), up(), then=BRIDGE),
     "last guest of an implied bridge": Act(IMPLIED, unplug(FORTY), plug(FORTY), domains=(FORTY,)),
+    "down of virtual networks": Act(VIRTUAL, down(), up()),
+    "last guest of virtual networks": Act(VIRTUAL, unplug(INSIDE), plug(INSIDE), domains=(INSIDE,)),
+    "first of two guests of virtual networks": Act(
+        VIRTUAL, unplug(INSIDE), plug(INSIDE), plug(INSIDE2), domains=(INSIDE, INSIDE2)
+    ),
     "prepared, and never came": Act(IMPLIED, unplug(FORTY), prepare(FORTY), domains=()),
 }
 ADDING = {**UPS, **EDITS, **GUESTS}
@@ -413,7 +457,11 @@ def test_an_edit_comes_to_the_same(act, tmp_path):
     assert not {key: value for key, value in changed.items() if not key.endswith((" lladdr", *act.stays))}
 
 
-@pytest.mark.parametrize("act", [act for act in EDITS.values() if NAT not in act.toml], ids=[k for k in EDITS if "NAT" not in k])
+# NAT, servers, and what a network implies, are for `repair`.
+FOR_UP = {name: act for name, act in EDITS.items() if NAT not in act.toml and SERVED not in act.toml and "virtual" not in name}
+
+
+@pytest.mark.parametrize("act", FOR_UP.values(), ids=FOR_UP)
 def test_repair_leaves_an_edit_of_a_link_to_up(act, tmp_path):
     """`up` asks the gateways. What is damaged is repaired, and what `check` says of the edit stays."""
     host = act.host(tmp_path)

@@ -342,3 +342,19 @@ def test_a_tap_with_another_name(host):
     assert [drift.what for drift in drifts] == ["t1.0: is called other now, a name without filter and network"]
     host.kernel.links["other"] = replace(link, address="02:00:00:00:00:99")
     assert host.call(lambda session: (name_now(session, nic), lives(session, nic))) == ("", False)
+
+
+def test_what_failed_is_tried_at_once_when_a_link_comes():
+    """What another program removes again and again is not: that pause goes on."""
+    patience = Patience()
+    for now in (0, 10, 20, 40, 80):
+        patience.failed(["link tap1 master"], now)
+    for now in range(FIGHT_TIMES + 1):
+        patience.mended(["rule 1"], 80 + now / 10)
+    assert not patience.allows("link tap1 master", 90) and not patience.allows("rule 1", 81)
+    assert (
+        patience.hurry(81) == {"link tap1 master"} and patience.allows("link tap1 master", 81) and patience.due(90) == {"rule 1"}
+    )
+    assert patience.failed(["link tap1 master"], 91) == [] and not patience.allows("link tap1 master", 92)
+    patience.mended(["link tap1 master"], 200)
+    assert patience.hurry(201) == set()

@@ -139,6 +139,21 @@ TOLD = {
         "01000000",
         Suspects({"neigh up0 192.0.2.11"}),
     ),
+    "MAC of a guest at a port": (
+        "4c0000001d00000000000000000000000700000003000000400000000a0002000200000000990000080009000400000008000f0000000000140003000"
+        "0000000000000000000000000000000",
+        Suspects({"port-mac up0 02:00:00:00:00:99"}),
+    ),
+    "MAC of a guest at a port, sticky no more": (
+        "4c0000001c00000000000000000000000700000003000000400000000a0002000200000000990000080009000400000008000f0000000000140003000"
+        "0000000000000000000000000000000",
+        Suspects({"port-mac up0 02:00:00:00:00:99"}),
+    ),
+    "MAC learnt": (
+        "4c0000001c00000000000000000000000700000003000000020000000a0002000200000000990000080009000400000008000f0000000000140003000"
+        "0000000000000000000000000000000",
+        Suspects(),
+    ),
     "entry of a bridge": (
         "4c0000001d00000000000000000000000700000003000000800000000a0002000200000000990000080009000400000008000f0000000000140003000"
         "0000000000000000000000000000000",
@@ -181,10 +196,10 @@ def test_links_that_change(links):
     assert told(link(UP0, "up0", mtu=1400)) == Suspects({"link up0 mtu"})
     assert told(link(UP0, "up0", mtu=1400, master=9)) == Suspects(links={"up0"})
     assert told(link(UP0, "up0", mtu=1400, master=9, mac=b"\2\0\0\0\0\2")) == Suspects({"link up0 address", "link up0 lladdr"})
-    assert told(link(9, "new")) == Suspects(links={"new"})
+    assert told(link(9, "new")) == Suspects(links={"new"}, made={"new"})
     assert told(link(7, "", family=socket.AF_UNSPEC + 7)) == Suspects(links={"tap1"}), "of a bridge's port"
     assert told(link(7, "tap1", kind=17, family=7)) == Suspects(links={"tap1"}), "it left the bridge"
-    assert told(link(9, "other")) == Suspects(links={"new", "other"}, gone={(9, "new")}), "renamed"
+    assert told(link(9, "other")) == Suspects(links={"new", "other"}, gone={(9, "new")}, made={"other"}), "renamed"
     assert told(link(7, "tap1", kind=17)) == Suspects(links={"tap1"}, gone={(7, "tap1")})
     address = TOLD["address"][0].replace("1880000300", "1880000700", 1)
     assert told(bytes.fromhex(address)) == Suspects(), "of a link that nobody knows any more"

@@ -12,7 +12,7 @@ from vmnet_hooks.engine.healing import amiss, mend, reconcile
 from vmnet_hooks.model import objects, resource, ruleset
 from vmnet_hooks.model.objects import NftElement, nft
 from vmnet_hooks.model.ruleset import INET, NAT
-from vmnet_hooks.networks import routed
+from vmnet_hooks.networks import reach, routed
 
 PLAIN = guest(1, ("public", ["192.0.2.10", "2001:db8::10"]))
 EDGE = guest(2, ("edge", ["198.51.100.5", "2001:db8:1::5"]))
@@ -63,7 +63,7 @@ def test_elements_know_their_table():
 def upgraded(host, monkeypatch):
     """A host where PLAIN and EDGE were started before NAT had a table of its own."""
     with monkeypatch.context() as patched:
-        for module in (routed, ruleset):
+        for module in (routed, reach, ruleset):
             patched.setattr(module, "INET", BEFORE)
         patched.setattr(routed, "NAT", BEFORE)
         patched.setattr("vmnet_hooks.engine.transaction.INET", BEFORE)

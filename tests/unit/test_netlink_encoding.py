@@ -23,6 +23,7 @@ from vmnet_hooks.kernel.monitor import rtnetlink
 from vmnet_hooks.kernel.objects import nft
 from vmnet_hooks.kernel.wire import RouteMessage, RuleMessage
 from vmnet_hooks.model.objects import NftElement
+from vmnet_hooks.model.resource import ANSWER_MARK
 from vmnet_hooks.model.ruleset import INET
 
 REQUEST, MULTI, ACK, DUMP, EXCL, CREATE, REPLACE = 1, 2, 4, 0x300, 0x200, 0x400, 0x100
@@ -210,7 +211,7 @@ def test_bridge_ports_are_set(socket, kernel, dice):
     spec = [("IFLA_BRIDGE_VLAN_FLAGS", 2)] if own else []
     spec += [("IFLA_BRIDGE_VLAN_INFO", {"flags": bits, "vid": vid}) for bits, vid in rows]
     said_of_bridge(kernel, kind, index, "IFLA_AF_SPEC", spec)
-    for name in ("isolated", "guard"):
+    for name in ("isolated", "guard", "learning"):
         on = dice.random() < 0.5
         socket.set_port_flag(index, name, on)
         said_of_bridge(kernel, 19, index, "IFLA_PROTINFO", [(f"IFLA_BRPORT_{name.upper()}", int(on))])
@@ -365,7 +366,7 @@ def test_routes(socket, kernel, dice, family):
 @each_seed
 @pytest.mark.parametrize("family", [2, 10])
 def test_rules(socket, kernel, dice, family):
-    rule = dice.rule(family)
+    rule = dice.rule(family)._replace(mark=dice.choice([0, ANSWER_MARK]))
     subnet, _, length = rule.subnet.partition("/")
     fields = {"family": family, "dst_len": 0, "src_len": 0, "tos": 0, "table": rule.table if rule.table < 256 else 0}
     fields |= {
@@ -376,7 +377,8 @@ def test_rules(socket, kernel, dice, family):
         "src_len" if rule.selector == "from" else "dst_len": int(length),
     }
     attrs = [("FRA_SRC" if rule.selector == "from" else "FRA_DST", subnet), ("FRA_PRIORITY", rule.priority)]
-    attrs += [("FRA_TABLE", rule.table)] * bool(rule.table) + [("FRA_PROTOCOL", rule.proto)]
+    attrs += [("FRA_TABLE", rule.table)] * bool(rule.table)
+    attrs += [("FRA_FWMARK", rule.mark), ("FRA_FWMASK", rule.mark)] * bool(rule.mark) + [("FRA_PROTOCOL", rule.proto)]
     socket.add_rule(rule)
     said(kernel, fibmsg, 32, ACK | CREATE | EXCL, fields, attrs)
     socket.delete_rule(rule)
@@ -454,6 +456,57 @@ def test_nft_elements(kernel, dice):
         assert fields == nfgen(1) and comparable(found) == comparable(attrs)
     kernel.answers = [(nft_set_elem_list_msg, 0x0A0C, nfgen(1), element_attrs(key, packed))]
     assert nft._read_element(socket, element) == element
+
+
+FORWARDED = (
+    (
+        NftElement("inet", "forward4", ("198.51.100.2", "tcp", "8080"), "10.9.0.5 . 80"),
+        "c6336402 06000000 1f900000",
+        "",
+        "0a090005 00500000",
+    ),
+    (
+        NftElement("inet", "forward6", ("2001:db8::2", "sctp", "1"), "fd00::5 . 65535"),
+        "20010db8000000000000000000000002 84000000 00010000",
+        "",
+        "fd000000000000000000000000000005 ffff0000",
+    ),
+    (
+        NftElement("inet", "ranges4", ("198.51.100.2", "udp", "9000-9010"), "10.9.0.5"),
+        "c6336402 11000000 23280000",
+        "c6336402 11000000 23320000",
+        "0a090005",
+    ),
+    (
+        NftElement("inet", "ranges6", ("2001:db8::2", "udp", "1-65535"), "fd00::5"),
+        "20010db8000000000000000000000002 11000000 00010000",
+        "20010db8000000000000000000000002 11000000 ffff0000",
+        "fd000000000000000000000000000005",
+    ),
+)
+
+
+@pytest.mark.parametrize("element, key, end, value", FORWARDED)
+def test_forwarded_ports(kernel, element, key, end, value):
+    """The bytes are those of libnftables; tests/netns/test_forward.py has the kernel compare them."""
+    socket = netlink.Socket(netlink.NETLINK_NETFILTER)
+    items: list[tuple[str, object]] = [("NFTA_SET_ELEM_KEY", {"attrs": [("NFTA_DATA_VALUE", bytes.fromhex(key))]})]
+    items += [("NFTA_SET_ELEM_DATA", {"attrs": [("NFTA_DATA_VALUE", bytes.fromhex(value))]})]
+    there = wire.attributes(nft._encoded(element), 4)
+    inner = wire.attributes(wire.attributes(there[nft.LIST_ELEMENTS])[1])
+    data = {number: wire.attributes(inner[number])[1] for number in inner}
+    assert data == {1: bytes.fromhex(key), 2: bytes.fromhex(value)} | ({10: bytes.fromhex(end)} if end else {})
+    assert (there[1], there[2]) == (b"vmnet-forward\0", element.set.encode() + b"\0")
+    if not end:
+        # pyroute2 does not know the end of an interval.
+        kernel.answers = [(nft_set_elem_list_msg, 0x0A0C, nfgen(1), answer_of(element, items))]
+        assert nft._read_element(socket, element) == element
+    assert nft._value_of(element.set, bytes.fromhex(value)) == element.value
+
+
+def answer_of(element: NftElement, items: list[tuple[str, object]]) -> list[tuple[str, object]]:
+    names = [("NFTA_SET_ELEM_LIST_TABLE", "vmnet-forward"), ("NFTA_SET_ELEM_LIST_SET", element.set)]
+    return [*names, ("NFTA_SET_ELEM_LIST_ELEMENTS", [{"attrs": items}])]
 
 
 def comparable(attrs: Any) -> Any:

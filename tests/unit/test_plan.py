@@ -24,7 +24,8 @@ from vmnet_hooks.model.objects import (
     Sysctl,
     TableName,
 )
-from vmnet_hooks.model.objects.bridge import Adoption, FdbEntry, PortVlans
+from vmnet_hooks.model.objects.bridge import Adoption, FdbEntry, PortMac, PortVlans
+from vmnet_hooks.model.objects.dnsmasq import Dnsmasq
 from vmnet_hooks.model.plan import Change, Release, batches, diff
 from vmnet_hooks.records import decode, encode, encoded
 
@@ -47,6 +48,7 @@ ONE_OF_EACH = [
     ProxyNeighbour("eth1", "2001:db8::10"),
     TableName(222, "snf_routed"),
     HostName("tap0", "dom1", ("10.0.1.1", "2001:db8::10")),
+    Dnsmasq("lan", "bind-dynamic\ninterface=br0\n", "52:54:00:aa:00:10,10.9.0.10\n"),
     ProxyNeighbour("eth1", "192.0.2.10"),
     Route(254, "192.0.2.10/32", "vif1.0", src="192.0.2.1", metric=2),
     Route(254, "192.0.2.10/32", "vif1.0-emu", src="192.0.2.1", metric=1),
@@ -59,6 +61,8 @@ ONE_OF_EACH = [
     LinkAttribute("br0", "tx", "off"),
     FdbEntry("br0", "02:00:00:00:00:01"),
     PortVlans("tap0", 10, "20-30"),
+    LinkAttribute("tap0", "learning", "off"),
+    PortMac("tap0", "52:54:00:aa:00:10", "10,20-30"),
     PortVlans("br0", 0, "100", own=True),
     Adoption(
         "eth0",
@@ -189,6 +193,13 @@ def test_spelling():
         "ip -6 neigh add proxy 2001:db8::10 dev eth1",
         "mkdir -p /etc/iproute2/rt_tables.d; echo '222 snf_routed' > /etc/iproute2/rt_tables.d/vmnet-snf_routed.conf",
         "mkdir -p /run/vmnet-hosts; printf %s '10.0.1.1 dom1\n2001:db8::10 dom1\n' > /run/vmnet-hosts/tap0",
+        "mkdir -p /run/vmnet-dnsmasq/names/lan; install -d -o 65534 /var/lib/vmnet-hooks/dnsmasq/lan\n"
+        "printf %s 'bind-dynamic\ninterface=br0\n' > /run/vmnet-dnsmasq/lan.conf\n"
+        "printf %s '52:54:00:aa:00:10,10.9.0.10\n' > /run/vmnet-dnsmasq/lan.hosts\n"
+        "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all,+net_admin,+net_raw,+net_bind_service "
+        "--ambient-caps=-all,+net_admin,+net_raw,+net_bind_service "
+        "--bounding-set=-all,+net_admin,+net_raw,+net_bind_service --no-new-privs "
+        "dnsmasq --conf-file=/run/vmnet-dnsmasq/lan.conf",
         "ip neigh add proxy 192.0.2.10 dev eth1",
         "ip route add 192.0.2.10/32 dev vif1.0 table 254 proto 86 src 192.0.2.1 metric 2",
         "ip route add 192.0.2.10/32 dev vif1.0-emu table 254 proto 86 src 192.0.2.1 metric 1",
@@ -201,6 +212,8 @@ def test_spelling():
         "ethtool -K br0 tx off",
         "bridge fdb replace 02:00:00:00:00:01 dev br0 self permanent",
         "bridge vlan add dev tap0 vid 20-30\nbridge vlan add dev tap0 vid 10 pvid untagged",
+        "bridge link set dev tap0 learning off",
+        "bridge fdb replace 52:54:00:aa:00:10 dev tap0 master static sticky",
         "bridge vlan add dev br0 vid 100 self",
         "sysctl -qw net/ipv4/conf/br0/rp_filter=2\n"
         "ip addr replace 192.0.2.13/24 broadcast 192.0.2.255 scope global dev br0\n"

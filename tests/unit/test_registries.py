@@ -1,5 +1,5 @@
-"""The registries: a mode, a kind of link, a kernel object is one file and one row. A dummy of each, outside the program, goes
-all the way."""
+"""The registries: a mode, a kind of link, a service, a kernel object is one file and one row. A dummy of each, outside of the
+program, goes all the way."""
 
 import json
 import subprocess
@@ -32,6 +32,7 @@ from vmnet_hooks.model.plan import Change
 from vmnet_hooks.model.resource import MAIN_TABLE
 from vmnet_hooks.model.topology import Facts, LinkDetails
 from vmnet_hooks.networks import MODES
+from vmnet_hooks.services import SERVICES
 
 PACKAGE = Path(__file__).resolve().parents[2] / "vmnet_hooks"
 MODE = '''"""Guests reached by plain routes, through a link of the admin's choice."""
@@ -61,6 +62,26 @@ class Dummy(Mode):
 
     def attracts(self, resource, vif, network):
         return isinstance(resource, Route)
+'''
+SERVICE = '''"""A mark on what each guest sends."""
+
+from vmnet_hooks import values
+from vmnet_hooks.model.declaration import Option
+from vmnet_hooks.model.objects import NftElement
+from vmnet_hooks.model.ruleset import INET
+from vmnet_hooks.model.service import Service
+
+
+class Mark(Service):
+    option = Option("mark", values.integer(1, 9), None, "mark what guests send", "7")
+
+    def check(self, network, declared):
+        if network["mark"] == 9:
+            raise network.error("mark", "is taken; use another")
+
+    def vif_resources(self, vif, network, host):
+        yield INET
+        yield NftElement("inet", "served4", (f'"{vif.ifname}"', vif.mac))
 '''
 KIND = '''"""Links without anything below."""
 
@@ -168,11 +189,12 @@ def elsewhere(tmp_path, monkeypatch):
     package.mkdir()
     (package / "dummy_mode.py").write_text(MODE)
     (package / "dummy_kind.py").write_text(KIND)
+    (package / "dummy_service.py").write_text(SERVICE)
     (package / "dummy_object.py").write_text(OBJECT.format(folder=str(tmp_path / "beacons")))
     (tmp_path / "beacons").mkdir()
     monkeypatch.syspath_prepend(str(package))
     yield monkeypatch
-    for name in ("dummy_mode", "dummy_kind", "dummy_object"):
+    for name in ("dummy_mode", "dummy_kind", "dummy_service", "dummy_object"):
         sys.modules.pop(name, None)
     edge.cache_clear()
 
@@ -185,6 +207,11 @@ def mode(elsewhere):
 @pytest.fixture
 def kind(elsewhere):
     elsewhere.setitem(SECTIONS.rows, "wires", Row("wires", "dummy_kind", "Wire", "wire"))
+
+
+@pytest.fixture
+def service(elsewhere):
+    elsewhere.setitem(SERVICES.rows, "mark", Row("mark", "dummy_service", "Mark"))
 
 
 @pytest.fixture
@@ -327,6 +354,30 @@ def test_a_mode_on_a_kind_of_link(mode, kind, tmp_path):
     host.assert_no_records()
 
 
+def test_a_service(mode, service, tmp_path):
+    """A key of every network, whatever its mode."""
+    toml = NETWORK.format("eth3")
+    element = f'nft inet served4 "t1.0" . {GUEST.vifs[0].mac}'
+    assert "networks.NAME.mark" in listed()
+    assert validated(tmp_path, toml + "mark = 7\n").output == "ok: 1 networks, 0 domains\n"
+    wrong = validated(tmp_path, toml + "mark = 9\n")
+    assert wrong.exit_code == 2 and "networks.far.mark: is taken; use another" in wrong.output
+    assert "unknown key 'mrak'; did you mean 'mark'?" in validated(tmp_path, toml + "mrak = 7\n").output
+    host = Host(tmp_path, toml + "mark = 7\n")
+    before = host.everything()[:2]
+    guest_comes_and_goes(host, "eth3")
+    host.assert_no_records()
+    assert host.everything()[:2] == before
+    # An edit while a guest runs.
+    host.add_taps(GUEST)
+    host.plug(GUEST)
+    assert element in host.kernel.world and host.check() == []
+    host.configure(toml)
+    assert [drift.kind for drift in host.check()] == ["unwanted"] * 2
+    host.repair()
+    assert element not in host.kernel.world and host.check() == []
+
+
 def test_a_kernel_object(beacon, tmp_path):
     toml = NETWORK.format("eth3")
     assert validated(tmp_path, toml).exit_code == 0
@@ -407,6 +458,8 @@ def test_names_load_no_file():
 def test_every_row_can_be_loaded():
     for name, mode in MODES.items():
         assert mode.name == name
+    for name, service in SERVICES.items():
+        assert service.name == service.option.name == name and service.option.default is None
     for section, kind in SECTIONS.items():
         assert (kind.section, kind.word) == (section, SECTIONS.rows[section].word)
     words = [row.word for row in SECTIONS.rows.values()]
@@ -415,9 +468,14 @@ def test_every_row_can_be_loaded():
 
 def test_every_file_has_a_row():
     """What is in the folder and in no row could never be declared."""
-    modules = {row.module.removeprefix("vmnet_hooks.") for row in (*MODES.rows.values(), *SECTIONS.rows.values())}
-    files = {f"{wing}.{path.stem}" for wing in ("networks", "links") for path in (PACKAGE / wing).glob("*.py")}
-    shared = {"networks.tap", "links.link", "networks.__init__", "links.__init__"}
+    rows = (*MODES.rows.values(), *SECTIONS.rows.values(), *SERVICES.rows.values())
+    modules = {row.module.removeprefix("vmnet_hooks.") for row in rows}
+    files = {f"{wing}.{path.stem}" for wing in ("networks", "links", "services") for path in (PACKAGE / wing).glob("*.py")}
+    shared = {"networks.tap", "networks.reach", "links.link", "networks.__init__", "links.__init__", "services.__init__"}
+    shared |= {"services.pool", "services.dnsmasq"}
+    # What is said to guests, in bytes, and to DNS servers.
+    said = ("dhcp4", "dhcp6", "packets", "responder", "router_advertisement", "terms", "nsupdate")
+    shared |= {f"services.{name}" for name in said}
     assert files - shared == modules - {"networks"}
 
 
@@ -433,7 +491,7 @@ def test_a_routed_start_loads_no_other_kind_and_no_other_mode(tmp_path):
         [sys.executable, "-I", "-c", command, str(PACKAGE.parent), str(tmp_path)], capture_output=True, text=True, timeout=60
     )
     loaded = {name for name in done.stdout.split() if name.startswith(("vmnet_hooks.links.", "vmnet_hooks.networks."))}
-    assert loaded == {"vmnet_hooks.networks.routed", "vmnet_hooks.networks.tap"}, done.stderr
+    assert loaded == {f"vmnet_hooks.networks.{name}" for name in ("routed", "tap", "reach")}, done.stderr
 
 
 def options():

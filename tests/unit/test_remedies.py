@@ -503,3 +503,15 @@ def test_a_kernel_without_ifb(tmp_path):
     assert line.startswith("this kernel has no ifb") and line.endswith('networks.public.checksums = "trusted"')
     host.configure(toml.replace("table = 222\n", 'table = 222\nchecksums = "trusted"\n'))
     assert host.call(hazards) == []
+
+
+def test_a_kernel_that_does_not_limit_what_a_bridge_learns(tmp_path):
+    """The bridge comes up without the limit, and `check` says so; the remedy is followed."""
+    toml = "[bridges.br7]\nfdb_max_learned = 100\n"
+    host = Host(tmp_path, toml)
+    host.kernel.fdb_limit = False
+    assert host.up() and host.kernel.world["link br7 fdb_max_learned"].value == "0"
+    (line,) = host.call(hazards)
+    assert line.startswith("this kernel does not limit") and line.endswith("or remove bridges.br7.fdb_max_learned")
+    host.configure("[bridges.br7]\n")
+    assert host.call(hazards) == []

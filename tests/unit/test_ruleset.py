@@ -99,6 +99,10 @@ def test_elements_come_back_as_they_were_added():
         ("inet", "sources4", (port, mac, "192.0.2.10"), ()),
         # Python 3.13 spells it ::ffff:192.0.2.10.
         ("inet", "sources6", (port, mac, str(IPv6Address("::ffff:c000:20a"))), ()),
+        ("inet", "prefixed", (port,), ()),
+        ("inet", "blocks4", (port, "10.1.0.8"), ()),
+        ("inet", "blocks6", (port, "0x20010db8000000008000000000000000"), ()),
+        ("inet", "blocks6", (port, "0x8000000000000000000000000000000"), ()),
         ("inet", "prefixes4", (port, mac, "10.1.0.0/16"), (port, mac, "10.1.2.0/24")),
         ("inet", "prefixes4", (port, mac, "0.0.0.0/0"), (port, mac, "0.0.0.0/8")),
         ("inet", "prefixes6", (port, mac, "2001:db8::/64"), (port, mac, "2001:db8::/96")),

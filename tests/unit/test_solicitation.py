@@ -9,12 +9,14 @@ import struct
 import pytest
 from lab import frames
 
-from vmnet_hooks.agent.neighbour_discovery import Bucket, Prefixes
+from vmnet_hooks.agent.responder import Bucket, Prefixes
 from vmnet_hooks.kernel import (
     announcement,
     neighbour_solicitation,
 )
-from vmnet_hooks.kernel.neighbour_solicitation import MAX_FRAME, PROGRAM, Solicitation, parse
+from vmnet_hooks.kernel.guest_socket import MAX_SOLICITATION as MAX_FRAME
+from vmnet_hooks.kernel.guest_socket import program
+from vmnet_hooks.kernel.neighbour_solicitation import Solicitation, parse
 
 MAC, TAP = "52:54:00:aa:00:0b", "fe:ff:ff:ff:ff:ff"
 SOURCE, TARGET = "2001:db8::b", "2001:db8::c"
@@ -27,8 +29,9 @@ def run(frame: bytes, pkttype: int = HOST, vlan: int = 0) -> int:
     """What the kernel's filter says: how many bytes to hand over, 0 for none. Classic BPF, as far as the program uses it."""
     ancillary = {0xFFFFF000 + 4: pkttype, 0xFFFFF000 + 48: vlan}
     accumulator = at = 0
+    program_ = program(serves=False, proxies=True)
     while True:
-        code, true, false, value = PROGRAM[at]
+        code, true, false, value = program_[at]
         at += 1
         if code == 0x06:
             return value

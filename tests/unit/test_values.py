@@ -15,7 +15,7 @@ def test_ifname(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ".", "..", "a/b", "a b", "a" * 16, "-a", "a\n", 'a"', "a*", "täp", "a:b", None, 3, True, ["a"]]
+    "text", ["", ".", "..", "a/b", "a b", "a" * 16, "-a", "a\n", 'a"', "a*", "täp", "a:b", "all", "default", None, 3, True, ["a"]]
 )
 def test_not_an_ifname(text):
     with pytest.raises(ValueError):

@@ -116,6 +116,7 @@ def test_a_guest_starts_without_nat_that_cannot_be(tmp_path, problem):
     assert ("not-up", "d2", "needs nat out4, which is not up", "vmnet-hook up nat:out4") in told(host, domain="d2")
     if problem == "missing":
         host.kernel.add_link("wg0", up=True)
+        host.kernel.put(Route(254, "0.0.0.0/0", "wg0", "203.0.113.1", 3))
     else:
         host.kernel.put(Address("eth0", "203.0.113.2/24"))
     host.up("nat:out4")

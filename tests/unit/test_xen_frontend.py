@@ -220,7 +220,9 @@ def test_networks_that_were_described(host):
         found = event(host, "online", PV, {**PV_TREE, "ip": "10.0.0.1"}, script=script).network
         again = xen_claim.network_of(found.name)
         assert (again.mode.name, again.options) == (found.mode.name, found.options)
-    for name in ("public", "bridge:xenbr0", "route:", ""):
+    again = xen_claim.network_of("bridge:xenbr0")
+    assert (again.mode.name, again["bridge"], again["uplink"]) == ("bridged", "xenbr0", "")
+    for name in ("public", "bridge:", "route:", ""):
         assert xen_claim.network_of(name) is None
 
 

@@ -21,11 +21,22 @@ CPUS, MEMORY = 2, "1G"
 KERNEL_ARGUMENTS = ("mitigations=off", "no5lvl")
 # max_bonds and numdummies: no bond0 and dummy0 that nobody asked for.
 MODULES = ("8021q", "bonding max_bonds=0", "dummy numdummies=0", "vrf", "macvlan", "bridge", "veth", "tun", "nf_tables")
+# Of tests/netns, what depends most on what a kernel does with a guest's frames before a filter sees them: one of each kind.
+# All of the two files take more than ten minutes here.
+CHECKSUMS, LINK_LOCAL = "tests/netns/test_checksums.py", "tests/netns/test_link_local.py"
+FROM_NETNS = (
+    *(f"{CHECKSUMS}::test_no_lie_leaves_a_bridge[tap-{lie}]" for lie in ("IPv4-plain", "IPv6-plain", "advertisement-tagged")),
+    f"{CHECKSUMS}::test_without_it_they_leave[tap]",
+    f"{CHECKSUMS}::test_segments[tap]",
+    f"{CHECKSUMS}::test_no_lie_leaves_a_router[tap]",
+    f"{LINK_LOCAL}::test_groups[addressed]",
+    f"{LINK_LOCAL}::test_no_guest_becomes_the_root[unfiltered]",
+)
 TIER = boot.Tier(
     "vm",
     limit=4800,  # it takes ten minutes on two idle cores
     tools=boot.QEMU,
-    arguments=("-q", "--durations=10", "-n", "2", "tests/vm"),
+    arguments=("-q", "--durations=10", "-n", "2", "tests/vm", *FROM_NETNS),
     what="this machine's files",
     before="\n".join(
         [

@@ -38,6 +38,14 @@ EXPLAINED = {
             "-lan no_linklocal_learn 0",
             "+lan no_linklocal_learn 1",
         ),
+        "the MAC of a guarded guest is at its port, whoever sends from it": (
+            f"-{PORT} learning on",
+            f"+{PORT} learning off",
+            f"-{PORT} on flood",
+            f"+{PORT} off flood",
+            f"+{MAC.format(0x21)} dev {PORT} sticky master lan static",
+            f"+{MAC.format(0x21)} dev {PORT} vlan 1 sticky master lan static",
+        ),
         "a port of a bridge has no addresses of its own": was(f"ipv6/conf/{PORT}/disable_ipv6", 0, 1),
     },
     "route": {

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lab.domains import Interface
 
-from bench.hosts import BRIDGED, BRIDGES, DUAL, ONLY4, Commands, Host, Product, bridged, routed
+from bench.hosts import BRIDGED, BRIDGES, DUAL, ONLY4, TRUSTED, Commands, Host, Product, bridged, prefixed, routed
 from bench.report import Effort, Row, middle, ratio
 
-FEW, MANY, REMEMBERED = 10, 3000, 1000
+FEW, MANY, REMEMBERED, MANY_PREFIXES = 10, 3000, 1000, 4000
 KINDS: dict[str, tuple[str, Callable[[int], Interface], float, float]] = {
     "routed IPv4+IPv6 (proxy ND)": (DUAL, routed, 1.6, 5.0),
     "routed IPv4": (ONLY4, lambda number: routed(number, dual=False), 1.1, 4.0),
@@ -44,11 +44,7 @@ def plugs(product: Product, effort: Effort) -> Iterator[Row]:
                 large.crowd([nic(number) for number in range(many)])
             for on, guests in places:
                 turn(on, nic(guests), 2)
-            times = {on: {"start": [], "started": [], "stopped": []} for on in (small, large)}
-            for _ in range(effort(25, 8)):
-                for on, guests in places:
-                    for name, series in turn(on, nic(guests), 4).items():
-                        times[on][name] += series
+            times = turns(places, nic, effort(25, 8))
             bare = {on: on.bare(calls(on, nic(guests), "start", "stopped"), effort(50, 10), 0.02) for on, guests in places}
         few, lots = times[small], times[large]
         if first:
@@ -61,6 +57,24 @@ def plugs(product: Product, effort: Effort) -> Iterator[Row]:
         yield ratio(f"the kernel alone: UNPLUG of guest {many} / {FEW}, {kind}", lots["stopped"], few["stopped"])
 
 
+def prefixes(product: Product, effort: Effort) -> Iterator[Row]:
+    """One more guest with prefixes. Checksums are trusted: it is the filter of addresses that is measured."""
+    many = effort(MANY_PREFIXES, 1000)
+    with Host(product, TRUSTED, BRIDGES) as small, Host(product, TRUSTED, BRIDGES) as large:
+        places = ((small, FEW), (large, many))
+        for on, guests in places:
+            on.taps(guests + 1)
+            on.hold(guests)
+            on.start_agent()
+            # So few at a time that no set is listed: their elements are asked for, one by one.
+            on.crowd([prefixed(number) for number in range(guests)], each=10)
+            turn(on, prefixed(guests), 2)
+        times = turns(places, prefixed, effort(25, 8))
+    few, lots = times[small], times[large]
+    yield ratio(f"agent's own time: PLUG of guest {many} / {FEW}, with prefixes", lots["start"], few["start"], 1.1, 4.0)
+    yield ratio(f"agent's own time: UNPLUG of guest {many} / {FEW}, with prefixes", lots["stopped"], few["stopped"], None, 4.0)
+
+
 def calls(on: Host, nic: Interface, *operations: str) -> Commands:
     return {operation: on.hook("guest", operation, nic) for operation in operations}
 
@@ -69,6 +83,19 @@ def turn(on: Host, nic: Interface, repeat: int) -> dict[str, list[float]]:
     """One guest comes and goes, some times."""
     made = calls(on, nic, "start", "started", "stopped")
     return on.requests(made, list(made), repeat, 0.02)
+
+
+Times = dict[str, list[float]]
+
+
+def turns(places: Sequence[tuple[Host, int]], nic: Callable[[int], Interface], count: int) -> dict[Host, Times]:
+    """The next guest of each host comes and goes, the hosts in turns."""
+    times: dict[Host, Times] = {on: {"start": [], "started": [], "stopped": []} for on, _ in places}
+    for _ in range(count):
+        for on, guests in places:
+            for name, series in turn(on, nic(guests), 4).items():
+                times[on][name] += series
+    return times
 
 
 def memory(on: Host) -> Row:

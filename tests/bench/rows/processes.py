@@ -11,8 +11,9 @@ from lab.xenstore import fetched
 from bench.hosts import BRIDGED, DUAL, FLOOR, PYTHON, CommandFailed, Commands, Host, Product, Series, bridged, routed
 from bench.report import Effort, Row, ratio, unknown
 
-OTHER, ROUTED, TAP, BRIDGE = routed(0), routed(1), routed(2), bridged(3)
-"""The guests: one that runs all the time; of libvirt's hook, of QEMU's, on a bridge. Xen's scripts take their taps in turn."""
+OTHERS, ROUTED, TAP, BRIDGE = (routed(0), bridged(4)), routed(1), routed(2), bridged(3)
+"""The guests: one that runs all the time, with two NICs; of libvirt's hook, of QEMU's, on a bridge. Xen's scripts take their taps
+in turn."""
 
 XEN = "/run/xen/scripts"
 COUNT_RECORDS = """
@@ -35,7 +36,7 @@ CALLS = {
 def host(product: Product) -> Host:
     """Three guests' taps, held open."""
     made = Host(product, DUAL + BRIDGED, bridges=1)
-    made.taps(4)
+    made.taps(5)
     for number in range(1, 4):
         made.hold(number)
     made.declare("tap-guest", TAP)
@@ -92,7 +93,7 @@ def ignored_and_handled(product: Product, effort: Effort) -> Iterator[Row]:
         try:
             on.start_agent()
             # Another guest runs: what all share comes with the first and goes with the last.
-            on.spawn({"other": on.hook("other", "start", OTHER)}, ["other"], 1)
+            on.spawn({"other": on.hook("other", "start", *OTHERS)}, ["other"], 1)
         except CommandFailed as error:
             commands = {"ignored": commands["ignored"]}
             yield unknown("calls that the agent serves", error)
