@@ -61,6 +61,18 @@ class Dom0:
         words = [str(word) for word in argv]
         return subprocess.Popen(words, stdin=subprocess.DEVNULL, text=True, env=ENV, **options)
 
+    @contextmanager
+    def agent(self) -> Iterator[None]:
+        """In the block, hooks have an agent to ask."""
+        socket = Path("/run/vmnet-hooks/agent.sock")
+        process = self.popen(["vmnet-hookd"])
+        try:
+            assert eventually(socket.exists), "the agent did not start"
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
     def xenstore(self, path: str) -> str:
         """A key's value, or an empty string if it is not there."""
         return self.run(["xenstore-read", path], check=False).stdout.strip()

@@ -11,7 +11,6 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -97,18 +96,6 @@ def guest(world: World) -> Iterator[Guest]:
     world.dom0.assert_restored(before)
 
 
-@contextmanager
-def agent(dom0: Dom0) -> Iterator[None]:
-    socket = Path("/run/vmnet-hooks/agent.sock")
-    process = dom0.popen(["vmnet-hookd"])
-    try:
-        assert eventually(socket.exists), "the agent did not start"
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 def replies(ping: subprocess.Popen[str]) -> list[float]:
     """End a ping with -D. Return the times of the answers."""
     ping.send_signal(2)
@@ -154,7 +141,7 @@ def test_from_another_host(world: World, guest: Guest):
 
 def test_within_this_host(world: World, guest: Guest):
     """With the agent. What draws the guest's traffic goes from one of its halves to the other."""
-    with agent(world.dom0):
+    with world.dom0.agent():
         comes_in(world, guest)
         asked = ["grep", "-x", "vmnet_arrivals_total 1", "/run/vmnet-hookd/metrics.prom"]
         assert eventually(lambda: not world.dom0.run(asked, check=False).returncode), "the agent counts no arrival"
