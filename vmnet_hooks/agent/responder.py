@@ -383,7 +383,7 @@ class Responder:
                 # The others are told all the same.
                 self.agent.note("error", f"{guest.owner.ifname}: no DHCP: {error!r}", syslog.LOG_ERR)
                 found = None
-            # The old one, if it is the same, has been encoded.
+            # The old one, if it is the same, holds what the guest asks for.
             guest.terms = before if found == before else found
         if guest.terms is before:
             return

@@ -152,34 +152,38 @@ def _options(request: _Request, kind: int, terms: Terms, server: bytes) -> bytes
             options += _option(_RAPID_COMMIT, b"")
     size = int.from_bytes(given.get(_MAX_SIZE, b"")[:2], "big")
     room = max(_MIN_SIZE, min(size, terms.mtu)) - _OVERHEAD - _HEAD.size - len(options) - 1
+    asked = (wanted, _PARAMETERS in given, room, given.get(_CLIENT_ID, b""))
+    # An offer and its acknowledgement differ in what is above.
+    if asked not in terms.answered4:
+        terms.answered4.clear()
+        terms.answered4[asked] = _rest(*asked, terms)
+    return options + terms.answered4[asked]
+
+
+def _rest(codes: bytes, named: bool, room: int, client: bytes, terms: Terms) -> bytes:
+    """Return the options that follow those of the answer's own kind, and their end."""
     # RFC 6842: the client's identifier comes back in every answer.
-    identity = _option(_CLIENT_ID, given.get(_CLIENT_ID, b""))
-    if 2 < len(identity) <= room:
-        options += identity
-        room -= len(identity)
-    return options + _wanted(wanted, _PARAMETERS in given, terms, room) + bytes((_END,))
+    identity = _option(_CLIENT_ID, client)
+    if not 2 < len(identity) <= room:
+        identity = b""
+    return identity + _wanted(codes, named, terms, room - len(identity)) + bytes((_END,))
 
 
 def _wanted(codes: bytes, asked: bool, terms: Terms, room: int) -> bytes:
     """Return those of the options that the client wants that fit into `room` bytes, the most important ones, in the order of
     `codes`. `asked` tells whether the client named them."""
     chosen: dict[int, bytes] = {}
-    for code, option in _encoded(terms).items():
+    for code, value in _VALUES.items():
         # RFC 3442: a client that asks for routes gets no router beside them.
-        if code in codes and len(option) <= room and not (code == _ROUTER and asked and _ROUTES in chosen):
+        if code not in codes or (code == _ROUTER and asked and _ROUTES in chosen):
+            continue
+        option = _option(code, value(terms))
+        if 2 < len(option) <= room:
             chosen[code] = option
             room -= len(option)
     # RFC 2132, 9.8: in the client's order; but 3.3: the mask precedes the router.
     mask = chosen.pop(_MASK, b"") if _ROUTER in chosen and codes.find(_ROUTER) < codes.find(_MASK) else b""
     return mask + b"".join(chosen[code] for code in dict.fromkeys(codes) if code in chosen)
-
-
-def _encoded(terms: Terms) -> Mapping[int, bytes]:
-    """Return the options that have a value, the most important first."""
-    if "dhcp4" not in terms.encoded:
-        values = ((code, value(terms)) for code, value in _VALUES.items())
-        terms.encoded["dhcp4"] = {code: _option(code, value) for code, value in values if value}
-    return terms.encoded["dhcp4"]
 
 
 def _option(code: int, value: bytes) -> bytes:

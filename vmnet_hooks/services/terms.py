@@ -1,6 +1,5 @@
 """What one guest is told of its network by DHCP and router advertisements. Plain data, in bytes where it goes into packets."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -38,8 +37,8 @@ class Terms:
     ntp6: tuple[IPv6Address, ...] = ()
     routes6: tuple[IPv6Network, ...] = ()
     router_mac: bytes = b""
-    encoded: dict[str, Mapping[int, bytes]] = field(default_factory=dict, init=False, compare=False, repr=False)
-    """What a protocol has made of it, by the protocol's name: it is the same in every answer."""
+    answered4: dict[tuple[bytes, bool, int, bytes], bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """By what the guest asked for last by DHCPv4, the options that it got: its next request is the same."""
 
     @property
     def duid(self) -> bytes:
