@@ -255,10 +255,16 @@ def carries(ifname: str) -> bool:
     return attribute("operstate") in ("up", "unknown") and attribute("brport/state") in ("", "3")
 
 
-def main(kind: str, *names: str) -> int:
+def main(*words: str) -> int:
+    told = words[0] == "--told"
+    kind, *names = words[told:]
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    result = storm(opened(kind, names))
+    ends = opened(kind, names)
+    if told:
+        print("ready", flush=True)
+        sys.stdin.readline()
+    result = storm(ends)
     print(json.dumps(asdict(result)))
     return result.leases != result.clients
 

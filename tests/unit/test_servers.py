@@ -2,7 +2,9 @@
 
 import shutil
 import subprocess
+from collections import Counter
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
 from scenario import Host, guest
@@ -43,6 +45,27 @@ def test_pool(load):
         # The host does not route for the bridge.
         *("dhcp-option=option:router", "ra-param=br5,0,0"),
     } <= set(found)
+
+
+@pytest.mark.parametrize("last", ["10.9.1.0", "10.9.2.255", "10.9.4.255", "10.9.16.255", "10.10.0.255", "10.9.4.177"])
+def test_many_macs_in_sequence_are_told_apart(load, last):
+    """All addresses are leased, and of as many guests as there is room for, few are offered the same one first."""
+    text = f'[networks.lan.dhcp]\npool = ["10.9.1.0-{last}"]\n'
+    ranges = [line.partition("=")[2].split(",") for line in lines(load(LAN.replace("/24", "/8") + text)) if "dhcp-range" in line]
+    starts, ends = ([int(IPv4Address(words[at])) for words in ranges] for at in (0, 1))
+    assert starts[0] == int(IPv4Address("10.9.1.0")) and ends[-1] == int(IPv4Address(last))
+    assert starts[1:] == [end + 1 for end in ends[:-1]]
+    size = ends[0] - starts[0] + 1
+    offered = Counter(sdbm(0x525400123400 + number) % size for number in range(min(size, 4000)))
+    assert offered.total() - len(offered) <= offered.total() // 10
+
+
+def sdbm(mac: int) -> int:
+    """dnsmasq's hash of a MAC (dhcp.c, address_allocate), in 32 bits."""
+    found = 0
+    for byte in mac.to_bytes(6, "big"):
+        found = (byte + (found << 6) + (found << 16) - found) & 0xFFFFFFFF
+    return found
 
 
 def test_a_router_tells_itself(load):
