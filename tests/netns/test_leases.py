@@ -220,6 +220,22 @@ def test_a_bridge_made_anew(lan):
         assert client.lease(4).address == address
 
 
+def test_a_guest_from_another_host(lan):
+    """What it was leased there is its own here: it goes on with it (migration), and gets it again (its next boot)."""
+    address = "10.9.0.177"
+    node = lan.guest("pooled", POOLED)
+    node.run(f"ip addr add {address}/24 dev eth0")
+    going_on = udp4(bootp(mac_bytes(POOLED.mac), 3, ciaddr=address), mac_bytes(POOLED.mac), source=address, to="10.9.0.1")
+    rebooted = udp4(bootp(mac_bytes(POOLED.mac), 3, [(50, bytes([10, 9, 0, 177]))]), mac_bytes(POOLED.mac))
+    other = udp4(bootp(mac_bytes(POOLED.mac), 3, [(50, bytes([192, 0, 2, 7]))]), mac_bytes(POOLED.mac))
+    for frame, answer in ((going_on, "ACK"), (rebooted, "ACK"), (other, "NACK")):
+        with Capture(node, "eth0", "udp port 68") as seen:
+            send(node, "eth0", frame)
+            Capture.pause(0.4)
+        assert seen.having(f"DHCP-Message.*: {answer}"), (answer, str(seen))
+    assert f" {address} " in lan.host.run("cat /var/lib/vmnet-hooks/dnsmasq/inner/leases").stdout
+
+
 def test_edits(lan):
     """Static leases without a restart, anything else with one; leases stay."""
     node = lan.guest("pooled", POOLED)

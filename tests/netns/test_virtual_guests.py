@@ -154,6 +154,23 @@ def test_guests_of_xen_and_of_libvirt(first):
         assert "lab" not in one.host.run("ip -br link").stdout and one.state() == before
 
 
+def test_a_vif_of_xen_gets_a_lease():
+    """The same one after the guest's second start, by which its vif has another name."""
+    with XenHost(VIRTUAL.replace('0.0/24"', '0.0/24", pool = ["10.9.0.100-10.9.0.199"]'), foreign=False) as one:
+        before, addresses = one.state(), []
+        for domid in (1, 2):
+            vif = one.vif(domid, 0, bridge="lab", mac="00:16:3e:09:00:01")
+            online(vif)
+            with Udhcpc(bare(vif.guest), "eth0") as running:
+                lease = running.lease(4, timeout=20)
+                addresses.append(lease.address)
+                assert lease.gateway == "10.9.0.1" and ping(vif.guest, WORLD)
+                assert one.host.cli("check").stdout == "ok\n"
+            offline(vif)
+        assert addresses[0] == addresses[1] and addresses[0].startswith("10.9.0.1")
+        assert one.state() == before
+
+
 SHARED = """
 [bridges.xenbr0]
 ports = ["eth9"]

@@ -101,6 +101,8 @@ class Guest:
         self.told_until = 0.0
         self.due = 0.0
         self.mac = bytes.fromhex(owner.mac.replace(":", ""))
+        self.hwaddr = b""
+        """The MAC of the link, when what the guest is told was found out."""
         addresses = [ipaddress.ip_network(a) for a in owner.addresses if ":" in a]
         self.own = Prefixes(n for n in addresses if n.version == 6)
         self.sources = Prefixes((*self.own.networks, ipaddress.IPv6Network(values.eui64(values.LINK_LOCAL, owner.mac))))
@@ -324,17 +326,15 @@ class Responder:
 
     def _answer(self, guest: Guest, frame: bytes, now: float) -> bytes | None:
         """Return the answer to a frame; None if there is none. Raises OSError (EAGAIN)."""
-        mac = guest.listener.mac()
-        if not mac:
-            return None
-        if asked := parse(frame):
-            if not self._is_ours(guest, asked, now):
+        if guest.listener.hears[1] and (asked := parse(frame)):
+            mac = guest.listener.mac()
+            if not mac or not self._is_ours(guest, asked, now):
                 return None
             self.agent.count("solicitations_answered")
             return announcement.proxy_advertisement(mac, asked.target, asked.lladdr, asked.source)
         if now >= guest.told_until:
             self._tell(guest)
-        answer = answers.answer(frame, guest.terms, mac) if guest.terms else None
+        answer = answers.answer(frame, guest.terms, guest.hwaddr) if guest.terms else None
         if answer:
             self.agent.count("requests_answered")
         return answer
@@ -395,7 +395,7 @@ class Responder:
 
     def _terms(self, guest: Guest, network: Network) -> Terms | None:
         ifname = guest.owner.ifname
-        hwaddr = guest.listener.mac()
+        guest.hwaddr = hwaddr = guest.listener.mac()
         declared = self._declared
         if not (hwaddr and declared):
             return None
