@@ -22,7 +22,8 @@ from .debian import CACHE, XEN
 
 PACKAGES = (
     "xenstore-utils xen-utils-common mount iproute2 bridge-utils kmod procps ethtool iputils-ping iputils-arping net-tools "
-    "iptables tcpdump busybox-static qemu-system-xen nftables python3 python3-pyroute2 python3-lxml python3-click python3-pytest"
+    "iptables tcpdump busybox-static dnsmasq-base qemu-system-xen nftables python3 python3-pyroute2 python3-lxml python3-click "
+    "python3-pytest"
 ).split()
 # What the root disk needs, in this order with what each needs in turn; then what a guest's NIC needs.
 DISK_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
