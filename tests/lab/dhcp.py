@@ -127,6 +127,7 @@ def bootp(
     hlen: int = 6,
     flags: int = 0,
     ciaddr: str = "0.0.0.0",
+    yiaddr: str = "0.0.0.0",
     giaddr: str = "0.0.0.0",
     chaddr: bytes | None = None,
     sname: bytes = b"",
@@ -136,7 +137,7 @@ def bootp(
 ) -> bytes:
     """A DHCPv4 message of a client."""
     head = struct.pack("!BBBBIHH", op, htype, hlen, 0, 0x12345678, 3, flags)
-    head += IPv4Address(ciaddr).packed + bytes(8) + IPv4Address(giaddr).packed
+    head += IPv4Address(ciaddr).packed + IPv4Address(yiaddr).packed + bytes(4) + IPv4Address(giaddr).packed
     head += (mac if chaddr is None else chaddr).ljust(16, b"\0") + sname.ljust(64, b"\0") + file.ljust(128, b"\0") + cookie
     kinds = [] if kind is None else [(53, bytes([kind]))]
     return head + options4([*kinds, *options]) + end

@@ -16,7 +16,7 @@ from lab.domains import Interface
 from lab.frames import mac_bytes, tagged
 from lab.guest import Nic, wired
 from lab.nodes import Node, ran
-from lab.routed import eventually, send
+from lab.routed import call, eventually, send
 from lab.single import Single
 
 CONFIG = """
@@ -373,3 +373,99 @@ def test_what_is_shown(lan):
     assert lan.host.cli("leases", "nowhere").returncode == 2
     assert f" {four}*" in lan.host.cli("status").stdout
     assert "DHCP, DNS for inner" in lan.host.cli("graph").stdout.replace("\N{NO-BREAK SPACE}", " ")
+
+
+HELD = CONFIG.replace('bridge = "br5"\n', 'bridge = "br5"\nantispoof = "leased"\n')
+
+
+@pytest.fixture
+def held():
+    with Lan(HELD) as lan, Agent(lan.host) as agent:
+        lan.up()
+        yield lan
+        assert not agent.errors
+
+
+def sources(lan: Lan) -> str:
+    """What the guest may send from, but by the server's last word alone."""
+    return lan.host.run("nft list set bridge vmnet sources4", check=False).stdout
+
+
+def reached(node: Node, source: str, to: str = "10.9.0.1") -> bool:
+    return node.run(["ping", "-c", 1, "-W", 1, "-I", source, to], check=False).returncode == 0
+
+
+def test_a_guest_is_held_to_its_lease(held):
+    """From the first packet on; to no other address of the pool, not to what another has, and not to what it gave back."""
+    node, host = held.guest("pooled", POOLED), held.host
+    node.run("ip addr add 10.9.0.150/24 dev eth0")
+    assert not reached(node, "10.9.0.150")
+    other = held.guest("other", Interface("52:54:00:cc:00:13", "tap-other", bridge="br5"))
+    with Dhclient(other, "eth0", families=(4,)) as neighbour, Dhclient(node, "eth0", families=(4,)) as client:
+        taken, own = (running.lease(4).address.partition("/")[0] for running in (neighbour, client))
+        # At once: the agent may not have seen it yet.
+        assert reached(node, own) and reached(node, own, taken)
+        assert eventually(lambda: all(address in sources(held) for address in (own, taken))) and held.ok()
+        node.sh(f"ip addr add 10.9.0.151/24 dev eth0; ip addr add {taken}/24 dev eth0")
+        assert not reached(node, "10.9.0.151") and not reached(node, taken)
+        node.run(f"ip addr del {taken}/24 dev eth0")
+        assert reached(other, taken, own)
+        # Lost and put back; without the kernel's minute.
+        host.run("nft flush ruleset")
+        assert eventually(held.ok, 20), host.cli("check").stdout
+        assert reached(node, own) and "expires" not in host.run("nft list set bridge vmnet granted").stdout
+        client.release()
+    assert eventually(lambda: own not in sources(held)) and held.ok()
+    node.run(f"ip addr replace {own}/24 dev eth0")
+    host.run("nft flush set bridge vmnet granted")
+    assert not reached(node, own)
+
+
+def test_a_guest_that_is_held_to_leases_boots_again(held):
+    """It may send from what it has leased before it asks again, and after an edit."""
+    node = held.guest("pooled", POOLED)
+    with Udhcpc(node, "eth0") as client:
+        own = client.lease(4).address.partition("/")[0]
+        assert eventually(lambda: own in sources(held))
+        for text in (CONFIG, HELD):
+            held.host.config(text)
+            ran(["repair"], held.host.cli("repair"))
+            assert held.ok() and reached(node, own), held.host.cli("check").stdout
+        for operation in ("stopped", "release"):
+            call(held.host, "pooled", operation, POOLED)
+        assert own not in sources(held)
+        held.start("pooled", POOLED)
+        assert own in sources(held) and reached(node, own)
+
+
+def test_ipv6_of_a_guest_that_is_held_to_leases(held):
+    """It forms its addresses by itself: of the network's prefixes, and link-local."""
+    node = held.guest("pooled", POOLED)
+    node.sh(
+        "ip -6 addr add fd09::1:77/64 dev eth0 nodad; ip -6 addr add fd0a::77/64 dev eth0 nodad; ip -6 route add fd09::1 dev eth0"
+    )
+    assert eventually(lambda: reached(node, "fd09::1:77", "fd09::1"))
+    assert not reached(node, "fd0a::77", "fd09::1")
+
+
+def test_only_the_hosts_own_server_grants(held):
+    """An acknowledgement from outside, which the host forwards, or from another guest gives nothing."""
+    node, host = held.guest("pooled", POOLED), held.host
+    other = held.guest("other", Interface("52:54:00:cc:00:13", "tap-other", bridge="br5"))
+    with Udhcpc(node, "eth0") as client, Udhcpc(other, "eth0") as second:
+        own, its = client.lease(4).address.partition("/")[0], second.lease(4).address.partition("/")[0]
+        ack = bootp(mac_bytes(POOLED.mac), 5, op=2, yiaddr="10.9.0.150")
+        words = {"source": "10.0.1.254", "to": own, "ports": (67, 68)}
+        held.peer.run("ip addr add 10.0.1.254/24 dev eth9")
+        host.run("sysctl -qw net.ipv4.conf.eth9.forwarding=1")
+        held.peer.run(f"ip route add {own} via 10.0.1.1")
+        assert reached(held.peer, "10.0.1.254", own)
+        with Capture(node, "eth0", "udp port 68") as seen:
+            send(held.peer, "eth9", udp4(ack, mac_bytes("02:00:00:00:08:01"), to_mac=mac_bytes("02:00:00:00:09:01"), **words))
+            send(other, "eth0", udp4(ack, mac_bytes("52:54:00:cc:00:13"), **{**words, "source": its}))
+            Capture.pause(0.4)
+        assert seen.having("10.0.1.254.67 > .*Reply"), str(seen)
+        assert not seen.having(f"{its}.67"), str(seen)
+        assert f"{0x0A090096:#x}" not in host.run("nft list set bridge vmnet granted").stdout
+        node.run("ip addr add 10.9.0.150/24 dev eth0")
+        assert not reached(node, "10.9.0.150")

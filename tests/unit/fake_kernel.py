@@ -107,6 +107,8 @@ class FakeKernel:
         self.listening: set[Listener] = set()
         self.servers: dict[str, str] = {}
         """Why the servers of networks can't start."""
+        self.leases: dict[str, dict[str, tuple[str, ...]]] = {}
+        """What these have leased, by MAC."""
         self.obstacles: dict[str, str] = {}
         self.underway: set[str] = set()
         self.heard: set[str] = set()
@@ -371,6 +373,10 @@ class FakeKernel:
     def server(self, name: str, addresses: Sequence[str]) -> Server:
         self._alive()
         return Server(False, self.servers.get(name, ""))
+
+    def leased(self, network: str) -> dict[str, tuple[str, ...]]:
+        self._alive()
+        return self.leases.get(network, {})
 
     def filters_bridges(self) -> bool:
         return self.bridged

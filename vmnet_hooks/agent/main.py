@@ -33,6 +33,7 @@ from .fail_closed import Keeper
 from .healing import Healing
 from .hotplug import Hotplug
 from .index import Index
+from .lessees import Lessees
 from .metrics import Metrics, label
 from .migration import IncomingMigrations
 from .place import Resident
@@ -65,7 +66,7 @@ class Agent:
         self.responder = Responder(self)
         self.registrar = Registrar(self)
         self.server = Server(self, {"status": self._status, "register": self.registrar.retry}, self._follow)
-        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, self.responder, self.registrar]
+        self.parts: list[Any] = [self.index, self.announcer, self.arrivals, self.responder, self.registrar, Lessees(self)]
         self.parts.append(Healing(self, keeper))
         # This loads every front end: the first call of one must not wait for it.
         self.parts += [Hotplug(self, row.name, watch) for row in FRONT_ENDS if (watch := load(row).watch)]

@@ -24,6 +24,14 @@ class Repaired(NamedTuple):
     left: list[Drift]
 
 
+def set_up(session: Session, owner: Owner) -> None:
+    """Set up again what an owner shall have by now, if it is still there. Raise VmnetError."""
+    with session.records.lock():
+        apply.recover(session)
+        if session.records.owners(id=owner.id):
+            _reapply(session, [owner])
+
+
 def _silently(_announcements: guests.Announcements) -> None:
     """Announce nothing."""
 

@@ -5,6 +5,7 @@ What is known of one kind of object is in objects/; here the kinds are only told
 
 import errno
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -338,6 +339,13 @@ class Kernel:
             return dnsmasq.facts(name, addresses)
         except (NetlinkError, OSError) as error:
             raise _unreadable(error) from None
+
+    def leased(self, network: str) -> dict[str, tuple[str, ...]]:
+        """The addresses of IPv4 that the server of a network has leased, by the guest's MAC. Raises KernelError."""
+        # Few networks hold their guests to them.
+        from . import leases
+
+        return {lease.mac: (lease.address,) for lease in leases.of(network, time.time()) if ":" not in lease.address}
 
     def filters_bridges(self) -> bool:
         """Whether bridged packets pass the chains of IP (br_netfilter)."""

@@ -77,6 +77,8 @@ class Server(NamedTuple):
 
     unit: bool = False
     obstacle: str = ""
+    leased: Mapping[str, tuple[str, ...]] = {}
+    """The addresses of IPv4 that it has leased, by the guest's MAC: of a network whose guests are held to them."""
 
 
 class Forwards(NamedTuple):

@@ -126,6 +126,10 @@ class Mode:
         """Return whether what the guest sends is held to its own MAC, and to its addresses if it has any."""
         return vif.filter
 
+    def follows_leases(self, network: Network) -> bool:
+        """Return whether what a guest may send depends on what it has leased."""
+        return False
+
     def network_resources(self, network: Network, host: Host) -> Iterable[Resource]:
         """Return the kernel objects of the network, which exist from its first guest to its last. Raise ConfigError if the host
         does not allow it."""

@@ -93,6 +93,10 @@ SOURCES = """\
 # and its chaddr (RFC 2131, 2) is the MAC, so that one guest has one lease, and releases no other's. DHCPv6 knows clients by
 # identifiers that they choose: what a port asks for is limited in time, and Release, Decline and what relays send are dropped.
 #
+# A guest that is held to its leases (`lessees`, by the port and chaddr) may send from an address once the host's own server has
+# acknowledged it: the message type is the first option of dnsmasq's answers, yiaddr is at @th,192,32. It is `granted` for a
+# minute, in which the agent makes it one of the guest's sources. What the host forwards has no socket of the host's (skuid).
+#
 # The addresses and the MAC of a bridge's own are guarded on each port beside it, whatever the port's filter: `gateways4` and the
 # like are keyed by port, as many kernels have no nft_meta_bridge for `meta ibrname`. Fragments of neighbour discovery are no
 # neighbour discovery (RFC 6980, 5). A probe for the address would take it from a host that probes for it itself.
@@ -124,6 +128,8 @@ BRIDGE = (
 	set chaddrs { typeof iifname . ether saddr . @th,288,48; }
 	set holders { type ifname . ether_addr; }
 	set askers { type ifname; flags dynamic,timeout; }
+	set lessees { typeof iifname . @th,288,48; }
+	set granted { typeof iifname . @th,192,32; flags dynamic,timeout; }
 	set outsiders { type ifname; }
 	set unrouted { type ifname; }
 	set repliers { type ifname; }
@@ -137,6 +143,13 @@ BRIDGE = (
 		iifname @mutes meta priority set meta priority & 0xf3ffffff | 0x04000000 return
 		iifname @repliers meta priority set meta priority & 0xf3ffffff | 0x08000000 return
 		meta priority set meta priority | 0x0c000000
+	}
+	chain output {
+		type filter hook output priority filter; policy accept;
+		meta protocol ip meta l4proto udp @th,0,32 0x00430044 goto grant
+	}
+	chain grant {
+		oifname . @th,288,48 @lessees @th,1984,24 0x350105 meta skuid 0-4294967294 update @granted { oifname . @th,192,32 timeout 1m }
 	}
 	chain guard {
 		type filter hook prerouting priority dstnat; policy accept;
@@ -246,6 +259,7 @@ BRIDGE = (
 	chain from_arp {
 		meta protocol arp iifname . ether saddr . arp saddr ip @sources4 goto approved
 		meta protocol arp iifname . ether saddr . arp saddr ip @prefixes4 goto approved
+		iifname . @nh,112,32 @granted goto approved
 		meta protocol arp arp operation request arp saddr ip 0.0.0.0 goto approved
 		iifname @prefixed goto arp_blocks
 		counter drop
@@ -253,6 +267,7 @@ BRIDGE = (
 	chain from_ipv4 {
 		meta protocol ip iifname . ether saddr . ip saddr @sources4 goto approved
 		meta protocol ip iifname . ether saddr . ip saddr @prefixes4 goto approved
+		iifname . @nh,96,32 @granted goto approved
 		meta protocol ip ip saddr 0.0.0.0 meta l4proto udp udp sport 68 udp dport 67 goto approved
 		iifname @prefixed goto blocks4
 		counter drop

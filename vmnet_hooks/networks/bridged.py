@@ -18,6 +18,17 @@ from ..model.ruleset import BRIDGE, GUESTS, INET
 from . import reach
 from .tap import CHECKSUMS, by_kind, checked, is_checked, is_switch, prefixed, roles, sources
 
+_LEASED = "leased"
+
+
+def _antispoofing(value: object) -> bool | str:
+    if value == _LEASED:
+        return _LEASED
+    if not isinstance(value, bool):
+        raise ValueError(f'must be true, false or "{_LEASED}"')
+    return value
+
+
 OPTIONS = (
     Option("bridge", values.ifname, Required, "the bridge that guests join", '"br0"'),
     Option(
@@ -42,9 +53,10 @@ OPTIONS = (
     Option("isolated", values.boolean, False, "guests reach the bridge's other ports, but not one another", "true"),
     Option(
         "antispoof",
-        values.boolean,
+        _antispoofing,
         None,
-        "guests send only from their own MAC and, if they are given addresses, from these; default: if given any, or leasing one",
+        "guests send only from their own MAC and, if they are given addresses, from these; "
+        '"leased": others only from what they lease; default: true if they are given any, or lease one',
         "true",
     ),
     CHECKSUMS,
@@ -79,6 +91,8 @@ class Bridged(Mode):
     def check_together(self, networks: Sequence[Network], declared: Config) -> None:
         """Raise ConfigError if networks share a bridge without different VLANs, or if a declared link is not suitable."""
         reach.check(networks, declared)
+        if wrong := next((network for network in networks if network["antispoof"] == _LEASED and not _is_leased(network)), None):
+            raise wrong.error("antispoof", f'"{_LEASED}" is for guests with leases; give the network a pool, or write true')
         seen: dict[str, Network] = {}
         for network in networks:
             name = network["bridge"]
@@ -164,8 +178,11 @@ class Bridged(Mode):
     def is_filtered(self, vif: Vif, network: Network) -> bool:
         wanted = network["antispoof"]
         if wanted is None:
-            wanted = bool(vif.addresses) or _is_leased(network)
+            wanted = vif.addresses or _is_leased(network)
         return bool(wanted and vif.filter)
+
+    def follows_leases(self, network: Network) -> bool:
+        return bool(network["antispoof"] == _LEASED)
 
     def side(self, network: Network, host: Host) -> Side:
         """Return the bridge, and its shared gateway's link, if the host is the router of the guests on it."""
@@ -224,6 +241,16 @@ class Bridged(Mode):
         return str(network["bridge"])
 
 
+def _sources(vif: Vif, network: Network, host: Host) -> tuple[str, ...]:
+    """Return the addresses and prefixes that a filtered guest may send from; none if it may send from any. One that is held to
+    its leases forms its addresses of IPv6 by itself: it has those of the network."""
+    if vif.addresses or network["antispoof"] != _LEASED:
+        return vif.addresses
+    part, server = host.parts.get(network["bridge"]), host.servers.get(network.name)
+    subnets = [str(own.network) for own in part["addresses"] if own.version == 6] if part else []
+    return (*(server.leased.get(vif.mac, ()) if server else ()), *subnets, str(values.LINK_LOCAL))
+
+
 def _is_leased(network: Network) -> bool:
     if network.options.get("dhcp") is None:
         return False
@@ -251,7 +278,7 @@ def _tags(network: Network) -> bool:
 def _ingress(vif: Vif, network: Network, host: Host) -> Iterator[Resource]:
     """Yield what judges the frames of one port."""
     if network.mode.is_filtered(vif, network):
-        yield from _antispoof(vif, network)
+        yield from _antispoof(vif, network, _sources(vif, network, host))
         yield from checked(vif, network, host, ("bridge",))
         if is_checked(vif, network, host):
             return
@@ -325,7 +352,7 @@ def _beside_gateway(vif: Vif, network: Network, host: Host) -> Iterator[Resource
             yield NftElement("bridge", "gateway_probes", (tap, f"{int(ip):#x}"))
 
 
-def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
+def _antispoof(vif: Vif, network: Network, addresses: tuple[str, ...]) -> Iterator[Resource]:
     """Yield the nft elements of one port: the sources that its guest may send from. See ruleset.BRIDGE."""
     tap, mac = f'"{vif.ifname}"', vif.mac
     # The bridge learns the source of a frame to a link-local group before any chain sees the frame. With the gateway's MAC as
@@ -336,12 +363,14 @@ def _antispoof(vif: Vif, network: Network) -> Iterator[Resource]:
     yield NftElement("bridge", "macs", (tap, mac))
     yield NftElement("bridge", "lladdrs", (tap, f"{int(mac.replace(':', ''), 16):#x}"))
     yield from roles("bridge", vif)
-    if not vif.addresses:
+    if not addresses:
         return
     yield NftElement("bridge", "addressed", (tap,))
+    if addresses != vif.addresses:
+        yield NftElement("bridge", "lessees", (tap, f"{int(mac.replace(':', ''), 16):#x}"))
     if vif.tagged:
         yield NftElement("bridge", "tagged", (tap,))
-    single4, single6, prefixes4, prefixes6 = by_kind(vif.addresses)
+    single4, single6, prefixes4, prefixes6 = by_kind(addresses)
     single = [ipaddress.ip_address(address) for address in (*single4, *single6)]
     for ip in dict.fromkeys((*single, values.eui64(values.LINK_LOCAL, mac))):
         yield NftElement("bridge", f"sources{ip.version}", (tap, mac, str(ip)))
