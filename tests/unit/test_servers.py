@@ -241,6 +241,7 @@ def test_what_keeps_it_from_starting(load):
 # --- up, and guests ---------------------------------------------------------------------------------------------------------
 
 SERVED = LAN + POOL + HOSTS + "[networks.lan.dns]\n"
+VIRTUAL = '[networks.lan]\nmode = "virtual"\nout = "eth0"\nantispoof = "leased"\n'
 
 
 def test_up_brings_it(tmp_path):
@@ -295,6 +296,59 @@ def test_guests(tmp_path):
         f'nft bridge chaddrs "t2.0" . {pooled.vifs[0].mac} . 0x{pooled.vifs[0].mac.replace(":", "").lstrip("0")}'
     ]
     assert host.check() == []
+
+
+def test_guests_that_are_held_to_their_leases(tmp_path):
+    """One with declared addresses is held to these, one without to what it has leased by now."""
+    host = Host(tmp_path, SERVED.replace('"br5"\n', '"br5"\nantispoof = "leased"\n'))
+    host.up()
+    named, pooled = guest(1, ("lan", ["10.9.0.20"])), guest(2, ("lan", []))
+    for domain in (named, pooled):
+        host.add_taps(domain)
+        host.plug(domain)
+
+    def sources():
+        return [key.split(" . ")[2] for key in host.kernel.world if key.startswith('nft bridge sources4 "t2.0"')]
+
+    assert sources() == [] and 'nft bridge addressed "t2.0"' in host.kernel.world and host.check() == []
+    assert [key for key in host.kernel.world if "lessees" in key][0].startswith('nft bridge lessees "t2.0" . 0x')
+    for address in ("10.9.0.100", "10.9.0.101"):
+        host.kernel.leases["lan"] = {pooled.vifs[0].mac: (address,)}
+        assert {drift.kind for drift in host.check()} <= {"edited", "unwanted"}
+        assert any("what the guest has leased, has changed" in drift.what for drift in host.check())
+        host.repair()
+        assert sources() == [address] and host.check() == []
+    host.unplug(pooled)
+    assert not [key for key in host.kernel.world if '"t2.0"' in key]
+    # As after its next start.
+    host.add_taps(pooled)
+    host.plug(pooled)
+    assert sources() == ["10.9.0.101"]
+    host.kernel.leases["lan"] = {}
+    host.repair()
+    assert sources() == [] and host.check() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            LAN.replace('"br5"\n', '"br5"\nantispoof = "leased"\n'),
+            'antispoof: "leased" is for guests with leases; give the network a pool',
+        ),
+        (LAN.replace('"br5"\n', '"br5"\nantispoof = "lease"\n'), 'antispoof: .lease. must be true, false or "leased"'),
+        (VIRTUAL + 'ipv4 = { subnet = "10.9.0.0/24" }\n', "antispoof"),
+    ],
+)
+def test_leases_that_there_are_not(load, text, why):
+    with pytest.raises(ConfigError, match=why):
+        load(text)
+
+
+def test_a_virtual_network_holds_guests_to_their_leases(load):
+    config = load(VIRTUAL + 'ipv4 = { subnet = "10.9.0.0/24", pool = ["10.9.0.9-10.9.0.20"] }\n')
+    network = config.networks["lan"]
+    assert network.mode.follows_leases(network)
 
 
 def test_no_guard_without_a_filter(tmp_path):

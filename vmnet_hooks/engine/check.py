@@ -106,10 +106,12 @@ def _of_owner(
         lost = not (owner.is_on_top or is_declared_part(session.config, owner.id))
         remedy = f"vmnet-hook down {owner.id}" if lost else "correct it; until then what was set up stays"
         found.append(Drift("refused", problem, remedy, owner.label, owner.id))
-    part = session.config.part(owner.id)
+    part, network = session.config.part(owner.id), owner.network_in(session.config)
+    leases = isinstance(owner, Nic) and network is not None and network.mode.follows_leases(network)
+    changed = "the configuration, or what the guest has leased, has changed" if leases else "the configuration has changed"
     edit = f"vmnet-hook up {owner.id}" if part and changes_by_up(part) else REPAIR
     for key in sorted({*wanted, *session.records.claims(owner.id)} - reported):
-        if drift := _difference(owner, key, current.get(key), wanted.get(key), claimed.get(key), edit):
+        if drift := _difference(owner, key, current.get(key), wanted.get(key), claimed.get(key), edit, changed):
             found.append(drift)
             reported.add(key)
     for error in spared(part, lambda name: session.kernel.link(name) or name in session.config.links) if part else ():
@@ -122,9 +124,10 @@ def _of_owner(
 
 
 def _difference(
-    owner: Owner, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None, edit: str
+    owner: Owner, key: str, have: Resource | None, want: Resource | None, recorded: Resource | None, edit: str, changed: str
 ) -> Drift | None:
-    """Return what is wrong with one object of an owner; `edit` is the remedy if it is the configuration that differs."""
+    """Return what is wrong with one object of an owner; `edit` is the remedy if it is the configuration that differs, and
+    `changed` tells that."""
 
     def drift(kind: Kind, what: str, remedy: str) -> Drift:
         return Drift(kind, f"{key}: {what}", remedy, owner.label, owner.id, want or have or recorded)
@@ -132,7 +135,7 @@ def _difference(
     if want is None:
         return drift("unwanted", "no longer wanted by the configuration", edit)
     if recorded != want:
-        return drift("edited", "the configuration has changed", edit)
+        return drift("edited", changed, edit)
     if have is None:
         return drift("missing", "missing", want.remedy(have))
     return None if want.covers(have) else drift("different", want.difference(have), want.remedy(have))

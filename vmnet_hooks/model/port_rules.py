@@ -146,10 +146,10 @@ BRIDGE = (
 	}
 	chain output {
 		type filter hook output priority filter; policy accept;
-		meta protocol ip meta l4proto udp @th,0,32 0x00430044 goto grant
+		meta protocol ip meta l4proto udp @th,0,32 0x00430044 meta skuid 0-4294967294 goto grant
 	}
 	chain grant {
-		oifname . @th,288,48 @lessees @th,1984,24 0x350105 meta skuid 0-4294967294 update @granted { oifname . @th,192,32 timeout 1m }
+		oifname . @th,288,48 @lessees @th,1984,24 0x350105 update @granted { oifname . @th,192,32 timeout 1m }
 	}
 	chain guard {
 		type filter hook prerouting priority dstnat; policy accept;
