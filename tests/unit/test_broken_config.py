@@ -13,6 +13,7 @@ from scenario import LAN, PUBLIC, ROUTER, V4, V6
 from vmnet_hooks import cli
 from vmnet_hooks.declared import configuration
 from vmnet_hooks.declared.compose import bind
+from vmnet_hooks.engine.parts import find, is_declared
 from vmnet_hooks.errors import ConfigError
 from vmnet_hooks.model.declaration import Config
 from vmnet_hooks.model.guest import Domain, Vif
@@ -202,3 +203,16 @@ def test_a_dot_without_quotes(text, remedy, tmp_path):
         end = text.index("]", begin) + 1
         (tmp_path / "vmnet.toml").write_text(text[:begin] + quoted + text[end:])
         assert validate(tmp_path).exit_code == 0, validate(tmp_path).output
+
+
+@pytest.mark.parametrize("wrong", ["reahc = []\n", 'reach = ["lab"]\n', 'bridge = "virbr7"\nroutes = 3\n'])
+def test_what_a_broken_network_implies_may_be_declared(wrong, tmp_path):
+    """Its bridge and its NAT are not told to be taken down for a mistake in its table."""
+    virtual = '[networks.lab]\nmode = "virtual"\nout = "eth0"\nipv4 = { subnet = "10.9.0.0/24" }\n'
+    declared = read(tmp_path, virtual + wrong + LAN)
+    bridge = "virbr7" if "virbr7" in wrong else "lab"
+    for part_id in (f"bridge:{bridge}", "nat:lab"):
+        assert declared.part(part_id) is None and is_declared(declared, part_id)
+        with pytest.raises(ConfigError, match="networks.lab"):
+            find(declared, part_id)
+    assert not is_declared(read(tmp_path, virtual + LAN), "bridge:other")

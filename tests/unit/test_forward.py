@@ -99,6 +99,7 @@ def test_names_that_are_refused(name, told):
 REFUSED = {
     "no guest": (WEB.replace("d1:80", ":80"), "names no guest"),
     "no to": (WEB.partition("to")[0], "to: missing"),
+    "an address for a guest": (WEB.replace("d1:80", "10.7.0.10:80"), "10.7.0.10 is an address; name the guest that has it"),
     "port 0": (WEB.replace("d1:80", "d1:0"), "0 is no port"),
     "no address": (WEB.replace("d1:80", "d1[x]:80"), "is not an IP address"),
     "family": (WEB.replace("d1:80", "d1[2001:db8::10]:80"), "is not of the family of 198.51.100.2"),
@@ -249,8 +250,8 @@ def test_what_hinders(tmp_path):
     assert {(drift.kind, drift.what.partition(": ")[2]) for drift in host.check()} == {
         ("hindered", "198.51.100.3 is no address of the host"),
         ("hindered", "wg0 does not exist"),
-        ("hindered", "d2 has not an IPv6 address"),
-        ("hindered", "d2 has not the address 10.7.0.11"),
+        ("hindered", "d2 has no IPv6 address declared, and ports are not forwarded to leased ones"),
+        ("hindered", "d2 has not the address 10.7.0.11 declared, and ports are not forwarded to leased ones"),
     }
 
 

@@ -444,7 +444,9 @@ ACCEPTED = {
 
 def accepts(row: Option, kind: str) -> bool:
     """Whether a value of a wrong type is a right one for this option."""
-    return row.name in ACCEPTED.get(kind, ()) or (kind == "bool" and (row.parse is values.boolean or row.name in ("masquerade", "antispoof")))
+    return row.name in ACCEPTED.get(kind, ()) or (
+        kind == "bool" and (row.parse is values.boolean or row.name in ("masquerade", "antispoof"))
+    )
 
 
 def _by_type():

@@ -7,14 +7,17 @@ server's file, the agent makes it one of the guest's sources meanwhile, and take
 import os
 import syslog
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from ..engine import repair
+from ..engine import Session, repair
 from ..errors import ConfigError, VmnetError
 from ..model.declaration import Config
+from ..model.objects import NftElement
 from ..model.objects.dnsmasq import Dnsmasq
+from ..model.plan import Change
 
 if TYPE_CHECKING:
     from .main import Agent
@@ -80,12 +83,21 @@ class Lessees:
             for nic in session.records.nics(network=network):
                 if nic.addresses or (before is not None and before.get(nic.mac) == leased.get(nic.mac)):
                     continue
+                gone = set(before.get(nic.mac, ()) if before else ()) - set(leased.get(nic.mac, ()))
                 try:
                     repair.set_up(session, nic)
+                    _revoke(session, nic.ifname, gone)
                 except VmnetError as error:
                     self.agent.note("error", f"{nic.ifname} ({nic.domain}): its lease: {error}", syslog.LOG_ERR)
                     leased = {mac: addresses for mac, addresses in leased.items() if mac != nic.mac}
             self._held[network] = leased
+
+
+def _revoke(session: Session, ifname: str, addresses: Iterable[str]) -> None:
+    """Take away what the kernel still grants, of addresses that a guest has leased no more. Raise KernelError."""
+    granted = [NftElement("bridge", "granted", (f'"{ifname}"', f"{int(IPv4Address(text)):#x}")) for text in addresses]
+    if there := list(session.kernel.read(granted).values()):
+        session.kernel.apply([Change(element, None) for element in there])
 
 
 def _stamp(network: str) -> Stamp | None:

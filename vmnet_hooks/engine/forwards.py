@@ -81,8 +81,9 @@ def _problems(session: Session, part: Declared, there: Sequence[Nic], is_held: b
         if session.kernel.link(name) is None:
             yield f"{name} does not exist", f"create {name}, or correct `in`; then vmnet-hook repair"
     if not found:
-        what = f"the address {to.address}" if to.address else f"an IPv{end.address.version} address"
-        yield f"{to.guest} has not {what}", f"give it to the guest (`vmnet-hook set --ip`), or correct {part.label}.to"
+        what = f"not the address {to.address}" if to.address else f"no IPv{end.address.version} address"
+        remedy = f"declare it (ips in domains.d, or vmnet-hook set --ip), or correct {part.label}.to"
+        yield f"{to.guest} has {what} declared, and ports are not forwarded to leased ones", remedy
     for nic in there:
         network = session.config.networks.get(nic.network)
         if network and found in nic.addresses and (problem := unusable(network, gather(session, network.links()))):

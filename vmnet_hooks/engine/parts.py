@@ -35,8 +35,12 @@ def changes_by_up(part: Declared) -> bool:
 
 
 def is_declared(config: Config, part_id: str) -> bool:
-    """Whether the part is declared, or may be: its table can't be used."""
-    return config.part(part_id) is not None or part_id in config.broken or "" in config.broken
+    """Whether the part is declared, or may be: its table, or that of the network that implies it, can't be used."""
+    try:
+        config.check_usable(part_id)
+    except ConfigError:
+        return True
+    return config.part(part_id) is not None
 
 
 def composed(

@@ -243,8 +243,13 @@ class Config:
         """Raise the ConfigError of a part, or of the configuration, because of which the part with this ID can't be used."""
         if found := self.broken.get(part_id):
             raise found.error
-        if self.part(part_id) is None and "" in self.broken:
-            raise self.broken[""].error
+        if self.part(part_id) is not None:
+            return
+        name = part_id.partition(":")[2]
+        for broken in self.broken.values():
+            # It may be a part that a network implies, which has the network's name or is below its bridge.
+            if broken.is_network and (broken.bridge is None or name in (broken.name, broken.bridge)):
+                raise broken.error
 
     def find(self, name: str) -> list[Declared]:
         """Return the parts with this name or this KIND:NAME. Raise InputError if there is none, or one of them can't be used."""

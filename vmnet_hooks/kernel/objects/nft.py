@@ -54,7 +54,7 @@ LIST_SET, LIST_ELEMENTS = 2, 3
 _LIST_ELEM, ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END, DATA_VALUE = 1, 1, 2, 10, 1
 _PROTOCOLS = {"ipv6": 10}
 _TRANSPORTS = {"tcp": 6, "udp": 17, "sctp": 132}
-_SIZES = {"vrrp4": 4, "lladdrs": 6, "chaddrs": 6, "lessees": 6}
+_SIZES = {"vrrp4": 4, "lladdrs": 6, "chaddrs": 6, "lessees": 6, "granted": 4}
 """Bytes of the numbers in the keys of sets; 16 in all others."""
 _EXITS = ("exits4", "exits6")
 _LINKS = ("passages", "bridged", "hairpins", "translated4", "translated6", "admitted")
