@@ -242,6 +242,18 @@ def test_a_wrong_key(lab: Lab) -> None:
     assert lab.host.path("/var/lib/vmnet-hooks/ddns.db").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_wrong_zone(lab: Lab) -> None:
+    """What the server has refused is not there, and nothing is owed of it once the table is right."""
+    with Agent(lab.host) as agent:
+        lab.host.config(PUBLIC + LAN + DDNS.replace("lab.example", "lab.exmaple"))
+        lab.start("web1", NIC)
+        lab.says("web1.lab.exmaple is not registered", "NOTAUTH")
+        lab.host.config(PUBLIC + LAN + DDNS)
+        lab.has(*ALL)
+        assert eventually(lambda: lab.differences() == []), lab.differences()
+        assert agent.errors == []
+
+
 def test_without_nsupdate(lab: Lab) -> None:
     lab.host.run("mount --bind /dev/null /usr/bin/nsupdate")
     with Agent(lab.host) as agent:

@@ -191,7 +191,9 @@ class Registrar:
                     self.agent.note("ddns", f"{place.server}: registered {asked}")
                 return Outcome.DONE
             if status not in nsupdate.PREREQUISITES:
-                self._fail(before if is_there and before else now, _problem(place, nsupdate.words(output), status))
+                # What a server refuses, it has not done; without an answer it is not known.
+                undone = Name(asked, there) if status else now
+                self._fail(before if is_there and before else undone, _problem(place, nsupdate.words(output), status))
                 return Outcome.FAILED
         self._fail(Name(asked, there), IN_USE)
         return Outcome.REFUSED
