@@ -9,7 +9,7 @@
 #                with AGAINST=FOLDER: against another checkout, row by row
 # make check-trixie  all tiers, the package and the demo on Debian 13, in a root of its own
 # make deb       the Debian package, in dist/
-# make install   without packaging, below $(DESTDIR)$(PREFIX)
+# make install   without packaging, below $(DESTDIR)$(PREFIX); the hooks' client is compiled where there is a C compiler
 # make clean
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
@@ -33,7 +33,7 @@ PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1
 TIER = $(PYTEST) $(PYTHON) -m pytest -q -p no:cacheprovider
 
 .PHONY: help demo bench test check lint $(addprefix check-,unit netns libvirt package pypi bench vm service xen trixie trixie-short) \
-	$(addprefix packages-,demo test check deb) list-packages deb install clean
+	$(addprefix packages-,demo test check deb) list-packages deb client hooks install clean
 
 help:
 	@sed -n '/^SHELL/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -171,22 +171,43 @@ deb: packages-deb
 	lintian --allow-root --fail-on error,warning dist/*.changes
 	@ls -l dist/*.deb
 
-# Every hook, and where it is linked to.
+# Every hook, the program that it may be, and where it is linked to.
 define HOOKS
 from vmnet_hooks.frontends import hooks
 for name, row in hooks().items():
-    print(name, *(link.format(name.rpartition("/")[2]) for link in row.links))
+    print(name, "run" if row.sourced else "client", *(link.format(name.rpartition("/")[2]) for link in row.links))
 endef
 export HOOKS
 
-# The hooks look for the package two folders above themselves, so it lives beside them.
-install:
-	install -d $(LIBDIR)/hooks $(DESTDIR)$(PREFIX)/bin
-	find vmnet_hooks -name '*.py' -exec install -D -m 644 {} $(LIBDIR)/{} \;
+# The client of the hooks, as the file CLIENT. CLIENT_PATH and PROGRAM_PATH: where it and hooks/run will be installed.
+CFLAGS ?= -O2
+CLIENT_PATH = $(PREFIX)/lib/vmnet-hooks/hooks/client
+PROGRAM_PATH = $(PREFIX)/lib/vmnet-hooks/hooks/run
+client:
+	$(PYTHON) -B hooks/table.py '$(CLIENT_PATH)' '$(PROGRAM_PATH)' | \
+	    $(CC) -std=gnu11 -Wall -Wextra -Werror -DTABLE='"/dev/stdin"' $(CPPFLAGS) $(CFLAGS) -o $(CLIENT) hooks/client.c $(LDFLAGS)
+
+# Without a compiler, all hooks are the Python program. With it, so are those that may be sourced, but the client runs them.
+hooks:
+	install -d $(LIBDIR)/hooks
 	install -m 755 hooks/run $(LIBDIR)/hooks/run
-	$(PYTHON) -B -c "$$HOOKS" | while read -r hook links; do \
+	if [ -n "$$(type -P $(CC))" ]; then \
+	    $(MAKE) --no-print-directory client CLIENT=$(LIBDIR)/hooks/client; \
+	    sed -i '1s,.*,#!$(CLIENT_PATH),' $(LIBDIR)/hooks/run; \
+	else \
+	    rm -f $(LIBDIR)/hooks/client; \
+	fi
+	$(PYTHON) -B -c "$$HOOKS" | while read -r hook program _; do \
+	    [ -e $(LIBDIR)/hooks/$$program ] || program=run; \
 	    install -d $(LIBDIR)/hooks/$${hook%/*}; \
-	    ln -sf ../run $(LIBDIR)/hooks/$$hook; \
+	    ln -sf ../$$program $(LIBDIR)/hooks/$$hook; \
+	done
+
+# The hooks look for the package two folders above themselves, so it lives beside them.
+install: hooks
+	install -d $(DESTDIR)$(PREFIX)/bin
+	find vmnet_hooks -name '*.py' -exec install -D -m 644 {} $(LIBDIR)/{} \;
+	$(PYTHON) -B -c "$$HOOKS" | while read -r hook _ links; do \
 	    for link in $$links; do \
 	        install -d $(DESTDIR)$${link%/*}; \
 	        ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/$$hook $(DESTDIR)$$link; \

@@ -1,4 +1,5 @@
 """The registry of front ends, one row each. Every call of a hook loads this file, ignored calls included, so it imports nothing.
+hooks/client.c is compiled with it, see hooks/table.py.
 
 A hook is one installed script, hooks/FOLDER/SCRIPT; its name is "FOLDER/SCRIPT". The code of a front end is in the module that
 its row names, see front_end.py.
@@ -17,7 +18,8 @@ class Row:
     reach the hypervisor, which would kill a running guest. With `variable`, a call matters only if that environment variable is
     set, or if a mark exists for the values of the variables `mark` (see hook.has_mark).
 
-    With `of_root`, calls by other users are ignored.
+    With `of_root`, calls by other users are ignored. With `sourced`, shell scripts may source the scripts, which therefore are
+    never a compiled program.
 
     `served` are the scripts that the agent serves. `stdin` is set if they read the standard input. The agent serves calls with
     the same value of the first variable of `order` that is set (without `order`: the same first argument) one after the other.
@@ -26,7 +28,7 @@ class Row:
 
     __slots__ = (
         *("name", "module", "scripts", "folder", "links", "places", "position", "operations", "preparing", "lenient"),
-        *("variable", "mark", "of_root", "served", "stdin", "order", "described"),
+        *("variable", "mark", "of_root", "sourced", "served", "stdin", "order", "described"),
     )
 
     def __init__(
@@ -45,6 +47,7 @@ class Row:
         variable: bytes = b"",
         mark: tuple[bytes, ...] = (),
         of_root: bool = False,
+        sourced: bool = False,
         served: tuple[str, ...] = (),
         stdin: bool = False,
         order: tuple[str, ...] = (),
@@ -63,6 +66,7 @@ class Row:
         self.variable = variable
         self.mark = mark
         self.of_root = of_root
+        self.sourced = sourced
         self.served = served
         self.stdin = stdin
         self.order = order
@@ -111,6 +115,7 @@ FRONT_ENDS = (
         ("vif-bridge", "vif-route", "vif-nat", "vif-setup"),
         links=("/etc/xen/scripts/vmnet-{}",),
         places=("/scripts*/{}", "/scripts*/vmnet-{}"),
+        sourced=True,
         # vif-setup is not served: it replaces its process by another script.
         served=("vif-bridge", "vif-route", "vif-nat"),
         order=("vif", "XENBUS_PATH"),
@@ -123,6 +128,7 @@ FRONT_ENDS = (
         folder="xen",
         links=("/etc/xen/scripts/vmnet-{}",),
         places=("/scripts*/{}", "/scripts*/vmnet-{}"),
+        sourced=True,
     ),
 )
 
