@@ -171,43 +171,39 @@ deb: packages-deb
 	lintian --allow-root --fail-on error,warning dist/*.changes
 	@ls -l dist/*.deb
 
-# Every hook, the program that it may be, and where it is linked to.
+# Every hook, and where it is linked to.
 define HOOKS
 from vmnet_hooks.frontends import hooks
 for name, row in hooks().items():
-    print(name, "run" if row.sourced else "client", *(link.format(name.rpartition("/")[2]) for link in row.links))
+    print(name, *(link.format(name.rpartition("/")[2]) for link in row.links))
 endef
 export HOOKS
 
-# The client of the hooks, as the file CLIENT. CLIENT_PATH and PROGRAM_PATH: where it and hooks/run will be installed.
+# The client of the hooks, as the file CLIENT, for a hooks/run that will be installed in HOOKS_PATH.
 CFLAGS ?= -O2
-CLIENT_PATH = $(PREFIX)/lib/vmnet-hooks/hooks/client
-PROGRAM_PATH = $(PREFIX)/lib/vmnet-hooks/hooks/run
+HOOKS_PATH = $(PREFIX)/lib/vmnet-hooks/hooks
 client:
-	$(PYTHON) -B hooks/table.py '$(CLIENT_PATH)' '$(PROGRAM_PATH)' | \
+	$(PYTHON) -B hooks/table.py '$(HOOKS_PATH)/run' | \
 	    $(CC) -std=gnu11 -Wall -Wextra -Werror -DTABLE='"/dev/stdin"' $(CPPFLAGS) $(CFLAGS) -o $(CLIENT) hooks/client.c $(LDFLAGS)
 
-# Without a compiler, all hooks are the Python program. With it, so are those that may be sourced, but the client runs them.
+# Every hook is one file, which shells can source and Python runs. Where there is a compiler, its first line names the client.
 hooks:
 	install -d $(LIBDIR)/hooks
 	install -m 755 hooks/run $(LIBDIR)/hooks/run
 	if [ -n "$$(type -P $(CC))" ]; then \
 	    $(MAKE) --no-print-directory client CLIENT=$(LIBDIR)/hooks/client; \
-	    sed -i '1s,.*,#!$(CLIENT_PATH),' $(LIBDIR)/hooks/run; \
-	else \
-	    rm -f $(LIBDIR)/hooks/client; \
+	    sed -i '1s,.*,#!$(HOOKS_PATH)/client,' $(LIBDIR)/hooks/run; \
 	fi
-	$(PYTHON) -B -c "$$HOOKS" | while read -r hook program _; do \
-	    [ -e $(LIBDIR)/hooks/$$program ] || program=run; \
+	$(PYTHON) -B -c "$$HOOKS" | while read -r hook _; do \
 	    install -d $(LIBDIR)/hooks/$${hook%/*}; \
-	    ln -sf ../$$program $(LIBDIR)/hooks/$$hook; \
+	    ln -sf ../run $(LIBDIR)/hooks/$$hook; \
 	done
 
 # The hooks look for the package two folders above themselves, so it lives beside them.
 install: hooks
 	install -d $(DESTDIR)$(PREFIX)/bin
 	find vmnet_hooks -name '*.py' -exec install -D -m 644 {} $(LIBDIR)/{} \;
-	$(PYTHON) -B -c "$$HOOKS" | while read -r hook _ links; do \
+	$(PYTHON) -B -c "$$HOOKS" | while read -r hook links; do \
 	    for link in $$links; do \
 	        install -d $(DESTDIR)$${link%/*}; \
 	        ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/$$hook $(DESTDIR)$$link; \

@@ -1,4 +1,4 @@
-/* The client of the agent: every hook that no shell sources, and the interpreter (`#!`) of those that a shell may source.
+/* The client of the agent: `client HOOK ARGUMENT…`, as the first line of an installed hook has the kernel run it.
  *
  * It does what hooks/run does with vmnet_hooks/hook/{__init__,client}.py, without starting Python: it ignores calls that do not
  * matter, and has the agent serve the others. If that fails (no agent, a refusal, a broken answer, too much input), it becomes
@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -43,7 +42,7 @@ static const char *called_as(const char *path)
 
     for (int link = 0; *path == '/' && link < MAX_LINKS && (length = readlink(path, target, PATH_MAX - 1)) >= 0; link++) {
         target[length] = 0;
-        if (!strcmp(target, "../run") || !strcmp(target, "../client"))
+        if (!strcmp(target, "../run"))
             return path;
         int folder = *target == '/' ? 0 : (int)(strrchr(path, '/') + 1 - path);
         if (snprintf(absolute[link % 2], PATH_MAX, "%.*s%s", folder, path, target) >= PATH_MAX)
@@ -136,7 +135,7 @@ static bool collect(const char *path, char **argv, char **environment)
     arguments = variables = input = 0;
     if (!append(body, &arguments, path))
         return false;
-    while (*argv && *++argv)
+    while (*++argv)
         if (!append(body, &arguments, *argv))
             return false;
     arguments--;
@@ -202,17 +201,17 @@ static int ask(int agent, const struct hook *hook, const char **text, size_t *si
 }
 
 /* Become the Python program, with the standard input given back. */
-static int become_python(const char *path, char **argv)
+static int become_python(char **argv)
 {
     static const char *words[MAX_ARGUMENTS];
     int file = input ? memfd_create("stdin", MFD_CLOEXEC) : -1, last = 0;
 
     if (file > 2 && pwrite(file, body + arguments + variables, input, 0) == (ssize_t)input)
         dup2(file, 0);
-    for (const char *const *word = (const char *[]){PYTHON, "-IS", PROGRAM, path, NULL}; *word;)
+    for (const char *const *word = (const char *[]){PYTHON, "-IS", PROGRAM, NULL}; *word;)
         words[last++] = *word++;
-    while (*argv && *++argv && last < MAX_ARGUMENTS - 1)
-        words[last++] = *argv;
+    while (*argv && last < MAX_ARGUMENTS - 1)
+        words[last++] = *argv++;
     execv(PYTHON, (char *const *)words);
     dprintf(2, "vmnet-hook: %s: %s\n", PYTHON, strerror(errno));
     return 126;
@@ -220,13 +219,13 @@ static int become_python(const char *path, char **argv)
 
 int main(int argc, char **argv)
 {
-    const char *called = (const char *)getauxval(AT_EXECFN), *path = called_as(called), *text;
-    int is_interpreter = argc > 1 && !strcmp(argv[0], CLIENT) && !strcmp(argv[1], called), status = -1;
+    const char *path = argc > 1 ? called_as(argv[1]) : NULL, *text;
     const struct hook *hook = path ? hook_at(path) : NULL;
+    int status = -1;
     size_t size;
 
-    argc -= is_interpreter;
-    argv += is_interpreter;
+    argv += argc > 0; /* so that argv[0] is the hook */
+    argc -= argc > 0;
     if (hook && !matters(hook, argc, argv))
         return 0;
     if (hook && hook->served && collect(path, argv, environ)) {
@@ -237,7 +236,7 @@ int main(int argc, char **argv)
             status = ask(agent, hook, &text, &size);
     }
     if (status < 0)
-        return become_python(called, argv);
+        return become_python(argv);
     signal(SIGPIPE, SIG_IGN);
     /* A reader that is gone does not change the status. */
     (void)!write(2, text, size);

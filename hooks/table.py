@@ -1,5 +1,4 @@
-"""Prints what hooks/client.c is compiled with: `table.py CLIENT PROGRAM`, the paths at which the client and hooks/run are
-installed. The rows are those of vmnet_hooks/frontends, the sizes those of vmnet_hooks/hook/client.py."""
+"""Prints what hooks/client.c is compiled with: `table.py PROGRAM`, the path at which hooks/run is installed. The rows are those of vmnet_hooks/frontends, the sizes those of vmnet_hooks/hook/client.py."""
 
 import json
 import sys
@@ -25,13 +24,12 @@ def words(values: Iterable[str]) -> str:
     return f"(const char *const[]){{{', '.join([*map(string, values), 'NULL'])}}}"
 
 
-def table(installed: str, program: str) -> str:
+def table(program: str) -> str:
     """Return the text of the header."""
     if not program.endswith("/hooks/run"):
-        raise SystemExit(f"table.py: {program}: hooks/run knows by this name that the client runs it")
+        raise SystemExit(f"table.py: {program}: hooks/run learns by its path that the client runs it")
     known = frontends.hooks()
     texts = {
-        "CLIENT": installed,
         "PROGRAM": program,
         "PYTHON": PYTHON,
         "VERSION": __version__,

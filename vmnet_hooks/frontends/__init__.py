@@ -18,8 +18,7 @@ class Row:
     reach the hypervisor, which would kill a running guest. With `variable`, a call matters only if that environment variable is
     set, or if a mark exists for the values of the variables `mark` (see hook.has_mark).
 
-    With `of_root`, calls by other users are ignored. With `sourced`, shell scripts may source the scripts, which therefore are
-    never a compiled program.
+    With `of_root`, calls by other users are ignored.
 
     `served` are the scripts that the agent serves. `stdin` is set if they read the standard input. The agent serves calls with
     the same value of the first variable of `order` that is set (without `order`: the same first argument) one after the other.
@@ -28,7 +27,7 @@ class Row:
 
     __slots__ = (
         *("name", "module", "scripts", "folder", "links", "places", "position", "operations", "preparing", "lenient"),
-        *("variable", "mark", "of_root", "sourced", "served", "stdin", "order", "described"),
+        *("variable", "mark", "of_root", "served", "stdin", "order", "described"),
     )
 
     def __init__(
@@ -47,7 +46,6 @@ class Row:
         variable: bytes = b"",
         mark: tuple[bytes, ...] = (),
         of_root: bool = False,
-        sourced: bool = False,
         served: tuple[str, ...] = (),
         stdin: bool = False,
         order: tuple[str, ...] = (),
@@ -66,7 +64,6 @@ class Row:
         self.variable = variable
         self.mark = mark
         self.of_root = of_root
-        self.sourced = sourced
         self.served = served
         self.stdin = stdin
         self.order = order
@@ -115,7 +112,6 @@ FRONT_ENDS = (
         ("vif-bridge", "vif-route", "vif-nat", "vif-setup"),
         links=("/etc/xen/scripts/vmnet-{}",),
         places=("/scripts*/{}", "/scripts*/vmnet-{}"),
-        sourced=True,
         # vif-setup is not served: it replaces its process by another script.
         served=("vif-bridge", "vif-route", "vif-nat"),
         order=("vif", "XENBUS_PATH"),
@@ -128,7 +124,6 @@ FRONT_ENDS = (
         folder="xen",
         links=("/etc/xen/scripts/vmnet-{}",),
         places=("/scripts*/{}", "/scripts*/vmnet-{}"),
-        sourced=True,
     ),
 )
 
