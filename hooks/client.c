@@ -96,6 +96,8 @@ static bool has_bridges(void)
             snprintf(path, PATH_MAX, CONFIGURATION "/conf.d/%s", entry->d_name);
             found = may_declare_bridges(path);
         }
+    if (folder)
+        closedir(folder);
     return found;
 }
 

@@ -1,4 +1,7 @@
-"""Prints what hooks/client.c is compiled with: `table.py PROGRAM`, the path at which hooks/run is installed. The rows are those of vmnet_hooks/frontends, the sizes those of vmnet_hooks/hook/client.py."""
+"""Prints what hooks/client.c is compiled with: `table.py PROGRAM`, the path at which hooks/run is installed.
+
+The rows are those of vmnet_hooks/frontends, the sizes those of vmnet_hooks/hook/client.py.
+"""
 
 import json
 import sys

@@ -42,5 +42,5 @@ def build(where: Path, version: str = "", **more: str) -> Path:
         old = changelog.read_text()
         changelog.write_text(re.sub(r"\(.*?\)", f"({version})", old, count=1) + "\n" + old)
     run(["dpkg-buildpackage", "-us", "-uc"], tree, **more)
-    (deb,) = where.glob("*.deb")
+    (deb,) = where.glob("vmnet-hooks_*.deb")
     return deb
