@@ -24,7 +24,7 @@ DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-s
 	libvirt-clients qemu-system-x86 busybox-static cpio linux-image-amd64 tcpdump iputils-ping iputils-arping procps kmod
 BUILD_PACKAGES := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-pytest python3-pyfakefs \
 	lintian man-db
-TEST_PACKAGES := $(RUN_PACKAGES) python3-venv python3-pytest python3-pytest-xdist python3-pyfakefs man-db
+TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev python3-venv python3-pytest python3-pytest-xdist python3-pyfakefs man-db
 CHECK_PACKAGES := $(TEST_PACKAGES) $(DEMO_PACKAGES) $(BUILD_PACKAGES) arptables iptables mmdebstrap util-linux \
 	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan ethtool net-tools isc-dhcp-client dhcpcd-base dnsmasq-base network-manager netplan.io dbus firewalld keepalived bind9 bind9-dnsutils
 
