@@ -236,6 +236,7 @@ int main(int argc, char **argv)
         /* 2 and less: a standard stream is closed. */
         if (agent > 2 && !connect(agent, (struct sockaddr *)&address, sizeof address))
             status = ask(agent, hook, &text, &size);
+        close(agent); /* there may be no other descriptor for the input */
     }
     if (status < 0)
         return become_python(argv);

@@ -363,6 +363,22 @@ def test_closed_streams(place, closed, name):
     assert (outcome.status, outcome.out, outcome.err) == (expected.status, expected.out, expected.err)
 
 
+@pytest.mark.skipif(not is_root, reason="libvirt's hook ignores the calls of other users; run as root")
+@pytest.mark.parametrize("files", [4, 5])
+def test_few_descriptors(place, files):
+    """They are enough for giving the input back."""
+    listener = Listener(place.agent, Agent((b"- 0\n",)))
+    command = ["prlimit", f"--nofile={files}", *place.programs["C"], place.hook(START.name), *START.argv]
+    # Python itself starts with more.
+    script = place.path / "hooks" / "run"
+    kept = script.read_text()
+    script.write_text("import os\nprint(len(os.read(0, 1 << 20)))\n")
+    done = subprocess.run(command, input=b"x" * 5000, capture_output=True, env={"LC_ALL": "C"})
+    script.write_text(kept)
+    listener.close()
+    assert (done.stdout, listener.was_asked) == (b"5000\n", True), done
+
+
 def test_a_reader_that_is_gone(place):
     """Of the text: the status is that of the answer."""
     for program in ("C", "Python"):
