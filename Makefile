@@ -183,8 +183,10 @@ export HOOKS
 CFLAGS ?= -O2
 HOOKS_PATH = $(PREFIX)/lib/vmnet-hooks/hooks
 client:
-	$(PYTHON) -B hooks/table.py '$(HOOKS_PATH)/run' | \
-	    $(CC) -std=gnu11 -Wall -Wextra -Werror -DTABLE='"/dev/stdin"' $(CPPFLAGS) $(CFLAGS) -o $(CLIENT) hooks/client.c $(LDFLAGS)
+	$(PYTHON) -B hooks/table.py '$(HOOKS_PATH)/run' >$(CLIENT).h
+	$(CC) -std=gnu11 -Wall -Wextra -Werror -I$(dir $(CLIENT)) -DTABLE='"$(notdir $(CLIENT)).h"' $(CPPFLAGS) $(CFLAGS) \
+	    -o $(CLIENT) hooks/client.c $(LDFLAGS)
+	rm $(CLIENT).h
 
 # Every hook is one file, which shells can source and Python runs. Where there is a compiler, its first line names the client.
 hooks:

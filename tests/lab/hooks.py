@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from .debian import CACHE, codename
@@ -39,6 +40,9 @@ def made() -> Path:
     with open(CACHE / "hooks.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (done / "vmnet_hooks").exists():
+            for old in CACHE.glob("hooks-*/"):
+                if old.stat().st_mtime < time.time() - 86400:
+                    shutil.rmtree(old)
             # The paths are in what is compiled, so it is made in place; the link to the package comes last.
             make(done)
     return done / "hooks"
