@@ -268,6 +268,19 @@ def test_ignored(place, operation):
     assert outcome == Outcome(0, b"", b"", None)
 
 
+def test_no_interpreter_is_started(place):
+    """For what is ignored or served: the Python program is away meanwhile."""
+    program = place.path / "hooks" / "run"
+    program.rename(place.path / "away")
+    try:
+        assert run(place, "C", Call("libvirt/qemu", (b"dom1", b"restore"))).status == 0
+        assert run(place, "C", Call("ifupdown/vmnet")).status == 0
+        assert run(place, "C", Call("xen/vif-route", (b"online",), agent=Agent((b"5 0\n",)))).status == 5
+        assert run(place, "C", Call("xen/vif-route", (b"online",), agent=None)).status == 2, "Python finds no program"
+    finally:
+        (place.path / "away").rename(program)
+
+
 def test_what_is_told_and_answered(place):
     outcome = same(place, Call("qemu/ifup", (b"tap0", b"\xff\n"), agent=Agent((b"3 10\n", b"vmnet-", b"hook"))), "C", "sanitized")
     assert (outcome.status, outcome.err) == (3, b"vmnet-hook")
