@@ -208,7 +208,7 @@ static int become_python(char **argv)
     static const char *words[MAX_ARGUMENTS];
     int file = input ? memfd_create("stdin", MFD_CLOEXEC) : -1, last = 0;
 
-    if (file > 2 && pwrite(file, body + arguments + variables, input, 0) == (ssize_t)input)
+    if (file >= 0 && pwrite(file, body + arguments + variables, input, 0) == (ssize_t)input)
         dup2(file, 0);
     for (const char *const *word = (const char *[]){PYTHON, "-IS", PROGRAM, NULL}; *word;)
         words[last++] = *word++;
@@ -233,8 +233,7 @@ int main(int argc, char **argv)
     if (hook && hook->served && collect(path, argv, environ)) {
         struct sockaddr_un address = {AF_UNIX, SOCKET};
         int agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        /* 2 and less: a standard stream is closed. */
-        if (agent > 2 && !connect(agent, (struct sockaddr *)&address, sizeof address))
+        if (agent >= 0 && !connect(agent, (struct sockaddr *)&address, sizeof address))
             status = ask(agent, hook, &text, &size);
         close(agent); /* there may be no other descriptor for the input */
     }

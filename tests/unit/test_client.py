@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from vmnet_hooks.hook import client
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
 HERE = Path(__file__).parent
-MAX_STDIN = 70_000
+MAX_STDIN = 700_000
 SANITIZED = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 SECONDS = 5
 """The fuzzer runs so long here."""
@@ -127,12 +128,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 @dataclass(frozen=True)
 class Agent:
     """How an agent behaves: it reads at most `reads` bytes, sends the parts of its answer with a pause between them, and closes
-    the connection, unless it `hangs`."""
+    the connection, unless it `hangs`. It is a process of `user` (0: of this one's)."""
 
     answer: tuple[bytes, ...] = (b"0 0\n",)
     reads: int = 1 << 30
     pause: float = 0
     hangs: bool = False
+    user: int = 0
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,11 @@ class Listener(threading.Thread):
         path.unlink(missing_ok=True)
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(str(path))
+        # The kernel tells the client who listens.
+        user = os.geteuid()
+        os.seteuid(agent.user or user)
         self.listening.listen(1)
+        os.seteuid(user)
         self.agent, self.told = agent, b""
         self.was_asked = False
         self.ended = threading.Event()
@@ -356,6 +362,21 @@ def test_an_agent_that_does_not_answer(place, agent):
     assert not is_root or b" %d " % (MAX_STDIN - 1) in outcomes[0].out
 
 
+@pytest.mark.skipif(not is_root, reason="needs another user; run as root")
+def test_other_users(place):
+    """Of the agent: it is told nothing. Of the hook: it does nothing, not even by Python, which can't read the program here."""
+    outcome = same(place, Call("qemu/ifup", (b"tap0",), agent=Agent((b"0 0\n",), user=65534)), "C", "sanitized")
+    assert (outcome.status, outcome.told) == (77, b"")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        program = shutil.copy(place.programs["C"][0], folder)
+        statuses = [
+            subprocess.run([program, f"/x/hooks/{name}", *words], user=65534, stderr=subprocess.DEVNULL).returncode
+            for name, *words in (("libvirt/qemu", "dom1", "start"), ("libvirt/qemu", "dom1", "stopped"), ("qemu/ifup", "tap0"))
+        ]
+    assert statuses == [0, 0, 2]
+
+
 @pytest.mark.skipif(not is_root, reason="libvirt's hook ignores the calls of other users; run as root")
 @pytest.mark.parametrize("size", [0, 1, MAX_STDIN - 1, MAX_STDIN, MAX_STDIN + 1, 3 * MAX_STDIN])
 def test_standard_input(place, size):
@@ -369,11 +390,12 @@ def test_standard_input(place, size):
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2), (0, 2)])
 @pytest.mark.parametrize("name", ["qemu/ifup", "libvirt/qemu"])
 def test_closed_streams(place, closed, name):
-    """The Python program serves the call as ever: a socket must not become a standard stream."""
+    """A socket becomes a standard stream then."""
     argv = START.argv if name == START.name else (b"tap0",)
-    call = Call(name, argv, closed=closed, agent=Agent((b"- 0\n",)))
-    expected, outcome = run(place, "Python", call), run(place, "C", call)
-    assert (outcome.status, outcome.out, outcome.err) == (expected.status, expected.out, expected.err)
+    for answer in (b"- 0\n", b"6 3\nabc"):
+        call = Call(name, argv, closed=closed, agent=Agent((answer,)))
+        expected, outcome = run(place, "Python", call), run(place, "C", call)
+        assert (outcome.status, outcome.out, outcome.err) == (expected.status, expected.out, expected.err)
 
 
 @pytest.mark.skipif(not is_root, reason="libvirt's hook ignores the calls of other users; run as root")
