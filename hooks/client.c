@@ -183,7 +183,7 @@ static int ask(int agent, const struct hook *hook, const char **text, size_t *si
     clock_gettime(CLOCK_MONOTONIC, &end);
     end.tv_sec += SECONDS;
     for (char *from = memcpy(body - length, head, (size_t)length); from < to + input; from += more > 0 ? more : 0)
-        if ((more = send(agent, from, (size_t)(to + input - from), MSG_DONTWAIT | MSG_NOSIGNAL)) < 0 &&
+        if ((more = send(agent, from, (size_t)(to + input - from), MSG_NOSIGNAL)) < 0 &&
             (errno != EAGAIN || !is_ready(agent, POLLOUT, &end)))
             return -1;
     do { /* an answer that fills the buffer is too long */

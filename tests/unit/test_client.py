@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -128,12 +129,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 @dataclass(frozen=True)
 class Agent:
     """How an agent behaves: it reads at most `reads` bytes, sends the parts of its answer with a pause between them, and closes
-    the connection, unless it `hangs`. It is a process of `user` (0: of this one's)."""
+    the connection, unless it `hangs`. One that `is_deaf` shuts it down for what it would read. It is a process of `user` (0: of
+    this one's)."""
 
     answer: tuple[bytes, ...] = (b"0 0\n",)
     reads: int = 1 << 30
     pause: float = 0
     hangs: bool = False
+    is_deaf: bool = False
     user: int = 0
 
 
@@ -186,6 +189,8 @@ class Listener(threading.Thread):
                     return
         with connection:
             connection.settimeout(5)
+            if self.agent.is_deaf:
+                connection.shutdown(socket.SHUT_RD)
             try:
                 while len(self.told) < min(wanted(self.told), self.agent.reads) and (more := connection.recv(1 << 16)):
                     self.told += more
@@ -232,6 +237,7 @@ def run(place: Place, program: str, call: Call) -> Outcome:
             os.dup2(file, number)
         for number in call.closed:
             os.close(number)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         libc.execve(argv[0], words, environ)
         os._exit(99)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -343,6 +349,7 @@ AGENTS = {
     "hangs": Agent((), hangs=True),
     "hangs after a part": Agent((b"0 5\nvm",), hangs=True),
     "does not read": Agent((), reads=0, hangs=True),
+    "reads no more": Agent((), reads=0, hangs=True, is_deaf=True),
     "dribbles": Agent((b"0",) + (b" ",) * 20, pause=0.1),
 }
 
