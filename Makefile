@@ -9,7 +9,7 @@
 #                with AGAINST=FOLDER: against another checkout, row by row
 # make check-trixie  all tiers, the package and the demo on Debian 13, in a root of its own
 # make deb       the Debian package, in dist/
-# make install   without packaging, below $(DESTDIR)$(PREFIX)
+# make install   without packaging, below $(DESTDIR)$(PREFIX); the hooks' client is compiled where there is a C compiler
 # make clean
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
@@ -24,7 +24,7 @@ DEMO_PACKAGES := $(RUN_PACKAGES) python3-libvirt libvirt-daemon libvirt-daemon-s
 	libvirt-clients qemu-system-x86 busybox-static cpio linux-image-amd64 tcpdump iputils-ping iputils-arping procps kmod
 BUILD_PACKAGES := build-essential debhelper dh-python pybuild-plugin-pyproject python3-all python3-setuptools python3-pytest python3-pyfakefs \
 	lintian man-db
-TEST_PACKAGES := $(RUN_PACKAGES) python3-venv python3-pytest python3-pytest-xdist python3-pyfakefs man-db
+TEST_PACKAGES := $(RUN_PACKAGES) gcc libc6-dev python3-venv python3-pytest python3-pytest-xdist python3-pyfakefs man-db
 CHECK_PACKAGES := $(TEST_PACKAGES) $(DEMO_PACKAGES) $(BUILD_PACKAGES) arptables iptables mmdebstrap util-linux \
 	bash-completion ca-certificates e2fsprogs zstd ifupdown ifenslave bridge-utils vlan ethtool net-tools isc-dhcp-client dhcpcd-base dnsmasq-base network-manager netplan.io dbus firewalld keepalived bind9 bind9-dnsutils
 
@@ -33,7 +33,7 @@ PYTEST = env VMNET_CI=1 PYTHONPATH=$(CURDIR) PYTHONDONTWRITEBYTECODE=1
 TIER = $(PYTEST) $(PYTHON) -m pytest -q -p no:cacheprovider
 
 .PHONY: help demo bench test check lint $(addprefix check-,unit netns libvirt package pypi bench vm service xen trixie trixie-short) \
-	$(addprefix packages-,demo test check deb) list-packages deb install clean
+	$(addprefix packages-,demo test check deb) list-packages deb client hooks install clean
 
 help:
 	@sed -n '/^SHELL/q; s/^# //p' $(firstword $(MAKEFILE_LIST))
@@ -179,14 +179,33 @@ for name, row in hooks().items():
 endef
 export HOOKS
 
-# The hooks look for the package two folders above themselves, so it lives beside them.
-install:
-	install -d $(LIBDIR)/hooks $(DESTDIR)$(PREFIX)/bin
-	find vmnet_hooks -name '*.py' -exec install -D -m 644 {} $(LIBDIR)/{} \;
+# The client of the hooks, as the file CLIENT, for a hooks/run that will be installed in HOOKS_PATH.
+CFLAGS ?= -O2
+HOOKS_PATH = $(PREFIX)/lib/vmnet-hooks/hooks
+client:
+	$(PYTHON) -B hooks/table.py '$(HOOKS_PATH)/run' >$(CLIENT).h
+	$(CC) -std=gnu11 -Wall -Wextra -Werror -I$(dir $(CLIENT)) -DTABLE='"$(notdir $(CLIENT)).h"' $(CPPFLAGS) $(CFLAGS) \
+	    -o $(CLIENT) hooks/client.c $(LDFLAGS)
+	rm $(CLIENT).h
+
+# Every hook is one file, which shells can source and Python runs. Where there is a compiler, its first line names the client.
+hooks:
+	install -d $(LIBDIR)/hooks
 	install -m 755 hooks/run $(LIBDIR)/hooks/run
-	$(PYTHON) -B -c "$$HOOKS" | while read -r hook links; do \
+	if [ -n "$$(type -P $(CC))" ]; then \
+	    $(MAKE) --no-print-directory client CLIENT=$(LIBDIR)/hooks/client; \
+	    sed -i '1s,.*,#!$(HOOKS_PATH)/client,' $(LIBDIR)/hooks/run; \
+	fi
+	$(PYTHON) -B -c "$$HOOKS" | while read -r hook _; do \
 	    install -d $(LIBDIR)/hooks/$${hook%/*}; \
 	    ln -sf ../run $(LIBDIR)/hooks/$$hook; \
+	done
+
+# The hooks look for the package two folders above themselves, so it lives beside them.
+install: hooks
+	install -d $(DESTDIR)$(PREFIX)/bin
+	find vmnet_hooks -name '*.py' -exec install -D -m 644 {} $(LIBDIR)/{} \;
+	$(PYTHON) -B -c "$$HOOKS" | while read -r hook links; do \
 	    for link in $$links; do \
 	        install -d $(DESTDIR)$${link%/*}; \
 	        ln -sfn $(PREFIX)/lib/vmnet-hooks/hooks/$$hook $(DESTDIR)$$link; \

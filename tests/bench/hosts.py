@@ -2,8 +2,8 @@
 
     t0 t1 t2 …  taps -- host -- up0 == eth0 -- wire (the segment, and all that is behind it)
 
-The product is a copy, compiled as a package's files are, so that a run measures one state of it and writes nothing beside
-the sources.
+The product is a copy, compiled as a package's files are, the hooks' client too, so that a run measures one state of it and writes
+nothing beside the sources.
 """
 
 from __future__ import annotations
@@ -105,8 +105,11 @@ class Product:
             shutil.copytree(source / name, self.path / name, symlinks=True, ignore=ignore)
         self.version = re.findall(r'__version__ = "(.+)"', (self.path / "vmnet_hooks/__init__.py").read_text())[0]
         compileall.compile_dir(self.path, quiet=1)
-        for source in HERE.glob("*.c"):
-            subprocess.run(["gcc", "-O2", "-Wall", "-o", self.path / source.stem, source], check=True)
+        if (source / "hooks/client.c").exists():  # older checkouts have none
+            make = ["make", "-s", "-C", source, "hooks", f"LIBDIR={self.path}", f"HOOKS_PATH={self.path}/hooks"]
+            subprocess.run(make, check=True)
+        for tool in HERE.glob("*.c"):
+            subprocess.run(["gcc", "-O2", "-Wall", "-o", self.path / tool.stem, tool], check=True)
 
     def __enter__(self) -> Product:
         return self

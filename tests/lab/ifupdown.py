@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .debian import CACHE, codename
-from .nodes import IN_VENV, ROOT, CommandFailed, Node
+from .hooks import HOOKS
+from .nodes import IN_VENV, CommandFailed, Node
 
-HOOK = ROOT / "hooks" / "ifupdown" / "vmnet"
+HOOK = HOOKS / "ifupdown" / "vmnet"
 FOLDERS = ("if-pre-up.d", "if-up.d", "if-down.d", "if-post-down.d")
 
 

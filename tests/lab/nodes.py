@@ -17,10 +17,12 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .hooks import HOOKS
+
 ROOT = Path(__file__).resolve().parents[2]
-HOOK = ROOT / "hooks" / "libvirt" / "qemu"
-IFUP = ROOT / "hooks" / "qemu" / "ifup"
-IFDOWN = ROOT / "hooks" / "qemu" / "ifdown"
+HOOK = HOOKS / "libvirt" / "qemu"
+IFUP = HOOKS / "qemu" / "ifup"
+IFDOWN = HOOKS / "qemu" / "ifdown"
 # What libvirt gives its hooks: nothing of the caller's environment, see "Process context" of libvirt's hooks page.
 ENV = {"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 # A venv's packages are visible to its own interpreter only; without a venv, the hook's first line names the right one.

@@ -2,7 +2,7 @@
 
 The packages are unpacked into a folder of the tests' cache, nothing is installed: overlays show their files where a dom0 has
 them (the binding under /usr/lib/xen-VERSION, the xenstore-* programs in PATH, Xen's own scripts in /etc/xen/scripts), in the
-node's mount namespace alone. vmnet-NAME in /etc/xen/scripts is hooks/xen/NAME of the checkout.
+node's mount namespace alone. vmnet-NAME in /etc/xen/scripts is hooks/xen/NAME, see hooks.py.
 
 A `Vif` is what libxl and netback make before they run a script, and its `call` runs one as libxl does (recorded on a
 real Xen 4.17).
@@ -19,7 +19,8 @@ from pathlib import Path
 
 from .debian import CACHE, XEN, codename
 from .guest import Nic, configure
-from .nodes import ENV, ROOT, CommandFailed, Node, wire
+from .hooks import HOOKS
+from .nodes import ENV, CommandFailed, Node, wire
 
 RELEASE = codename()
 VERSION = XEN[RELEASE]
@@ -112,7 +113,7 @@ class Dom0(Node):
         root = fetched()
         super().__init__(name)
         try:
-            self.sh(OVERLAYS.format(root=root, hooks=ROOT / "hooks" / "xen", scripts=" ".join(SCRIPTS)))
+            self.sh(OVERLAYS.format(root=root, hooks=HOOKS / "xen", scripts=" ".join(SCRIPTS)))
             self.store = Xenstore(self)
             self.xenstored(root)
             self.store.write("/local/domain/0/name", "Domain-0", "/local/domain/0/domid", 0)

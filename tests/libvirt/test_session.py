@@ -4,7 +4,7 @@ records."""
 from __future__ import annotations
 
 import pytest
-from lab.nodes import ROOT
+from lab.hooks import HOOKS
 
 pytestmark = pytest.mark.libvirt
 
@@ -24,7 +24,7 @@ def test_a_users_guest_on_the_bridge_of_a_network(lab):
     host.sh(f"""
         echo 'somebody:x:1000:1000::/run/somebody:/bin/sh' >> /etc/passwd; echo 'somebody:x:1000:' >> /etc/group
         mkdir -p /run/somebody /run/checkout /etc/qemu; chown 1000:1000 /run/somebody
-        mount --bind {ROOT} /run/checkout
+        mount --bind {HOOKS.parent} /run/checkout
         echo 'allow br0' > /etc/qemu/bridge.conf
         cp {HELPER} /run/helper; chmod 4755 /run/helper; mount --bind /run/helper {HELPER}
         chmod 0700 /etc/vmnet-hooks

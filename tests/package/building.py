@@ -35,12 +35,15 @@ def run(argv: list[str], cwd: Path, **more: str) -> str:
 
 
 def build(where: Path, version: str = "", **more: str) -> Path:
-    """Build source and binary packages of a clean copy of the tree; returns the .deb. `version`: another than ours."""
+    """Build source and binary packages of a clean copy of the tree; returns the .deb. `version`: another than ours, of the
+    package and of all that is in it."""
     tree = clean_copy(where / "tree")
     if version:
         changelog = tree / "debian/changelog"
         old = changelog.read_text()
         changelog.write_text(re.sub(r"\(.*?\)", f"({version})", old, count=1) + "\n" + old)
+        init = tree / "vmnet_hooks/__init__.py"
+        init.write_text(re.sub(r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"', init.read_text()))
     run(["dpkg-buildpackage", "-us", "-uc"], tree, **more)
-    (deb,) = where.glob("*.deb")
+    (deb,) = where.glob("vmnet-hooks_*.deb")
     return deb

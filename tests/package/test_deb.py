@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ HOOK = "/etc/libvirt/hooks/qemu.d/vmnet-hooks"
 HOOKS = "/usr/lib/vmnet-hooks/hooks"
 UNIT, AGENT, SOCKET = "vmnet-networks.service", "vmnet-hookd.service", "vmnet-hookd.socket"
 SERVER = "vmnet-dnsmasq@.service"
+CLIENT = "/usr/sbin/vmnet-hook-client"
 DDNS = "vmnet-ddns.socket"
 XEN = ("vif-bridge", "vif-route", "vif-nat", "vif-setup", "network-bridge", "network-route", "network-nat")
 IFUPDOWN = ("/etc/network/if-up.d/vmnet-hooks", "/etc/network/if-down.d/vmnet-hooks")
@@ -60,6 +62,22 @@ def test_lintian(deb: Path) -> None:
     print(run(["lintian", "--allow-root", "--tag-display-limit=0", "--fail-on=error,warning", str(changes)], deb.parent))
 
 
+def test_the_client_is_hardened(root: CleanRoot, deb: Path) -> None:
+    """By Debian's flags; dpkg unpacks it before the program whose first line names it."""
+    root.install(deb)
+    shown = subprocess.run(["readelf", "-hldWs", root.path(CLIENT)], capture_output=True, text=True, check=True).stdout
+    assert "DYN (Position-Independent Executable" in shown and "GNU_RELRO" in shown and "NOW" in shown
+    assert "__stack_chk_fail" in shown and re.search(r"__\w+_chk@", shown)
+    files = [line.split()[-1] for line in run(["dpkg-deb", "-c", str(deb)], deb.parent).splitlines()]
+    assert files.index(f".{CLIENT}") < files.index("./usr/sbin/vmnet-hook-run")
+
+
+def test_it_is_built_reproducibly(deb: Path, tmp_path: Path) -> None:
+    """In another folder."""
+    other = build(tmp_path / "another-folder", DEB_BUILD_OPTIONS="nocheck")
+    assert other.name == deb.name and other.read_bytes() == deb.read_bytes()
+
+
 def test_installed(root: CleanRoot, deb: Path) -> None:
     root.install(deb)
     xen = [f"/etc/xen/scripts/vmnet-{name}" for name in XEN]
@@ -68,6 +86,7 @@ def test_installed(root: CleanRoot, deb: Path) -> None:
         root.run(["test", "-x", hook])
     # libvirtd's AppArmor profile lets it run what is in /usr/sbin; it looks at the end of the links.
     assert root.run(["realpath", HOOK, *IFUPDOWN, *xen]).stdout == 10 * "/usr/sbin/vmnet-hook-run\n"
+    assert root.path("/usr/sbin/vmnet-hook-run").read_text().startswith(f"#!{CLIENT}\n")
     assert [os.readlink(root.path(link)) for link in xen] == [f"{HOOKS}/xen/{name}" for name in XEN]
     assert root.run("cat /etc/iproute2/rt_protos.d/vmnet.conf").stdout.split()[-2:] == ["86", "vmnet"]
     assert "validate" in root.run(["vmnet-hook", "--help"]).stdout
@@ -121,7 +140,7 @@ def test_unit_of_servers(root: CleanRoot, deb: Path) -> None:
 
 
 def test_agent_of_the_installed_program(root: CleanRoot, deb: Path) -> None:
-    """Without a systemd: it serves the installed hook, and ends when told to."""
+    """Without a systemd: it serves the installed hook, which does without Python then, and ends when told to."""
     root.install(deb)
     root.write("/tmp/agent.sh", AGENT_SCRIPT, 0o755)
     root.write("/tmp/domain.xml", xml("nowhere"))
@@ -137,8 +156,10 @@ mount -t sysfs sysfs /sys
 vmnet-hook status 2>&1 | tail -n 1
 vmnet-hookd &
 until vmnet-hook status 2>&1 | grep -q 'agent: runs'; do sleep 0.1; done
+mv /usr/bin/python3 /usr/bin/python3.away
 {HOOK} dom1 start begin - </tmp/domain.xml
 echo status $?
+mv /usr/bin/python3.away /usr/bin/python3
 vmnet-hook status 2>&1 | tail -n 1
 until grep -s ^vmnet_requests /run/vmnet-hookd/metrics.prom; do sleep 0.1; done
 kill $!; wait $!

@@ -36,17 +36,26 @@ def privately(*argv: object, input: str = "") -> subprocess.CompletedProcess[str
     )
 
 
-def assert_hook_works(hook: Path) -> None:
+# The libraries' folder of a root, over the machine's own.
+INSTALLED = 'mount -t overlay overlay -o "lowerdir=$0/usr/lib:/usr/lib" /usr/lib; exec "$@"'
+
+
+def assert_hook_works(*hook: object) -> None:
     """It finds its package and its libraries: it can say that a network is not declared."""
     for operation in ("prepare", "start"):
-        ignored = privately(hook, "dom1", operation, "begin", "-", input="<domain type='kvm'><name>dom1</name></domain>")
+        ignored = privately(*hook, "dom1", operation, "begin", "-", input="<domain type='kvm'><name>dom1</name></domain>")
         assert ignored.returncode == 0, ignored.stdout
-    refused = privately(hook, "dom1", "start", "begin", "-", input=xml("nowhere"))
+    refused = privately(*hook, "dom1", "start", "begin", "-", input=xml("nowhere"))
     assert refused.returncode == 2 and "nowhere" in refused.stdout, refused.stdout
 
 
 def test_checkout() -> None:
     assert_hook_works(ROOT / "hooks/libvirt/qemu")
+
+
+def test_make_install_without_a_compiler(tmp_path: Path) -> None:
+    run(["make", "install", f"DESTDIR={tmp_path}", "PREFIX=/usr", "CC=no-compiler"], ROOT)
+    assert_hook_works(tmp_path / HOOKS.lstrip("/") / "libvirt/qemu")
 
 
 def test_pip_install(tmp_path: Path) -> None:
@@ -81,7 +90,8 @@ def test_make_install(tmp_path: Path) -> None:
     shutil.rmtree(tree)
     hooks = destination / HOOKS.lstrip("/")
     assert not list(destination.rglob("__pycache__"))
-    assert_hook_works(hooks / "libvirt/qemu")
+    assert (hooks / "run").read_text().startswith(f"#!{HOOKS}/client\n")
+    assert_hook_works("sh", "-ec", INSTALLED, destination, f"{HOOKS}/libvirt/qemu")
     assert os.readlink(destination / "etc/libvirt/hooks/qemu.d/vmnet-hooks") == f"{HOOKS}/libvirt/qemu"
     for name in XEN:
         link = destination / f"etc/xen/scripts/vmnet-{name}"

@@ -4,6 +4,7 @@ import ast
 import io
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -149,9 +150,15 @@ def test_the_debian_package_has_its_hooks_and_links():
     assert found == {**{f"{INSTALLED}/{name}": run for name in hooks()}, **links(INSTALLED)}
 
 
-def test_make_install_has_its_hooks_and_links(tmp_path):
-    words = ["make", "-s", "install", f"DESTDIR={tmp_path}", "PREFIX=/usr", f"PYTHON={sys.executable}"]
+@pytest.mark.parametrize("compiler", ["gcc", "no-compiler"])
+def test_make_install_has_its_hooks_and_links(tmp_path, compiler):
+    """And the client of the hooks, where there is a compiler."""
+    words = ["make", "-s", "install", f"DESTDIR={tmp_path}", "PREFIX=/usr", f"PYTHON={sys.executable}", f"CC={compiler}"]
     subprocess.run(words, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    first, source = (tmp_path / INSTALLED / "run").read_text().split("\n", 1), (ROOT / "hooks/run").read_text().split("\n", 1)
+    has_client = compiler == "gcc" and shutil.which("gcc") is not None
+    assert first == [f"#!/{INSTALLED}/client" if has_client else source[0], source[1]]
+    assert (tmp_path / INSTALLED / "client").exists() is has_client and os.access(tmp_path / INSTALLED / "run", os.X_OK)
     there = {str(path.relative_to(tmp_path)): os.readlink(path) for path in tmp_path.rglob("*") if path.is_symlink()}
     expected = {target: f"/{source}" for target, source in links(INSTALLED).items()}
     assert there == {**{f"{INSTALLED}/{name}": "../run" for name in hooks()}, **expected}

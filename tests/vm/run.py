@@ -63,7 +63,7 @@ def lacks_virtme() -> list[str]:
 def main(arguments: list[str]) -> int:
     if TIER.missing(*boot.lacks_kernel(), *lacks_virtme()):
         return boot.LACKING
-    # There is no network in there.
+    # There is no network in there, and compiling would take long. What `lab.hooks` makes is made by now.
     xenstore.fetched()
     with boot.Machine(TIER) as machine:
         job = machine.work / "job"

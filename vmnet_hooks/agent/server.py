@@ -27,7 +27,7 @@ from ..errors import VmnetError, exhausted, one_line, shortened
 from ..frontends import Row, hooks
 from ..frontends.front_end import Request, load
 from ..hook.call import serve
-from ..hook.client import MAX_STDIN, SOCKET
+from ..hook.client import MAX_STDIN, MAX_WORDS, SOCKET
 from ..kernel.file_descriptors import moved_up
 from ..kernel.free_files import are_free
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from .main import Agent
 
 MAX_HEAD = 256
-MAX_WORDS = 1 << 20
-"""Bytes of arguments, and of environment. Linux allows 2 MiB for both together."""
-
 MAX_CLIENTS = 1024
 READ_SECONDS = 5.0
 """Time limit for a client to send its request."""

@@ -1,4 +1,5 @@
 """The registry of front ends, one row each. Every call of a hook loads this file, ignored calls included, so it imports nothing.
+hooks/client.c is compiled with it, see hooks/table.py.
 
 A hook is one installed script, hooks/FOLDER/SCRIPT; its name is "FOLDER/SCRIPT". The code of a front end is in the module that
 its row names, see front_end.py.
