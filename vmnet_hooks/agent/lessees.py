@@ -1,7 +1,8 @@
 """Makes what guests have leased their sources, on networks with antispoof = "leased".
 
 The kernel lets a guest send from an address for a minute after the server has acknowledged it (see model/port_rules.py). By the
-server's file, the agent makes it one of the guest's sources meanwhile, and takes away what the guest has leased no more.
+server's file, the agent makes it one of the guest's sources meanwhile, and takes away what the guest has leased no more, of the
+minute too.
 """
 
 import os
@@ -12,9 +13,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..engine import repair
-from ..errors import ConfigError, VmnetError
+from ..errors import ConfigError, KernelError, VmnetError
 from ..model.declaration import Config
 from ..model.objects.dnsmasq import Dnsmasq
+from ..model.plan import Change
 
 if TYPE_CHECKING:
     from .main import Agent
@@ -75,8 +77,17 @@ class Lessees:
     def _follow(self, network: str) -> None:
         """Set up again the NICs of a network whose leases have changed."""
         with self.agent.place.session() as session:
+            # Before the file is read: what is granted meanwhile stays.
+            granted = session.kernel.granted()
             leased = session.kernel.leased(network)
             before = self._held.get(network)
+            held = {f'"{nic.ifname}"': leased.get(nic.mac, ()) for nic in session.records.nics(network=network)}
+            for element in granted:
+                # Given back within the minute; another guest may have leased it by now.
+                if element.parts[-1] not in held.get(element.parts[0], element.parts):
+                    with suppress(KernelError):
+                        # It may have ended.
+                        session.kernel.apply([Change(element, None)])
             for nic in session.records.nics(network=network):
                 if nic.addresses or (before is not None and before.get(nic.mac) == leased.get(nic.mac)):
                     continue

@@ -166,6 +166,22 @@ class Nft:
                 result[element.key] = element
         return result
 
+    def granted(self) -> Iterator[NftElement]:
+        """What guests may send from by the server's last word, see model/port_rules.py. `listing` leaves it out."""
+        names = {TABLE_NAME: TABLE.encode() + b"\0", LIST_SET: b"granted\0"}
+        try:
+            dumped = self._asking().dump(_GETSETELEM, body(NFGENMSG.pack(FAMILIES["bridge"], 0, 0), names))
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return
+            raise
+        for data in dumped:
+            for item in values(attributes(data, 4).get(LIST_ELEMENTS, b"")):
+                key = attributes(attributes(item)[ELEM_KEY])[DATA_VALUE]
+                yield NftElement(
+                    "bridge", "granted", (f'"{text(key[:16])}"', key[16:22].hex(":"), inet_ntop(AF_INET, key[24:28]))
+                )
+
     def chain(self, want: NftChain) -> NftChain | None:
         """The chain of a port, with where it goes to; None if there is none. Raises KernelError."""
         return _read_chain(self._asking(), want)
