@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -402,6 +404,20 @@ def test_no_file_of_leases(make, tmp_path, monkeypatch):
     make(tmp_path / "leases")
     with suppress(KernelError):
         assert leases.of("lan", 0) == []
+
+
+def test_a_file_of_leases_that_is_being_written(tmp_path, monkeypatch):
+    """dnsmasq empties its file, and writes it anew."""
+    monkeypatch.setattr(Dnsmasq, "leases_of", lambda _name: str(tmp_path / "leases"))
+    lines = [f"0 52:54:00:aa:00:{number:02x} 10.9.0.{number} * *\n" for number in range(1, 101)]
+    (tmp_path / "leases").write_text("".join(lines[:30]))
+    rest = threading.Timer(0.02, lambda: (tmp_path / "leases").write_text("".join(lines)))
+    rest.start()
+    assert len(leases.of("lan", 0)) == 100
+    rest.join()
+    time.sleep(0.1)
+    (tmp_path / "leases").write_text("".join(lines[:30]))
+    assert len(leases.of("lan", 0)) == 30
 
 
 def test_no_leases():
