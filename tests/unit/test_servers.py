@@ -340,6 +340,22 @@ def test_guests_that_are_held_to_their_leases(tmp_path):
     host.kernel.leases["lan"] = {}
     host.repair()
     assert sources() == [] and host.check() == []
+    # What is leased no more, by an edit, may be another guest's by now; what can't be a lease of the network's is none.
+    mine = f'hosts = [{{ mac = "{pooled.vifs[0].mac}", ips = ["10.9.0.30"] }}, '
+    host.configure(SERVED.replace('"br5"\n', '"br5"\nantispoof = "leased"\n').replace("hosts = [", mine))
+    for address, wanted in {
+        "10.9.0.100": True,
+        "10.9.0.30": True,
+        "10.9.0.10": False,
+        "10.9.0.20": False,
+        "10.9.0.1": False,
+        "0.0.0.0": False,
+        "192.0.2.7": False,
+    }.items():
+        host.kernel.leases["lan"] = {pooled.vifs[0].mac: (address,)}
+        host.up()
+        host.repair()
+        assert sources() == ([address] if wanted else []) and host.check() == [], address
 
 
 @pytest.mark.parametrize(

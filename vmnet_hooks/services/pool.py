@@ -244,6 +244,14 @@ def whose(network: Network, address: str, mac: str) -> str:
     return f"leased to {owner} (dhcp.hosts)" if owner else ""
 
 
+def may_lease(network: Network, address: str, mac: str) -> bool:
+    """Return whether dnsmasq may lease an address to the guest with this MAC, by what is declared now: its file has leases of
+    before, which may be another guest's declared addresses by now."""
+    offer, found = network.options["dhcp"], ipaddress.ip_address(address)
+    owner = next((host["mac"] for host in offer["hosts"] if found in host["ips"]), "")
+    return owner == mac if owner else any(pool.holds(found) for pool in offer["pool"])
+
+
 def is_leased_in(network: Network, subnet: values.Subnet) -> bool:
     """Return whether addresses of a subnet may be leased."""
     return any(True for _ in _leases_in(network, subnet))
