@@ -97,7 +97,7 @@ SOURCES = """\
 # acknowledged it: the message type is the first option of dnsmasq's answers, yiaddr is at @th,192,32. It is `granted` for a
 # minute, in which the agent makes it one of the guest's sources. What the host forwards has no socket of the host's (skuid);
 # the host's users may have the port too (net.ipv4.ip_unprivileged_port_start), but not the numbers of the system and of services
-# (DynamicUser=).
+# (DynamicUser=, nobody).
 # ciaddr (@th,160,32) is zero in what gives a lease: dnsmasq answers DHCPINFORM, which has one, with the client's own yiaddr.
 #
 # The addresses and the MAC of a bridge's own are guarded on each port beside it, whatever the port's filter: `gateways4` and the
@@ -149,7 +149,7 @@ BRIDGE = (
 	}
 	chain output {
 		type filter hook output priority filter; policy accept;
-		meta protocol ip meta l4proto udp @th,0,32 0x00430044 meta skuid { 0-999, 61184-65519 } goto grant
+		meta protocol ip meta l4proto udp @th,0,32 0x00430044 meta skuid { 0-999, 61184-65519, 65534 } goto grant
 	}
 	chain grant {
 		@th,1984,24 != 0x350105 return
