@@ -429,7 +429,8 @@ def test_a_guest_that_is_held_to_leases_boots_again(held):
         for text in (CONFIG, HELD):
             held.host.config(text)
             ran(["repair"], held.host.cli("repair"))
-            assert held.ok() and reached(node, own), held.host.cli("check").stdout
+            # The agent keeps the port closed until it has seen that the guest has no addresses any more.
+            assert held.ok() and eventually(lambda: reached(node, own), 10), held.host.cli("check").stdout
         for operation in ("stopped", "release"):
             call(held.host, "pooled", operation, POOLED)
         assert own not in sources(held)

@@ -378,6 +378,10 @@ class FakeKernel:
         self._alive()
         return self.leases.get(network, {})
 
+    def granted(self) -> list[NftElement]:
+        self._alive()
+        return []
+
     def filters_bridges(self) -> bool:
         return self.bridged
 

@@ -170,6 +170,25 @@ NETWORKS = {
         {},
         ["guests are on a NIC of its own kind"],
     ),
+    "a route by a bridge that is there": (
+        "<network><name>b</name><forward mode='bridge'/><bridge name='br0'/><route address='10.6.0.0' prefix='24' "
+        "gateway='10.5.0.7'/></network>",
+        {"b": {"mode": "bridged", "bridge": "br0"}},
+        ["routes by a bridge that is there are its own"],
+    ),
+    "nothing to boot": (
+        "<network><name>t</name><bridge name='virbr4'/><dns enable='no'/><ip address='10.4.0.1' prefix='24'><tftp/></ip>"
+        "</network>",
+        {
+            "t": {
+                "mode": "virtual",
+                "forward": "isolated",
+                "ipv4": {"subnet": "10.4.0.0/24", "gateway": "10.4.0.1"},
+                "bridge": "virbr4",
+            }
+        },
+        ["there is no file to boot from it"],
+    ),
     "what the configuration refuses": (
         "<network><name>w</name><forward mode='open'/><bridge name='virbr5'/><mtu size='9'/><dns><txt name='a' value='\"'/></dns>"
         "<ip address='10.5.0.1' prefix='24'><dhcp><range start='10.6.0.5' end='10.6.0.9'/></dhcp></ip></network>",

@@ -1,8 +1,12 @@
 """Networks with a server: what a configuration may say of leases and names, what dnsmasq is told, and its leases."""
 
+import os
 import shutil
 import subprocess
+import threading
+import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -10,7 +14,7 @@ import pytest
 from scenario import Host, guest
 
 from vmnet_hooks.declared import compose
-from vmnet_hooks.errors import ConfigError, InputError
+from vmnet_hooks.errors import ConfigError, InputError, KernelError
 from vmnet_hooks.kernel import leases
 from vmnet_hooks.model.facts import Host as Facts
 from vmnet_hooks.model.facts import Server
@@ -106,8 +110,13 @@ def test_static_leases_alone(load):
 
 def test_a_static_lease_more_is_no_restart(load):
     pool = LAN + '[networks.lan.dhcp]\npool = ["10.9.0.100-10.9.0.101"]\n'
-    few, more = server(load(pool)), server(load(pool + HOSTS.replace(', "fd09::10"', "")))
+    few, more = server(load(pool)), server(load(pool + HOSTS.replace(', "fd09::10"', "").replace(', name = "DB1"', "")))
     assert few.conf == more.conf and few.hosts != more.hosts
+
+
+def test_the_name_of_a_static_lease_is_no_others(load):
+    found = server(load(LAN + POOL + HOSTS)).conf
+    assert "dhcp-name-match=set:taken,db1\ndhcp-name-match=set:taken,db1.*\n" in found
 
 
 def test_boot(load):
@@ -161,6 +170,10 @@ REFUSED = {
     'hosts = [{ mac = "52:54:00:00:00:01", ips = ["10.9.0.1"] }]': "is the gateway",
     'hosts = [{ mac = "52:54:00:00:00:01", ips = ["10.9.0.2", "10.9.0.3"] }]': "one of each",
     'hosts = [{ mac = "52:54:00:00:00:01", name = "a,b" }]': "is not the name of a host",
+    **{
+        f'hosts = [{{ mac = "52:54:00:00:00:01", name = "{name}" }}]': "choose another name"
+        for name in ("ignore", "Infinite", "3600", "2h", "1D")
+    },
     'hosts = [{ mac = "52:54:00:00:00:01", name = "a" }, { mac = "52:54:00:00:00:02", name = "A" }]': "a is given twice",
     'hosts = [{ mac = "52:54:00:00:00:01", name = "a" }, { mac = "52:54:00:00:00:01", name = "b" }]': "is given twice",
     'boot = { file = "a" }': "give a pool or hosts",
@@ -327,6 +340,22 @@ def test_guests_that_are_held_to_their_leases(tmp_path):
     host.kernel.leases["lan"] = {}
     host.repair()
     assert sources() == [] and host.check() == []
+    # What is leased no more, by an edit, may be another guest's by now; what can't be a lease of the network's is none.
+    mine = f'hosts = [{{ mac = "{pooled.vifs[0].mac}", ips = ["10.9.0.30"] }}, '
+    host.configure(SERVED.replace('"br5"\n', '"br5"\nantispoof = "leased"\n').replace("hosts = [", mine))
+    for address, wanted in {
+        "10.9.0.100": True,
+        "10.9.0.30": True,
+        "10.9.0.10": False,
+        "10.9.0.20": False,
+        "10.9.0.1": False,
+        "0.0.0.0": False,
+        "192.0.2.7": False,
+    }.items():
+        host.kernel.leases["lan"] = {pooled.vifs[0].mac: (address,)}
+        host.up()
+        host.repair()
+        assert sources() == ([address] if wanted else []) and host.check() == [], address
 
 
 @pytest.mark.parametrize(
@@ -372,6 +401,8 @@ def test_leases():
         "1900000000 11141137 fd09::1:8 * 00:03:00:01:52:54:00:aa:00:11\n"
         "1900000000 11141138 fd09::1:9 * 00:04:11:22\n"
         "nonsense\n\n1 2 3\n"
+        "1900000000 52:54:00:aa:00:12 10.9.0.999 * *\n1900000000 52:54:00:aa:00:12  * *\n1900000000 52:54:00:aa:00:12 a\0 * *\n"
+        f"1900000000 52:54:00:aa:00:12 10.9.0.0/24 * *\n{'9' * 5000} 52:54:00:aa:00:12 10.9.0.102 * *\n"
     )
     assert list(leases.parsed(text)) == [
         leases.Lease("10.9.0.100", "52:54:00:aa:00:10", "web", 1900000000),
@@ -380,6 +411,29 @@ def test_leases():
         leases.Lease("fd09::1:8", "52:54:00:aa:00:11", "", 1900000000),
         leases.Lease("fd09::1:9", "", "", 1900000000),
     ]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+def test_no_file_of_leases(make, tmp_path, monkeypatch):
+    """The server's user has put something else there."""
+    monkeypatch.setattr(Dnsmasq, "leases_of", lambda _name: str(tmp_path / "leases"))
+    make(tmp_path / "leases")
+    with suppress(KernelError):
+        assert leases.of("lan", 0) == []
+
+
+def test_a_file_of_leases_that_is_being_written(tmp_path, monkeypatch):
+    """dnsmasq empties its file, and writes it anew."""
+    monkeypatch.setattr(Dnsmasq, "leases_of", lambda _name: str(tmp_path / "leases"))
+    lines = [f"0 52:54:00:aa:00:{number:02x} 10.9.0.{number} * *\n" for number in range(1, 101)]
+    (tmp_path / "leases").write_text("".join(lines[:30]))
+    rest = threading.Timer(0.02, lambda: (tmp_path / "leases").write_text("".join(lines)))
+    rest.start()
+    assert len(leases.of("lan", 0)) == 100
+    rest.join()
+    time.sleep(0.1)
+    (tmp_path / "leases").write_text("".join(lines[:30]))
+    assert len(leases.of("lan", 0)) == 30
 
 
 def test_no_leases():

@@ -1,21 +1,20 @@
 """Makes what guests have leased their sources, on networks with antispoof = "leased".
 
 The kernel lets a guest send from an address for a minute after the server has acknowledged it (see model/port_rules.py). By the
-server's file, the agent makes it one of the guest's sources meanwhile, and takes away what the guest has leased no more.
+server's file, the agent makes it one of the guest's sources meanwhile, and takes away what the guest has leased no more, of the
+minute too.
 """
 
 import os
 import syslog
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
-from ..engine import Session, repair
-from ..errors import ConfigError, VmnetError
+from ..engine import repair
+from ..errors import ConfigError, KernelError, VmnetError
 from ..model.declaration import Config
-from ..model.objects import NftElement
 from ..model.objects.dnsmasq import Dnsmasq
 from ..model.plan import Change
 
@@ -78,26 +77,26 @@ class Lessees:
     def _follow(self, network: str) -> None:
         """Set up again the NICs of a network whose leases have changed."""
         with self.agent.place.session() as session:
+            # Before the file is read: what is granted meanwhile stays.
+            granted = session.kernel.granted()
             leased = session.kernel.leased(network)
             before = self._held.get(network)
+            held = {f'"{nic.ifname}"': leased.get(nic.mac, ()) for nic in session.records.nics(network=network)}
+            for element in granted:
+                # Given back within the minute; another guest may have leased it by now.
+                if element.parts[-1] not in held.get(element.parts[0], element.parts):
+                    with suppress(KernelError):
+                        # It may have ended.
+                        session.kernel.apply([Change(element, None)])
             for nic in session.records.nics(network=network):
                 if nic.addresses or (before is not None and before.get(nic.mac) == leased.get(nic.mac)):
                     continue
-                gone = set(before.get(nic.mac, ()) if before else ()) - set(leased.get(nic.mac, ()))
                 try:
                     repair.set_up(session, nic)
-                    _revoke(session, nic.ifname, gone)
                 except VmnetError as error:
                     self.agent.note("error", f"{nic.ifname} ({nic.domain}): its lease: {error}", syslog.LOG_ERR)
                     leased = {mac: addresses for mac, addresses in leased.items() if mac != nic.mac}
             self._held[network] = leased
-
-
-def _revoke(session: Session, ifname: str, addresses: Iterable[str]) -> None:
-    """Take away what the kernel still grants, of addresses that a guest has leased no more. Raise KernelError."""
-    granted = [NftElement("bridge", "granted", (f'"{ifname}"', f"{int(IPv4Address(text)):#x}")) for text in addresses]
-    if there := list(session.kernel.read(granted).values()):
-        session.kernel.apply([Change(element, None) for element in there])
 
 
 def _stamp(network: str) -> Stamp | None:

@@ -226,7 +226,7 @@ class _Converter:
         offer = self.options.get("dhcp")
         if offer is None:
             return
-        if offer.get("boot") and not offer["boot"].get("file"):
+        if "boot" in offer and not offer["boot"].get("file"):
             del offer["boot"]
             for tftp in self.root.iterfind("ip/tftp"):
                 self._left(tftp, "there is no file to boot from it; give dhcp.boot")
@@ -291,7 +291,10 @@ class _Converter:
             if found is not None:
                 self._left(found, _RATES)
         for route in self.root.iterfind("route"):
-            self._route(route)
+            if self.options.get("mode") == "virtual":
+                self._route(route)
+            else:
+                self._left(route, "routes by a bridge that is there are its own; see [bridges], routes")
         port = self.root.find("port")
         if port is not None and port.get("isolated") == "yes":
             self._set("isolated", True, port)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .. import values
 from ..errors import ConflictError, KernelError, exhausted
 from ..model.facts import DefaultRoute, Host, Link, Listener, Server, WayTo
-from ..model.objects import FORWARDING_GATE, KINDS, Route
+from ..model.objects import FORWARDING_GATE, KINDS, NftElement, Route
 from ..model.plan import Plan
 from ..model.resource import ALIAS, IFB, MAIN_TABLE, Resource
 from . import free_files, wire
@@ -346,6 +346,13 @@ class Kernel:
         from . import leases
 
         return {lease.mac: (lease.address,) for lease in leases.of(network, time.time()) if ":" not in lease.address}
+
+    def granted(self) -> list[NftElement]:
+        """What guests may send from by the last word of their network's server, for a minute. Raises KernelError."""
+        try:
+            return list(self.nft.granted())
+        except (NetlinkError, OSError) as error:
+            raise _unreadable(error) from None
 
     def filters_bridges(self) -> bool:
         """Whether bridged packets pass the chains of IP (br_netfilter)."""

@@ -95,7 +95,10 @@ SOURCES = """\
 #
 # A guest that is held to its leases (`lessees`, by the port and chaddr) may send from an address once the host's own server has
 # acknowledged it: the message type is the first option of dnsmasq's answers, yiaddr is at @th,192,32. It is `granted` for a
-# minute, in which the agent makes it one of the guest's sources. What the host forwards has no socket of the host's (skuid).
+# minute, in which the agent makes it one of the guest's sources. What the host forwards has no socket of the host's (skuid);
+# the host's users may have the port too (net.ipv4.ip_unprivileged_port_start), but not the numbers of the system and of services
+# (DynamicUser=, nobody).
+# ciaddr (@th,160,32) is zero in what gives a lease: dnsmasq answers DHCPINFORM, which has one, with the client's own yiaddr.
 #
 # The addresses and the MAC of a bridge's own are guarded on each port beside it, whatever the port's filter: `gateways4` and the
 # like are keyed by port, as many kernels have no nft_meta_bridge for `meta ibrname`. Fragments of neighbour discovery are no
@@ -129,7 +132,7 @@ BRIDGE = (
 	set holders { type ifname . ether_addr; }
 	set askers { type ifname; flags dynamic,timeout; }
 	set lessees { typeof iifname . @th,288,48; }
-	set granted { typeof iifname . @th,192,32; flags dynamic,timeout; }
+	set granted { typeof iifname . @th,288,48 . @th,192,32; flags dynamic,timeout; }
 	set outsiders { type ifname; }
 	set unrouted { type ifname; }
 	set repliers { type ifname; }
@@ -146,10 +149,12 @@ BRIDGE = (
 	}
 	chain output {
 		type filter hook output priority filter; policy accept;
-		meta protocol ip meta l4proto udp @th,0,32 0x00430044 meta skuid 0-4294967294 goto grant
+		meta protocol ip meta l4proto udp @th,0,32 0x00430044 meta skuid { 0-999, 61184-65519, 65534 } goto grant
 	}
 	chain grant {
-		oifname . @th,288,48 @lessees @th,1984,24 0x350105 update @granted { oifname . @th,192,32 timeout 1m }
+		@th,1984,24 != 0x350105 return
+		@th,160,32 != 0 return
+		oifname . @th,288,48 @lessees update @granted { oifname . @th,288,48 . @th,192,32 timeout 1m }
 	}
 	chain guard {
 		type filter hook prerouting priority dstnat; policy accept;
@@ -259,7 +264,7 @@ BRIDGE = (
 	chain from_arp {
 		meta protocol arp iifname . ether saddr . arp saddr ip @sources4 goto approved
 		meta protocol arp iifname . ether saddr . arp saddr ip @prefixes4 goto approved
-		iifname . @nh,112,32 @granted goto approved
+		iifname . @ll,48,48 . @nh,112,32 @granted goto approved
 		meta protocol arp arp operation request arp saddr ip 0.0.0.0 goto approved
 		iifname @prefixed goto arp_blocks
 		counter drop
@@ -267,7 +272,7 @@ BRIDGE = (
 	chain from_ipv4 {
 		meta protocol ip iifname . ether saddr . ip saddr @sources4 goto approved
 		meta protocol ip iifname . ether saddr . ip saddr @prefixes4 goto approved
-		iifname . @nh,96,32 @granted goto approved
+		iifname . @ll,48,48 . @nh,96,32 @granted goto approved
 		meta protocol ip ip saddr 0.0.0.0 meta l4proto udp udp sport 68 udp dport 67 goto approved
 		iifname @prefixed goto blocks4
 		counter drop

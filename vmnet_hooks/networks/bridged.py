@@ -246,9 +246,12 @@ def _sources(vif: Vif, network: Network, host: Host) -> tuple[str, ...]:
     its leases forms its addresses of IPv6 by itself: it has those of the network."""
     if vif.addresses or network["antispoof"] != _LEASED:
         return vif.addresses
+    from ..services import pool  # Loaded with the network's options.
+
     part, server = host.parts.get(network["bridge"]), host.servers.get(network.name)
+    leased = server.leased.get(vif.mac, ()) if server else ()
     subnets = [str(own.network) for own in part["addresses"] if own.version == 6] if part else []
-    return (*(server.leased.get(vif.mac, ()) if server else ()), *subnets, str(values.LINK_LOCAL))
+    return (*(ip for ip in leased if pool.may_lease(network, ip, vif.mac)), *subnets, str(values.LINK_LOCAL))
 
 
 def _is_leased(network: Network) -> bool:

@@ -19,6 +19,9 @@ _MOST_LEASES = 65536
 """Pools are the limit: dnsmasq's own, 1000, is for both families together. What one guest may ask for is limited elsewhere, see
 model/port_rules.py."""
 
+_NAMES = ("wpad", "isatap", "localhost")
+"""Names that programs look up by themselves (CERT VU#598349)."""
+
 _HASH = 65599
 """dnsmasq's hash (sdbm) of a MAC: each byte is added to this number times what came before."""
 _BLOCK = 256
@@ -76,6 +79,11 @@ def _leasing(network: Network, part: Declared, host: Host) -> Iterator[str]:
     # Instead of waiting for an answer to a ping before each lease.
     yield "no-ping"
     yield "quiet-ra"
+    # No guest gives itself the name of a static lease, or one by which others find their proxy or router.
+    for taken in (*_NAMES, *filter(None, (fixed["name"] for fixed in offer["hosts"]))):
+        yield f"dhcp-name-match=set:taken,{taken}"
+        yield f"dhcp-name-match=set:taken,{taken}.*"
+    yield "dhcp-ignore-names=tag:taken"
     if dns.domain_of(network):
         yield "dhcp-fqdn"
     yield f"dhcp-lease-max={_MOST_LEASES}"

@@ -14,6 +14,9 @@ _FILE = re.compile(r"[A-Za-z0-9_./@+:?=%&-]{1,127}", re.ASCII)
 """The field of a DHCPv4 message has 128 bytes (RFC 2131, 2), and ends with a zero."""
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
 
+_WORDS = re.compile(r"ignore|infinite|\d+[smhdw]?", re.ASCII | re.IGNORECASE)
+"""What dnsmasq takes for a word of its own, or for the time of the lease, in place of a host's name."""
+
 
 class Range(NamedTuple):
     """Addresses from `first` to `last`, of one family."""
@@ -57,6 +60,8 @@ def host_label(value: object) -> str:
     """Parse the name of a guest, without a domain (RFC 1123, 2.1); return it in lower case."""
     if not _HOST.fullmatch(values.text(value)):
         raise ValueError("is not the name of a host; use letters, digits and - (at most 63)")
+    if _WORDS.fullmatch(str(value)):
+        raise ValueError("is a word of dnsmasq's, or a time; choose another name")
     return str(value).lower()
 
 
@@ -237,6 +242,14 @@ def whose(network: Network, address: str, mac: str) -> str:
             return f"in the pool {pool}"
     owner = next((host["mac"] for host in offer["hosts"] if found in host["ips"] and host["mac"] != mac), "")
     return f"leased to {owner} (dhcp.hosts)" if owner else ""
+
+
+def may_lease(network: Network, address: str, mac: str) -> bool:
+    """Return whether dnsmasq may lease an address to the guest with this MAC, by what is declared now: its file has leases of
+    before, which may be another guest's declared addresses by now."""
+    offer, found = network.options["dhcp"], ipaddress.ip_address(address)
+    owner = next((host["mac"] for host in offer["hosts"] if found in host["ips"]), "")
+    return owner == mac if owner else any(pool.holds(found) for pool in offer["pool"])
 
 
 def is_leased_in(network: Network, subnet: values.Subnet) -> bool:

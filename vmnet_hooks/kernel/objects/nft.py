@@ -54,7 +54,7 @@ LIST_SET, LIST_ELEMENTS = 2, 3
 _LIST_ELEM, ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END, DATA_VALUE = 1, 1, 2, 10, 1
 _PROTOCOLS = {"ipv6": 10}
 _TRANSPORTS = {"tcp": 6, "udp": 17, "sctp": 132}
-_SIZES = {"vrrp4": 4, "lladdrs": 6, "chaddrs": 6, "lessees": 6, "granted": 4}
+_SIZES = {"vrrp4": 4, "lladdrs": 6, "chaddrs": 6, "lessees": 6}
 """Bytes of the numbers in the keys of sets; 16 in all others."""
 _EXITS = ("exits4", "exits6")
 _LINKS = ("passages", "bridged", "hairpins", "translated4", "translated6", "admitted")
@@ -165,6 +165,22 @@ class Nft:
                 element = _from_json(family, found["name"], raw, "map" in item)
                 result[element.key] = element
         return result
+
+    def granted(self) -> Iterator[NftElement]:
+        """What guests may send from by the server's last word, see model/port_rules.py. `listing` leaves it out."""
+        names = {TABLE_NAME: TABLE.encode() + b"\0", LIST_SET: b"granted\0"}
+        try:
+            dumped = self._asking().dump(_GETSETELEM, body(NFGENMSG.pack(FAMILIES["bridge"], 0, 0), names))
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return
+            raise
+        for data in dumped:
+            for item in values(attributes(data, 4).get(LIST_ELEMENTS, b"")):
+                key = attributes(attributes(item)[ELEM_KEY])[DATA_VALUE]
+                yield NftElement(
+                    "bridge", "granted", (f'"{text(key[:16])}"', key[16:22].hex(":"), inet_ntop(AF_INET, key[24:28]))
+                )
 
     def chain(self, want: NftChain) -> NftChain | None:
         """The chain of a port, with where it goes to; None if there is none. Raises KernelError."""
