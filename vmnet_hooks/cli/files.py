@@ -42,19 +42,22 @@ def validate(config_dir: str, to_json: bool) -> None:
         except ConfigError as error:
             errors += [error, *error.more]
             continue
-        errors += [wrong for claim in claims if (wrong := _wrong(claim, declared, seen)) and wrong not in errors]
+        errors += [wrong for claim in claims if (wrong := _wrong(name, claim, declared, seen)) and wrong not in errors]
+    wires = [network for network in declared.networks.values() if network.mode.ends(network)]
+    networks = [name for name, network in declared.networks.items() if network not in wires]
     if to_json:
         there = {
-            "networks": list(declared.networks),
-            "parts": [*declared.parts, *declared.forwards, *declared.ddns],
+            "networks": networks,
+            "parts": [*declared.parts, *(wire.id for wire in wires), *declared.forwards, *declared.ddns],
             "domains": domains,
         }
         as_json({**there, "errors": list(dict.fromkeys(map(str, errors)))})
     elif not errors:
         parts = f", {len(declared.parts)} host parts" if declared.parts else ""
+        parts += f", {len(wires)} wires" if wires else ""
         parts += f", {len(declared.forwards)} forwarded ports" if declared.forwards else ""
         parts += f", {len(declared.ddns)} DNS zones" if declared.ddns else ""
-        click.echo(f"ok: {len(declared.networks)} networks{parts}, {len(domains)} domains")
+        click.echo(f"ok: {len(networks)} networks{parts}, {len(domains)} domains")
     else:
         for line in dict.fromkeys(map(str, errors)):
             problem(line)
@@ -62,8 +65,9 @@ def validate(config_dir: str, to_json: bool) -> None:
         raise SystemExit(InputError.exit_code)
 
 
-def _wrong(claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str]) -> InputError | None:
-    """Return the mistake in a claim; None if there is none. `seen` is where each address of each network is given, and grows."""
+def _wrong(domain: str, claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str]) -> InputError | None:
+    """Return the mistake in a claim of a domain; None if there is none. `seen` is where each address of each network is given,
+    and grows."""
     # Not needed for completion.
     from ..declared import compose
     from ..model.guest import Vif
@@ -76,6 +80,7 @@ def _wrong(claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str])
                 raise InputError(f"{claim.source}: {address} is also given in {other}; change one")
             seen[network.name, address] = claim.source
         compose.bind_nic(vif, network, declared, claim.source)
+        compose.by_wire(domain, vif, declared, claim)
     except InputError as error:
         return error
     return None

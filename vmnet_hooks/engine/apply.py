@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..errors import InTheWay, KernelError, StoreError, VmnetError
 from ..model import plan
-from ..model.objects import Device, NftElement, Route
+from ..model.objects import Device, NftChain, NftElement, Route
 from ..model.owner import Nic, Owner, nics
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
@@ -81,9 +81,9 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
     if not owners:
         return
     heirs = _heirs(session, owners)
+    failed = _let_go(session, owners)
     transaction = build(session, {}, [owner.id for owner in owners])
     # No journal: an interrupted removal is not taken back, and a full disk must not prevent it.
-    failed: dict[str, str] = {}
     for step in plan.batches(transaction.plan):
         try:
             session.kernel.apply(step)
@@ -101,6 +101,26 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
             failed.update(dict.fromkeys(routes, str(error)))
     if failed:
         raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
+
+
+def _let_go(session: Session, owners: Sequence[Owner]) -> dict[str, str]:
+    """Take the ways to these owners from the other ends of the wires that they are at. Returns by the other owner's id why it
+    could not be done; the kernel drops what goes to a link that is gone."""
+    if not any(NftChain.at_wire(nic.ifname, "").key in session.records.claimed(nic.id) for nic in nics(owners)):
+        return {}
+    from . import wires  # Few guests are at any.
+
+    failed = {}
+    for other, wanted in wires.left(session, owners).items():
+        try:
+            run(
+                session,
+                build(session, {other: wanted}, (), {other.id: session.records.needs(other.id)}),
+                f"remove {owners[0].id}",
+            )
+        except VmnetError as error:
+            failed[other.id] = str(error)
+    return failed
 
 
 def _heirs(session: Session, owners: Sequence[Owner]) -> dict[Nic, dict[str, Resource]]:
