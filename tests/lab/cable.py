@@ -1,8 +1,8 @@
 """The process behind a tap at a wire, as QEMU holds it: `cable.py TAP LETTER` makes the tap, which goes with the process.
 
 Lines on standard input: `send` sends every kind of frame there is, marked with LETTER, and answers `sent`; `hear` answers with
-what has come in since, in JSON: how often each kind came as it was sent by another letter, what came otherwise, echoes of its own,
-and how many frames were none of these. It waits for all kinds, but not longer than a quiet third of a second.
+what has come in since, in JSON: how often each kind came as it was sent by another letter, what came otherwise, echoes of its
+own, and how many frames were none of these. It waits for all kinds, but not longer than a quiet third of a second.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ class WiredGuest:
 
 
 def crossed(one: Plug, other: Plug) -> dict[str, object]:
-    """What is wrong with the frames that `other` gets from `one`: kinds that did not come, or not once, or changed; echoes; frames
-    of the host. Empty if it is as by a cable."""
+    """What is wrong with the frames that `other` gets from `one`: kinds that did not come, or not once, or changed; echoes;
+    frames of the host. Empty if it is as by a cable."""
     assert one.ask("send") == "sent\n"
     there, here = other.hear(), one.hear()
     found: dict[str, object] = {}

@@ -81,9 +81,9 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
     if not owners:
         return
     heirs = _heirs(session, owners)
-    failed = _let_go(session, owners)
-    transaction = build(session, {}, [owner.id for owner in owners])
+    transaction = removal(session, owners)
     # No journal: an interrupted removal is not taken back, and a full disk must not prevent it.
+    failed: dict[str, str] = {}
     for step in plan.batches(transaction.plan):
         try:
             session.kernel.apply(step)
@@ -93,6 +93,10 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
                 failed.update(take_away(session, change))
     for owner in transaction.drop:
         session.records.forget(owner, [key for key in failed if key in session.records.claims(owner)])
+    if transaction.add:
+        kept = {other: [key for key in failed if key in session.records.claimed(other.id)] for other in transaction.add}
+        add = {other: [*keys, *kept[other]] for other, keys in transaction.add.items()}
+        session.records.commit((), add, transaction.news, transaction.originals)
     for heir, routes in heirs.items():
         wanted = {**session.records.claims(heir.id), **routes}
         try:
@@ -103,24 +107,15 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
         raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
 
 
-def _let_go(session: Session, owners: Sequence[Owner]) -> dict[str, str]:
-    """Take the ways to these owners from the other ends of the wires that they are at. Returns by the other owner's id why it
-    could not be done; the kernel drops what goes to a link that is gone."""
-    if not any(NftChain.at_wire(nic.ifname, "").key in session.records.claimed(nic.id) for nic in nics(owners)):
-        return {}
-    from . import wires  # Few guests are at any.
+def removal(session: Session, owners: Sequence[Owner]) -> Transaction:
+    """What takes these owners away, and the way to them from the other ends of the wires that they are at."""
+    changed: dict[Owner, dict[str, Resource]] = {}
+    if any(NftChain.at_wire(nic.ifname, "").key in session.records.claimed(nic.id) for nic in nics(owners)):
+        from . import wires  # Few guests are at any.
 
-    failed = {}
-    for other, wanted in wires.left(session, owners).items():
-        try:
-            run(
-                session,
-                build(session, {other: wanted}, (), {other.id: session.records.needs(other.id)}),
-                f"remove {owners[0].id}",
-            )
-        except VmnetError as error:
-            failed[other.id] = str(error)
-    return failed
+        changed = wires.left(session, owners)
+    needs = {owner.id: session.records.needs(owner.id) for owner in changed}
+    return build(session, changed, [owner.id for owner in owners], needs)
 
 
 def _heirs(session: Session, owners: Sequence[Owner]) -> dict[Nic, dict[str, Resource]]:

@@ -112,7 +112,7 @@ def remove_owner(session: Session, owner_id: str) -> list[Owner]:
 
 def plan_unplug(session: Session, domain: Domain) -> Plan:
     """What `unplug` would do now."""
-    return build(session, {}, [owner.id for owner in session.records.of_domain(domain.name, domain.uuid)]).plan
+    return apply.removal(session, session.records.of_domain(domain.name, domain.uuid)).plan
 
 
 def reassert(session: Session, domain: Domain) -> list[Nic]:

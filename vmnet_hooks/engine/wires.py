@@ -9,6 +9,7 @@ from ..model.facts import Host, Tap
 from ..model.objects import NftChain, NftElement
 from ..model.owner import Nic, Owner, nics
 from ..model.resource import WIRE_MAPS, Resource
+from ..model.ruleset import with_tables
 from ..networks.wire import joints
 from . import Session, lives
 
@@ -40,8 +41,8 @@ def seen(
 
 
 def others(session: Session, host: Host, wires: Iterable[Network], but: Collection[str]) -> dict[Owner, dict[str, Resource]]:
-    """What the owners of the other ends of wires shall have, with what is known of these now; of those that it changes, but for
-    the owners with the ids `but`."""
+    """What the owners of the other ends of wires shall have, with what is known of these now, but for the owners with the ids
+    `but`."""
     found: dict[Owner, dict[str, Resource]] = {}
     for wire in wires:
         there: list[Owner] = [nic for nic in session.records.nics(network=wire.name) if lives(session, nic)]
@@ -51,9 +52,8 @@ def others(session: Session, host: Host, wires: Iterable[Network], but: Collecti
             vif = owner.vif if isinstance(owner, Nic) else None
             wanted = [*joints(wire, host), *(joints(wire, host, vif) if vif else ())]
             claims = session.records.claims(owner.id)
-            then = {key: r for key, r in claims.items() if not is_joint(r)} | {joint.key: joint for joint in wanted}
-            if then != claims:
-                found[owner] = then
+            kept = {key: r for key, r in claims.items() if not is_joint(r)}
+            found[owner] = with_tables({**kept, **{joint.key: joint for joint in wanted}})
     return found
 
 

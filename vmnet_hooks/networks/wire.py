@@ -180,7 +180,7 @@ class WireToLink(Wire):
     brings_up_alone = True
 
     def serves_others(self, network: Network) -> bool:
-        return True
+        return all(end.link for end in self.ends(network))
 
 
 _BETWEEN_GUESTS = Wire(Row("wire", __name__, "Wire"))
