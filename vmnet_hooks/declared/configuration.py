@@ -220,7 +220,7 @@ def _first(part: Declared, links: Container[str]) -> str:
 def _check_names(networks: Iterable[Network]) -> None:
     """Raise ConfigError if a wire has the name of a network: records know both by their names."""
     seen: dict[str, Network] = {}
-    for part in networks:
+    for part in sorted(networks, key=lambda part: bool(part.mode.ends(part))):
         if (other := seen.setdefault(part.name, part)) is not part:
             raise part.error("", f"has the name of {other.label}; rename one of the two")
 

@@ -32,24 +32,31 @@ _HOW = 'write "GUEST:NUMBER", "GUEST:MAC", "GUEST:TAP", or "link:NAME" for a lin
 
 def _end(value: object) -> End:
     text = values.text(value)
+    shown = f"{text[:40]!r}"
     found = _BY_MAC.fullmatch(text)
     domain, nic = (found[1], found[2]) if found else text.rpartition(":")[::2]
     if not domain or not nic:
-        raise ValueError(f"{text!r} is no end of a wire; {_HOW}")
+        raise ValueError(f"{shown} is no end of a wire; {_HOW}")
     if not domain.isprintable() or len(domain.encode(errors="surrogateescape")) > 200:
-        raise ValueError(f"{text!r} names no guest; {_HOW}")
+        raise ValueError(f"{shown} names no guest; {_HOW}")
     if domain == _LINK:
-        return End(link=values.ifname(nic))
+        return End(link=_ifname(nic, shown))
     if found:
         return End(domain, mac=values.mac(nic))
     if nic.isascii() and nic.isdecimal():
         if len(nic) > 3:
-            raise ValueError(f"{text!r}: no guest has a NIC {nic[:9]}; they are counted from 0")
+            raise ValueError(f"{shown}: no guest has so many NICs; they are counted from 0")
         return End(domain, int(nic))
+    return End(domain, ifname=_ifname(nic, shown))
+
+
+def _ifname(nic: str, shown: str) -> str:
+    if "@" in nic:
+        raise ValueError(f"{shown}: both ends of a wire are on this host; {_HOW}")
     try:
-        return End(domain, ifname=values.ifname(nic))
+        return values.ifname(nic)
     except ValueError as error:
-        raise ValueError(f"{text!r}: {nic!r} {error}; {_HOW}") from None
+        raise ValueError(f"{shown}: {nic[:40]!r} {error}; {_HOW}") from None
 
 
 def _ends(value: object) -> tuple[End, ...]:

@@ -45,8 +45,9 @@ TABLE_NAME, _TABLE_USERDATA = 1, 6
 CHAIN_NAME, RULE_CHAIN = 3, 2
 _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE = 1, 2, 3
-_INGRESS, _ACCEPT, _BEFORE = 0, 1, -10
-"""The hook of the chain of a port, its policy and its priority, as NftChain spells them."""
+_INGRESS, _BEFORE = 0, -10
+_POLICIES = {"drop": pack(">I", 0), "accept": pack(">I", 1)}
+"""The hook of the chain of a port, its priority and policies, as NftChain spells them."""
 _RULE_EXPRESSIONS, _EXPRESSION, _EXPRESSION_NAME, _EXPRESSION_DATA = 4, 1, 1, 2
 _IMMEDIATE_REGISTER, _IMMEDIATE_DATA, _VERDICT_REGISTER, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 0, 2, 1, 2
 _GOTO, _APPEND = -4, 0x800
@@ -444,7 +445,7 @@ def _messages(element: NftElement, add: bool) -> list[tuple[int, bytes, int]]:
         TABLE_NAME: table,
         CHAIN_NAME: name,
         _CHAIN_HOOK: hook,
-        _CHAIN_POLICY: pack(">I", _ACCEPT),
+        _CHAIN_POLICY: _POLICIES[element.policy],
         _CHAIN_TYPE: b"filter\0",
     }
     verdict: Items = {_VERDICT_CODE: pack(">i", _GOTO), _VERDICT_CHAIN: element.value.encode() + b"\0"}
@@ -472,7 +473,7 @@ def _read_chain(socket: Socket, want: NftChain) -> NftChain | None:
         raise KernelError(f"nft list chain netdev {want.in_table} {want.name}: {os.strerror(error.code)}") from None
     hook = attributes(found[_CHAIN_HOOK]) if _CHAIN_HOOK in found else {}
     is_hooked = hook.get(_HOOK_DEVICE) == os.fsencode(want.link) + b"\0" and hook.get(_HOOK_PRIORITY) == pack(">i", _BEFORE)
-    return replace(want, value=_target(rules) if is_hooked and found.get(_CHAIN_POLICY) == pack(">I", _ACCEPT) else "")
+    return replace(want, value=_target(rules) if is_hooked and found.get(_CHAIN_POLICY) == _POLICIES[want.policy] else "")
 
 
 def _target(rules: Sequence[bytes]) -> str:

@@ -264,6 +264,11 @@ class NftChain(NftElement):
         return PORT_CHAIN + _identifier(self.link)
 
     @property
+    def policy(self) -> str:
+        """What becomes of frames while its rules are flushed: none of a wire are for the host."""
+        return "drop" if self.set == WIRE_ENDS else "accept"
+
+    @property
     def order(self) -> float:
         # The link may be made with its first guest.
         return Device.rank + 1 if self.value in NO_TAPS else self.rank
@@ -284,7 +289,7 @@ class NftChain(NftElement):
 
     def statement(self, have: NftElement | None = None) -> str:
         chain = f"netdev {self.in_table} {self.name}"
-        hook = f'{{ type filter hook ingress device "{self.link}" priority filter - 10; policy accept; }}'
+        hook = f'{{ type filter hook ingress device "{self.link}" priority filter - 10; policy {self.policy}; }}'
         return (self.unset_statement() if have else "") + f"add chain {chain} {hook}\nadd rule {chain} goto {self.value}\n"
 
     def unset_statement(self) -> str:
