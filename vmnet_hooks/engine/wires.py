@@ -4,13 +4,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..declared.compose import Bound
+from ..errors import one_line
 from ..model.declaration import Declared, Network
 from ..model.facts import Host, Tap
 from ..model.objects import NftChain, NftElement
 from ..model.owner import Nic, Owner, nics
 from ..model.resource import WIRE_MAPS, Resource
 from ..model.ruleset import with_tables
-from ..networks.wire import joints
+from ..networks.wire import joints, sides
 from . import Session, lives
 
 MAIN, COPY = WIRE_MAPS
@@ -77,6 +78,21 @@ def left(session: Session, owners: Sequence[Owner]) -> dict[Owner, dict[str, Res
                 if then != claims:
                     found[other.id] = (other, then)
     return dict(found.values())
+
+
+def other_end(session: Session, nic: Nic) -> str:
+    """What is at the other end of the wire that a NIC is at, for the admin; "" if it is at none."""
+    wire = session.config.networks.get(nic.network)
+    if wire is None or not at(wire):
+        return ""
+    taps = seen(session, Host(), [wire]).wired[wire.name]
+    first, second = sides(wire, taps)
+    for (_, here), (end, there) in ((first, second), (second, first)):
+        if any(tap.ifname == nic.ifname for tap in here):
+            if end.link:
+                return f"to {end.link}" + ("" if session.kernel.link(end.link) else ", which is gone")
+            return f"to {one_line(there[0].domain)} ({there[0].ifname})" if there else f"waits for {one_line(str(end))}"
+    return ""
 
 
 def is_joint(resource: Resource) -> bool:

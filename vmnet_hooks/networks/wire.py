@@ -6,6 +6,7 @@ them comes or goes. Records know a wire as a network of its name. See port_rules
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import values
@@ -225,3 +226,21 @@ def _joints(ifname: str, others: Sequence[tuple[str, int]]) -> Iterator[NftEleme
 def _is_same(tap: Tap, vif: Vif) -> bool:
     """Whether a tap is of this NIC: the tap itself, or its other link."""
     return tap.domain == vif.domain and (tap.ifname == vif.ifname or bool(vif.mac) and tap.mac == vif.mac)
+
+
+# --- showing ---------------------------------------------------------------------------------------------------------------
+
+
+def sides(network: Network, taps: Sequence[Tap]) -> list[tuple[End, list[Tap]]]:
+    """Return the ends of a wire, each with the links of guests that are there now: none while it waits. Of a guest that has both
+    ends, those that are declared by number are told apart by the other one, or by the order of their links."""
+    first, second = network.mode.ends(network)
+    there: tuple[list[Tap], list[Tap]] = ([], [])
+    for tap in sorted(taps, key=lambda tap: (len(tap.ifname), tap.ifname)):
+        vif = Vif(tap.mac, tap.ifname)
+        fits = [end.domain == tap.domain and (end.number is not None or end.is_of(vif)) for end in (first, second)]
+        if all(fits):
+            sure = [end.number is None for end in (first, second)]
+            fits = sure if any(sure) else [not there[0] or _is_same(there[0][0], replace(vif, domain=tap.domain)), True]
+        there[0 if fits[0] else 1].append(tap)
+    return [(first, there[0]), (second, there[1])]
