@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import closing
-from dataclasses import dataclass
 
 from .cable import KINDS
 from .cable import __file__ as CABLE
@@ -40,38 +39,57 @@ class Plug:
             self.process.wait()
 
 
-@dataclass
-class WiredGuest:
-    """A libvirt guest `name` whose only NIC has this tap."""
+def spliced(node: Node, link: str, letter: str) -> Plug:
+    """What is behind a link of another node: a tap there, joined to the link by rules of its own."""
+    plug = Plug(node, f"{link}-tap", letter)
+    chain = 'chain {0} {{ type filter hook ingress device "{0}" priority 0; policy drop; fwd to "{1}"; }}'
+    chains = "\n".join(chain.format(*pair) for pair in ((link, plug.tap), (plug.tap, link)))
+    node.sh(f"for i in {link} {plug.tap}; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; ip link set $i mtu 9000 up; done")
+    node.run(["nft", f"table netdev splice-{link} {{\n{chains}\n}}"])
+    return plug
 
-    host: Node
-    name: str
-    tap: str
-    mac: str
-    plug: Plug | None = None
+
+class WiredGuest:
+    """A libvirt guest with these taps, each with its MAC."""
+
+    def __init__(self, host: Node, name: str, **taps: str):
+        self.host, self.name = host, name
+        self.nics = [Interface(mac, tap) for tap, mac in taps.items()]
+        self.plugs: list[Plug] = []
 
     @property
-    def nic(self) -> Interface:
-        return Interface(self.mac, self.tap)
+    def plug(self) -> Plug:
+        return self.plugs[0]
 
     def start(self) -> WiredGuest:
-        """As libvirt: the tap is up before the hook is called."""
-        self.plug = Plug(self.host, self.tap, self.name[-1])
-        self.host.run(f"ip link set {self.tap} up")
-        call(self.host, self.name, "start", self.nic)
-        call(self.host, self.name, "started", self.nic)
-        # What the host said before.
-        self.plug.hear()
+        """As libvirt: the taps are up before the hook is called."""
+        self.plugs = [Plug(self.host, nic.tap, letter(nic.tap)) for nic in self.nics]
+        for nic in self.nics:
+            self.host.run(f"ip link set {nic.tap} up")
+        call(self.host, self.name, "start", *self.nics)
+        call(self.host, self.name, "started", *self.nics)
+        for plug in self.plugs:
+            # What the host said before.
+            plug.hear()
         return self
 
     def die(self) -> None:
         """Its QEMU is killed, and no hook has come yet."""
-        self.plug.close()
+        for plug in self.plugs:
+            plug.close()
 
     def stop(self) -> None:
         self.die()
-        call(self.host, self.name, "stopped", self.nic)
-        call(self.host, self.name, "release", self.nic)
+        call(self.host, self.name, "stopped", *self.nics)
+        call(self.host, self.name, "release", *self.nics)
+
+
+def letter(tap: str) -> str:
+    """What marks the frames of a tap: its number among all that there were."""
+    return chr(ord("A") + LETTERS.setdefault(tap, len(LETTERS)) % 58)
+
+
+LETTERS: dict[str, int] = {}
 
 
 def crossed(one: Plug, other: Plug) -> dict[str, object]:
