@@ -1,8 +1,9 @@
 """The process behind a tap at a wire, as QEMU holds it: `cable.py TAP LETTER` makes the tap, which goes with the process.
 
-Lines on standard input: `send` sends every kind of frame there is, marked with LETTER, and answers `sent`; `hear` answers with
-what has come in since, in JSON: how often each kind came as it was sent by another letter, what came otherwise, echoes of its
-own, and how many frames were none of these. It waits for all kinds, but not longer than a quiet third of a second.
+Lines on standard input: `send` sends every kind of frame there is, marked with LETTER, and answers `sent`; `frame HEX` sends one;
+`hear` answers with what has come in since, in JSON: how often each kind came as it was sent by another letter, what came
+otherwise, echoes of its own, and how many frames were none of these. It waits for all kinds, but not longer than a quiet third
+of a second.
 """
 
 from __future__ import annotations
@@ -105,6 +106,9 @@ def main(tap: str, letter: str) -> None:
         if line == "send\n":
             for name in KINDS:
                 os.write(fd, frame(name, letter))
+            print("sent", flush=True)
+        elif line.startswith("frame "):
+            os.write(fd, bytes.fromhex(line.split()[1]))
             print("sent", flush=True)
         else:
             print(json.dumps(heard(fd, letter)), flush=True)

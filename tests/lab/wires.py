@@ -45,7 +45,8 @@ def spliced(node: Node, link: str, letter: str) -> Plug:
     chain = 'chain {0} {{ type filter hook ingress device "{0}" priority 0; policy drop; fwd to "{1}"; }}'
     chains = "\n".join(chain.format(*pair) for pair in ((link, plug.tap), (plug.tap, link)))
     node.sh(f"for i in {link} {plug.tap}; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; ip link set $i mtu 9000 up; done")
-    node.run(["nft", f"table netdev splice-{link} {{\n{chains}\n}}"])
+    table = f"table netdev splice-{link}"
+    node.run(["nft", f"add {table}; delete {table}; {table} {{\n{chains}\n}}"])
     return plug
 
 
@@ -114,4 +115,5 @@ def count(one: Plug, other: Plug) -> int:
 
 def as_a_cable(one: Plug, other: Plug) -> None:
     """Assert that every kind of frame gets from each to the other, once, unchanged, and nothing else."""
-    assert (crossed(one, other), crossed(other, one)) == ({}, {})
+    found = crossed(one, other), crossed(other, one)
+    assert found == ({}, {}), found

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from lab.agent import Agent
+from lab.domains import Interface
+from lab.frames import BROADCAST, arp, udp4, udp6
 from lab.nodes import settled, wire
 from lab.routed import eventually
 from lab.single import Single, same
@@ -110,6 +112,39 @@ def test_the_other_end_that_is_waited_for(one):
     isolated(a.plug)
     ok(one)
     a.stop()
+
+
+def test_the_host_hears_nothing_without_the_chains(one, pair):
+    """Another program has flushed them, and no agent runs: frames are lost, and the host answers none."""
+    a, _ = pair
+    one.host.sh(f"nft delete table {TABLE}; ip addr add 10.7.7.1/24 dev lo; ip addr add 10.7.7.2/24 dev br0")
+    own = one.host.run("cat /sys/class/net/w.a/address").stdout.strip()
+    mac, target = "52:54:00:cc:00:0a", "10.7.7.1"
+    sent = [
+        arp(1, mac, "10.7.7.9", target),
+        *(udp4(dst, mac, source, target, 9) for dst in (own, BROADCAST) for source in ("10.7.7.9", "192.0.2.9")),
+        udp6(own, mac, "2001:db8::9", "ff02::1", 9),
+    ]
+
+    def counted() -> dict[str, int]:
+        words = ("UdpInDatagrams", "UdpNoPorts", "Udp6InDatagrams", "Udp6NoPorts", "IcmpOutMsgs", "Icmp6OutMsgs")
+        shown = one.host.run(["nstat", "-asz", *words]).stdout
+        return {name: int(value) for name, value in re.findall(r"^(\w+) +(\d+)", shown, re.M)}
+
+    before = counted()
+    assert len(before) == 6
+    for each in sent:
+        a.plug.ask(f"frame {each.hex()}")
+    assert counted() == before
+    assert a.plug.hear()["strange"] == 0
+    # So that this can fail: it is the settings that keep the host from it.
+    one.host.sysctl("ipv4/conf/w.a/rp_filter", 0)
+    for each in sent:
+        a.plug.ask(f"frame {each.hex()}")
+    assert counted()["UdpNoPorts"] > before["UdpNoPorts"]
+    one.host.sh("ip addr del 10.7.7.1/24 dev lo; ip addr del 10.7.7.2/24 dev br0")
+    assert one.host.cli("repair").returncode == 0
+    ok(one)
 
 
 # --- with the agent --------------------------------------------------------------------------------------------------
@@ -219,6 +254,37 @@ def test_a_link_of_the_host(one):
     same(before, settled(one.host))
 
 
+def test_a_link_of_the_host_that_is_made_anew(one):
+    """It has another number then. The agent notices, and without it `repair`."""
+    one.host.config('[wires.out]\nends = ["a:0", "link:eth7"]\nmtu = 9000\n')
+
+    def made(letter: str) -> Plug:
+        wire(one.host, "eth7", one.peer, "eth7")
+        one.host.sh("ip link set eth7 up")
+        return spliced(one.peer, "eth7", letter)
+
+    far = made("x")
+    a = guest(one, "a").start()
+    far.hear()
+    as_a_cable(a.plug, far)
+    with Agent(one.host):
+        far.close()
+        one.host.run("ip link del eth7")
+        far = made("y")
+        assert eventually(lambda: one.host.cli("check").stdout == "ok\n"), one.host.cli("check").stdout
+        far.hear()
+        as_a_cable(a.plug, far)
+    far.close()
+    one.host.run("ip link del eth7")
+    far = made("z")
+    assert "wires" in one.host.cli("check").stdout
+    assert one.host.cli("repair").returncode == 0
+    ok(one)
+    far.hear()
+    as_a_cable(a.plug, far)
+    a.stop()
+
+
 def test_a_guest_of_xen_with_an_emulated_nic():
     """It hears at both of its links, and sends by either; then its drivers take over, and the emulated one goes."""
     with XenHost('[wires.x]\nends = ["dom1:0", "b:0"]\nmtu = 9000\n', foreign=False) as one, nothing_stays(one):
@@ -244,6 +310,46 @@ def test_a_guest_of_xen_with_an_emulated_nic():
         offline(vif)
         isolated(b.plug)
         b.stop()
+
+
+def test_many_wires(one):
+    """Twenty guests with seven NICs each, in any order, some of them again: each end leads to the tap that is there."""
+    before = settled(one.host)
+    order = random.Random(20)
+    taps = {f"g{number}": [f"g{number}.{nic}" for nic in range(7)] for number in range(20)}
+    ends = [f"{name}:{nic}" for name, own in taps.items() for nic in range(len(own))]
+    order.shuffle(ends)
+    pairs = list(zip(ends[::2], ends[1::2], strict=True))
+    one.host.config("".join(f'[wires.w{n}]\nends = ["{a}", "{b}"]\n' for n, (a, b) in enumerate(pairs)))
+    assert one.host.cli("validate").stdout == "ok: 0 networks, 70 wires, 0 domains\n"
+    guests = {
+        name: [Interface(f"52:54:00:{int(name[1:]):02x}:00:{at:02x}", tap) for at, tap in enumerate(own)]
+        for name, own in taps.items()
+    }
+
+    def started(name: str) -> None:
+        one.host.sh("\n".join(f"ip tuntap add {nic.tap} mode tap; ip link set {nic.tap} up" for nic in guests[name]))
+        one.start(name, *guests[name])
+
+    def ended(name: str) -> None:
+        one.host.sh("\n".join(f"ip link del {nic.tap}" for nic in guests[name]))
+
+    with Agent(one.host) as agent:
+        for name in order.sample(list(guests), len(guests)):
+            started(name)
+        for name in order.choices(list(guests), k=6):
+            ended(name)
+            started(name)
+        shown = one.host.run(["nft", "list", "map", *TABLE.split(), "wires"]).stdout
+        found = dict(re.findall(r'"([^"]+)" : "([^"]+)"', shown))
+        tap_of = {f"{name}:{nic}": tap for name, own in taps.items() for nic, tap in enumerate(own)}
+        assert found == {tap_of[a]: tap_of[b] for pair in pairs for a, b in (pair, pair[::-1])}
+        ok(one)
+        for name in guests:
+            ended(name)
+            one.stop(name, *guests[name])
+        assert agent.errors == []
+    same(before, settled(one.host))
 
 
 def test_the_example(one):

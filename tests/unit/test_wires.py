@@ -37,7 +37,7 @@ def ways(host: Host) -> dict[str, str]:
     """Where what comes in at each end goes, by the names of links; a number is of none that is there."""
     names = {str(link.index): name for name, link in host.kernel.links.items()}
     found = [r for r in host.kernel.world.values() if isinstance(r, NftElement) and r.set in ("wires", "copies")]
-    return {f"{r.links[0]}{'' if r.set == 'wires' else ' copy'}": names.get(r.value, r.value) for r in found}
+    return {f"{r.links[0]}{'' if r.set == 'wires' else ' copy'}": names.get(r.value, r.value.strip('"')) for r in found}
 
 
 # --- what is declared ------------------------------------------------------------------------------------------------

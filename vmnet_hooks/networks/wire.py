@@ -161,7 +161,8 @@ class Wire(Mode):
                 raise network.error("ends", problem)
             yield WIRES
             yield NftChain.at_wire(name, WIRED_LINK)
-            yield from _silent(name, network["mtu"], host)
+            # A declared link has an MTU of its own.
+            yield from _silent(name, network["mtu"] if name not in host.parts else None, host)
             # What is for a guest has the guest's MAC.
             yield LinkAttribute(name, "promisc", "on")
             yield LinkAttribute(name, "state", "up")
@@ -196,31 +197,34 @@ _TO_LINK = WireToLink(Row("wire", __name__, "WireToLink"))
 
 
 def _silent(name: str, mtu: int | None, host: Host) -> Iterator[Resource]:
-    """Yield what keeps the host from sending at an end by itself, and from answering if the chain is gone."""
+    """Yield what keeps the host from sending at an end by itself, and from taking what comes in there if another program has
+    flushed the chain: no IPv6, no answers to ARP, and IPv4 from no address, as none is routed there."""
     if host.ipv6:
         yield Sysctl(f"net/ipv6/conf/{name}/disable_ipv6", "1")
     yield Sysctl(f"net/ipv4/conf/{name}/arp_ignore", "8")
+    yield Sysctl(f"net/ipv4/conf/{name}/rp_filter", "1")
     if mtu:
         yield LinkAttribute(name, "mtu", str(mtu))
 
 
 def joints(network: Network, host: Host, vif: Vif | None = None) -> Iterator[NftElement]:
-    """Yield the elements that tell where frames go: those from a NIC or, without one, from links of the host."""
+    """Yield the elements that tell where frames go: those from a NIC or, without one, from links of the host. A tap is told by
+    its number, as its name may be another guest's next time; a link of the host by its name, as it may be yet to be made."""
     taps = host.wired.get(network.name, ())
-    links = {end.link: host.links[end.link].index for end in network.mode.ends(network) if end.link in host.links}
+    links = network.mode.links(network)
     if vif:
-        others = [tap for tap in taps if not _is_same(tap, vif)]
-        yield from _joints(vif.ifname, [(tap.ifname, tap.number) for tap in others] + list(links.items()))
+        others = [(tap.ifname, str(tap.number)) for tap in taps if not _is_same(tap, vif)]
+        yield from _joints(vif.ifname, [*others, *((name, f'"{name}"') for name in links)])
         return
     for name in links:
-        there = [(tap.ifname, tap.number) for tap in taps] + [(other, index) for other, index in links.items() if other != name]
-        yield from _joints(name, there)
+        others = [(tap.ifname, str(tap.number)) for tap in taps]
+        yield from _joints(name, [*others, *((other, f'"{other}"') for other in links if other != name)])
 
 
-def _joints(ifname: str, others: Sequence[tuple[str, int]]) -> Iterator[NftElement]:
+def _joints(ifname: str, others: Sequence[tuple[str, str]]) -> Iterator[NftElement]:
     # Of the two links of one NIC, the emulated one has the longer name.
-    for name, (_, index) in zip(WIRE_MAPS, sorted(others), strict=False):
-        yield NftElement("netdev", name, (f'"{ifname}"',), str(index))
+    for name, (_, value) in zip(WIRE_MAPS, sorted(others), strict=False):
+        yield NftElement("netdev", name, (f'"{ifname}"',), value)
 
 
 def _is_same(tap: Tap, vif: Vif) -> bool:

@@ -123,7 +123,7 @@ class Nft:
         for (family, name), group in by_set.items():
             if len(group) > _LISTING_PAYS:
                 listed = self.listing(family, name)
-                found.update((e.key, listed[e.key]) for e in group if e.key in listed)
+                found.update((e.key, _as_asked(e, listed[e.key])) for e in group if e.key in listed)
             else:
                 found.update((e.key, have) for e in group if (have := self._element(e)))
         return found
@@ -415,7 +415,13 @@ def _read_element(socket: Socket, want: NftElement) -> NftElement | None:
         if bounds != [_interval_start(want), end]:
             return None
     value = attributes(there[_ELEM_DATA])[DATA_VALUE] if _ELEM_DATA in there else b""
-    return NftElement(want.family, want.set, want.parts, _value_of(want.set, value) if value else "")
+    return _as_asked(want, NftElement(want.family, want.set, want.parts, _value_of(want.set, value) if value else ""))
+
+
+def _as_asked(want: NftElement, have: NftElement) -> NftElement:
+    """An element, which tells a link by its number, with the link's name if `want` has that."""
+    is_named = want.set in WIRE_MAPS and want.value.startswith('"')
+    return want if is_named and have.value == str(_index(want.value.strip('"'))) else have
 
 
 def _change_elements(socket: Socket, steps: Sequence[tuple[NftElement, bool]]) -> bool:
@@ -498,12 +504,18 @@ def _encoded(element: NftElement, with_value: bool = True) -> bytes:
     if end := _interval_end(element):
         item[_ELEM_KEY_END] = {DATA_VALUE: end}
     if element.value and with_value:
-        item[_ELEM_DATA] = {DATA_VALUE: b"".join([_packed(part, element.set) for part in element.value.split(" . ")])}
+        item[_ELEM_DATA] = {DATA_VALUE: _packed_value(element)}
     names = {
         TABLE_NAME: table_of(element.family, element.set).encode() + b"\0",
         LIST_SET: element.set.encode() + b"\0",
     }
     return body(NFGENMSG.pack(FAMILIES[element.family], 0, 0), {**names, LIST_ELEMENTS: {_LIST_ELEM: item}})
+
+
+def _packed_value(element: NftElement) -> bytes:
+    if element.set in WIRE_MAPS and element.value.startswith('"'):
+        return INT.pack(if_nametoindex(element.value.strip('"')))
+    return b"".join([_packed(part, element.set) for part in element.value.split(" . ")])
 
 
 def _value_of(name: str, data: bytes) -> str:

@@ -182,6 +182,11 @@ class NftElement(Resource):
         return NftTable.key_of(self.family, table_of(self.family, self.set))
 
     @property
+    def order(self) -> float:
+        # The link that it leads to may be made in the same plan.
+        return Device.rank + 1 if self.value.startswith('"') else self.rank
+
+    @property
     def drawn_in(self) -> tuple[str | int, ...]:
         return tuple(part.strip('"') for part in self.parts)
 
