@@ -4,8 +4,10 @@ import re
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from scenario import Host, difference, guest, mac, request, uuid
 
+from vmnet_hooks.cli import main
 from vmnet_hooks.declared import compose, configuration
 from vmnet_hooks.engine import guests
 from vmnet_hooks.errors import ConfigError, InputError, VmnetError
@@ -357,3 +359,22 @@ def test_a_tap_of_plain_qemu(tmp_path, monkeypatch):
     assert ways(host) == {} and host.check() == []
     with pytest.raises(ConfigError, match="no file claims ifname 'tap7'"):
         qemu.parse(request(["hooks/qemu/ifup", "tap7"]))
+
+
+def test_set_names_the_file_instead(tmp_path, monkeypatch):
+    """A wire's ends are declared once, in its section."""
+    (tmp_path / "vmnet.toml").write_text(PAIR)
+    monkeypatch.setattr(configuration, "DIRECTORY", str(tmp_path))
+    done = CliRunner().invoke(main, ["set", "d1", mac(1), "--network", "a-b"])
+    assert done.exit_code == 2 and f"wires.a-b is a wire, and its ends are in {tmp_path}/vmnet.toml" in done.output
+
+
+def test_validate_tells_what_domains_d_claims_too(tmp_path):
+    (tmp_path / "vmnet.toml").write_text(LAN + PAIR.replace("d1:0", f"d1:{mac(1)}"))
+    (tmp_path / "domains.d").mkdir()
+    (tmp_path / "domains.d/d1.toml").write_text(f'[[interfaces]]\nmac = "{mac(1)}"\nnetwork = "lan"\n')
+    done = CliRunner().invoke(main, ["validate", "--config-dir", str(tmp_path)])
+    assert done.exit_code == 2 and f"NIC {mac(1)} of d1 is an end of wires.a-b; unset the claim" in done.output
+    (tmp_path / "domains.d/d1.toml").unlink()
+    done = CliRunner().invoke(main, ["validate", "--config-dir", str(tmp_path)])
+    assert done.output == "ok: 1 networks, 1 wires, 0 domains\n"

@@ -117,8 +117,12 @@ def _of_libvirt() -> tuple[list["Block"], list[str]]:
 )
 @click.option("--live", is_flag=True, help="Read the kernel's links, addresses and routes instead.")
 @click.option("--libvirt", "of_libvirt", is_flag=True, help="Read the networks that libvirt has defined instead.")
-def import_(path: str | None, live: bool, of_libvirt: bool) -> None:
-    """Print, as TOML of vmnet.toml(5), the host's networks as ifupdown's files, the kernel or libvirt have them.
+@click.option(
+    "--dot", metavar="FILE", help="Read wires from a topology in DOT instead, as PTM has it.", type=click.Path(dir_okay=False)
+)
+def import_(path: str | None, live: bool, of_libvirt: bool, dot: str | None) -> None:
+    """Print, as TOML of vmnet.toml(5), the host's networks as ifupdown's files, the kernel or libvirt have them, or wires
+    between guests.
 
     What can't be carried over is printed as a comment with the reason. Nothing is changed.
     """
@@ -134,8 +138,18 @@ def import_(path: str | None, live: bool, of_libvirt: bool) -> None:
         raise InputError(f"{other}, and no file; leave --interfaces out")
     if live and of_libvirt:
         raise InputError("--live reads the kernel, and --libvirt asks libvirt; leave one out")
+    if dot and (path or live or of_libvirt):
+        raise InputError("--dot reads wires, and nothing else; leave the other option out")
     path = path or INTERFACES
-    if of_libvirt:
+    if dot:
+        from ..importing import dot as topology  # Few have one.
+
+        blocks = topology.convert(dot, topology.read(dot))
+        header = [
+            f"The wires of {one_line(dot)}, by `vmnet-hook import`.",
+            "NICs of guests are counted from 0: swp1 and eth1 are the second one.",
+        ]
+    elif of_libvirt:
         blocks, header = _of_libvirt()
     elif live:
         blocks = convert(import_facts.read())
@@ -148,7 +162,9 @@ def import_(path: str | None, live: bool, of_libvirt: bool) -> None:
         header = [f"What {one_line(path)} declares, by `vmnet-hook import`."]
     settle(blocks)
     if made := [
-        block.draft.name for block in blocks if not (live or of_libvirt) and block.draft and SECTIONS[block.draft.section].is_link
+        block.draft.name
+        for block in blocks
+        if not (live or of_libvirt or dot) and block.draft and SECTIONS[block.draft.section].is_link
     ]:
         header += [
             f"Remove the stanzas of {one_line(', '.join(made))} there; those of other links stay. `vmnet-hook up` refuses",

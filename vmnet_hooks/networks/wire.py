@@ -27,7 +27,8 @@ MOST = 65521
 """Bytes: the largest MTU of a tap."""
 
 _BY_MAC = re.compile(r"(.+):((?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2})", re.DOTALL)
-_LINK = "link"
+LINK = "link"
+"""What stands for the guest at an end that is a link of the host."""
 _HOW = 'write "GUEST:NUMBER", "GUEST:MAC", "GUEST:TAP", or "link:NAME" for a link of the host'
 
 
@@ -40,7 +41,7 @@ def _end(value: object) -> End:
         raise ValueError(f"{shown} is no end of a wire; {_HOW}")
     if not domain.isprintable() or len(domain.encode(errors="surrogateescape")) > 200:
         raise ValueError(f"{shown} names no guest; {_HOW}")
-    if domain == _LINK:
+    if domain == LINK:
         return End(link=_ifname(nic, shown))
     if found:
         return End(domain, mac=values.mac(nic))
