@@ -7,6 +7,7 @@ import time
 
 import pytest
 from guest import Guest, Nic, domain_xml
+from lab.agent import Agent
 from lab.cable import KINDS, frame
 
 CONFIG = '[wires.a-b]\nends = ["a:0", "b:52:54:00:cc:00:0b"]\n'
@@ -84,4 +85,34 @@ def test_an_end_that_the_guest_does_not_have(lab):
     lab.host.config(CONFIG.replace("a:0", "a:1"))
     done = lab.host.create(domain_xml("a", [Nic(MACS["a"], dev="wa")]), "--paused", check=False)
     assert done.returncode != 0 and "wires.a-b.ends: a has no NIC 1 (it has: 0 (52:54:00:cc:00:0a)); correct it" in done.stderr
+    lab.assert_clean()
+
+
+def has_carrier(guest: Guest) -> bool:
+    return guest.run("cat /sys/class/net/eth0/carrier").output.strip() == "1"
+
+
+def test_the_carrier_follows_the_other_end(lab):
+    """By the agent; one that has been away catches up."""
+    lab.host.config(CONFIG + "carrier = true\n")
+    with Agent(lab.host) as agent:
+        a = booted(lab, "a")
+        lab.host.wait_for(lambda: not has_carrier(a), "a to lose its carrier")
+        b = booted(lab, "b")
+        lab.host.wait_for(lambda: has_carrier(a) and has_carrier(b), "both to have a carrier")
+        is_wired(a, b)
+        lab.host.virsh("destroy", "b")
+        lab.host.wait_gone("b")
+        lab.host.wait_for(lambda: not has_carrier(a), "a to lose its carrier")
+        assert not agent.errors, agent.log
+    b = booted(lab, "b")
+    assert not has_carrier(a), "no agent has told"
+    with Agent(lab.host) as agent:
+        lab.host.wait_for(lambda: has_carrier(a), "a to get its carrier")
+        is_wired(a, b)
+        ok(lab)
+        for name in "ab":
+            lab.host.virsh("destroy", name)
+            lab.host.wait_gone(name)
+        assert not agent.errors, agent.log
     lab.assert_clean()

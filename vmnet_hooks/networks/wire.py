@@ -79,6 +79,13 @@ OPTIONS = (
         '["a:0", "b:52:54:00:00:00:0b"]',
     ),
     Option("mtu", values.integer(68, MOST), None, "bytes, of both ends; default: as they are", "9000"),
+    Option(
+        "carrier",
+        values.boolean,
+        False,
+        "the agent takes the carrier from a guest's NIC (of libvirt's) while the other end is away",
+        "true",
+    ),
 )
 
 
