@@ -182,6 +182,22 @@ def test_a_guest_of_a_broken_wire_is_refused_and_others_start(tmp_path):
     assert compose.bind(guest(4, ("lan", ())), declared, ())
 
 
+def test_the_agent_goes_by_the_wire_as_it_was(tmp_path):
+    """Of a table with a mistake, the previous one stands."""
+    (tmp_path / "vmnet.toml").write_text(PAIR)
+    older = configuration.load(str(tmp_path))
+    (tmp_path / "vmnet.toml").write_text(PAIR + "mtu = 1\n")
+    declared = configuration.survey(str(tmp_path), older)
+    [(vif, network)] = compose.bind(ONE, declared, ())
+    assert (vif.ifname, network.name) == ("t1.0", "a-b") and network is older.networks["a-b"]
+
+
+def test_two_nics_with_one_mac(load):
+    twice = replace(wired(1, 2), vifs=tuple(replace(vif, mac=mac(1)) for vif in wired(1, 2).vifs))
+    with pytest.raises(InputError, match="d1 has 2 NICs with MAC"):
+        bound(load, '[wires.loop]\nends = ["d1:0", "d1:1"]\n', twice)
+
+
 def test_a_network_and_a_wire_in_one_domain(load):
     domain = wired(1, 2)
     claims = (Claim("lan", mac(1, 1), source="domains.d/d1.toml"),)

@@ -41,7 +41,7 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
             continue
         network = config.network(claim.network, claim.source)
         at_wire = bool(network.mode.ends(network))
-        if macs[vif.mac] > 1 and not at_wire:
+        if vif.mac and macs[vif.mac] > 1:
             raise InputError(f"{claim.source}: {domain.name} has {macs[vif.mac]} NICs with MAC {vif.mac}; give each its own")
         try:
             # Plain QEMU tells no MAC, and a wire needs none.

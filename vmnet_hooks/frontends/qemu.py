@@ -31,23 +31,24 @@ def parse(request: Request) -> GuestEvent | None:
         # The configuration may have changed since the start. The record of the tap has the guest.
         return GuestEvent(Action.UNPLUG, "qemu", Domain(""), tap)
     declared = request.declared()
-    claimed, wired = configuration.claims_by_tap(declared, tap), _at_wire(declared, tap)
-    if claimed is None and wired is None:
-        raise ConfigError(f"{declaration.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
-    if claimed and not claimed[1].mac:
-        raise ConfigError(f"{claimed[1].source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
-    if claimed:
-        domain, claim = claimed
-        guest = Domain(domain, "", (Vif(claim.mac, tap),), (claim,), partial=True)
-    else:
-        domain = wired or ""
+    if domain := _at_wire(declared, tap):
         guest = Domain(domain, "", (Vif("", tap, id=tap),), partial=True)
+    else:
+        found = configuration.claims_by_tap(declared, tap)
+        if found is None:
+            raise ConfigError(
+                f"{declaration.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it"
+            )
+        domain, claim = found
+        if not claim.mac:
+            raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
+        guest = Domain(domain, "", (Vif(claim.mac, tap),), (claim,), partial=True)
     return GuestEvent(Action.PLUG, "qemu", guest, tap, announce=not _started_follows(domain, request.parent, argv[0]))
 
 
-def _at_wire(declared: declaration.Config, tap: str) -> str | None:
-    """Return the guest whose tap is an end of a wire; None if there is none."""
-    return next((domain for domain, ends in declared.ends.items() for _, end in ends if end.ifname == tap), None)
+def _at_wire(declared: declaration.Config, tap: str) -> str:
+    """Return the guest whose tap is an end of a wire; "" if there is none."""
+    return next((domain for domain, ends in declared.ends.items() for _, end in ends if end.ifname == tap), "")
 
 
 def _started_follows(domain: str, parent: int, script: str) -> bool:

@@ -239,7 +239,8 @@ class Config:
     def ends(self) -> "Mapping[str, Sequence[tuple[Network, End]]]":
         """The ends of wires that are NICs, each with its wire, by the guest's name: also of wires that can't be used."""
         found: dict[str, list[tuple[Network, End]]] = {}
-        for network in (*self.networks.values(), *(part for part in self.hints if isinstance(part, Network))):
+        broken = (part for part in self.hints if isinstance(part, Network) and part.id in self.broken)
+        for network in (*self.networks.values(), *broken):
             for end in network.mode.ends(network):
                 if end.domain:
                     found.setdefault(end.domain, []).append((network, end))
