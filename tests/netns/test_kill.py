@@ -6,17 +6,19 @@ import signal
 import time
 
 import pytest
-from lab.domains import domain_xml
+from lab.domains import Interface, domain_xml
 from lab.forkserver import ForkServer, hook_call, points
 from lab.nodes import dump, settled
 from lab.routed import SUBOPERATION, eventually
 from lab.single import LAN, PUBLIC, Single, bridged, routed, same
 
 MOST = 200  # no plan has this many steps
+WIRED = Interface("52:54:00:cc:00:0a", "w.a")
 CASES = {
     "routed": (PUBLIC, [routed(10)], []),
     "routed, second guest": (PUBLIC, [routed(10)], [routed(20)]),
     "bridged": (LAN + "isolated = true\n", [bridged(10)], []),
+    "wire": ('[wires.w]\nends = ["dom:0", "other:0"]\n', [WIRED], [Interface("52:54:00:cc:00:0b", "w.b")]),
 }
 
 

@@ -6,7 +6,9 @@ import re
 from dataclasses import replace
 
 import pytest
-from lab.domains import domain_xml
+from lab.domains import Interface, domain_xml
+from lab.nodes import wire
+from lab.routed import eventually
 from lab.single import LAN, PUBLIC, V4, V6, Single, bridged, routed, same
 
 CASES = {
@@ -18,6 +20,7 @@ CASES = {
     "routed-mtu": (PUBLIC + "mtu = 1400\n", [routed(10)]),
     "bridged-isolated": (LAN + "isolated = true\n", [bridged(10)]),
     "bridged-prefixes": (LAN, [replace(bridged(10), ips=("10.7.0.10", "10.99.0.0/27", "2001:db8:7:8::/61"), network="lan")]),
+    "wire": ('[wires.w]\nends = ["dom:0", "link:eth7"]\n', [Interface("52:54:00:cc:00:0a", "tap7")]),
     "routed+bridged": (PUBLIC + LAN, [routed(10), bridged(10)]),
 }
 
@@ -46,6 +49,10 @@ def test_plan_is_a_script(case):
     with Single(config) as one, Single(config) as twin:
         for node in (one, twin):
             prepared(node, nics)
+            if case == "wire":
+                wire(node.host, "eth7", node.peer, "eth7", "02:00:00:00:77:01", "02:00:00:00:77:02")
+                node.host.sh("ip link set eth7 up")
+                assert eventually(lambda n=node: "fe80::" not in n.host.run("ip -6 addr show dev eth7 tentative").stdout)
         before = one.state()
         same(before, twin.state())
 

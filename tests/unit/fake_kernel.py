@@ -181,6 +181,7 @@ class FakeKernel:
             LinkAttribute(name, "master", ""),
             LinkAttribute(name, "lladdr", ""),
             LinkAttribute(name, "tx", "on"),
+            LinkAttribute(name, "promisc", "off"),
             LinkAttribute(name, "state", "down"),
         )
         if kind == "bond":

@@ -8,6 +8,7 @@ from vmnet_hooks.engine.drift import Drift
 from vmnet_hooks.graph.build import build
 from vmnet_hooks.graph.model import Graph
 from vmnet_hooks.model.declaration import Config, Declared, Network, Option
+from vmnet_hooks.model.end import End
 from vmnet_hooks.model.objects import LinkAttribute, Sysctl
 from vmnet_hooks.model.owner import Nic, Owner
 from vmnet_hooks.model.resource import Resource
@@ -26,6 +27,11 @@ def declared(*networks: Network, **sections: dict[str, dict]) -> Config:
 
 def network(name: str, mode: str, **options: object) -> Network:
     return Network(SECTIONS["networks"], name, with_defaults(MODES[mode].options, options), "vmnet.toml", MODES[mode])
+
+
+def wire(name: str, *ends: End) -> Network:
+    made: Network = SECTIONS["wires"].declare(name, {"ends": ends, "mtu": None}, "vmnet.toml")
+    return made
 
 
 def with_defaults(rows: Sequence[Option], options: Mapping[str, object]) -> dict[str, object]:
@@ -173,7 +179,37 @@ def crossed() -> tuple[Facts, list[Owner], Config]:
     return Facts(links), [], declared()
 
 
-HOSTS = {host.__name__: host for host in (ring, bond, routed, aware, hostroutes, crossed)}
+def wires() -> tuple[Facts, list[Owner], Config]:
+    """A leaf with two spines, one of which does not run, and a link of the host; a bridged guest beside them."""
+    links = (
+        LinkDetails("eth0", 1, master="br0", port_state="forwarding"),
+        LinkDetails("eth7", 2),
+        LinkDetails("br0", 3, "bridge"),
+        LinkDetails("vnet0", 4, "tun"),
+        LinkDetails("vnet1", 5, "tun"),
+        LinkDetails("vnet2", 6, "tun"),
+        LinkDetails("vnet3", 7, "tun"),
+        LinkDetails("vnet4", 8, "tun", master="br0", port_state="forwarding"),
+    )
+    config = declared(
+        network("lan", "bridged", bridge="br0"),
+        wire("leaf-spine1", End("leaf", 0), End("spine1", 0)),
+        wire("leaf-spine2", End("leaf", 1), End("spine2", mac="52:54:00:aa:00:09")),
+        wire("out", End("leaf", ifname="vnet2"), End(link="eth7")),
+        wire("elsewhere", End("spine3", 0), End("spine4", 0)),
+        bridges={"br0": {"ports": ("eth0",)}},
+    )
+    owners = [
+        guest("leaf", "vnet0", "leaf-spine1", 1),
+        guest("leaf", "vnet1", "leaf-spine2", 2),
+        guest("leaf", "vnet2", "out", 3),
+        guest("spine1", "vnet3", "leaf-spine1", 4),
+        guest("web1", "vnet4", "lan", 5),
+    ]
+    return Facts(links), owners, config
+
+
+HOSTS = {host.__name__: host for host in (ring, bond, routed, aware, hostroutes, crossed, wires)}
 
 
 def _differences(name: str) -> tuple[Drift, ...]:

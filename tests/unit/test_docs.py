@@ -92,6 +92,7 @@ CHAPTERS = {
     "dummies.NAME": ("Every link",),
     "nat.NAME": ("NAT",),
     "forward.NAME": ("Forwarded ports",),
+    "wires.NAME": ("Wires",),
     "ddns.NAME": ("Names at a DNS server",),
     "domains.d/DOMAIN.toml: interfaces[]": ("domains.d",),
 }
@@ -208,7 +209,7 @@ def literals(page: Path) -> list[str]:
 
 def test_configuration_in_the_man_page_is_valid(tmp_path: Path) -> None:
     networks = [text for text in literals(MAN5) if re.match(r"\[\w", text)]
-    assert len(networks) == 9
+    assert len(networks) == 10
     (guest,) = [text for text in literals(MAN5) if text.startswith("[[interfaces]]")]
     for number, text in enumerate(networks):
         folder = tmp_path / str(number)

@@ -57,6 +57,7 @@ SERVED = (
     + 'hosts = [{ mac = "52:54:00:00:00:07", ips = ["10.5.5.7"] }]\n[networks.served.dns]\n'
 )
 POOLED, NAMED = guest(1, ("served", ())), guest(2, ("served", ["10.5.5.20"]))
+WIRES = '[dummies.d0]\n[wires.out]\nends = ["link:d0", "link:eth3"]\nmtu = 1400\n[wires.guest]\nends = ["link:eth2", "d7:0"]\n'
 EVERYTHING = ANYCAST + ADOPT + AWARE + ROUTED + LAN + NAT[len(BRIDGE) :]
 TEN, TRUNK = guest(1, ("ten", ())), guest(2, ("trunk", ()))
 INSIDE = guest(1, ("lab", ["10.9.0.7", "fd00:9::7"]), ("closed", ["10.7.0.7"]))
@@ -162,6 +163,7 @@ UPS = {
     "virtual network, with its guests alone": Act(VIRTUAL, up("closed")),
     "network with a server": Act(SERVED, up()),
     "everything": Act(EVERYTHING, up()),
+    "wires": Act(WIRES, up()),
     "by name, with what it needs": Act(STACK, up("guestbr0")),
     "by kind": Act(EVERYTHING, up("vlan:eth1.100", "network:public")),
     "a network's name": Act(AWARE, up("ten")),
@@ -245,6 +247,7 @@ GUESTS = {
 GOING = {
     "down": Act(EVERYTHING, down(), up()),
     "down of a stack": Act(STACK, down(), up()),
+    "down of wires": Act(WIRES, down(), up()),
     "down of a server": Act(SERVED, down(), up()),
     "guest that brought a server": Act(SERVED, unplug(NAMED), plug(NAMED), domains=(NAMED,)),
     "down of an adoption": Act(ADOPT, down("xenbr0"), up()),

@@ -34,6 +34,8 @@ ONE_OF_EACH = [
     NftElement("arp", "arp_source", ('"tap0"',), "192.0.2.1"),
     NftElement("inet", "sources4", ('"tap0"', "52:54:00:aa:00:10", "192.0.2.10")),
     NftChain.of("tap0", "guests"),
+    NftChain.at_wire("vif1.0", "wired"),
+    NftElement("netdev", "wires", ('"vif1.0"',), "7"),
     Ifb(),
     Sysctl("net/ipv4/conf/eth0.222/forwarding", "1"),
     Sysctl("net/ipv6/conf/all/forwarding", "1"),
@@ -59,6 +61,7 @@ ONE_OF_EACH = [
     Device("br0", "bridge", options=(("stp_state", "0"), ("forward_delay", "0")), level=2),
     LinkAttribute("bond0", "primary", "eth0"),
     LinkAttribute("br0", "tx", "off"),
+    LinkAttribute("eth7", "promisc", "on"),
     FdbEntry("br0", "02:00:00:00:00:01"),
     PortVlans("tap0", 10, "20-30"),
     LinkAttribute("tap0", "learning", "off"),
@@ -165,7 +168,7 @@ def test_clean_up_first_and_backwards_then_set_up():
 def test_nft_changes_share_a_transaction():
     plan = [Change(None, r) for r in ONE_OF_EACH]
     steps = list(batches(plan))
-    assert [len(step) for step in steps] == [4, *[1] * (len(plan) - 4)]
+    assert [len(step) for step in steps] == [6, *[1] * (len(plan) - 6)]
     assert [c for step in steps for c in step] == plan
 
 
@@ -177,11 +180,15 @@ def test_spelling():
         "nft -f - <<'EOF'\n"
         'add chain netdev vmnet port-tap0 { type filter hook ingress device "tap0" priority filter - 10; policy accept; }\n'
         "add rule netdev vmnet port-tap0 goto guests\nEOF",
+        "nft -f - <<'EOF'\nadd chain netdev vmnet-wires-between-guests port-vif1.0 "
+        '{ type filter hook ingress device "vif1.0" priority filter - 10; policy drop; }\n'
+        "add rule netdev vmnet-wires-between-guests port-vif1.0 goto wired\nEOF",
+        "nft 'add element netdev vmnet-wires-between-guests wires { \"vif1.0\" : 7 }'",
         "ip link add name vmnet-ifb index 7761262 address 02:00:00:00:00:86 txqueuelen 1000 numtxqueues 8 type ifb\n"
         "ip link set dev vmnet-ifb alias vmnet-hooks\n"
         "sysctl -qwe net/ipv6/conf/vmnet-ifb/addr_gen_mode=1\nethtool -K vmnet-ifb tx off\nip link set dev vmnet-ifb up",
         "sysctl -qw net/ipv4/conf/eth0.222/forwarding=1",
-        str(Change(None, ONE_OF_EACH[6])),
+        str(Change(None, ONE_OF_EACH[8])),
         "ip link set dev tap0 mtu 1400",
         "ip link set dev tap0 address fe:ff:ff:ff:ff:ff",
         "ip link set dev tap0 master br0",
@@ -210,6 +217,7 @@ def test_spelling():
         "ip link add name br0 type bridge stp_state 0 forward_delay 0\nip link set dev br0 alias vmnet-hooks",
         "ip link set dev bond0 type bond primary eth0",
         "ethtool -K br0 tx off",
+        "ip link set dev eth7 promisc on",
         "bridge fdb replace 02:00:00:00:00:01 dev br0 self permanent",
         "bridge vlan add dev tap0 vid 20-30\nbridge vlan add dev tap0 vid 10 pvid untagged",
         "bridge link set dev tap0 learning off",

@@ -175,8 +175,8 @@ class Lit(Dummy):
         yield from super().vif_resources(vif, network, host)
         yield Beacon(vif.ifname, vif.domain)
 '''
-WIRE = '[wires.wire0]\ncolour = "black"\naddresses = ["10.9.0.1/24"]\n'
-BRIDGE = '[wires.wire1]\n[bridges.br7]\nports = ["wire1"]\n'
+WIRE = '[cables.wire0]\ncolour = "black"\naddresses = ["10.9.0.1/24"]\n'
+BRIDGE = '[cables.wire1]\n[bridges.br7]\nports = ["wire1"]\n'
 NETWORK = '[networks.far]\nmode = "dummy"\nthrough = "{}"\n'
 GUEST = guest(1, ("far", ["10.9.0.10"]))
 ROUTE = f"route {MAIN_TABLE} 10.9.0.10/32"
@@ -206,7 +206,7 @@ def mode(elsewhere):
 
 @pytest.fixture
 def kind(elsewhere):
-    elsewhere.setitem(SECTIONS.rows, "wires", Row("wires", "dummy_kind", "Wire", "wire"))
+    elsewhere.setitem(SECTIONS.rows, "cables", Row("cables", "dummy_kind", "Wire", "wire"))
 
 
 @pytest.fixture
@@ -303,9 +303,9 @@ def test_a_mode(mode, tmp_path):
 
 def test_a_kind_of_link(kind, tmp_path):
     assert validated(tmp_path, WIRE).output == "ok: 0 networks, 1 host parts, 0 domains\n"
-    assert {"wires.NAME.colour", "wires.NAME.mtu"} <= listed()
+    assert {"cables.NAME.colour", "cables.NAME.mtu"} <= listed()
     twice = validated(tmp_path, WIRE + "[dummies.wire0]\n")
-    assert twice.exit_code == 2 and "wire0 is also declared in wires; rename one" in twice.output
+    assert twice.exit_code == 2 and "wire0 is also declared in cables; rename one" in twice.output
     host = Host(tmp_path, WIRE + BRIDGE)
     before = host.everything()[:2]
     assert "ip link add name wire0 type wire colour black" in plan_of(host, parts.plan_up)
@@ -339,9 +339,9 @@ def test_a_kind_of_link(kind, tmp_path):
     host.assert_no_records()
     assert host.everything()[:2] == before
 
-    draft = Draft("wires", "wire0", {"colour": "black", "mtu": 1400})
+    draft = Draft("cables", "wire0", {"colour": "black", "mtu": 1400})
     settle([block := Block(draft)])
-    assert tomllib.loads(toml(["imported"], [block])) == {"wires": {"wire0": {"colour": "black", "mtu": 1400}}}
+    assert tomllib.loads(toml(["imported"], [block])) == {"cables": {"wire0": {"colour": "black", "mtu": 1400}}}
     survey = LiveHost((LinkDetails("wire0", 7, "wire", mac="02:00:00:00:00:01", mtu=1400),), (), (), (), {})
     assert [block.draft.options for block in convert(survey) if block.draft] == [{"mtu": 1400, "mac": "02:00:00:00:00:01"}]
 

@@ -29,6 +29,7 @@ from ..kernel import root
 from ..kernel.monitor.table_cache import TableCache
 from ..model.owner import nics
 from .announcer import Announcer
+from .carrier import Carrier
 from .fail_closed import Keeper
 from .healing import Healing
 from .hotplug import Hotplug
@@ -67,7 +68,7 @@ class Agent:
         self.registrar = Registrar(self)
         self.server = Server(self, {"status": self._status, "register": self.registrar.retry}, self._follow)
         self.parts: list[Any] = [self.index, self.announcer, self.arrivals, self.responder, self.registrar, Lessees(self)]
-        self.parts.append(Healing(self, keeper))
+        self.parts += [Healing(self, keeper), Carrier(self)]
         # This loads every front end: the first call of one must not wait for it.
         self.parts += [Hotplug(self, row.name, watch) for row in FRONT_ENDS if (watch := load(row).watch)]
         self._followers: list[socket.socket] = []

@@ -42,19 +42,22 @@ def validate(config_dir: str, to_json: bool) -> None:
         except ConfigError as error:
             errors += [error, *error.more]
             continue
-        errors += [wrong for claim in claims if (wrong := _wrong(claim, declared, seen)) and wrong not in errors]
+        errors += [wrong for claim in claims if (wrong := _wrong(name, claim, declared, seen)) and wrong not in errors]
+    wires = [network for network in declared.networks.values() if network.mode.ends(network)]
+    networks = [name for name, network in declared.networks.items() if network not in wires]
     if to_json:
         there = {
-            "networks": list(declared.networks),
-            "parts": [*declared.parts, *declared.forwards, *declared.ddns],
+            "networks": networks,
+            "parts": [*declared.parts, *(wire.id for wire in wires), *declared.forwards, *declared.ddns],
             "domains": domains,
         }
         as_json({**there, "errors": list(dict.fromkeys(map(str, errors)))})
     elif not errors:
         parts = f", {len(declared.parts)} host parts" if declared.parts else ""
+        parts += f", {len(wires)} wires" if wires else ""
         parts += f", {len(declared.forwards)} forwarded ports" if declared.forwards else ""
         parts += f", {len(declared.ddns)} DNS zones" if declared.ddns else ""
-        click.echo(f"ok: {len(declared.networks)} networks{parts}, {len(domains)} domains")
+        click.echo(f"ok: {len(networks)} networks{parts}, {len(domains)} domains")
     else:
         for line in dict.fromkeys(map(str, errors)):
             problem(line)
@@ -62,8 +65,9 @@ def validate(config_dir: str, to_json: bool) -> None:
         raise SystemExit(InputError.exit_code)
 
 
-def _wrong(claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str]) -> InputError | None:
-    """Return the mistake in a claim; None if there is none. `seen` is where each address of each network is given, and grows."""
+def _wrong(domain: str, claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str]) -> InputError | None:
+    """Return the mistake in a claim of a domain; None if there is none. `seen` is where each address of each network is given,
+    and grows."""
     # Not needed for completion.
     from ..declared import compose
     from ..model.guest import Vif
@@ -76,6 +80,7 @@ def _wrong(claim: "Claim", declared: "Config", seen: dict[tuple[str, str], str])
                 raise InputError(f"{claim.source}: {address} is also given in {other}; change one")
             seen[network.name, address] = claim.source
         compose.bind_nic(vif, network, declared, claim.source)
+        compose.by_wire(domain, vif, declared, claim)
     except InputError as error:
         return error
     return None
@@ -112,8 +117,12 @@ def _of_libvirt() -> tuple[list["Block"], list[str]]:
 )
 @click.option("--live", is_flag=True, help="Read the kernel's links, addresses and routes instead.")
 @click.option("--libvirt", "of_libvirt", is_flag=True, help="Read the networks that libvirt has defined instead.")
-def import_(path: str | None, live: bool, of_libvirt: bool) -> None:
-    """Print, as TOML of vmnet.toml(5), the host's networks as ifupdown's files, the kernel or libvirt have them.
+@click.option(
+    "--dot", metavar="FILE", help="Read wires from a topology in DOT instead, as PTM has it.", type=click.Path(dir_okay=False)
+)
+def import_(path: str | None, live: bool, of_libvirt: bool, dot: str | None) -> None:
+    """Print, as TOML of vmnet.toml(5), the host's networks as ifupdown's files, the kernel or libvirt have them, or wires
+    between guests.
 
     What can't be carried over is printed as a comment with the reason. Nothing is changed.
     """
@@ -129,8 +138,18 @@ def import_(path: str | None, live: bool, of_libvirt: bool) -> None:
         raise InputError(f"{other}, and no file; leave --interfaces out")
     if live and of_libvirt:
         raise InputError("--live reads the kernel, and --libvirt asks libvirt; leave one out")
+    if dot and (path or live or of_libvirt):
+        raise InputError("--dot reads wires, and nothing else; leave the other option out")
     path = path or INTERFACES
-    if of_libvirt:
+    if dot:
+        from ..importing import dot as topology  # Few have one.
+
+        blocks = topology.convert(dot, topology.read(dot))
+        header = [
+            f"The wires of {one_line(dot)}, by `vmnet-hook import`.",
+            "NICs of guests are counted from 0: swp1 and eth1 are the second one.",
+        ]
+    elif of_libvirt:
         blocks, header = _of_libvirt()
     elif live:
         blocks = convert(import_facts.read())
@@ -143,7 +162,9 @@ def import_(path: str | None, live: bool, of_libvirt: bool) -> None:
         header = [f"What {one_line(path)} declares, by `vmnet-hook import`."]
     settle(blocks)
     if made := [
-        block.draft.name for block in blocks if not (live or of_libvirt) and block.draft and SECTIONS[block.draft.section].is_link
+        block.draft.name
+        for block in blocks
+        if not (live or of_libvirt or dot) and block.draft and SECTIONS[block.draft.section].is_link
     ]:
         header += [
             f"Remove the stanzas of {one_line(', '.join(made))} there; those of other links stay. `vmnet-hook up` refuses",

@@ -156,6 +156,8 @@ def set_(
     mac = _mac(mac)
     config = configuration.usable()
     declared = config.network(network, "--network")
+    if declared.mode.ends(declared):
+        raise InputError(f"--network: {declared.label} is a wire, and its ends are in {declared.source}; name the NIC there")
     if "client" in roles and len(roles) > 1:
         raise InputError("--role client: a client has no other role; leave one out")
     try:

@@ -47,6 +47,7 @@ def status(domain: str, to_json: bool) -> None:
         owners = session.records.owners(domain=domain) if domain else session.records.owners()
         drifts = engine.check(session, domain, gone(owners), running)
         forwards = {owner.id: found for owner in owners if (found := _forwards(session, owner.id))} if declared.forwards else {}
+        ends = {owner.id: end for owner in owners if (end := _other_end(session, owner))} if declared.ends else {}
         leased = _leased(session)
         drifts += registration.owed(session, domain)
         names = registration.shown(session)
@@ -66,6 +67,7 @@ def status(domain: str, to_json: bool) -> None:
             "filter": _is_filtered(owner, declared),
             "roles": list(getattr(owner, "roles", ())),
             "forwards": forwards.get(owner.id, []),
+            "other_end": ends.get(owner.id, ""),
             "names": names.get(row["domain"], []),
             "frontend": owner.frontend,
             "phase": owner.phase,
@@ -102,6 +104,9 @@ def status(domain: str, to_json: bool) -> None:
     for row in rows:
         for forward in row["forwards"]:
             click.echo(f"{one_line(row['domain'])} {row['ifname']}: forwards {forward}")
+    for row in rows:
+        if row["other_end"]:
+            click.echo(f"{one_line(row['domain'])} {row['ifname']}: wire {row['network']} {row['other_end']}")
     if any(row["leased"] for row in rows):
         click.echo("*: leased; see `vmnet-hook leases`", err=True)
     for guest, found in names.items():
@@ -138,6 +143,15 @@ def _forwards(session: "Session", owner_id: str) -> list[str]:
     return [shown(r) for r in claims if isinstance(r, NftElement) and r.set in FORWARD_MAPS]
 
 
+def _other_end(session: "Session", owner: "Owner") -> str:
+    """Return what is at the other end of the wire that a NIC is at, as text; "" if it is at none."""
+    # Not needed for completion.
+    from ..engine import wires
+    from ..model.owner import Nic
+
+    return wires.other_end(session, owner) if isinstance(owner, Nic) else ""
+
+
 def _is_filtered(owner: "Owner", config: "Config") -> bool:
     """Whether what a NIC's guest sends is filtered; of a part, True."""
     # Not needed for completion.
@@ -158,6 +172,7 @@ def _unclaimed(guest: "Domain", vif: "Vif") -> dict[str, Any]:
         "filter": False,
         "roles": [],
         "forwards": [],
+        "other_end": "",
         "names": [],
         "state": "unclaimed",
     }
@@ -176,7 +191,15 @@ def _absent(part_id: str, state: str) -> dict[str, Any]:
         "frontend": "",
         "phase": "-",
     }
-    return {**blank, "forwards": [], "names": [], "name": part_id, "network": part_id.partition(":")[2], "state": state}
+    return {
+        **blank,
+        "forwards": [],
+        "other_end": "",
+        "names": [],
+        "name": part_id,
+        "network": part_id.partition(":")[2],
+        "state": state,
+    }
 
 
 def _agent() -> str:

@@ -12,6 +12,7 @@ SECTIONS: Registry[Kind] = Registry(
     Row("bridges", "vmnet_hooks.links.bridge", "Bridge", "bridge"),
     Row("dummies", "vmnet_hooks.links.dummy", "Dummy", "dummy"),
     Row("nat", "vmnet_hooks.links.nat", "Translation", "nat"),
+    Row("wires", "vmnet_hooks.networks.wire", "Wires", "wire"),
     Row("forward", "vmnet_hooks.links.forward", "Forward", "forward"),
     Row("ddns", "vmnet_hooks.services.ddns", "Ddns", "ddns"),
 )

@@ -34,14 +34,19 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
     taken: set[int] = set()
     result = []
     for vif in vifs:
-        claim = _claim(vif, domain.claims, taken) or _claim(vif, file_claims, taken) or _by_bridge(vif, config)
+        claim = _claim(vif, domain.claims, taken) or _claim(vif, file_claims, taken)
+        claim = by_wire(domain.name, vif, config, claim) if config.ends else claim
+        claim = claim or _by_bridge(vif, config)
         if claim is None:
             continue
         network = config.network(claim.network, claim.source)
-        if macs[vif.mac] > 1:
+        at_wire = bool(network.mode.ends(network))
+        if vif.mac and macs[vif.mac] > 1:
             raise InputError(f"{claim.source}: {domain.name} has {macs[vif.mac]} NICs with MAC {vif.mac}; give each its own")
         try:
-            values.mac(vif.mac)
+            # Plain QEMU tells no MAC, and a wire needs none.
+            if vif.mac or not at_wire:
+                values.mac(vif.mac)
         except ValueError as error:
             raise InputError(f"{claim.source}: MAC {vif.mac!r} {error}") from None
         try:
@@ -52,6 +57,8 @@ def bind(domain: Domain, config: Config, file_claims: Sequence[Claim]) -> list[B
         if vif.ifname and vif.ifname in network.links():
             raise InputError(f"{claim.source}: tap {vif.ifname} has the name of a link of network {network.name}; rename it")
         result.append((bind_nic(replace(vif.claimed(claim), domain=domain.name), network, config, claim.source), network))
+    if not (domain.partial or domain.changing):
+        _check_ends(domain, config)
     for claim in (*domain.claims, *file_claims):
         if id(claim) not in taken and not (domain.partial or domain.changing) and not _overruled(claim, vifs):
             other = next(
@@ -100,6 +107,45 @@ def _claim(vif: Vif, claims: Iterable[Claim], taken: set[int]) -> Claim | None:
 
 def _overruled(claim: Claim, vifs: Iterable[Vif]) -> bool:
     return any(_matches(vif, claim) for vif in vifs)
+
+
+def by_wire(domain: str, vif: Vif, config: Config, claim: Claim | None) -> Claim | None:
+    """Return the claim of the wire that a NIC is an end of, else `claim`. Raise InputError if `claim` is for something else."""
+    wire = config.wire_at(domain, vif)
+    if claim and claim.network in config.networks:
+        network = config.networks[claim.network]
+        # Of a NIC without a number, the records may tell.
+        if network is not wire and network.mode.ends(network) and vif.index >= 0:
+            ends = ", ".join(map(str, network.mode.ends(network)))
+            raise InputError(
+                f"{claim.source}: {network.label} is a wire, and this NIC is none of its ends ({ends}); unset the claim"
+            )
+        if wire and network is not wire:
+            nic = vif.mac or vif.ifname
+            raise InputError(
+                f"{claim.source}: NIC {nic} of {domain} is an end of {wire.label}; unset the claim, or correct the ends"
+            )
+    if wire and vif.bridge:
+        nic = vif.mac or vif.ifname
+        raise InputError(
+            f"{wire.source}: {wire.label}.ends: NIC {nic} of {domain} is on bridge {vif.bridge}; "
+            f"make it <interface type='ethernet'>"
+        )
+    return Claim(wire.name, vif.mac, vif.ifname, filter=False, source=f"{wire.source}: {wire.label}") if wire else claim
+
+
+def _check_ends(domain: Domain, config: Config) -> None:
+    """Raise ConfigError for an end of a wire that a domain does not have, all of whose NICs are known."""
+    for wire, end in config.ends.get(domain.name, ()):
+        found = next((vif for vif in domain.vifs if end.is_of(vif) or (end.ifname and end.ifname == vif.device)), None)
+        if found is None:
+            have = ", ".join(f"{vif.index} ({vif.mac})" for vif in domain.vifs) or "none"
+            raise wire.error("ends", f"{domain.name} has no NIC {end.nic} (it has: {have}); correct it")
+        if found.without_tap:
+            raise wire.error(
+                "ends",
+                f"NIC {end.nic} of {domain.name} is <interface type='{found.without_tap}'>, which has no tap; name another",
+            )
 
 
 def _by_bridge(vif: Vif, config: Config) -> Claim | None:

@@ -6,7 +6,7 @@ what they mean.
 
 import os
 import tomllib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from .. import RUN, values
@@ -188,6 +188,7 @@ class _Reading:
                     parts.setdefault(part.id, part)
             declared = Config(networks, directory, parts, tuple(self.errors), self.broken, tuple(self.hints), forwards, ddns)
             try:
+                _check_names(part for part in self.found.values() if isinstance(part, Network))
                 check_together(declared)
             except Refusal as error:
                 self.errors.append(error)
@@ -207,13 +208,21 @@ class _Reading:
 
     def _drop(self, part: Declared, error: ConfigError) -> None:
         bridge = part.mode.bridge_of(part) if isinstance(part, Network) else ""
-        self.broken[part.id] = Broken(error, part.name, bridge, isinstance(part, Network), part.kind.is_link)
+        self.broken[part.id] = Broken(error, part.name, bridge, part.kind.word == "network", part.kind.is_link)
         del self.found[part.id]
 
 
 def _first(part: Declared, links: Container[str]) -> str:
     """The first of the links that a part stands on, of these; "" if none."""
     return next((name for name in (*part.stands_on(), *part.links()) if name in links), "")
+
+
+def _check_names(networks: Iterable[Network]) -> None:
+    """Raise ConfigError if a wire has the name of a network: records know both by their names."""
+    seen: dict[str, Network] = {}
+    for part in sorted(networks, key=lambda part: bool(part.mode.ends(part))):
+        if (other := seen.setdefault(part.name, part)) is not part:
+            raise part.error("", f"has the name of {other.label}; rename one of the two")
 
 
 def check_together(declared: Config) -> None:

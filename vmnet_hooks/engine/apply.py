@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..errors import InTheWay, KernelError, StoreError, VmnetError
 from ..model import plan
-from ..model.objects import Device, NftElement, Route
+from ..model.objects import Device, NftChain, NftElement, Route
 from ..model.owner import Nic, Owner, nics
 from ..model.plan import Change, Plan
 from ..model.resource import Resource
@@ -81,7 +81,7 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
     if not owners:
         return
     heirs = _heirs(session, owners)
-    transaction = build(session, {}, [owner.id for owner in owners])
+    transaction = removal(session, owners)
     # No journal: an interrupted removal is not taken back, and a full disk must not prevent it.
     failed: dict[str, str] = {}
     for step in plan.batches(transaction.plan):
@@ -93,6 +93,10 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
                 failed.update(take_away(session, change))
     for owner in transaction.drop:
         session.records.forget(owner, [key for key in failed if key in session.records.claims(owner)])
+    if transaction.add:
+        kept = {other: [key for key in failed if key in session.records.claimed(other.id)] for other in transaction.add}
+        add = {other: [*keys, *kept[other]] for other, keys in transaction.add.items()}
+        session.records.commit((), add, transaction.news, transaction.originals)
     for heir, routes in heirs.items():
         wanted = {**session.records.claims(heir.id), **routes}
         try:
@@ -101,6 +105,17 @@ def remove(session: Session, owners: Sequence[Owner]) -> None:
             failed.update(dict.fromkeys(routes, str(error)))
     if failed:
         raise KernelError(f"not everything could be removed: {'; '.join(failed.values())}; then run `vmnet-hook repair`")
+
+
+def removal(session: Session, owners: Sequence[Owner]) -> Transaction:
+    """What takes these owners away, and the way to them from the other ends of the wires that they are at."""
+    changed: dict[Owner, dict[str, Resource]] = {}
+    if any(NftChain.at_wire(nic.ifname, "").key in session.records.claimed(nic.id) for nic in nics(owners)):
+        from . import wires  # Few guests are at any.
+
+        changed = wires.left(session, owners)
+    needs = {owner.id: session.records.needs(owner.id) for owner in changed}
+    return build(session, changed, [owner.id for owner in owners], needs)
 
 
 def _heirs(session: Session, owners: Sequence[Owner]) -> dict[Nic, dict[str, Resource]]:

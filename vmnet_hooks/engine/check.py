@@ -6,10 +6,10 @@ from contextlib import closing
 from types import MappingProxyType
 
 from ..model.declaration import Config
-from ..model.objects import LinkAttribute, Neighbour, NftElement, NftTable, TableName
+from ..model.objects import LinkAttribute, Neighbour, NftChain, NftElement, NftTable, TableName
 from ..model.objects.bridge import FdbEntry
 from ..model.owner import Nic, Owner, part_label
-from ..model.resource import Resource
+from ..model.resource import WIRE_ENDS, Resource
 from ..model.ruleset import CLOSED6
 from ..records import look
 from . import Session, claims, name_now, world
@@ -197,7 +197,9 @@ def hazards(session: Session) -> list[str]:
     anycast = translated and any(isinstance(r, FdbEntry) for r in resources)
     single = [r.address for r in resources if isinstance(r, Neighbour)]
     permanent = (sum(":" not in address for address in single), sum(":" in address for address in single))
-    taps = {nic.ifname for nic in session.records.nics()}
+    # What comes in at a wire is not for the host.
+    at_wires = {r.link for r in resources if isinstance(r, NftChain) and r.set == WIRE_ENDS}
+    taps = {nic.ifname for nic in session.records.nics()} - at_wires
     masters = {r.ifname: r.value for r in resources if isinstance(r, LinkAttribute) and r.name == "master" and r.value}
     ports = taps & masters.keys()
     routed = (taps - ports) | {masters[port] for port in ports}

@@ -289,10 +289,13 @@ def _described(session: Session, known: Sequence[Nic], file_claims: Sequence[Cla
     domain_id = known[0].domain_id if known else id_by_name(name)
     if domain_id != id_by_name(name):
         return Domain(name, domain_id, tuple(_vif(session, nic, known) for nic in known), partial=True, changing=True)
-    taps = {nic.ifname: Vif(nic.mac, nic.ifname) for nic in known}
+    taps = {nic.ifname: Vif(nic.mac, nic.ifname, id="" if nic.mac else nic.ifname) for nic in known}
     for claim in file_claims:
         if claim.mac and claim.ifname and (claim.ifname in taps or index_of(session, claim.ifname) is not None):
             taps[claim.ifname] = Vif(claim.mac, claim.ifname)
+    for _, end in session.config.ends.get(name, ()):
+        if end.ifname and end.ifname not in taps and index_of(session, end.ifname) is not None:
+            taps[end.ifname] = Vif("", end.ifname, id=end.ifname)
     return Domain(name, "", tuple(taps.values()), changing=True)
 
 

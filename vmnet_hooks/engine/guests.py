@@ -112,7 +112,7 @@ def remove_owner(session: Session, owner_id: str) -> list[Owner]:
 
 def plan_unplug(session: Session, domain: Domain) -> Plan:
     """What `unplug` would do now."""
-    return build(session, {}, [owner.id for owner in session.records.of_domain(domain.name, domain.uuid)]).plan
+    return apply.removal(session, session.records.of_domain(domain.name, domain.uuid)).plan
 
 
 def reassert(session: Session, domain: Domain) -> list[Nic]:
@@ -186,7 +186,13 @@ def _plug(
         from . import forwards  # Few hosts have any.
 
         host = forwards.seen(session, host, [vif for vif, _ in bound])
-    wanted, needs = _needed(session, [network for _, network in bound], host)
+    networks = [network for _, network in bound]
+    if session.config.ends:
+        from . import wires  # Few hosts have any.
+
+        going = known if not domain.partial else [nic_id(domain, vif.id or vif.mac) for vif, _ in bound]
+        host = wires.seen(session, host, networks, bound, going)
+    wanted, needs = _needed(session, networks, host)
     plugged: dict[str, compose.Bound] = {}
     for vif, network in bound:
         if not vif.ifname:
@@ -216,6 +222,15 @@ def _plug(
     if not domain.partial:
         # NICs that the domain had and that nothing claims any more.
         drop += [name for name in known if name not in plugged and name not in drop]
+    moved = [nic for nic in nics(known.values()) if nic.id in plugged and plugged[nic.id][1].name != nic.network]
+    if drop or moved or host.wired:
+        from . import wires  # Few guests are at any.
+
+        moved += nics(session.records.owners_among(drop))
+        found = {owner: wants for owner, wants in wires.left(session, moved).items() if owner not in wanted}
+        found |= wires.others(session, host, [network for network in networks if wires.at(network)], [*plugged, *drop])
+        wanted |= found
+        needs |= {owner.id: session.records.needs(owner.id) for owner in found}
     return build(session, wanted, drop, needs)
 
 
@@ -334,7 +349,7 @@ def _holders(records: Store, vif: Vif, network: Network, but: Sequence[str]) -> 
     for address in compose.held(vif, network):
         if holder := records.holder(network.name, address, but):
             yield f"address {address}", holder
-    if holder := records.holder_of_mac(network.name, vif.mac, but):
+    if vif.mac and (holder := records.holder_of_mac(network.name, vif.mac, but)):
         yield f"MAC {vif.mac}", holder
 
 

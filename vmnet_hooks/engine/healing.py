@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from ..errors import ConflictError, VmnetError
 from ..model import plan
-from ..model.objects import KINDS, Device, NftElement, NftTable, Route
+from ..model.objects import KINDS, Device, NftChain, NftElement, NftTable, Route
 from ..model.owner import Nic, Owner
 from ..model.plan import Change, Plan
-from ..model.resource import MAIN_TABLE, Resource
+from ..model.resource import MAIN_TABLE, WIRE_MAPS, Resource
 from ..model.ruleset import NAT
 from ..records.store import Store
 from . import Session, apply, lives, names, takeover
@@ -50,6 +50,10 @@ def suspected(store: Store, keys: Iterable[str], starts: Iterable[str], links: I
         known.update(store.under(start))
     for name in links:
         known.update(store.routes_through(name))
+        if NftChain.at_wire(name, "").key in known:
+            # A link of the host at a wire, made anew, has another number.
+            joints = (store.under(NftElement.key_of("netdev", maps)) for maps in WIRE_MAPS)
+            known.update((key, r) for there in joints for key, r in there.items() if getattr(r, "value", "") == f'"{name}"')
     return known
 
 

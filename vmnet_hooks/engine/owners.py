@@ -6,6 +6,8 @@ from functools import partial
 
 from ..declared import compose
 from ..errors import ConfigError, InputError
+from ..model.declaration import Declared
+from ..model.facts import Host
 from ..model.objects import LinkAttribute
 from ..model.owner import Nic, Owner
 from ..model.resource import Resource
@@ -31,7 +33,7 @@ def _composed(session: Session, owner: Owner) -> dict[str, Resource]:
     if isinstance(owner, Nic):
         return _composed_nic(session, owner)
     part = parts.find(session.config, owner.id)
-    return compose.compose_part(part, gather(session, part.links()))
+    return compose.compose_part(part, _at_wires(session, part, gather(session, part.links())))
 
 
 def _composed_nic(session: Session, nic: Nic) -> dict[str, Resource]:
@@ -48,7 +50,17 @@ def _composed_nic(session: Session, nic: Nic) -> dict[str, Resource]:
         from . import forwards  # Few hosts have any.
 
         host = forwards.seen(session, host, [vif])
+    host = _at_wires(session, network, host)
     return compose.in_phase(nic.phase, vif, network, compose.compose(vif, network, host))
+
+
+def _at_wires(session: Session, part: Declared, host: Host) -> Host:
+    """The facts with the guests at the part, if that is a wire."""
+    if not session.config.ends:
+        return host
+    from . import wires  # Few hosts have any.
+
+    return wires.seen(session, host, [part])
 
 
 def needs(session: Session, owner: Owner) -> list[str]:

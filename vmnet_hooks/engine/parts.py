@@ -52,6 +52,10 @@ def composed(
     config = session.config
     closure = _closure(config, parts)
     host = gather(session, (name for part in closure for name in part.links()), adopt=True)
+    if config.ends:
+        from . import wires  # Few hosts have any.
+
+        host = wires.seen(session, host, closure)
     wanted: dict[Owner, dict[str, Resource]] = {}
     needs: dict[str, list[str]] = {}
     known, asked = {part.id: part for part in session.records.parts()}, set(explicit)

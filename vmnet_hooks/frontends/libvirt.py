@@ -201,4 +201,12 @@ def watch(changed: Callable[[str, str], None], arrived: Callable[[str], None], l
     return libvirt_events.watch(changed, arrived, lost)
 
 
-FRONT_END = FrontEnd(parse, alive=alive, watch=watch, running=running, names=names)
+def carrier(uuid: str, mac: str, up: bool) -> None:
+    """See FrontEnd."""
+    # libvirt's library is large, and no hook calls this.
+    from . import libvirt_connection
+
+    libvirt_connection.set_carrier(uuid, mac, up)
+
+
+FRONT_END = FrontEnd(parse, alive=alive, watch=watch, running=running, names=names, carrier=carrier)

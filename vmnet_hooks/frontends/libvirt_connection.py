@@ -130,6 +130,28 @@ def names() -> set[str]:
         return set()
 
 
+def set_carrier(uuid: str, mac: str, up: bool) -> None:
+    """Give a NIC of a domain a carrier, or take it away; do nothing if the domain does not run. Raise LibvirtError."""
+    with _connection() as connection:
+        try:
+            domain = connection.lookupByUUIDString(uuid)
+            xml = live_xml(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                return
+            raise
+        for nic in etree.fromstring(xml).iterfind("devices/interface") if xml else ():
+            element = nic.find("mac")
+            if element is None or element.get("address", "").lower() != mac:
+                continue
+            link = nic.find("link")
+            if (link is None or link.get("state") != "down") == up:
+                continue
+            link = etree.SubElement(nic, "link") if link is None else link
+            link.set("state", "up" if up else "down")
+            domain.updateDeviceFlags(etree.tostring(nic).decode(), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
 def claim(domain: str, vif: Vif) -> None:
     """Write a NIC's claim into the domain's metadata, live and persistent. It replaces an older claim of that NIC."""
     # libvirt itself adds the namespace to metadata, and removes it.

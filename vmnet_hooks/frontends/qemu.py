@@ -1,5 +1,5 @@
 """Plain QEMU's `-netdev tap,script=,downscript=`, and libvirt's <script>/<downscript> of type ethernet. The only argument is the
-tap. The claims in domains.d assign taps to guests, by `ifname`.
+tap. The claims in domains.d, and the ends of wires, assign taps to guests by the tap's name.
 """
 
 import os
@@ -30,14 +30,25 @@ def parse(request: Request) -> GuestEvent | None:
             return None
         # The configuration may have changed since the start. The record of the tap has the guest.
         return GuestEvent(Action.UNPLUG, "qemu", Domain(""), tap)
-    found = configuration.claims_by_tap(request.declared(), tap)
-    if found is None:
-        raise ConfigError(f"{declaration.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it")
-    domain, claim = found
-    if not claim.mac:
-        raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
-    guest = Domain(domain, "", (Vif(claim.mac, tap),), (claim,), partial=True)
+    declared = request.declared()
+    if domain := _at_wire(declared, tap):
+        guest = Domain(domain, "", (Vif("", tap, id=tap),), partial=True)
+    else:
+        found = configuration.claims_by_tap(declared, tap)
+        if found is None:
+            raise ConfigError(
+                f"{declaration.DIRECTORY}/domains.d: no file claims ifname {tap!r}; add an [[interfaces]] table for it"
+            )
+        domain, claim = found
+        if not claim.mac:
+            raise ConfigError(f"{claim.source}.mac: missing; plain QEMU does not tell us the MAC of {tap}")
+        guest = Domain(domain, "", (Vif(claim.mac, tap),), (claim,), partial=True)
     return GuestEvent(Action.PLUG, "qemu", guest, tap, announce=not _started_follows(domain, request.parent, argv[0]))
+
+
+def _at_wire(declared: declaration.Config, tap: str) -> str:
+    """Return the guest whose tap is an end of a wire; "" if there is none."""
+    return next((domain for domain, ends in declared.ends.items() for _, end in ends if end.ifname == tap), "")
 
 
 def _started_follows(domain: str, parent: int, script: str) -> bool:

@@ -115,7 +115,8 @@ def event(call: Call, xenstore: XenStore, declared: Config) -> VifEvent:
     )
     own: tuple[Claim, ...] = ()
     network = None
-    if not any(claim.mac == vif.mac or claim.ifname == ifname for claim in claims(declared, name)):
+    is_claimed = any(claim.mac == vif.mac or claim.ifname == ifname for claim in claims(declared, name))
+    if not is_claimed and declared.wire_at(name, vif) is None:
         claim, network = claim_of(call, backend, declared, where)
         own = (replace(claim, mac=vif.mac),)
     domain = Domain(name, f"xen:{call.domid}", (vif,), own, partial=True)

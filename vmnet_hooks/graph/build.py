@@ -2,17 +2,20 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 from ..engine.drift import Drift
 from ..errors import one_line
 from ..model.declaration import Config, Declared, Network
+from ..model.facts import Tap
 from ..model.objects import Device
 from ..model.owner import Nic, Owner, nics
 from ..model.resource import Resource
 from ..model.ruleset import NAT
 from ..model.topology import Facts, LinkDetails, Nat, Table, table_name
+from ..networks.wire import sides
 from .labels import cleaned, destination, guest_words, home, inside, link_words, natural, short, to_guest
-from .model import MISSING, NBSP, NOT_UP, Edge, Graph, Node
+from .model import MISSING, NBSP, NOT_UP, WAITING, Edge, Graph, Node
 
 DRAWN_AS = {"": "nic", "tun": "tap", "vif": "tap", "macvtap": "tap", "ipvlan": "macvlan"}
 """The kind of a link's node by IFLA_INFO_KIND, where the two differ."""
@@ -37,6 +40,8 @@ class _Builder:
         self.absent = {link.name: link for link in facts.absent if link.name not in self.links}
         self.named = self._declared_names()
         self.wires = self.named | {link.parent for link in facts.links}
+        self.joined = dict(self._joined())
+        """The wires with an end that is there: the nodes at each end, and whether they wait for a guest."""
         self.differences = differences
         parts = ((difference, declared.part(difference.owner_id)) for difference in differences if difference.is_of_part)
         self.down = {part.node(): part for _, part in parts if part and part.node() not in self.links}
@@ -52,6 +57,13 @@ class _Builder:
             *map(self._link, self.links.values()),
             *(self._ghost(owner) for owner in self.guests.values() if owner.ifname not in self.links),
             *(node for name in absent if (node := self._missing(name))),
+            *(
+                Node(name, "guest", (f"wire{NBSP}{short(wire)}", WAITING), WAITING)
+                for wire, ends in self.joined.items()
+                for nodes, waits in ends
+                for name in nodes
+                if waits
+            ),
             *map(self._not_up, self.down.values()),
             *(self._table(table) for table in tables),
             *(self._nat(nat) for nat in self.facts.nats),
@@ -73,6 +85,21 @@ class _Builder:
         declared = (*self.declared.parts.values(), *self.declared.networks.values())
         return {name for part in declared for name in (*part.links(), *part.stands_on())}
 
+    def _joined(self) -> Iterable[tuple[str, list[tuple[list[str], bool]]]]:
+        for name, network in self.declared.networks.items():
+            if not network.mode.ends(network):
+                continue
+            there = [nic for nic in self.guests.values() if nic.network == name]
+            taps = [Tap(nic.domain, nic.mac, nic.ifname, nic.ifindex) for nic in there]
+            # A link of the host is drawn before the guest.
+            ends = sorted(sides(network, taps), key=lambda side: not side[0].link)
+            found = [
+                ([end.link] if end.link else [tap.ifname for tap in at_end] or [str(end)], not (end.link or at_end))
+                for end, at_end in ends
+            ]
+            if not all(waits for _, waits in found):
+                yield name, found
+
     def _matters(self, node: Node) -> bool:
         return (
             node.name in self.named
@@ -93,7 +120,7 @@ class _Builder:
         state, mtu = link.state.replace(" ", NBSP), f"mtu{NBSP}{link.mtu}"
         port = self._port(link, owner is not None)
         if owner:
-            lines = [*guest_words(owner), *port, f"{state} {mtu}"]
+            lines = [*guest_words(owner, self.declared), *port, f"{state} {mtu}"]
             forwards = [text for address in owner.addresses for text in self.facts.forwards.get(address, ())]
             lines += [text.replace(" ", NBSP) for text in forwards]
             # A name has addresses of both families.
@@ -119,7 +146,7 @@ class _Builder:
         return lines
 
     def _ghost(self, owner: Nic) -> Node:
-        return Node(owner.ifname, "guest", cleaned([*guest_words(owner), f"tap{NBSP}is{NBSP}gone"]), MISSING, True)
+        return Node(owner.ifname, "guest", cleaned([*guest_words(owner, self.declared), f"tap{NBSP}is{NBSP}gone"]), MISSING, True)
 
     def _missing(self, name: str) -> Node | None:
         """Return the node of a link that is gone; None if the link was not ours."""
@@ -181,6 +208,10 @@ class _Builder:
                 yield Edge(home(owner, self.declared), ifname)
         for nat in self.facts.nats:
             yield Edge(nat.out, nat.name)
+        for (first, waits), (second, too) in self.joined.values():
+            for source, target in product(first, second):
+                state = WAITING if waits or too else "" if {source, target} <= self.links.keys() else MISSING
+                yield Edge(source, target, state)
         yield from self._lost()
 
     def _lost(self) -> Iterable[Edge]:

@@ -33,8 +33,11 @@ def link_words(link: LinkDetails, kind: str) -> str:
     return kind
 
 
-def guest_words(owner: Nic) -> list[str]:
-    return [*map(short, (owner.domain, owner.mac, *owner.addresses)), f"network{NBSP}{short(owner.network)}"]
+def guest_words(owner: Nic, declared: Config) -> list[str]:
+    network = declared.networks.get(owner.network)
+    word = network.kind.word if network else "network"
+    told = filter(None, (owner.domain, owner.mac, *owner.addresses))
+    return [*map(short, told), f"{word}{NBSP}{short(owner.network)}"]
 
 
 def natural(name: str) -> list[str | int]:

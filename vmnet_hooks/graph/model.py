@@ -8,9 +8,11 @@ NBSP = "\N{NO-BREAK SPACE}"
 """A space at which a line is not broken."""
 MISSING = "missing"
 """The state of a link that should exist."""
+WAITING = "waiting"
+"""The state of an end of a wire whose guest does not run, and of the wire."""
 NOT_UP = f"not{NBSP}up"
 """What the box of a declared part says that is not up."""
-STANDBY = frozenset(("backup", "blocking", "disabled", "learning", "listening", MISSING))
+STANDBY = frozenset(("backup", "blocking", "disabled", "learning", "listening", MISSING, WAITING))
 """The states of ports that carry no traffic."""
 MOST = 20
 """Differences that a drawing lists, at most."""

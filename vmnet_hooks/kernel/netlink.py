@@ -270,9 +270,12 @@ class Netlink(Socket):
         """Return every link."""
         return [wire.link_of(data) for data in self.dump(wire.GETLINK, wire.link_body(0))]
 
-    def set_link(self, index: int, items: wire.Items | None = None, up: bool | None = None) -> None:
-        """Set attributes of a link, which wire.mtu, address, master, name and primary make, and set it up or down."""
-        self.change(wire.NEWLINK, wire.link_change(index, items or {}, up))
+    def set_link(
+        self, index: int, items: wire.Items | None = None, up: bool | None = None, promiscuous: bool | None = None
+    ) -> None:
+        """Set attributes of a link, which wire.mtu, address, master, name and primary make, and set its flags: up or down, and
+        whether it takes what is for other MACs."""
+        self.change(wire.NEWLINK, wire.link_change(index, items or {}, up, promiscuous))
 
     def makes(self, kind: str) -> bool:
         """Whether the kernel can make links of a kind. It is asked for one with more queues than a link can have, which it

@@ -56,7 +56,7 @@ _SETTINGS = (
 )
 _INET6_ADDR_GEN_MODE = 8
 AF_BRIDGE = 7
-UP, _RUNNING, LOWER_UP = 1, 0x40, 0x10000
+UP, _RUNNING, PROMISC, LOWER_UP = 1, 0x40, 0x100, 0x10000
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST, _IFA_PROTO = 1, 2, 4, 11
 NDA_DST, NDA_LLADDR, _NDA_VLAN, _NDA_IFINDEX, _NDA_PROTOCOL = 1, 2, 5, 8, 12
@@ -245,9 +245,10 @@ def link_body(index: int, ifname: str = "") -> bytes:
     return body(_LINK.pack(0, 0, index, 0, 0), {**name, _IFLA_EXT_MASK: _SKIP_STATS})
 
 
-def link_change(index: int, items: Items, up: bool | None = None) -> bytes:
-    """Encode a change of a link: attributes, which the functions below make, and its state."""
-    flags, change = (0, 0) if up is None else (UP if up else 0, UP)
+def link_change(index: int, items: Items, up: bool | None = None, promiscuous: bool | None = None) -> bytes:
+    """Encode a change of a link: attributes, which the functions below make, and its flags."""
+    wanted = {flag: on for flag, on in ((UP, up), (PROMISC, promiscuous)) if on is not None}
+    flags, change = sum(flag for flag, on in wanted.items() if on), sum(wanted)
     return body(_LINK.pack(0, 0, index, flags, change), items)
 
 

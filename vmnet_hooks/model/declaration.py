@@ -12,7 +12,9 @@ from ..errors import ConfigError, InputError, one_line
 from ..values import roles
 
 if TYPE_CHECKING:
+    from .end import End
     from .facts import Host
+    from .guest import Vif
     from .kind import Kind
     from .mode import Mode
     from .resource import Resource
@@ -232,6 +234,28 @@ class Config:
     def with_bridge(self, name: str) -> list[Network]:
         """Return the networks whose guests are on the bridge `name`, without a thought for broken ones."""
         return [network for network in self.networks.values() if name == network.mode.bridge_of(network)]
+
+    @cached_property
+    def ends(self) -> "Mapping[str, Sequence[tuple[Network, End]]]":
+        """The ends of wires that are NICs, each with its wire, by the guest's name: also of wires that can't be used."""
+        found: dict[str, list[tuple[Network, End]]] = {}
+        broken = (part for part in self.hints if isinstance(part, Network) and part.id in self.broken)
+        for network in (*self.networks.values(), *broken):
+            for end in network.mode.ends(network):
+                if end.domain:
+                    found.setdefault(end.domain, []).append((network, end))
+        return found
+
+    def wire_at(self, domain: str, vif: "Vif") -> Network | None:
+        """Return the wire that a NIC of a domain is an end of; None if there is none. Raise ConfigError if there are two, or if
+        it can't be used."""
+        found = [(network, end) for network, end in self.ends.get(domain, ()) if end.is_of(vif)]
+        for network, end in found:
+            if network.id in self.broken:
+                raise self.broken[network.id].error
+            if end is not found[0][1]:
+                raise network.error("ends", f"{end} is an end of {found[0][0].label} already, as {found[0][1]}; name another NIC")
+        return found[0][0] if found else None
 
     def check_routed(self) -> None:
         """Raise ConfigError if a broken network may be the one of a guest for which no network without a bridge was found."""

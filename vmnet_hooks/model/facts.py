@@ -71,6 +71,15 @@ class Listener(NamedTuple):
     port: int
 
 
+class Tap(NamedTuple):
+    """A link of a guest at a wire, with its number."""
+
+    domain: str
+    mac: str
+    ifname: str
+    number: int
+
+
 class Server(NamedTuple):
     """What the server of a network depends on: whether systemd runs it, and what keeps it from starting, with the remedy; "" if
     nothing does."""
@@ -162,6 +171,9 @@ class Host:
 
     forwards: Forwards = Forwards()
     """The ports that are forwarded to the guests that are composed."""
+
+    wired: Mapping[str, Sequence[Tap]] = field(default_factory=dict)
+    """The links of guests that are at wires now, by the wire's name."""
 
     servers: Mapping[str, Server] = field(default_factory=dict)
     """What the servers of networks depend on, by the network's name."""

@@ -29,19 +29,19 @@ class Claim:
 class Vif:
     """A NIC of a guest.
 
-    `ifname` is the link on the host ("" if it does not exist yet). `id` identifies the NIC within its domain where the MAC does
-    not: a NIC of an HVM guest of Xen has an emulated and a paravirtual link with one MAC. `twin` is the `id` of the other one
-    of the two, and `metric` the metric of routes to this one. `shares_mac` is set if the guest may have another link with this
-    MAC: a NIC that is passed through, or a twin. `is_named` is set if the name of the link is a setting of the
-    guest, so that two guests may ask for the same one. `without_tap` is libvirt's type of a NIC that never has a link that we
-    could set up: passed through, or a macvtap; `device` is the name of what it has instead. `bridge`, `mtu` (bytes) and
-    `port_mac` (the MAC of the link on the host) are from the hypervisor's configuration. `domain` is the guest's name. The
-    other fields are from the claim.
+    `ifname` is the link on the host ("" if it does not exist yet). `index` is its number in the guest's description, from 0
+    (-1 if that is not known). `id` identifies the NIC within its domain where the MAC does not: a NIC of an HVM guest of Xen
+    has an emulated and a paravirtual link with one MAC. `twin` is the `id` of the other one of the two, and `metric` the
+    metric of routes to this one. `shares_mac` is set if the guest may have another link with this MAC: a NIC that is passed
+    through, or a twin. `is_named` is set if the name of the link is a setting of the guest, so that two guests may ask for
+    the same one. `without_tap` is libvirt's type of a NIC that never has a link that we could set up: passed through, or a
+    macvtap; `device` is the name of what it has instead. `bridge`, `mtu` (bytes) and `port_mac` (the MAC of the link on the
+    host) are from the hypervisor's configuration. `domain` is the guest's name. The other fields are from the claim.
     """
 
     mac: str
     ifname: str = ""
-    index: int = 0
+    index: int = -1
     bridge: str = ""
     id: str = ""
     twin: str = ""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from .. import values
 from ..errors import ConfigError
 from .declaration import Config, Declared, Network, Option
+from .end import End
 from .facts import Host
 from .guest import Vif
 from .kind import Row
@@ -77,6 +78,10 @@ class Mode:
 
     def implied(self, network: Network) -> tuple[Implied, ...]:
         """Return the parts that the network implies. They are made with its first guest."""
+        return ()
+
+    def ends(self, network: Network) -> Sequence[End]:
+        """Return the ends of a wire: the network's guests are those, and nothing else claims a NIC for it."""
         return ()
 
     def bind(self, vif: Vif, network: Network, where: str) -> Vif:

@@ -375,3 +375,18 @@ GUESTS = f"""\
 		ether daddr & ff:ff:ff:ff:ff:d0 == 01:80:c2:00:00:00 counter drop
 		ether daddr {{ 01:00:0c:cc:cc:cc, 01:00:0c:cc:cc:cd }} counter drop
 	}}"""
+
+# What comes in at an end of a wire leaves by the other one, whatever it is: no bridge, no routing, no MTU, and large segments
+# stay whole. The other end is known by its number, so that a new link of its name is not taken for it. A guest of Xen has an
+# emulated link too, and may listen to either. While the other end is away, all ends here.
+WIRES = """\
+	map wires { type ifname : iface_index; }
+	map copies { type ifname : iface_index; }
+	chain wired {
+		dup to iifname map @copies
+		fwd to iifname map @wires
+		counter drop
+	}
+	chain wired_link {
+		goto wired
+	}"""

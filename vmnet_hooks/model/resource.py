@@ -24,6 +24,10 @@ SENDERS_TABLE = f"{TABLE}-senders"
 """The table with the senders of ARP requests by subnet, of family arp."""
 SHARES_TABLE = f"{TABLE}-shares"
 """What the names of tables begin with that limit the connections of guests, of family inet: `-` and the name of a NAT follow."""
+WIRES_TABLE = f"{TABLE}-wires-between-guests"
+"""The table with the ends of wires, of family netdev. No table of a link has that name: a link's has at most 15 characters."""
+WIRE_ENDS, WIRE_MAPS = "ends", ("wires", "copies")
+"""The name by which the chains of its ends are known, and the names of its maps."""
 NAT_SETS = ("masquerade", "private", "snat")
 """The prefixes of the names of its sets of addresses."""
 NAT_LINKS = ("natted", "translated4", "translated6", "admitted", "admitted_groups")

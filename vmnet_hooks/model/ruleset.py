@@ -12,7 +12,7 @@ from .. import values
 from . import blocks, port_rules
 from .facts import Host
 from .objects import FORWARDING_GATE, NftElement, NftTable, Sysctl, port_table, shared_set, shares_table
-from .resource import FORWARD_TABLE, NAT_TABLE, SENDERS_TABLE, TABLE, Resource
+from .resource import FORWARD_TABLE, NAT_TABLE, SENDERS_TABLE, TABLE, WIRES_TABLE, Resource
 
 # Sets are keyed by interface name: an element outlives the tap, and matches a new tap of the same name. What there is of each
 # guest is in hash sets: each element of an interval set makes every change of it slower. The name of a set determines its table,
@@ -457,7 +457,9 @@ sees them, and floods the others, to a switch that would take the host for one.
 The rest is sent to the ifb, on which the kernel finishes the checksum that the guest left to it, and comes back to the port. What
 a guest asks for by its virtio-net header is a sum, written wherever it names, when the frame is sent: otherwise that would be
 after the filter, over the very addresses that it has judged."""
-TABLES = (INET, NAT, FORWARD, ARP, SENDERS, BRIDGE, GUESTS)
+WIRES = _table("netdev", port_rules.WIRES, WIRES_TABLE)
+"""A separate table, set up only where wires are: kernels may lack `dup`."""
+TABLES = (INET, NAT, FORWARD, ARP, SENDERS, BRIDGE, GUESTS, WIRES)
 """The tables with guests as elements."""
 
 

@@ -72,11 +72,12 @@ class Networks(Kind):
 
     def check_together(self, parts: Sequence[Declared], declared: Config) -> None:
         by_mode: dict[str, list[Network]] = {}
-        for network in declared.networks.values():
+        networks = [part for part in parts if isinstance(part, Network)]
+        for network in networks:
             by_mode.setdefault(network.mode.name, []).append(network)
-        for name, networks in by_mode.items():
-            MODES[name].check_together(networks, declared)
-        for network in declared.networks.values():
+        for name, of_mode in by_mode.items():
+            MODES[name].check_together(of_mode, declared)
+        for network in networks:
             for name in SERVICES:
                 if network.options.get(name) is not None:
                     SERVICES[name].check(network, declared)

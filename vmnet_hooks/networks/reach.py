@@ -67,7 +67,8 @@ def group(network: str) -> str:
 
 def check(networks: Sequence[Network], declared: Config) -> None:
     """Raise ConfigError if one of `networks` reaches a network that is not declared, or shares its group with another."""
-    others = [*declared.networks, *(broken.name for broken in declared.broken.values() if broken.is_network)]
+    others = [name for name, other in declared.networks.items() if not other.mode.ends(other)]
+    others += [broken.name for broken in declared.broken.values() if broken.is_network]
     groups: dict[str, str] = {}
     for name in declared.networks:
         groups.setdefault(group(name), name)

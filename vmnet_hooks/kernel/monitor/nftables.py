@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from ...model.objects import NftChain, NftElement, NftTable
+from ...model.objects import NftElement, NftTable
 from ...model.resource import FORWARD_MAPS, NAT_SETS, TABLE
-from ...model.ruleset import GUESTS
 from ..netlink import NETLINK_NETFILTER, Socket, messages
 from ..objects.nft import (
     CHAIN_NAME,
@@ -20,6 +19,7 @@ from ..objects.nft import (
     RULE_CHAIN,
     TABLE_CHANGES,
     TABLE_NAME,
+    port_chain,
 )
 from ..wire import NFGENMSG, attributes, text, values
 from .senders import Senders
@@ -77,12 +77,15 @@ def our_table(body: bytes) -> str:
 
 
 def _port(body: bytes) -> str:
-    """Return the key of the chain of a port that a message is about, or a rule in it; "" if it is about anything else."""
+    """Return the key of the chain of a port, or of an end of a wire, that a message is about, or a rule in it; "" if it is about
+    anything else."""
     items = attributes(body, NFGENMSG.size)
     # In messages about anything else, these numbers stand for what is no such name.
     names = [text(items[number]) for number in (CHAIN_NAME, RULE_CHAIN) if number in items]
-    links = [link for name in names if (link := NftChain.link_of(name))]
-    return NftChain.of(links[0], "").key if links and our_table(body) == GUESTS.key else ""
+    if not names or _FAMILY_NAMES.get(body[0]) != "netdev":
+        return ""
+    table = text(items.get(TABLE_NAME, b""))
+    return next((chain.key for name in names if (chain := port_chain(table, name))), "")
 
 
 def _elements(table: str, body: bytes) -> set[str]:

@@ -34,6 +34,7 @@ from ..wire import (
     NEWROUTE,
     NOARP,
     PERMANENT,
+    PROMISC,
     PROXY,
     ROUTE,
     RTA_DST,
@@ -148,6 +149,8 @@ class RtnetlinkMonitor:
             found.keys |= {LinkAttribute.key_of(link.name, name) for name in ("address", "lladdr")}
         if link.mtu != before.mtu:
             found.keys.add(LinkAttribute.key_of(link.name, "mtu"))
+        if (link.flags ^ before.flags) & PROMISC:
+            found.keys.add(LinkAttribute.key_of(link.name, "promisc"))
 
     def _judge_neighbour(self, kind: int, body: bytes, found: Suspects) -> None:
         family, index, state, flags, _ = NEIGHBOUR.unpack_from(body)

@@ -41,6 +41,8 @@ class LinkAttributes(Edge[LinkAttribute]):
                 from .. import checksums
 
                 checksums.switch(want.ifname, want.value == "on")
+            case "promisc":
+                netlink.set_link(index, promiscuous=want.value == "on")
             case "fdb_max_learned":
                 netlink.set_link(index, wire.learned_limit(int(want.value)))
             case "no_linklocal_learn":
@@ -93,6 +95,8 @@ def _value(want: LinkAttribute, link: wire.LinkMessage, view: View) -> str | Non
             from .. import checksums
 
             return "on" if checksums.are_left_to(want.ifname) else "off"
+        case "promisc":
+            return "on" if link.flags & wire.PROMISC else "off"
         case "fdb_max_learned":
             return None if (limit := link.learned_limit) is None else str(limit)
         case "no_linklocal_learn":

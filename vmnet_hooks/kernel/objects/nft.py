@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import re
-from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
+from _socket import AF_INET, AF_INET6, if_nametoindex, inet_ntop, inet_pton
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import KernelError, one_line
 from ...model.objects import NftChain, NftElement, NftTable, table_of
 from ...model.plan import Change, Plan
-from ...model.resource import FORWARD_MAPS, NAT_SETS, SHARES_TABLE, TABLE
+from ...model.resource import FORWARD_MAPS, NAT_SETS, SHARES_TABLE, TABLE, WIRE_MAPS, WIRES_TABLE
 from ...model.ruleset import TABLES
 from ..netlink import CREATE, NETLINK_NETFILTER, NetlinkError, Socket, View
 from ..wire import INT, NFGENMSG, Items, attributes, body, family_of, text, values
@@ -45,8 +45,9 @@ TABLE_NAME, _TABLE_USERDATA = 1, 6
 CHAIN_NAME, RULE_CHAIN = 3, 2
 _CHAIN_HOOK, _CHAIN_POLICY, _CHAIN_TYPE = 4, 5, 7
 _HOOK_NUMBER, _HOOK_PRIORITY, _HOOK_DEVICE = 1, 2, 3
-_INGRESS, _ACCEPT, _BEFORE = 0, 1, -10
-"""The hook of the chain of a port, its policy and its priority, as NftChain spells them."""
+_INGRESS, _BEFORE = 0, -10
+_POLICIES = {"drop": pack(">I", 0), "accept": pack(">I", 1)}
+"""The hook of the chain of a port, its priority and policies, as NftChain spells them."""
 _RULE_EXPRESSIONS, _EXPRESSION, _EXPRESSION_NAME, _EXPRESSION_DATA = 4, 1, 1, 2
 _IMMEDIATE_REGISTER, _IMMEDIATE_DATA, _VERDICT_REGISTER, _VERDICT, _VERDICT_CODE, _VERDICT_CHAIN = 1, 2, 0, 2, 1, 2
 _GOTO, _APPEND = -4, 0x800
@@ -122,7 +123,7 @@ class Nft:
         for (family, name), group in by_set.items():
             if len(group) > _LISTING_PAYS:
                 listed = self.listing(family, name)
-                found.update((e.key, listed[e.key]) for e in group if e.key in listed)
+                found.update((e.key, _as_asked(e, listed[e.key])) for e in group if e.key in listed)
             else:
                 found.update((e.key, have) for e in group if (have := self._element(e)))
         return found
@@ -183,15 +184,15 @@ class Nft:
                 )
 
     def chain(self, want: NftChain) -> NftChain | None:
-        """The chain of a port, with where it goes to; None if there is none. Raises KernelError."""
+        """The chain of a port or of an end of a wire, with where it goes to; None if there is none. Raises KernelError."""
         return _read_chain(self._asking(), want)
 
     def chains(self) -> Iterator[NftChain]:
-        """The chains of all ports."""
+        """The chains of all ports and all ends of wires."""
         for data in self._asking().dump(_GETCHAIN, NFGENMSG.pack(FAMILIES["netdev"], 0, 0)):
             found = attributes(data, 4)
-            if text(found[TABLE_NAME]) == TABLE and (ifname := NftChain.link_of(text(found[CHAIN_NAME]))):
-                yield self.chain(NftChain.of(ifname, "")) or NftChain.of(ifname, "")
+            if want := port_chain(text(found[TABLE_NAME]), text(found[CHAIN_NAME])):
+                yield self.chain(want) or want
 
     def rules(self, family: str, table: str, chain: str) -> "list[Rule]":
         """The rules of a chain of any program, in their order. A rule that matches by more than links and states of connections
@@ -233,7 +234,11 @@ class Tables(Edge[NftTable]):
         output, error = view.nft.run("list tables")
         found = [line.split()[1:3] for line in output.splitlines()] if not error else []
         starts = {"netdev": f"{TABLE}-", "inet": f"{SHARES_TABLE}-"}
-        yield from (NftTable(family, "", (), name) for family, name in found if name.startswith(starts.get(family, " ")))
+        yield from (
+            NftTable(family, "", (), name)
+            for family, name in found
+            if name.startswith(starts.get(family, " ")) and name != WIRES_TABLE
+        )
 
 
 class Elements(Edge[NftElement]):
@@ -267,6 +272,13 @@ def _elements(plan: Plan) -> list[tuple[NftElement, bool]]:
                 return []
             steps.append((resource, adds))
     return steps if len(steps) <= _BATCH else []
+
+
+def port_chain(table: str, name: str) -> NftChain | None:
+    """The chain of a port, or of an end of a wire, with these names of its table and of itself; None if it is neither."""
+    ifname = NftChain.link_of(name)
+    made = {TABLE: NftChain.of, WIRES_TABLE: NftChain.at_wire}.get(table)
+    return made(ifname, "") if made and ifname else None
 
 
 def _statement(change: Change) -> str:
@@ -317,6 +329,9 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
         return NftElement(family, name, tuple(parts))
     if name in FORWARD_MAPS:
         return _forward_from_json(family, name, items, value)
+    if name in WIRE_MAPS:
+        # nft prints the name of a link that is there.
+        return NftElement(family, name, (f'"{items[0]}"',), str(value if isinstance(value, int) else _index(value)))
     parts = [_text(item) for item in items]
     if name in _LINKS:
         return NftElement(family, name, tuple(f'"{part}"' for part in parts))
@@ -327,6 +342,13 @@ def _from_json(family: str, name: str, raw: Any, is_map: bool) -> NftElement:
     subnets = name.startswith(("masquerade", "prefixes", "senders", "snat"))
     parts = [f'"{part}"' if at == position else _spelled(part, subnets) for at, part in enumerate(parts)]
     return NftElement(family, name, tuple(parts), str(value))
+
+
+def _index(ifname: str) -> int:
+    try:
+        return if_nametoindex(ifname)
+    except OSError:
+        return 0
 
 
 def _forward_from_json(family: str, name: str, items: Sequence[Any], value: Any) -> NftElement:
@@ -409,7 +431,13 @@ def _read_element(socket: Socket, want: NftElement) -> NftElement | None:
         if bounds != [_interval_start(want), end]:
             return None
     value = attributes(there[_ELEM_DATA])[DATA_VALUE] if _ELEM_DATA in there else b""
-    return NftElement(want.family, want.set, want.parts, _value_of(want.set, value) if value else "")
+    return _as_asked(want, NftElement(want.family, want.set, want.parts, _value_of(want.set, value) if value else ""))
+
+
+def _as_asked(want: NftElement, have: NftElement) -> NftElement:
+    """An element, which tells a link by its number, with the link's name if `want` has that."""
+    is_named = want.set in WIRE_MAPS and want.value.startswith('"')
+    return want if is_named and have.value == str(_index(want.value.strip('"'))) else have
 
 
 def _change_elements(socket: Socket, steps: Sequence[tuple[NftElement, bool]]) -> bool:
@@ -439,7 +467,7 @@ def _messages(element: NftElement, add: bool) -> list[tuple[int, bytes, int]]:
         TABLE_NAME: table,
         CHAIN_NAME: name,
         _CHAIN_HOOK: hook,
-        _CHAIN_POLICY: pack(">I", _ACCEPT),
+        _CHAIN_POLICY: _POLICIES[element.policy],
         _CHAIN_TYPE: b"filter\0",
     }
     verdict: Items = {_VERDICT_CODE: pack(">i", _GOTO), _VERDICT_CHAIN: element.value.encode() + b"\0"}
@@ -453,7 +481,7 @@ def _messages(element: NftElement, add: bool) -> list[tuple[int, bytes, int]]:
 
 def _of_chain(chain: NftChain) -> tuple[bytes, bytes, bytes]:
     """The header of a message about a chain, and the names of its table and of itself."""
-    return NFGENMSG.pack(FAMILIES[chain.family], 0, 0), TABLE.encode() + b"\0", chain.name.encode() + b"\0"
+    return NFGENMSG.pack(FAMILIES[chain.family], 0, 0), chain.in_table.encode() + b"\0", chain.name.encode() + b"\0"
 
 
 def _read_chain(socket: Socket, want: NftChain) -> NftChain | None:
@@ -464,10 +492,10 @@ def _read_chain(socket: Socket, want: NftChain) -> NftChain | None:
     except NetlinkError as error:
         if error.code == errno.ENOENT:
             return None
-        raise KernelError(f"nft list chain netdev {TABLE} {want.name}: {os.strerror(error.code)}") from None
+        raise KernelError(f"nft list chain netdev {want.in_table} {want.name}: {os.strerror(error.code)}") from None
     hook = attributes(found[_CHAIN_HOOK]) if _CHAIN_HOOK in found else {}
     is_hooked = hook.get(_HOOK_DEVICE) == os.fsencode(want.link) + b"\0" and hook.get(_HOOK_PRIORITY) == pack(">i", _BEFORE)
-    return replace(want, value=_target(rules) if is_hooked and found.get(_CHAIN_POLICY) == pack(">I", _ACCEPT) else "")
+    return replace(want, value=_target(rules) if is_hooked and found.get(_CHAIN_POLICY) == _POLICIES[want.policy] else "")
 
 
 def _target(rules: Sequence[bytes]) -> str:
@@ -492,7 +520,7 @@ def _encoded(element: NftElement, with_value: bool = True) -> bytes:
     if end := _interval_end(element):
         item[_ELEM_KEY_END] = {DATA_VALUE: end}
     if element.value and with_value:
-        item[_ELEM_DATA] = {DATA_VALUE: b"".join([_packed(part, element.set) for part in element.value.split(" . ")])}
+        item[_ELEM_DATA] = {DATA_VALUE: _packed_value(element)}
     names = {
         TABLE_NAME: table_of(element.family, element.set).encode() + b"\0",
         LIST_SET: element.set.encode() + b"\0",
@@ -500,8 +528,16 @@ def _encoded(element: NftElement, with_value: bool = True) -> bytes:
     return body(NFGENMSG.pack(FAMILIES[element.family], 0, 0), {**names, LIST_ELEMENTS: {_LIST_ELEM: item}})
 
 
+def _packed_value(element: NftElement) -> bytes:
+    if element.set in WIRE_MAPS and element.value.startswith('"'):
+        return INT.pack(if_nametoindex(element.value.strip('"')))
+    return b"".join([_packed(part, element.set) for part in element.value.split(" . ")])
+
+
 def _value_of(name: str, data: bytes) -> str:
-    """Return the value of an element of a map, an address or an address and a port, from its bytes."""
+    """Return the value of an element of a map, an address, an address and a port, or the number of a link, from its bytes."""
+    if name in WIRE_MAPS:
+        return str(INT.unpack_from(data)[0])
     size = 16 if name in FORWARD_MAPS and name.endswith("6") else 4
     address = inet_ntop(AF_INET if size == 4 else AF_INET6, data[:size])
     return f"{address} . {int.from_bytes(data[size : size + 2], 'big')}" if len(data) > size else address

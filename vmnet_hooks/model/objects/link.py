@@ -199,7 +199,7 @@ class LinkAttribute(OnLink):
     """One attribute of a link: `mtu`, `address`, `group` (a number), `master` ("" is none), `isolated`, `guard`, `hairpin` and
     `learning` (of a port: on|off; with learning off, the bridge takes no MAC from what comes from it), `lladdr` (the link-local
     addresses, comma-separated, each with /64, followed by ` proto MARK` unless the kernel generates it),
-    `primary` (of a bond; "" is none), `tx` (checksums by the device: on|off),
+    `primary` (of a bond; "" is none), `tx` (checksums by the device: on|off), `promisc` (on|off),
     `fdb_max_learned` (of a bridge; 0: no limit),
     `no_linklocal_learn` (of a bridge; 1: it learns no MAC from frames to 01:80:c2:00:00:0x, which bypass its filters),
     `state` (up|down; as read, also SHUT).
@@ -228,6 +228,7 @@ class LinkAttribute(OnLink):
         "lladdr": 24,
         "primary": 25,
         "tx": 28,
+        "promisc": 28,
         "state": 30,
     }
 

@@ -14,14 +14,18 @@ from ..resource import (
     SENDERS_TABLE,
     SHARES_TABLE,
     TABLE,
+    WIRE_ENDS,
+    WIRE_MAPS,
+    WIRES_TABLE,
     Keys,
     Resource,
     cached,
 )
 from .link import Device
 
-OF_TAPS = ("guarded", "own", "ports")
-"""The sets of which each guest with a filter, each routed and each bridged one has an element, and nothing else has."""
+OF_TAPS = ("guarded", "own", "ports", WIRE_ENDS)
+"""The sets of which each guest with a filter, each routed, each bridged one and each one at a wire has an element, and nothing
+else has, but for the chains that go to NO_TAPS."""
 
 
 def is_nft_key(key: str) -> bool:
@@ -37,12 +41,17 @@ def table_of(family: str, set_name: str) -> str:
         return shares_table(set_name.removeprefix(SHARED))
     if family == "inet" and set_name in FORWARD_SETS:
         return FORWARD_TABLE
+    if family == "netdev" and set_name in (WIRE_ENDS, *WIRE_MAPS):
+        return WIRES_TABLE
     is_nat = family == "inet" and (set_name.startswith(NAT_SETS) or set_name in NAT_LINKS)
     return NAT_TABLE if is_nat else TABLE
 
 
 UNROUTED = "unrouted"
 """The chain that that of a bridge goes to."""
+WIRED, WIRED_LINK = "wired", "wired_link"
+"""The chains that those of the ends of wires go to: of a guest's tap, and of a link of the host."""
+NO_TAPS = (UNROUTED, WIRED_LINK)
 PORT_CHAIN = "port-"
 """What the name of the chain of a guest's port starts with."""
 
@@ -113,7 +122,7 @@ class NftTable(Resource):
     @property
     def of_link(self) -> bool:
         """Whether the table is for one link alone: it has no elements."""
-        return self.family == "netdev" and self.name != TABLE
+        return self.family == "netdev" and self.name not in (TABLE, WIRES_TABLE)
 
     @property
     def goes_with_link(self) -> bool:
@@ -173,6 +182,11 @@ class NftElement(Resource):
         return NftTable.key_of(self.family, table_of(self.family, self.set))
 
     @property
+    def order(self) -> float:
+        # The link that it leads to may be made in the same plan.
+        return Device.rank + 1 if self.value.startswith('"') else self.rank
+
+    @property
     def drawn_in(self) -> tuple[str | int, ...]:
         return tuple(part.strip('"') for part in self.parts)
 
@@ -184,7 +198,7 @@ class NftElement(Resource):
     @property
     def guest_tap(self) -> str:
         """The tap that only a guest's filter has this element for; "" for any other element."""
-        return self.links[0] if self.set in OF_TAPS and self.value != UNROUTED else ""
+        return self.links[0] if self.set in OF_TAPS and self.value not in NO_TAPS else ""
 
     @staticmethod
     def table_of_key(key: str) -> str:
@@ -221,9 +235,9 @@ class NftElement(Resource):
 
 @dataclass(frozen=True)
 class NftChain(NftElement):
-    """The base chain of a guest's port, which sees what the guest sends before bridge and routing do, or of a bridge: an element
-    of the netdev table, whose `value` is the chain that it goes to. Before Linux 6.16 it goes with its link; since then it stays,
-    and is there for a new link of that name."""
+    """The base chain of a guest's port or of an end of a wire, which sees what comes from there before bridge and routing do, or
+    of a bridge: an element of a netdev table, whose `value` is the chain that it goes to. Before Linux 6.16 it goes with its
+    link; since then it stays, and is there for a new link of that name."""
 
     kind = "nft-chain"
 
@@ -233,8 +247,18 @@ class NftChain(NftElement):
         return cls("netdev", "ports", (f'"{ifname}"',), chain)
 
     @classmethod
+    def at_wire(cls, ifname: str, chain: str) -> Self:
+        """The chain of an end of a wire."""
+        return cls("netdev", WIRE_ENDS, (f'"{ifname}"',), chain)
+
+    @classmethod
     def keys_on(cls, ifname: str) -> Keys:
-        return Keys(exact=(cls.of(ifname, "").key,))
+        return Keys(exact=(cls.of(ifname, "").key, cls.at_wire(ifname, "").key))
+
+    @cached
+    def in_table(self) -> str:
+        """The name of its table."""
+        return table_of(self.family, self.set)
 
     @cached
     def link(self) -> str:
@@ -245,9 +269,14 @@ class NftChain(NftElement):
         return PORT_CHAIN + _identifier(self.link)
 
     @property
+    def policy(self) -> str:
+        """What becomes of frames while its rules are flushed: none of a wire are for the host."""
+        return "drop" if self.set == WIRE_ENDS else "accept"
+
+    @property
     def order(self) -> float:
-        # The bridge may be made with its first guest.
-        return Device.rank + 1 if self.value == UNROUTED else self.rank
+        # The link may be made with its first guest.
+        return Device.rank + 1 if self.value in NO_TAPS else self.rank
 
     @property
     def goes_with_link(self) -> bool:
@@ -264,12 +293,12 @@ class NftChain(NftElement):
         return "vmnet-hook repair"
 
     def statement(self, have: NftElement | None = None) -> str:
-        chain = f"netdev {TABLE} {self.name}"
-        hook = f'{{ type filter hook ingress device "{self.link}" priority filter - 10; policy accept; }}'
+        chain = f"netdev {self.in_table} {self.name}"
+        hook = f'{{ type filter hook ingress device "{self.link}" priority filter - 10; policy {self.policy}; }}'
         return (self.unset_statement() if have else "") + f"add chain {chain} {hook}\nadd rule {chain} goto {self.value}\n"
 
     def unset_statement(self) -> str:
-        return f"delete chain netdev {TABLE} {self.name}\n"
+        return f"delete chain netdev {self.in_table} {self.name}\n"
 
     def set_command(self, have: NftElement | None) -> str:
         return f"nft -f - <<'EOF'\n{self.statement(have)}EOF"
