@@ -34,6 +34,7 @@ class World:
 
     def __init__(self, declared, monkeypatch):
         self.declared, self.told, self.notes, self.broken = declared, [], [], ""
+        self.starting = False
         self.owners, self.listeners = {}, []
         index = SimpleNamespace(owners=self.owners, subscribe=self.listeners.append)
         self.agent = SimpleNamespace(
@@ -48,10 +49,13 @@ class World:
             raise ConfigError("no configuration")
         return self.declared
 
-    def set(self, domain_id: str, mac: str, up: bool) -> None:
+    def set(self, domain_id: str, mac: str, up: bool) -> bool:
         if self.broken:
             raise Unreachable(self.broken)
+        if self.starting:
+            return False
         self.told.append((domain_id, mac, up))
+        return True
 
     def note(self, kind: str, text: str, priority: int) -> None:
         self.notes.append(text)
@@ -105,6 +109,13 @@ def test_a_hypervisor_that_can_not_be_asked(world):
     assert world.notes == ["carrier: wires.a-b: libvirt does not answer"], "said once"
     world.broken = ""
     assert world.carrier._follow({"a-b"}) == set() and world.told == [("uuid-a", "mac-a", False)]
+
+
+def test_a_guest_that_still_starts(world):
+    world.owners[A.id], world.starting = A, True
+    assert world.carrier._follow({"a-b"}) == {"a-b"} and world.notes == []
+    world.starting = False
+    assert world.follow(A) == [("uuid-a", "mac-a", False)]
 
 
 def test_no_configuration(world):

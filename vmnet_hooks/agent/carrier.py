@@ -67,7 +67,8 @@ class Carrier:
         failed = set()
         for wire in [networks[name] for name in names if name in networks and networks[name].options.get("carrier")]:
             try:
-                self._set(wire)
+                if not self._set(wire):
+                    failed.add(wire.name)
             except VmnetError as error:
                 failed.add(wire.name)
                 self._say(f"{wire.label}: {error}")
@@ -75,23 +76,24 @@ class Carrier:
             self._said = ""
         return failed
 
-    def _set(self, wire: Network) -> None:
+    def _set(self, wire: Network) -> bool:
+        """Set the carrier at both ends. Return whether all of their guests run: one that still starts is told later."""
         there = [nic for nic in nics(self._agent.index.owners.values()) if nic.network == wire.name and not nic.is_left_over]
         first, second = sides(wire, [Tap(nic.domain, nic.mac, nic.ifname, nic.ifindex) for nic in there])
         known = {}
         for (_, taps), (end, beyond) in ((first, second), (second, first)):
             for nic in [nic for nic in there if any(tap.ifname == nic.ifname for tap in taps)]:
                 key, up = (nic.id, nic.ifindex), bool(end.link or beyond)
-                if self._told.get(key) != up:
-                    self._tell(nic, up)
-                known[key] = up
+                if self._told.get(key) == up or self._tell(nic, up):
+                    known[key] = up
         self._told = {key: up for key, up in self._told.items() if key[0] not in {nic.id for nic in there}} | known
+        return len(known) == len(there)
 
     @staticmethod
-    def _tell(nic: Nic, up: bool) -> None:
+    def _tell(nic: Nic, up: bool) -> bool:
         row = next((row for row in FRONT_ENDS if row.name == nic.frontend), None)
-        if row and (carrier := load(row).carrier):
-            carrier(nic.domain_id, nic.mac, up)
+        carrier = load(row).carrier if row else None
+        return carrier(nic.domain_id, nic.mac, up) if carrier else True
 
     def _say(self, text: str) -> None:
         if text != self._said:

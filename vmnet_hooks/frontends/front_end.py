@@ -77,8 +77,9 @@ class FrontEnd(Generic[E]):
     Starting ones and those that migrate are left out. A partial domain has only NICs without a record, and no claims.
     `names` are those of all domains that the hypervisor knows. Both are empty if it can't be asked. They must not be called
     while the hypervisor waits for a hook.
-    `carrier` gives a NIC of a running guest, by the domain's ID and the MAC, a carrier or takes it away; without it, the
-    hypervisor has no such call. It raises VmnetError. It must not be called while the hypervisor waits for a hook.
+    `carrier` gives a NIC of a running guest, by the domain's ID and the MAC, a carrier or takes it away, and returns whether the
+    domain runs; without it, the hypervisor has no such call. It raises VmnetError. It must not be called while the hypervisor
+    waits for a hook.
     `is_here` returns whether this host has that hypervisor, for commands that ask another one unless told.
     """
 
@@ -97,7 +98,7 @@ class FrontEnd(Generic[E]):
         running: "Callable[[], Mapping[str, Domain | InputError]]" = dict,
         names: "Callable[[], Collection[str]]" = tuple,
         is_here: "Callable[[], bool]" = _never,
-        carrier: "Callable[[str, str, bool], None] | None" = None,
+        carrier: "Callable[[str, str, bool], bool] | None" = None,
     ) -> None:
         self.parse, self.conclude, self.failed = parse, conclude, failed
         self.alive, self.keeps_calls, self.watch = alive, keeps_calls, watch

@@ -201,12 +201,12 @@ def watch(changed: Callable[[str, str], None], arrived: Callable[[str], None], l
     return libvirt_events.watch(changed, arrived, lost)
 
 
-def carrier(uuid: str, mac: str, up: bool) -> None:
+def carrier(uuid: str, mac: str, up: bool) -> bool:
     """See FrontEnd."""
     # libvirt's library is large, and no hook calls this.
     from . import libvirt_connection
 
-    libvirt_connection.set_carrier(uuid, mac, up)
+    return libvirt_connection.set_carrier(uuid, mac, up)
 
 
 FRONT_END = FrontEnd(parse, alive=alive, watch=watch, running=running, names=names, carrier=carrier)

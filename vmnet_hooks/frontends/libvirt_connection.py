@@ -130,15 +130,16 @@ def names() -> set[str]:
         return set()
 
 
-def set_carrier(uuid: str, mac: str, up: bool) -> None:
-    """Give a NIC of a domain a carrier, or take it away; do nothing if the domain does not run. Raise LibvirtError."""
+def set_carrier(uuid: str, mac: str, up: bool) -> bool:
+    """Give a NIC of a domain a carrier, or take it away. Return False, with nothing done, if the domain does not run, or not yet.
+    Raise LibvirtError."""
     with _connection() as connection:
         try:
             domain = connection.lookupByUUIDString(uuid)
             xml = live_xml(domain)
         except libvirt.libvirtError as error:
             if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
-                return
+                return False
             raise
         for nic in etree.fromstring(xml).iterfind("devices/interface") if xml else ():
             element = nic.find("mac")
@@ -150,6 +151,7 @@ def set_carrier(uuid: str, mac: str, up: bool) -> None:
             link = etree.SubElement(nic, "link") if link is None else link
             link.set("state", "up" if up else "down")
             domain.updateDeviceFlags(etree.tostring(nic).decode(), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        return xml is not None
 
 
 def claim(domain: str, vif: Vif) -> None:
