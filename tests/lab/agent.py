@@ -32,12 +32,10 @@ class Agent:
         words = ["env", *(f"{key}={value}" for key, value in ENVIRONMENT.items()), *COMMAND]
         self.process = self.node.popen(words, stdout=self.output, stderr=subprocess.STDOUT)
         end = time.monotonic() + 20
-        while not socket.exists():
+        while not (follower := client.connected(str(socket))):
             if self.process.poll() is not None or time.monotonic() > end:
                 raise AssertionError(f"{self.node.name}: the agent did not start\n{self.log}")
             time.sleep(0.02)
-        follower = client.connected(str(socket))
-        assert follower, self.log
         follower.sendall(client.head("agent/monitor"))
         follower.settimeout(0)
         self.follower = follower

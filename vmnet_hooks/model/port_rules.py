@@ -98,7 +98,8 @@ SOURCES = """\
 # minute, in which the agent makes it one of the guest's sources. What the host forwards has no socket of the host's (skuid);
 # the host's users may have the port too (net.ipv4.ip_unprivileged_port_start), but not the numbers of the system and of services
 # (DynamicUser=, nobody).
-# ciaddr (@th,160,32) is zero in what gives a lease: dnsmasq answers DHCPINFORM, which has one, with the client's own yiaddr.
+# ciaddr (@th,160,32) is zero in what gives a lease: dnsmasq answers DHCPINFORM, which has one, with the client's own yiaddr. The
+# MAC is in two parts, as nft can't read its own listing of the whole, `ether saddr`.
 #
 # The addresses and the MAC of a bridge's own are guarded on each port beside it, whatever the port's filter: `gateways4` and the
 # like are keyed by port, as many kernels have no nft_meta_bridge for `meta ibrname`. Fragments of neighbour discovery are no
@@ -132,7 +133,7 @@ BRIDGE = (
 	set holders { type ifname . ether_addr; }
 	set askers { type ifname; flags dynamic,timeout; }
 	set lessees { typeof iifname . @th,288,48; }
-	set granted { typeof iifname . @th,288,48 . @th,192,32; flags dynamic,timeout; }
+	set granted { typeof iifname . @th,288,32 . @th,304,32 . @th,192,32; flags dynamic,timeout; }
 	set outsiders { type ifname; }
 	set unrouted { type ifname; }
 	set repliers { type ifname; }
@@ -154,7 +155,7 @@ BRIDGE = (
 	chain grant {
 		@th,1984,24 != 0x350105 return
 		@th,160,32 != 0 return
-		oifname . @th,288,48 @lessees update @granted { oifname . @th,288,48 . @th,192,32 timeout 1m }
+		oifname . @th,288,48 @lessees update @granted { oifname . @th,288,32 . @th,304,32 . @th,192,32 timeout 1m }
 	}
 	chain guard {
 		type filter hook prerouting priority dstnat; policy accept;
@@ -264,7 +265,7 @@ BRIDGE = (
 	chain from_arp {
 		meta protocol arp iifname . ether saddr . arp saddr ip @sources4 goto approved
 		meta protocol arp iifname . ether saddr . arp saddr ip @prefixes4 goto approved
-		iifname . @ll,48,48 . @nh,112,32 @granted goto approved
+		iifname . @ll,48,32 . @ll,64,32 . @nh,112,32 @granted goto approved
 		meta protocol arp arp operation request arp saddr ip 0.0.0.0 goto approved
 		iifname @prefixed goto arp_blocks
 		counter drop
@@ -272,7 +273,7 @@ BRIDGE = (
 	chain from_ipv4 {
 		meta protocol ip iifname . ether saddr . ip saddr @sources4 goto approved
 		meta protocol ip iifname . ether saddr . ip saddr @prefixes4 goto approved
-		iifname . @ll,48,48 . @nh,96,32 @granted goto approved
+		iifname . @ll,48,32 . @ll,64,32 . @nh,96,32 @granted goto approved
 		meta protocol ip ip saddr 0.0.0.0 meta l4proto udp udp sport 68 udp dport 67 goto approved
 		iifname @prefixed goto blocks4
 		counter drop

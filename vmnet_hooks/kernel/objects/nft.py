@@ -55,7 +55,7 @@ LIST_SET, LIST_ELEMENTS = 2, 3
 _LIST_ELEM, ELEM_KEY, _ELEM_DATA, _ELEM_KEY_END, DATA_VALUE = 1, 1, 2, 10, 1
 _PROTOCOLS = {"ipv6": 10}
 _TRANSPORTS = {"tcp": 6, "udp": 17, "sctp": 132}
-_SIZES = {"vrrp4": 4, "lladdrs": 6, "chaddrs": 6, "lessees": 6}
+_SIZES = {"vrrp4": 4, "lladdrs": 6, "chaddrs": 6, "lessees": 6, "granted": 4}
 """Bytes of the numbers in the keys of sets; 16 in all others."""
 _EXITS = ("exits4", "exits6")
 _LINKS = ("passages", "bridged", "hairpins", "translated4", "translated6", "admitted")
@@ -179,9 +179,8 @@ class Nft:
         for data in dumped:
             for item in values(attributes(data, 4).get(LIST_ELEMENTS, b"")):
                 key = attributes(attributes(item)[ELEM_KEY])[DATA_VALUE]
-                yield NftElement(
-                    "bridge", "granted", (f'"{text(key[:16])}"', key[16:22].hex(":"), inet_ntop(AF_INET, key[24:28]))
-                )
+                mac = (f"{int.from_bytes(key[at : at + 4], 'big'):#x}" for at in (16, 20))
+                yield NftElement("bridge", "granted", (f'"{text(key[:16])}"', *mac, inet_ntop(AF_INET, key[24:28])))
 
     def chain(self, want: NftChain) -> NftChain | None:
         """The chain of a port or of an end of a wire, with where it goes to; None if there is none. Raises KernelError."""
