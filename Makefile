@@ -76,15 +76,17 @@ ONE ?=
 test: packages-test $(if $(ONE),,lint)
 	@$(if $(ONE),$(TIER) $(if $(findstring .py,$(ONE)),'$(ONE)',-k '$(ONE)' tests/unit tests/cases),$(TIER) -n auto tests/unit tests/cases)
 
-# What measures time runs alone; of the rest, two tiers run at a time, each of which shows its output when it ends.
+# What measures time runs alone, or beside tiers that only get what it leaves of the processors; of the rest, two tiers run at a
+# time. Each shows its output when it ends.
 JOBS ?= 2
+TOGETHER = $(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=target
 check: packages-check .venv-check/ready
 	@[ "$$(id -u)" = 0 ] || { echo "make check: needs root (network namespaces); run: sudo make check" >&2; exit 1; }
 	@failed=; \
 	$(MAKE) --no-print-directory lint || failed=1; \
-	$(MAKE) --no-print-directory --keep-going check-netns check-vm check-libvirt || failed=1; \
-	$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=target \
-	    $(addprefix check-,xen trixie-short package unit pypi) || failed=1; \
+	$(TOGETHER) check-netns check-unit check-pypi || failed=1; \
+	$(MAKE) --no-print-directory --keep-going check-vm check-libvirt || failed=1; \
+	$(TOGETHER) check-xen check-trixie-short check-package || failed=1; \
 	$(MAKE) --no-print-directory check-bench || failed=1; \
 	[ -z "$$failed" ]
 	@echo "== make check: all passed"
@@ -106,12 +108,12 @@ lint: .venv-check/ready
 
 check-unit: packages-test
 	@echo "== tests/unit, tests/cases"
-	@$(TIER) -n auto tests/unit tests/cases
+	@nice -n 10 $(TIER) -n auto tests/unit tests/cases
 
 # More than there are CPUs: most of the time these tests wait for packets that must not come.
 check-netns: packages-check
 	@echo "== tests/netns"
-	@$(TIER) -n 3 tests/netns
+	@$(TIER) -n 3 --durations=20 tests/netns
 
 check-libvirt: packages-check
 	@echo "== tests/libvirt"
@@ -129,7 +131,7 @@ PYPI_NETNS = $(addprefix tests/netns/test_,hostnet.py anycast.py graph_live.py i
 
 check-pypi: packages-check .venv-check/ready
 	@echo "== tests with PyPI's newest Python packages"
-	@$(PYPI) $(PYPI_TESTS) $(PYPI_NETNS)
+	@nice -n 10 $(PYPI) $(PYPI_TESTS) $(PYPI_NETNS)
 
 # With limits that a busy machine keeps; what takes longest is left out.
 check-bench: packages-check
