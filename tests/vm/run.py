@@ -32,7 +32,6 @@ FROM_NETNS = (
     f"{LINK_LOCAL}::test_groups[addressed]",
     f"{LINK_LOCAL}::test_no_guest_becomes_the_root[unfiltered]",
     "tests/netns/test_wires.py::test_an_end_goes_and_comes_back[killed-ab]",
-    "tests/netns/test_wires.py::test_a_guest_of_xen_with_an_emulated_nic",
 )
 TIER = boot.Tier(
     "vm",
