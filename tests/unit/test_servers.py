@@ -6,13 +6,15 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
+from types import SimpleNamespace
 
 import pytest
 from scenario import Host, guest
 
+from vmnet_hooks.agent import lessees
 from vmnet_hooks.declared import compose
 from vmnet_hooks.errors import ConfigError, InputError, KernelError
 from vmnet_hooks.kernel import leases
@@ -356,6 +358,28 @@ def test_guests_that_are_held_to_their_leases(tmp_path):
         host.up()
         host.repair()
         assert sources() == ([address] if wanted else []) and host.check() == [], address
+
+
+def test_a_lease_that_could_not_be_taken_away_is_taken_away_later(tmp_path):
+    host, notes = Host(tmp_path, SERVED.replace('"br5"\n', '"br5"\nantispoof = "leased"\n')), []
+    host.up()
+    pooled = guest(2, ("lan", []))
+    host.add_taps(pooled)
+    host.plug(pooled)
+    agent = SimpleNamespace(
+        place=SimpleNamespace(session=lambda: nullcontext(host.session())), note=lambda _, text, __: notes.append(text)
+    )
+    following = lessees.Lessees(agent)
+    host.kernel.leases["lan"] = {pooled.vifs[0].mac: ("10.9.0.100",)}
+    following._follow("lan")
+    [key] = [key for key in host.kernel.world if key.startswith('nft bridge sources4 "t2.0"')]
+    host.kernel.leases["lan"] = {}
+    host.kernel.stuck.add(key)
+    following._follow("lan")
+    assert key in host.kernel.world and "its lease" in notes[0]
+    host.kernel.stuck.clear()
+    following._follow("lan")
+    assert key not in host.kernel.world and host.check() == [] and len(notes) == 1
 
 
 @pytest.mark.parametrize(

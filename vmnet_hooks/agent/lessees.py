@@ -8,6 +8,7 @@ minute too.
 import os
 import syslog
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -21,8 +22,8 @@ from ..model.plan import Change
 if TYPE_CHECKING:
     from .main import Agent
 
-SECONDS = 0.5
-"""Between looks at the files of leases."""
+SECONDS, IDLE_SECONDS = 0.5, 2.0
+"""Between looks at the files of leases, and at the configuration where no network holds its guests to them."""
 AGAIN_SECONDS = 30.0
 """Until what failed is tried again. A lease ends without a change of the file, which has its end."""
 
@@ -37,8 +38,9 @@ class Lessees:
         self._declared: Config | None = None
         self._networks: tuple[str, ...] = ()
         self._seen: dict[str, Stamp | None] = {}
-        self._held: dict[str, Mapping[str, tuple[str, ...]]] = {}
-        self._looks = 0
+        self._held: dict[str, Mapping[str, tuple[str, ...] | None]] = {}
+        """What guests were held to last, by network and MAC: None if that failed."""
+        self._all_from = 0.0
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="lessees", daemon=True).start()
@@ -47,7 +49,7 @@ class Lessees:
         """Nothing is to be ended: the thread follows `stopping`."""
 
     def _run(self) -> None:
-        while not self.agent.stopping.wait(SECONDS):
+        while not self.agent.stopping.wait(SECONDS if self._networks else IDLE_SECONDS):
             try:
                 self._turn()
             except Exception as error:
@@ -64,9 +66,8 @@ class Lessees:
         if declared is not self._declared:
             self._declared, self._seen = declared, {}
             self._networks = tuple(n.name for n in declared.networks.values() if n.mode.follows_leases(n))
-        self._looks += 1
-        if self._looks * SECONDS >= AGAIN_SECONDS:
-            self._looks = 0
+        if (now := time.monotonic()) >= self._all_from:
+            self._all_from = now + AGAIN_SECONDS
             self._seen.clear()
         for name in self._networks:
             stamp = _stamp(name)
@@ -81,22 +82,24 @@ class Lessees:
             granted = session.kernel.granted()
             leased = session.kernel.leased(network)
             before = self._held.get(network)
-            held = {f'"{nic.ifname}"': leased.get(nic.mac, ()) for nic in session.records.nics(network=network)}
+            there = session.records.nics(network=network)
+            held = {f'"{nic.ifname}"': leased.get(nic.mac, ()) for nic in there}
             for element in granted:
                 # Given back within the minute; another guest may have leased it by now.
                 if element.parts[-1] not in held.get(element.parts[0], element.parts):
                     with suppress(KernelError):
                         # It may have ended.
                         session.kernel.apply([Change(element, None)])
-            for nic in session.records.nics(network=network):
-                if nic.addresses or (before is not None and before.get(nic.mac) == leased.get(nic.mac)):
+            now: dict[str, tuple[str, ...] | None] = dict(leased)
+            for nic in there:
+                if nic.addresses or (before is not None and before.get(nic.mac, ()) == leased.get(nic.mac, ())):
                     continue
                 try:
                     repair.set_up(session, nic)
                 except VmnetError as error:
                     self.agent.note("error", f"{nic.ifname} ({nic.domain}): its lease: {error}", syslog.LOG_ERR)
-                    leased = {mac: addresses for mac, addresses in leased.items() if mac != nic.mac}
-            self._held[network] = leased
+                    now[nic.mac] = None
+            self._held[network] = now
 
 
 def _stamp(network: str) -> Stamp | None:
