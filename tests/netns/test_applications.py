@@ -192,7 +192,7 @@ def test_keepalived(lan, addresses):
 
 
 def test_keepalived_with_an_address_that_is_not_declared(lan):
-    """The guest takes the address for its own, and nobody hears of it."""
+    """The guest takes the address for its own, and the others hear nothing of it."""
     first, user = lan.add(), lan.add()
     with Capture(user, "eth0", "vrrp or arp") as seen:
         keepalived(first, 150, [f"{SHARED4}/24"])
@@ -255,7 +255,7 @@ GROUP = {4: "239.1.2.3", 6: "ff0e::123"}
 @pytest.mark.parametrize("querier", ["the bridge", "a guest"])
 @pytest.mark.parametrize("version", ["IGMPv2", "IGMPv3", "MLDv1", "MLDv2"])
 def test_television(lan, version, querier):
-    """A guest sends to a group; who has joined gets it for longer than a membership lasts, and nobody else does."""
+    """A guest sends to a group; who has joined gets it for longer than a membership lasts, and no other guest does."""
     family, group = (4, GROUP[4]) if "IGMP" in version else (6, GROUP[6])
     roles = ["querier"] if querier == "a guest" else None
     sender, joined, other = lan.add(roles=roles), lan.add(), lan.add()

@@ -24,7 +24,7 @@ TAP, TAP2 = "lan-tap16", "lan-tap17"
 NIC = Interface(MAC, TAP, "lan", [OWN4], "br0")
 UNFILTERED = Interface(OTHER, TAP2, "lan", [], "br0")
 STOLEN = udp4("02:00:00:00:77:77", MAC, OWN4, "10.7.0.99", 7777)
-"""What another sends from the guest's MAC: to nobody, so that every port gets it."""
+"""What another sends from the guest's MAC: to a MAC that is not there, so that every port gets it."""
 
 
 def to_the_guest(port: int) -> bytes:

@@ -506,7 +506,7 @@ def test_a_kernel_without_ifb(tmp_path):
 
 
 def test_a_kernel_that_does_not_limit_what_a_bridge_learns(tmp_path):
-    """The bridge comes up without the limit, and `check` says so; the remedy is followed."""
+    """The bridge comes up without the limit, which `check` tells; the remedy is followed."""
     toml = "[bridges.br7]\nfdb_max_learned = 100\n"
     host = Host(tmp_path, toml)
     host.kernel.fdb_limit = False

@@ -60,7 +60,7 @@ def guests(product):
 
 
 def is_reached(outside: Node, guest: Node, thief: Node, vid: int) -> bool:
-    """Whether a frame to the guest's MAC gets to it and to nobody else, once the thief has sent from it."""
+    """Whether a frame to the guest's MAC gets to it and to no other, once the thief has sent from it."""
     send(thief, "eth0", *(tagged(udp4(PEER, MAC, OWN4, "10.7.0.99", 7), each) for each in (10, 20, 30)))
     wanted = udp4(MAC, PEER, "10.7.0.99", OWN4, 9)
     with Listener(guest, "eth0") as own, Listener(thief, "eth0") as other:
