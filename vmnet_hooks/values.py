@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from _socket import AF_INET, AF_INET6, inet_pton
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -55,6 +56,11 @@ def mac(value: object) -> str:
     return address
 
 
+def mac_number(address: str) -> str:
+    """Return a MAC address as one number, as nft takes it for raw bytes of a packet."""
+    return f"{int(address.replace(':', ''), 16):#x}"
+
+
 def mac_or_none(value: object) -> str:
     """Parse a MAC address; "" stays ""."""
     return mac(value) if value else ""
@@ -84,6 +90,15 @@ def one_of(*words: str) -> Callable[[object], str]:
         return str(value)
 
     return parse
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an IPv4 or IPv6 address, without a prefix length and a scope."""
+    try:
+        inet_pton(AF_INET6 if ":" in text else AF_INET, text)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def address(value: object) -> IPAddress:

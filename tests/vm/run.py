@@ -35,7 +35,7 @@ FROM_NETNS = (
 )
 TIER = boot.Tier(
     "vm",
-    limit=4800,  # it takes ten minutes on two idle cores
+    limit=4800,  # it took 17 minutes on two cores
     tools=boot.QEMU,
     arguments=("-q", "--durations=10", "-n", "2", "tests/vm", *FROM_NETNS),
     what="this machine's files",

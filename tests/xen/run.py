@@ -18,7 +18,7 @@ from lab.xen_image import XEN, image  # noqa: E402
 
 TIER = boot.Tier(
     "xen",
-    limit=2400,  # it takes about ten minutes on two idle cores
+    limit=2400,  # it took 12 minutes on two cores
     tools={**boot.QEMU, **boot.MAKING, "make": "make"},
     arguments=("-v", "-rP", "--durations=10", "tests/xen"),
     what="Xen $(xl info xen_version)",

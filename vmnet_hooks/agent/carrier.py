@@ -12,7 +12,6 @@ from ..errors import VmnetError
 from ..frontends import FRONT_ENDS
 from ..frontends.front_end import load
 from ..model.declaration import Network
-from ..model.facts import Tap
 from ..model.owner import Nic, Owner, nics
 from ..networks.wire import sides
 
@@ -79,7 +78,7 @@ class Carrier:
     def _set(self, wire: Network) -> bool:
         """Set the carrier at both ends. Return whether all of their guests run: one that still starts is told later."""
         there = [nic for nic in nics(self._agent.index.owners.values()) if nic.network == wire.name and not nic.is_left_over]
-        first, second = sides(wire, [Tap(nic.domain, nic.mac, nic.ifname, nic.ifindex) for nic in there])
+        first, second = sides(wire, [nic.at_wire for nic in there])
         known = {}
         for (_, taps), (end, beyond) in ((first, second), (second, first)):
             for nic in [nic for nic in there if any(tap.ifname == nic.ifname for tap in taps)]:

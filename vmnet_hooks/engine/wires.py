@@ -31,7 +31,7 @@ def seen(
     for wire in parts:
         if at(wire):
             there = [nic for nic in session.records.nics(network=wire.name) if nic.id not in gone and not nic.is_left_over]
-            found = [Tap(nic.domain, nic.mac, nic.ifname, nic.ifindex) for nic in there if lives(session, nic)]
+            found = [nic.at_wire for nic in there if lives(session, nic)]
             found += [
                 Tap(vif.domain, vif.mac, vif.ifname, host.links[vif.ifname].index)
                 for vif, network in plugged

@@ -7,7 +7,6 @@ from itertools import product
 from ..engine.drift import Drift
 from ..errors import one_line
 from ..model.declaration import Config, Declared, Network
-from ..model.facts import Tap
 from ..model.objects import Device
 from ..model.owner import Nic, Owner, nics
 from ..model.resource import Resource
@@ -90,7 +89,7 @@ class _Builder:
             if not network.mode.ends(network):
                 continue
             there = [nic for nic in self.guests.values() if nic.network == name]
-            taps = [Tap(nic.domain, nic.mac, nic.ifname, nic.ifindex) for nic in there]
+            taps = [nic.at_wire for nic in there]
             # A link of the host is drawn before the guest.
             ends = sorted(sides(network, taps), key=lambda side: not side[0].link)
             found = [

@@ -3,10 +3,10 @@
 import os
 import re
 import time
-from _socket import AF_INET, AF_INET6, inet_pton
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from .. import values
 from ..errors import KernelError
 from ..model.objects.dnsmasq import Dnsmasq
 
@@ -65,7 +65,7 @@ def parsed(text: str) -> Iterator[Lease]:
     """Yield the leases of a file. Other lines are left out."""
     for line in text.splitlines():
         words = line.split(" ")
-        if len(words) < 5 or not (_SECONDS.fullmatch(words[0]) and _is_address(words[2])):
+        if len(words) < 5 or not (_SECONDS.fullmatch(words[0]) and values.is_address(words[2])):
             continue
         address, name = words[2], "" if words[3] == "*" else words[3]
         if ":" not in address:
@@ -74,11 +74,3 @@ def parsed(text: str) -> Iterator[Lease]:
             found = _DUID.fullmatch(words[4])
             mac = found[1].removeprefix(":") if found else ""
         yield Lease(address, mac, name, int(words[0]))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        inet_pton(AF_INET6 if ":" in text else AF_INET, text)
-    except (OSError, ValueError):
-        return False
-    return True

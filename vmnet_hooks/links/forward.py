@@ -74,16 +74,9 @@ def _target(value: object) -> Target:
     if not found or found[1].startswith((":", "[")):
         raise ValueError("names no guest; write GUEST:PORT, as web1:80, or GUEST[ADDRESS]:PORT")
     guest, address, port = found.groups()
-    if _is_address(guest):
+    if values.is_address(guest):
         raise ValueError(f"{guest} is an address; name the guest that has it, as web1[{guest}]:{port or 80}")
     return Target(guest, None if address is None else values.address(address), _port(port) if port else None)
-
-
-def _is_address(text: str) -> bool:
-    try:
-        return bool(values.address(text))
-    except ValueError:
-        return False
 
 
 def _links(value: object) -> tuple[str, ...]:

@@ -271,7 +271,7 @@ class Config:
             return
         name = part_id.partition(":")[2]
         for broken in self.broken.values():
-            # It may be a part that a network implies, which has the network's name or is below its bridge.
+            # It may be a part that a network implies: its bridge, or what has its name.
             if broken.is_network and (broken.bridge is None or name in (broken.name, broken.bridge)):
                 raise broken.error
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from ..values import ROLES
 from .declaration import Config, Network
+from .facts import Tap
 from .guest import Domain, Vif
 
 ASKED_FOR, NEEDED = "cli", "auto"
@@ -198,6 +199,11 @@ class Nic(GuestOwner):
         network of the configuration."""
         kind, _, link = self.network.partition(":")
         return (kind, link) if link else ("", "")
+
+    @property
+    def at_wire(self) -> Tap:
+        """Its link, as the end of a wire."""
+        return Tap(self.domain, self.mac, self.ifname, self.ifindex)
 
     @property
     def vif(self) -> Vif:

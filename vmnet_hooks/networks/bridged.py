@@ -364,13 +364,13 @@ def _antispoof(vif: Vif, network: Network, addresses: tuple[str, ...]) -> Iterat
     yield BRIDGE
     yield NftElement("bridge", "guarded", (tap,))
     yield NftElement("bridge", "macs", (tap, mac))
-    yield NftElement("bridge", "lladdrs", (tap, f"{int(mac.replace(':', ''), 16):#x}"))
+    yield NftElement("bridge", "lladdrs", (tap, values.mac_number(mac)))
     yield from roles("bridge", vif)
     if not addresses:
         return
     yield NftElement("bridge", "addressed", (tap,))
     if addresses != vif.addresses:
-        yield NftElement("bridge", "lessees", (tap, f"{int(mac.replace(':', ''), 16):#x}"))
+        yield NftElement("bridge", "lessees", (tap, values.mac_number(mac)))
     if vif.tagged:
         yield NftElement("bridge", "tagged", (tap,))
     single4, single6, prefixes4, prefixes6 = by_kind(addresses)

@@ -169,7 +169,7 @@ def _leasing(vif: Vif) -> Iterator[Resource]:
     tap = f'"{vif.ifname}"'
     yield NftElement("bridge", "leasing", (tap,))
     if not vif.addresses:
-        yield NftElement("bridge", "chaddrs", (tap, vif.mac, f"{int(vif.mac.replace(':', ''), 16):#x}"))
+        yield NftElement("bridge", "chaddrs", (tap, vif.mac, values.mac_number(vif.mac)))
         yield NftElement("bridge", "holders", (tap, vif.mac))
 
 

@@ -124,7 +124,7 @@ def _parts(whole: pool.Range) -> Iterator[pool.Range]:
 
     What a client is offered first is its hash modulo the size of the first range with free addresses, and the next free address
     if that one is taken. An offer takes nothing, so guests that ask at once and have the same hash are offered the same, and all
-    but one of them are refused: with MACs in sequence, 193 of 500 for a pool of 1,024, 165 times in a row.
+    but one of them are refused, again and again: 158 of 500 with MACs in sequence had no lease of a pool of 1,024 in a minute.
     """
     size = whole.size if whole.first.version == 6 else _told_apart(whole.size)
     yield pool.Range(whole.first, whole.first + (size - 1))
